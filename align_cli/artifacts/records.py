@@ -1,0 +1,189 @@
+"""What a run writes down: completions, preferences, evaluations, one frozen dataclass each.
+
+On disk each is one JSON object a line, in TRL's dataset formats (`prompt`, `completion`; `prompt`, `chosen`,
+`rejected`), with our fields beside them, so that `datasets.load_dataset("json", ...)` and TRL read them as they are.
+None holds a time, a host or a duration: those live in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Any, ClassVar, Self, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+SCHEMA_VERSION = 1
+"""Raised when the meaning of an artifact changes; an older run is then refused rather than misread."""
+
+Text = str | list[dict[str, Any]]
+"""A prompt or a completion: plain text, or chat messages with `role` and `content`."""
+
+
+class MalformedRecord(ValueError):
+    """A mapping that is not the record that it should be; the message names the key."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the records have in common: to and from a JSON object."""
+
+    required: ClassVar[tuple[str, ...]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a JSON object, keys in the order of the fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        """The record in a JSON object; keys that it does not know are left out.
+
+        Raises:
+            MalformedRecord: for a missing key or a value of another type.
+        """
+        known = {field.name: row[field.name] for field in fields(cls) if field.name in row}
+        for key in cls.required:
+            if key not in known:
+                raise MalformedRecord(f"key {key!r} is missing")
+        try:
+            _validator(cls).validate_python(known, strict=True)
+            return cls(**known)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise MalformedRecord(f"key {place!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+
+
+@dataclass(frozen=True)
+class Completion(Record):
+    """One sampled response.
+
+    Args:
+        prompt: as the dataset has it.
+        completion: the sampled text without special tokens; one assistant message where the prompt is a chat.
+        prompt_ids: the token ids that the policy was given.
+        completion_ids: the token ids that it sampled, the end-of-sequence token included where there was one.
+        logps: log-probability of each sampled token under the sampling distribution, in nats.
+        finish_reason: `stop` (end of sequence) or `length` (cut at `max_new_tokens`).
+        num_tokens: length of `completion_ids`.
+        round: the round that sampled it, from 1; 0 in evaluations.
+        prompt_index: row of the prompt in its dataset.
+        sample_index: which of the prompt's samples, from 0.
+        seed: what the sample was drawn with.
+        policy: version of the policy that sampled it.
+        engine: what generated it.
+        sampling: temperature, top_k, top_p, max_new_tokens.
+    """
+
+    prompt: Text
+    completion: Text
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    logps: list[float]
+    finish_reason: str
+    num_tokens: int
+    round: int
+    prompt_index: int
+    sample_index: int
+    seed: int
+    policy: str
+    engine: str
+    sampling: dict[str, float | int]
+
+    required: ClassVar[tuple[str, ...]] = (
+        "prompt", "completion", "prompt_ids", "completion_ids", "logps", "finish_reason", "num_tokens", "round",
+        "prompt_index", "sample_index", "seed", "policy", "engine", "sampling",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preference(Record):
+    """One pair with its label.
+
+    Args:
+        prompt: as the dataset has it.
+        chosen: the response that won, or is likelier to be better.
+        rejected: the other.
+        label: probability that `chosen` is the better one, in [0, 1]; 1 is a hard label, 0.5 a tie.
+        source: `offline` or `dpr`.
+        labeler: name of the labeler in the recipe; `dataset` for labels that came with the data.
+        prompt_ids: token ids of the prompt.
+        chosen_ids: token ids of `chosen`; for a policy's responses exactly those that it sampled.
+        rejected_ids: likewise.
+        chosen_score: the labeler's score, where it gave one.
+        rejected_score: likewise.
+        chosen_logp: log-probability of the whole response when it was sampled, in nats.
+        rejected_logp: likewise.
+        round: the round that made the pair; 0 for offline pairs.
+        prompt_index: row of the prompt in its dataset.
+        chosen_index: which of the prompt's samples.
+        rejected_index: likewise.
+        policy: version of the policy that sampled the responses.
+    """
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    label: float = 1.0
+    source: str = "offline"
+    labeler: str = "dataset"
+    prompt_ids: list[int] | None = None
+    chosen_ids: list[int] | None = None
+    rejected_ids: list[int] | None = None
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    chosen_logp: float | None = None
+    rejected_logp: float | None = None
+    round: int = 0
+    prompt_index: int | None = None
+    chosen_index: int | None = None
+    rejected_index: int | None = None
+    policy: str | None = None
+
+    required: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Evaluation(Record):
+    """How a policy does on held-out prompts and pairs.
+
+    Args:
+        round: rounds that the policy has been trained for.
+        policy: its version.
+        num_prompts: held-out prompts, one response each.
+        scorer: name of the labeler that scored; None without one.
+        reward: mean score with its standard error; None without a scorer.
+        against: per opponent `win_rate` (ties count one half), `low` and `high` (bootstrap 95% interval), `wins`,
+            `ties`, `losses` and the opponent's version; empty without a scorer.
+        kl: KL(policy ‖ reference) of whole responses in nats, mean and standard error, and the reference's version.
+        length: mean response length in tokens with its standard error.
+        eos_rate: share of responses that ended by themselves.
+        distinct_2: distinct bigrams over all bigrams of the responses.
+        preferences: on held-out offline pairs `accuracy`, `margin` (β · h) and `num_pairs`; None without any.
+        sampling: how the responses were sampled.
+    """
+
+    round: int
+    policy: str
+    num_prompts: int
+    scorer: str | None
+    reward: dict[str, float] | None
+    against: dict[str, dict[str, float | int | str]]
+    kl: dict[str, float | str]
+    length: dict[str, float]
+    eos_rate: float
+    distinct_2: float
+    preferences: dict[str, float | int] | None
+    sampling: dict[str, float | int]
+
+    required: ClassVar[tuple[str, ...]] = ("round", "policy", "num_prompts", "kl", "length", "eos_rate", "distinct_2")
+
+
+@cache
+def _validator(cls: type[Record]) -> TypeAdapter[Any]:
+    """Checks the record's fields as those of a TypedDict, which spares a second class by hand."""
+    from typing_extensions import TypedDict
+
+    hints = {field.name: get_type_hints(cls)[field.name] for field in fields(cls)}
+    return TypeAdapter(TypedDict(cls.__name__, hints, total=False))  # type: ignore[operator]

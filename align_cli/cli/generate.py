@@ -1,0 +1,25 @@
+"""`align generate`: sample the next round's prompts."""
+
+from __future__ import annotations
+
+from align_cli.cli.options import OutputPlace, Overrides, PolicyPath, Quiet, RecipePath
+from align_cli.cli.output import Output, guarded
+
+
+@guarded
+def command(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    policy: PolicyPath = None,
+    output: OutputPlace = "-",
+    quiet: Quiet = False,
+) -> None:
+    """Sample a round's prompts: completions as JSON Lines."""
+    from align_cli.recipe import load_recipe
+    from align_cli.run.single import generate_once
+
+    talk = Output(quiet=quiet)
+    loaded = load_recipe(recipe, overrides or [])
+    with talk.reporter() as reporter:
+        completions = generate_once(loaded, policy, reporter)
+    talk.records(completions, output)

@@ -1,0 +1,29 @@
+"""`align label`: score completions and pair them."""
+
+from __future__ import annotations
+
+from align_cli.cli.options import InputPlace, OutputPlace, Overrides, Quiet, RecipePath
+from align_cli.cli.output import Output, guarded
+
+
+@guarded
+def command(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    input: InputPlace = "-",
+    output: OutputPlace = "-",
+    quiet: Quiet = False,
+) -> None:
+    """Turn completions into preferences: JSON Lines in, JSON Lines out."""
+    from align_cli.artifacts.records import Completion
+    from align_cli.cli.streams import read_stream
+    from align_cli.recipe import load_recipe
+    from align_cli.run.single import label_once
+
+    talk = Output(quiet=quiet)
+    loaded = load_recipe(recipe, overrides or [])
+    completions = read_stream(input, Completion)
+    with talk.reporter() as reporter:
+        labelled = label_once(loaded, completions, reporter)
+    talk.note(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in labelled.counts.items()))
+    talk.records(labelled.preferences, output)

@@ -1,0 +1,37 @@
+"""The command line: `align`, and the table of its commands."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from align_cli.cli import check, evaluate, generate, label, status, train
+
+app = typer.Typer(
+    name="align",
+    help="Iterative, online preference alignment of language models: recipes in, aligned models out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train.command)
+app.command("generate")(generate.command)
+app.command("label")(label.command)
+app.command("evaluate")(evaluate.command)
+app.command("check")(check.command)
+app.command("status")(status.command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    # Libraries read these when they are imported, and would otherwise write over the live table.
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TQDM_DISABLE", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("TRL_EXPERIMENTAL_SILENCE", "1"),
+    ):
+        os.environ.setdefault(name, value)
+    app()

@@ -1,0 +1,24 @@
+"""Arguments and options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Keys to override, such as method.beta=0.2.", show_default=False),
+]
+PolicyPath = Annotated[
+    Path | None,
+    typer.Option("--policy", help="A checkpoint or a model; the initial policy when left out.", show_default=False),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
+InputPlace = Annotated[str, typer.Option("-i", "--input", metavar="FILE|-", help="Where to read; - is standard input.")]
+OutputPlace = Annotated[
+    str, typer.Option("-o", "--output", metavar="FILE|-", help="Where to write; - is standard output.")
+]

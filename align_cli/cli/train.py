@@ -1,0 +1,69 @@
+"""`align train`: every round of a recipe; with `--preferences`, the train stage alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from align_cli.cli.options import AsJson, Overrides, PolicyPath, Quiet, RecipePath
+from align_cli.cli.output import Output, guarded
+
+
+@guarded
+def command(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    preferences: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|-", help="Train one round on these pairs beside the recipe's offline share."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="With --preferences: the new checkpoint.")
+    ] = None,
+    policy: PolicyPath = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Remove the run that is there and begin anew.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run every round of a recipe; run it again to go on where it stopped."""
+    talk = Output(quiet=quiet, as_json=as_json)
+    if preferences is None:
+        if output is not None or policy is not None:
+            raise typer.BadParameter("-o and --policy go with --preferences; the recipe's output_dir holds a run")
+        _all_rounds(talk, recipe, overrides or [], restart)
+    else:
+        if output is None:
+            raise typer.BadParameter("--preferences needs -o DIR for the new checkpoint")
+        if restart:
+            raise typer.BadParameter("--restart is for whole runs, not for one stage")
+        _one_stage(talk, recipe, overrides or [], preferences, policy, output)
+
+
+def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool) -> None:
+    from align_cli.recipe import load_recipe, warnings_for
+    from align_cli.report.tables import rounds_table
+    from align_cli.run.rounds import align_rounds
+
+    recipe = load_recipe(path, overrides)
+    for warning in warnings_for(recipe):
+        talk.warn(warning)
+    with talk.reporter() as reporter:
+        evaluations = align_rounds(recipe, reporter, restart=restart)
+    talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
+
+
+def _one_stage(
+    talk: Output, path: Path, overrides: list[str], preferences: str, policy: Path | None, output: Path
+) -> None:
+    from align_cli.artifacts.records import Preference
+    from align_cli.cli.streams import read_stream
+    from align_cli.recipe import load_recipe
+    from align_cli.run.single import train_once
+
+    recipe = load_recipe(path, overrides)
+    pairs = read_stream(preferences, Preference)
+    with talk.reporter() as reporter:
+        outcome = train_once(recipe, pairs, policy, output, reporter)
+    talk.note(f"round {outcome.state.round} is in {output}: loss {outcome.steps[-1]['loss']:.3f}")

@@ -1,0 +1,21 @@
+"""Data: readers of other people's formats.
+
+Each reader takes a file, a folder or a Hub id and gives plain dicts in TRL's dataset formats. Readers never shuffle,
+cut, tokenise or write; what is wrong in a file is a `DataError` that names every faulty line and its remedy.
+Stages and the recipe's check call them.
+
+    sources.py         what a name stands for; all rows of it, or all its faults
+    files.py           one row at a time from .jsonl, .json, .csv and .txt, compressed or not
+    tables.py          one row at a time from .parquet, a folder or the Hub
+    strict_json.py     JSON without its traps: NaN, repeated keys
+    faults.py          faults of rows, collected and shown at once
+    messages.py        conversations: TRL's and ShareGPT's shapes -> one
+    templates.py       instruction rows -> text
+    prompts.py, preferences.py, demonstrations.py     the three readers
+"""
+
+from align_cli.data.demonstrations import read_demonstrations
+from align_cli.data.preferences import PreferenceRows, read_preferences
+from align_cli.data.prompts import read_prompts
+
+__all__ = ["PreferenceRows", "read_demonstrations", "read_preferences", "read_prompts"]

@@ -1,0 +1,131 @@
+"""The rows of a source, whatever it is: a file, a folder, or a dataset of the Hub.
+
+A folder's split is its one file of that name (`train.jsonl`); any other layout, and the Hub, are left to
+`datasets.load_dataset`. Owns what a name stands for, and gathers the faults of all rows into one error; knows nothing
+of what rows mean. `convert_rows` is the way in: the three readers hand it their converter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from align_cli.data.faults import FaultLog, RowError
+from align_cli.data.files import KNOWN_SUFFIXES, SourceRow, read_text_file, suffix_of
+from align_cli.data.tables import read_dataset, read_parquet
+from align_cli.errors import DataError, Fault, nearest
+
+# An organisation and a name, or a name alone, as the Hub has them; then, if any, a configuration.
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
+
+Converted = TypeVar("Converted")
+
+
+def convert_rows(name_or_path: str, split: str, convert: Callable[[dict[str, Any]], Converted]) -> list[Converted]:
+    """Every row of a source through a converter, or every fault of the source in one error.
+
+    Args:
+        name_or_path: a file, a folder with one data file a split, or a Hub id; a dataset's configuration is given as
+            `org/name:configuration`.
+        split: which split of a folder or a Hub dataset; a single file is one split, whatever it is called.
+        convert: takes a row's fields; raises `RowError` for a row that cannot be used.
+
+    Returns:
+        What the converter returned, in the order of the source; at least one.
+
+    Raises:
+        DataError: for a source that cannot be read or holds no row, and for rows that cannot be used: the first 20
+            of them and the number of the rest.
+    """
+    log = FaultLog(name_or_path)
+    converted = []
+    for row in read_rows(name_or_path, split):
+        if isinstance(row, Fault):
+            log.add(row)
+            continue
+        try:
+            converted.append(convert(row.fields))
+        except RowError as error:
+            log.add(error.at(row.where))
+    log.raise_if_any()
+    if not converted:
+        raise DataError("there are no rows", where=name_or_path, hint="give a source with at least one row")
+    return converted
+
+
+def read_rows(name_or_path: str, split: str) -> Iterator[SourceRow | Fault]:
+    """The rows of a source in their order, and in between the faults after which reading can go on.
+
+    Raises:
+        DataError: for a fault after which nothing more can be read.
+    """
+    try:
+        path = Path(name_or_path).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown ~user, a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"not a usable path ({reason})", where=name_or_path, hint="check the name") from error
+    if is_folder:
+        return _read_folder(name_or_path, path, split)
+    if is_there:
+        return _read_file(name_or_path, path)
+    if _looks_like_hub_id(name_or_path):
+        hub_id, _, configuration = name_or_path.partition(":")
+        return read_dataset(name_or_path, hub_id, configuration or None, split, _hint_at_hub(path))
+    raise DataError("there is no such file", where=name_or_path, hint=_hint_at_file(path))
+
+
+def is_text_file(name_or_path: str) -> bool:
+    """Whether the name is that of a plain text file, which holds one text a line and no keys."""
+    return suffix_of(Path(name_or_path)) in {".txt", ".txt.gz"}
+
+
+def _read_file(name: str, path: Path) -> Iterator[SourceRow | Fault]:
+    suffix = suffix_of(path)
+    if suffix not in KNOWN_SUFFIXES:
+        raise DataError(
+            f"the name ends in {suffix!r}, which is no known format" if suffix else "the name has no ending",
+            where=name,
+            hint=f"use one of {', '.join(KNOWN_SUFFIXES)}",
+        )
+    return read_parquet(name, path) if suffix == ".parquet" else read_text_file(name, path)
+
+
+def _read_folder(name: str, path: Path, split: str) -> Iterator[SourceRow | Fault]:
+    files = [path / f"{split}{suffix}" for suffix in KNOWN_SUFFIXES if (path / f"{split}{suffix}").is_file()]
+    if len(files) == 1:  # read here rather than by `datasets`, so that faults name their line
+        return _read_file(str(Path(name) / files[0].name), files[0])
+    return read_dataset(
+        name, str(path), None, split, f"{path} should hold one file of that name, such as {split}.jsonl"
+    )
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    return bool(HUB_ID.fullmatch(name)) and suffix_of(Path(name)) not in KNOWN_SUFFIXES
+
+
+def _hint_at_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent} either; check the path"
+    close = _nearest_file(path)
+    return f"did you mean {close}?" if close else f"nothing in {path.parent} has a name like it"
+
+
+def _hint_at_hub(path: Path) -> str:
+    close = _nearest_file(path)
+    if close:
+        return f"no file has this name, so it was taken for a Hub id; did you mean {close}?"
+    return (
+        "no file has this name, so it was taken for a Hub id: check the id, the split and the network "
+        "(with HF_HUB_OFFLINE=1 only what is in the local cache can be read)"
+    )
+
+
+def _nearest_file(path: Path) -> Path | None:
+    try:
+        close = nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+    except OSError:
+        return None
+    return path.parent / close if close else None

@@ -1,0 +1,66 @@
+"""Rows of tables: Parquet files, and whatever `datasets.load_dataset` can load.
+
+A table has a column for every key that any row has; the nulls that fill the gaps are left out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from align_cli.data.faults import shorten
+from align_cli.data.files import SourceRow
+from align_cli.errors import DataError
+
+
+def read_parquet(name: str, path: Path) -> Iterator[SourceRow]:
+    """The rows of a Parquet file.
+
+    Raises:
+        DataError: if the file is no Parquet, or damaged.
+    """
+    import pyarrow  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            yield from _table_rows(name, (row for batch in table.iter_batches() for row in batch.to_pylist()))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"not a readable Parquet file ({_first_line(error)})", where=name, hint="write or download the file again"
+        ) from error
+
+
+def read_dataset(name: str, source: str, configuration: str | None, split: str, hint: str) -> Iterator[SourceRow]:
+    """The rows of one split of a folder or of a dataset of the Hub.
+
+    Args:
+        name: what the user called it.
+        source: the folder or the Hub id.
+        configuration: which of the dataset's configurations, if it has several.
+        split: such as `train` or `test[:100]`.
+        hint: the remedy to show where it cannot be loaded.
+
+    Raises:
+        DataError: if it cannot be found, reached or read, or has no such split.
+    """
+    import datasets  # type: ignore[import-untyped, unused-ignore]
+
+    try:
+        rows = datasets.load_dataset(source, configuration, split=split)
+    except Exception as error:  # datasets, huggingface_hub, httpx and pyarrow each have a family of their own
+        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+        reason = f"{type(cause or error).__name__}: {_first_line(cause or error)}"
+        raise DataError(f"split {split!r} cannot be loaded ({reason})", where=name, hint=hint) from error
+    yield from _table_rows(name, rows)
+
+
+def _table_rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[SourceRow]:
+    for index, row in enumerate(rows):
+        yield SourceRow(f"{name}[{index}]", {key: value for key, value in row.items() if value is not None})
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return shorten(lines[0])[1:-1] if lines else type(error).__name__

@@ -1,0 +1,55 @@
+"""What every engine has in common: requests in, samples out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+
+class SamplingSettings(NamedTuple):
+    """How to sample.
+
+    Args:
+        temperature: above 0; 1 samples the policy itself.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: nucleus mass in (0, 1]; 1 keeps all.
+        max_new_tokens: longest response in tokens.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    max_new_tokens: int
+
+
+class Request(NamedTuple):
+    """One response wanted: token ids of the prompt, and the seed that alone decides its randomness."""
+
+    prompt_ids: list[int]
+    seed: int
+
+
+class Sample(NamedTuple):
+    """One response.
+
+    Args:
+        token_ids: what was sampled, the end-of-sequence token included where there was one.
+        logps: log-probability of each token under the sampling distribution, in nats.
+        finish_reason: `stop` or `length`.
+    """
+
+    token_ids: list[int]
+    logps: list[float]
+    finish_reason: Literal["stop", "length"]
+
+
+class Engine(Protocol):
+    """Generates text."""
+
+    name: str
+
+    def generate(
+        self, policy: Any, requests: Sequence[Request], settings: SamplingSettings
+    ) -> Iterator[tuple[int, Sample]]:
+        """Yield `(index of the request, its sample)`, in any order, as they are done."""
+        ...

@@ -1,0 +1,142 @@
+"""The engine `transformers`: the policy's own model, in this process.
+
+Each request draws from a generator of its own, by inverting the cumulative distribution at one uniform number a token.
+So a response does not depend on what else is in its batch. transformers' `generate` does everything else; our logits
+processor stands last, picks the token, and leaves `generate` no choice but to take it.
+
+Shapes: B sequences, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from align_cli.engines.base import Request, Sample, SamplingSettings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import GenerationConfig, PreTrainedModel
+
+    from align_cli.models.load import Policy
+
+
+class TransformersEngine:
+    """Batched sampling in process.
+
+    Args:
+        batch_size: sequences generated together, at least 1; changes speed and memory, not the samples.
+    """
+
+    name = "transformers"
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def generate(
+        self, policy: Policy, requests: Sequence[Request], settings: SamplingSettings
+    ) -> Iterator[tuple[int, Sample]]:
+        """Yield `(index, sample)` batch by batch, longest prompts first: so memory runs out at once or not at all."""
+        by_length = sorted(range(len(requests)), key=lambda index: -len(requests[index].prompt_ids))
+        for start in range(0, len(by_length), self.batch_size):
+            indices = by_length[start : start + self.batch_size]
+            samples = _generate_batch(policy, [requests[index] for index in indices], settings)
+            yield from zip(indices, samples, strict=True)
+
+
+def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:
+    import torch
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    prompts = policy.tokenizer.pad(
+        {"input_ids": [request.prompt_ids for request in requests]}, padding_side="left", return_tensors="pt"
+    ).to(policy.model.device)
+    sampler = _seeded_sampler([request.seed for request in requests], settings.max_new_tokens)
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=settings.max_new_tokens,
+        eos_token_id=policy.eos_token_ids,
+        pad_token_id=policy.tokenizer.pad_token_id,
+    )
+    with torch.no_grad(), _bare_generation(policy.model, config):
+        sequences_BT = policy.model.generate(
+            **prompts, logits_processor=LogitsProcessorList([*_warpers(settings), sampler])
+        )
+    new_tokens = sequences_BT[:, prompts["input_ids"].shape[1] :].tolist()
+    logps = torch.stack(sampler.logps, dim=1).tolist()
+    return [_sample(ids, logp, policy.eos_token_ids) for ids, logp in zip(new_tokens, logps, strict=True)]
+
+
+def _sample(token_ids: list[int], logps: list[float], eos_token_ids: list[int]) -> Sample:
+    """Cut a row of the batch behind its first end-of-sequence token."""
+    ends = [position for position, token_id in enumerate(token_ids) if token_id in eos_token_ids]
+    length = ends[0] + 1 if ends else len(token_ids)
+    return Sample(token_ids[:length], logps[:length], "stop" if ends else "length")
+
+
+def _warpers(settings: SamplingSettings) -> list:
+    """transformers' own warpers in its own order; `generate` adds none because it does not know that we sample."""
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    warpers: list = []
+    if settings.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.top_k:
+        warpers.append(TopKLogitsWarper(settings.top_k))
+    if settings.top_p < 1:
+        warpers.append(TopPLogitsWarper(settings.top_p))
+    return warpers
+
+
+def _seeded_sampler(seeds: list[int], max_new_tokens: int):
+    """A logits processor that draws each row's token from the row's own generator."""
+    import torch
+    from transformers import LogitsProcessor
+
+    generators = [random.Random(seed) for seed in seeds]
+    uniforms = [[generator.random() for _ in range(max_new_tokens)] for generator in generators]
+
+    class SeededSampler(LogitsProcessor):
+        def __init__(self) -> None:
+            self.uniforms_BN = torch.tensor(uniforms, dtype=torch.float64)
+            self.logps: list[torch.Tensor] = []
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            logps_BV = scores.double().log_softmax(-1)
+            uniforms_B1 = self.uniforms_BN[:, len(self.logps), None].to(scores.device)
+            tokens_B1 = invert_cdf(logps_BV.exp(), uniforms_B1)
+            self.logps.append(logps_BV.gather(-1, tokens_B1).squeeze(-1).cpu())
+            return torch.full_like(scores, -torch.inf).scatter(-1, tokens_B1, 0.0)
+
+    return SeededSampler()
+
+
+def invert_cdf(probabilities_BV: torch.Tensor, uniforms_B1: torch.Tensor) -> torch.Tensor:
+    """The token in whose stretch of the cumulative distribution the uniform number falls.
+
+    Args:
+        probabilities_BV: at least 0; need not sum to exactly 1.
+        uniforms_B1: in [0, 1).
+
+    Returns:
+        (B, 1) token ids, never one of probability 0.
+    """
+    import torch
+
+    cumulative_BV = probabilities_BV.cumsum(-1)
+    return torch.searchsorted(cumulative_BV, uniforms_B1 * cumulative_BV[:, -1:], right=True).clamp(
+        max=probabilities_BV.shape[-1] - 1
+    )
+
+
+@contextmanager
+def _bare_generation(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Let `generate` see this config alone: what a model's own adds, such as a repetition penalty, would be sampled
+    from but not be in the log-probabilities that training computes."""
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -1,0 +1,80 @@
+"""User errors: what is wrong, where, and what to do about it.
+
+Everything that a user can get wrong is raised as one of these; the command line's single error boundary
+(`align_cli.cli.output`) shows them without a traceback. Whatever else is raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Args:
+        what: the fault in one sentence, with the value that was found.
+        where: `file:line:column`, a path, or a key; empty where there is no place to point to.
+        hint: the remedy; empty where `what` already says it.
+        snippet: the offending source line with a caret below it, or another program's traceback; shown as it is.
+    """
+
+    what: str
+    where: str = ""
+    hint: str = ""
+    snippet: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.snippet:
+            lines.append(self.snippet)
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class AlignError(Exception):
+    """A fault that the user can mend; ends the command with exit code 2 and no traceback."""
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", snippet: str = "") -> None:
+        self.faults: tuple[Fault, ...] = (Fault(what, where, hint, snippet),)
+        super().__init__(str(self.faults[0]))
+
+    @classmethod
+    def of(cls, faults: Sequence[Fault]) -> AlignError:
+        """One error from several faults, all of which are shown.
+
+        Raises:
+            ValueError: if `faults` is empty.
+        """
+        if not faults:
+            raise ValueError("an error needs at least one fault")
+        error = cls(faults[0].what)
+        error.faults = tuple(faults)
+        error.args = ("\n".join(str(fault) for fault in faults),)
+        return error
+
+
+class RecipeError(AlignError):
+    """Faults in a recipe or in its overrides."""
+
+
+class DataError(AlignError):
+    """Faults in a file of prompts or preferences."""
+
+
+class LabelerError(AlignError):
+    """A labeler that raised, or that returned something that is not a list of finite scores."""
+
+
+class RunError(AlignError):
+    """A run folder that cannot be used as asked: another recipe's, locked, damaged or missing."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name closest to a mistyped one, or None where nothing is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None

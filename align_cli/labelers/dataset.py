@@ -1,0 +1,30 @@
+"""The labeler `dataset`: pairs keep the label that they came with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from align_cli.artifacts.records import Preference
+
+
+def label_pairs(rows: Iterable[Mapping[str, Any]], labeler: str = "dataset") -> list[Preference]:
+    """Offline pairs as preferences.
+
+    Args:
+        rows: `prompt`, `chosen`, `rejected`, and where the data has it `label`, the probability in [0, 1] that `chosen`
+            is the better one.
+        labeler: the labeler's name in the recipe.
+    """
+    return [
+        Preference(
+            prompt=row["prompt"],
+            chosen=row["chosen"],
+            rejected=row["rejected"],
+            label=float(row.get("label", 1.0)),
+            source="offline",
+            labeler=labeler,
+            prompt_index=index,
+        )
+        for index, row in enumerate(rows)
+    ]

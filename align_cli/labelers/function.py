@@ -1,0 +1,167 @@
+"""The labeler `function`: any Python that scores completions.
+
+`package.module:name` or `path/to/file.py:name`. It is called as `name(prompts=[...], completions=[...])` with aligned
+lists of text and returns one number a completion, so TRL's reward functions work as they are. With `arguments`,
+`name(**arguments)` is called once and returns the function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from align_cli.errors import LabelerError
+from align_cli.recipe.schema import FunctionLabelerSection
+
+Scoring = Callable[..., Sequence[float]]
+
+
+class FunctionLabeler:
+    """Scores completions with a Python function.
+
+    Args:
+        name: the labeler's name in the recipe.
+        section: which function, its arguments and its batch size.
+
+    Raises:
+        LabelerError: if there is no such function, or if making it raised.
+    """
+
+    def __init__(self, name: str, section: FunctionLabelerSection) -> None:
+        self.name = name
+        self.batch_size = section.batch_size
+        self._place = f"labelers.{name}"
+        self._function = self._load(section)
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        """One finite score a completion; the function sees at most `batch_size` at a time."""
+        scores: list[float] = []
+        for start in range(0, len(completions), self.batch_size):
+            stop = start + self.batch_size
+            scores += self._score_batch(list(prompts[start:stop]), list(completions[start:stop]), start)
+        return scores
+
+    def _load(self, section: FunctionLabelerSection) -> Scoring:
+        target = find_function(section.function, self._place)
+        if section.arguments is None:
+            return target
+        try:
+            made = target(**section.arguments)
+        except LabelerError:
+            raise
+        except Exception as error:
+            raise self._raised(error, f"{section.function} raised while it was made with its arguments") from error
+        if not callable(made):
+            raise LabelerError(
+                f"{section.function} with its arguments returned {type(made).__name__}, not a function",
+                where=self._place,
+                hint="leave out `arguments` if the name is the scoring function itself",
+            )
+        return made
+
+    def _score_batch(self, prompts: list[str], completions: list[str], first_index: int) -> list[float]:
+        try:
+            scores = self._function(prompts=prompts, completions=completions)
+        except Exception as error:
+            index, culprit = self._find_culprit(prompts, completions)
+            if culprit is None:
+                last_index = first_index + len(prompts) - 1
+                what = f"the function raised on the batch of prompts {first_index} to {last_index}, on none alone"
+                raise self._raised(error, what) from error
+            raise self._raised(culprit, f"the function raised on the prompt with index {first_index + index}") from error
+        return self._checked(scores, first_index, len(completions))
+
+    def _find_culprit(self, prompts: list[str], completions: list[str]) -> tuple[int, Exception | None]:
+        """Which completion of the batch it is that the function cannot score: the first that raises alone."""
+        for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            try:
+                self._function(prompts=[prompt], completions=[completion])
+            except Exception as error:
+                return index, error
+        return 0, None
+
+    def _checked(self, scores: Any, first_index: int, expected: int) -> list[float]:
+        values = scores.tolist() if hasattr(scores, "tolist") else scores
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise LabelerError(
+                f"the function returned {type(scores).__name__}; it must return a list of numbers", where=self._place
+            )
+        if len(values) != expected:
+            raise LabelerError(
+                f"the function returned {len(values)} scores for {expected} completions "
+                f"(prompts {first_index} to {first_index + expected - 1})",
+                where=self._place,
+                hint="return one number a completion, in their order",
+            )
+        for offset, value in enumerate(values):
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise LabelerError(
+                    f"the function returned {value!r} for the prompt with index {first_index + offset}",
+                    where=self._place,
+                    hint="every score must be a finite number",
+                )
+        return [float(value) for value in values]
+
+    def _raised(self, error: Exception, what: str) -> LabelerError:
+        own_frames = traceback.format_exception(type(error), error, _skip_our_frame(error))
+        return LabelerError(what, where=self._place, snippet="".join(own_frames).rstrip())
+
+
+def find_function(place: str, where: str) -> Callable[..., Any]:
+    """The object behind `package.module:name` or `path/to/file.py:name`.
+
+    Raises:
+        LabelerError: if the module or the name is not there, or if importing it raised (its traceback is shown).
+    """
+    module_name, _, name = place.rpartition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a module beside the recipe's user, where an installed command would not look
+    try:
+        module = _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise LabelerError(f"{module_name} needs a module that is missing: {error.name}", where=where) from error
+        raise LabelerError(
+            f"there is no module {module_name!r}", where=where, hint="give package.module:name or path/to/file.py:name"
+        ) from error
+    except FileNotFoundError as error:
+        raise LabelerError(f"there is no file {module_name}", where=where) from error
+    except Exception as error:
+        lines = traceback.format_exception(type(error), error, _skip_our_frame(error))
+        raise LabelerError(f"importing {module_name} raised", where=where, snippet="".join(lines).rstrip()) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        from align_cli.errors import nearest
+
+        known = nearest(name, [key for key, value in vars(module).items() if callable(value)])
+        raise LabelerError(
+            f"{module_name} has no function {name!r}", where=where, hint=f"did you mean {known!r}?" if known else ""
+        )
+    return function
+
+
+def _import_file(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[f"align_labeler_{path.stem}"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _skip_our_frame(error: Exception) -> Any:
+    """The traceback from where the user's own code begins."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace if trace is not None else error.__traceback__

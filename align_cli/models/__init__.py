@@ -1,0 +1,1 @@
+"""Models: load, tokenise, score. What engines, labelers and training share. Imports torch and transformers late."""

@@ -1,0 +1,103 @@
+"""Load a causal language model with its tokenizer, and name exactly which weights these are.
+
+Called by the run for policies and references. A playground's model is a folder like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from align_cli.artifacts.store import checksum
+from align_cli.errors import AlignError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS_PATTERN = "*.safetensors"
+
+
+@dataclass
+class Policy:
+    """A model that can be sampled and scored, with its tokenizer.
+
+    Args:
+        model: in evaluation mode, on its device.
+        tokenizer: pads on the left, and has a padding token.
+        version: names these weights: the checksum of local weights, or a Hub id with its commit.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    version: str
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """The ids that end a response: the tokenizer's and those of the generation config."""
+        configured = self.model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return sorted({token_id for token_id in [*ids, self.tokenizer.eos_token_id] if token_id is not None})
+
+
+def load_policy(
+    name_or_path: str | Path,
+    *,
+    dtype: str = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Policy:
+    """Load a model and its tokenizer from a folder or the Hub; weights from safetensors only.
+
+    Args:
+        name_or_path: a folder made by `save_pretrained`, or a Hub id.
+        dtype: name of the torch type of the weights.
+        revision: branch, tag or commit of a Hub model.
+        trust_remote_code: whether to run code that ships with the model.
+
+    Raises:
+        AlignError: if there is no such model, if it cannot be read, or if its tokenizer has no end-of-sequence token.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = str(name_or_path)
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **shared)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype=getattr(torch, dtype), use_safetensors=True, **shared
+        )
+    except (OSError, ValueError) as error:
+        raise AlignError(
+            f"the model cannot be loaded: {str(error).strip().splitlines()[0]}",
+            where=place,
+            hint="give a folder made by save_pretrained (safetensors), or a Hub id that this machine can reach",
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise AlignError("the tokenizer has no end-of-sequence token", where=place, hint="set eos_token and save it")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.to(best_device())
+    model.eval()
+    return Policy(model, tokenizer, _version(place, getattr(model.config, "_commit_hash", None)))
+
+
+def best_device() -> str:
+    """The device that models run on: the first CUDA device, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def weights_version(folder: Path) -> str:
+    """Sixteen hexadecimal digits that stand for the weights in a folder, and for nothing else in it."""
+    import hashlib
+
+    parts = [f"{file.name} {checksum(file)}" for file in sorted(folder.glob(WEIGHTS_PATTERN))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _version(place: str, commit: str | None) -> str:
+    folder = Path(place)
+    return weights_version(folder) if folder.is_dir() else f"{place}@{commit or 'main'}"

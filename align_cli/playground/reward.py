@@ -1,0 +1,108 @@
+"""The playground's hidden reward: what a review is truly worth, known exactly.
+
+    reward = sentiment + relevance - cost
+
+    sentiment   the sum of the opinions' values, each opinion word counted once, times the adverb just before it;
+                cut to [-2, 2]
+    relevance   0.5 for each of the first two different words of the prompt's topic, -0.5 for each word of another topic
+    cost        0.1 a word beyond 8, 0.5 a word short of 5, 1 where the last mark is not a full stop, 0.5 for each
+                opinion or topic word said again, for each word said twice running, and for each unknown word
+
+No text scores above 3, and a plain good review of eight words reaches it. So a heap of good words can equal a good
+review but never beat one: two strong opinions fill the sentiment, repeats and excess length only cost, and what is
+empty, cut short or gibberish pays for it. Grammar is not judged. Labelers reach it as
+`align_cli.playground:hidden_reward`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from align_cli.playground.grammar import ADVERBS, OPINIONS, TOPICS, topic_of, vocabulary
+
+SENTIMENT_LIMIT = 2.0
+TOPIC_WORD_VALUE = 0.5
+MAX_PAID_TOPIC_WORDS = 2
+LONGEST_FREE_WORDS = 8
+SHORTEST_FREE_WORDS = 5
+LONG_WORD_COST = 0.1
+MISSING_WORD_COST = 0.5
+UNFINISHED_COST = 1.0
+REPEAT_COST = 0.5
+UNKNOWN_WORD_COST = 0.5
+
+MARKS = frozenset(".:,!?")
+
+_TOPIC_OF_WORD = {word: topic for topic, words in TOPICS.items() for word in words}
+_KNOWN_WORDS = frozenset(word.strip() for word in vocabulary())
+
+
+class RewardParts(NamedTuple):
+    """The three parts of a hidden reward; `sentiment` is in [-2, 2], `relevance` at most 1, `cost` at least 0."""
+
+    sentiment: float
+    relevance: float
+    cost: float
+
+    @property
+    def total(self) -> float:
+        """The reward itself; rounded, so that texts of equal worth tie exactly."""
+        return round(self.sentiment + self.relevance - self.cost, 6)
+
+
+def hidden_reward(prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
+    """The true reward of each completion; any text has one.
+
+    Args:
+        prompts: one prompt for each completion.
+        completions: texts to be judged.
+        _: whatever else a caller of TRL's reward functions hands over; unused.
+
+    Returns:
+        One finite score for each completion, at most 3.
+
+    Raises:
+        ValueError: if there are not as many prompts as completions.
+    """
+    pairs = zip(prompts, completions, strict=True)
+    return [reward_parts(prompt, completion).total for prompt, completion in pairs]
+
+
+def reward_parts(prompt: str, completion: str) -> RewardParts:
+    """The hidden reward of one completion, taken apart."""
+    tokens = completion.split()
+    return RewardParts(_sentiment(tokens), _relevance(topic_of(prompt), tokens), _cost(tokens))
+
+
+def _sentiment(tokens: list[str]) -> float:
+    total = 0.0
+    seen: set[str] = set()
+    for before, word in itertools.pairwise(["", *tokens]):
+        if word in OPINIONS and word not in seen:
+            seen.add(word)
+            total += ADVERBS.get(before, 1.0) * OPINIONS[word]
+    return max(-SENTIMENT_LIMIT, min(SENTIMENT_LIMIT, total))
+
+
+def _relevance(topic: str | None, tokens: list[str]) -> float:
+    topics = [_TOPIC_OF_WORD[word] for word in set(tokens) if word in _TOPIC_OF_WORD]
+    num_own = topics.count(topic) if topic is not None else 0
+    num_other = len(topics) - num_own
+    return TOPIC_WORD_VALUE * (min(num_own, MAX_PAID_TOPIC_WORDS) - num_other)
+
+
+def _cost(tokens: list[str]) -> float:
+    words = [token for token in tokens if token not in MARKS]
+    telling = [word for word in words if word in OPINIONS or word in _TOPIC_OF_WORD]
+    num_repeats = len(telling) - len(set(telling))
+    num_stutters = sum(before == word for before, word in itertools.pairwise(tokens))
+    num_unknown = sum(word not in _KNOWN_WORDS for word in words)
+    return (
+        LONG_WORD_COST * max(0, len(words) - LONGEST_FREE_WORDS)
+        + MISSING_WORD_COST * max(0, SHORTEST_FREE_WORDS - len(words))
+        + UNFINISHED_COST * (tokens[-1:] != ["."])
+        + REPEAT_COST * (num_repeats + num_stutters)
+        + UNKNOWN_WORD_COST * num_unknown
+    )

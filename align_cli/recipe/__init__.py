@@ -1,0 +1,23 @@
+"""Recipes: every YAML key, typed and documented; YAML to a checked Recipe, or to all of its faults.
+
+Loads nothing heavy: no torch, transformers or trl.
+"""
+
+from align_cli.recipe.advice import code_that_runs, warnings_for
+from align_cli.recipe.check import load_recipe
+from align_cli.recipe.keys import KeyDoc, describe_keys
+from align_cli.recipe.resolve import Difference, differences, dump, resolved
+from align_cli.recipe.schema import Recipe
+
+__all__ = [
+    "Difference",
+    "KeyDoc",
+    "Recipe",
+    "code_that_runs",
+    "describe_keys",
+    "differences",
+    "dump",
+    "load_recipe",
+    "resolved",
+    "warnings_for",
+]

@@ -1,0 +1,120 @@
+"""From a recipe's file to a Recipe, or to every fault that it has.
+
+The order: YAML to a tree, overrides into the tree, pydantic over its plain values, the keys that pass through, the
+rules across keys. Each step looks at whatever the earlier ones left sound. Imports no torch, transformers or trl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from align_cli.errors import RecipeError
+from align_cli.recipe.faults import key_path_of, placed_fault
+from align_cli.recipe.overrides import apply_overrides
+from align_cli.recipe.passthrough import check_training_argument
+from align_cli.recipe.reader import read_file
+from align_cli.recipe.resolve import with_automatic_values
+from align_cli.recipe.rules import broken_rules
+from align_cli.recipe.schema import Recipe, TrainSection
+from align_cli.recipe.tree import (
+    KeyPath,
+    Node,
+    Place,
+    PlacedFault,
+    Source,
+    TooLargeError,
+    find,
+    key_place,
+    plain,
+    section_place,
+    shown,
+    value_place,
+)
+from align_cli.recipe.view import View
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: the YAML file. Relative paths in it start at the current folder, not at the recipe's.
+        overrides: `key=value` texts, as in `method.beta=0.2`, applied in turn; values are YAML. An override of an
+            anchored value (`liked: &liked a.txt`) changes its aliases (`*liked`) too; one of an alias changes that key
+            alone.
+
+    Returns:
+        The recipe, its automatic values set.
+
+    Raises:
+        RecipeError: with every fault of the recipe and of the overrides, in the order of the file's lines, then of the
+            overrides.
+    """
+    source, root, faults = read_file(path)
+    recipe = None
+    if root is not None and isinstance(root.value, dict):
+        faults += apply_overrides(root, overrides)
+        recipe, found = _check(root)
+        taken = {fault.place for fault in faults}
+        faults += [fault for fault in found if fault.place not in taken]
+    else:
+        faults += _no_sections(source, root, faults)
+        faults += apply_overrides(Node(Place(source), {}), overrides)
+    if recipe is None or faults:
+        raise RecipeError.of([fault.fault() for fault in sorted(faults, key=lambda fault: fault.place.order)])
+    return with_automatic_values(recipe)
+
+
+def _no_sections(source: Source, root: Node | None, faults: list[PlacedFault]) -> list[PlacedFault]:
+    if faults:
+        return []
+    if root is None or root.value is None:
+        return [
+            PlacedFault(Place(source), "the recipe is empty", "it needs output_dir, policy, data, method and train")
+        ]
+    what = (
+        f"the recipe is {'a list' if isinstance(root.value, list) else shown(root.value)}; it must be keys with values"
+    )
+    return [PlacedFault(root.place, what, "as in `output_dir: runs/first`")]
+
+
+def _check(root: Node) -> tuple[Recipe | None, list[PlacedFault]]:
+    try:
+        tree = plain(root)
+    except TooLargeError:
+        what = "the recipe's aliases expand to more values, or deeper ones, than any recipe needs"
+        return None, [PlacedFault(Place(root.place.source), what, "write the values out")]
+    recipe, faults, faulty = _check_keys(root, tree)
+    passed_faults = _check_pass_through(root, tree)
+    for broken in broken_rules(View(tree, faulty)):
+        faults.append(PlacedFault(_rule_place(root, broken.path), broken.what, broken.hint))
+    return recipe, faults + passed_faults
+
+
+def _rule_place(root: Node, path: KeyPath) -> Place:
+    """The value that broke a rule; the key of a section, whose value starts with a key that is not to blame."""
+    entry = find(root, path)
+    return section_place(root, path) if entry and isinstance(entry.node.value, dict) else value_place(root, path)
+
+
+def _check_keys(root: Node, tree: dict[str, Any]) -> tuple[Recipe | None, list[PlacedFault], set[KeyPath]]:
+    try:
+        return Recipe.model_validate(tree), [], set()
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False, include_context=False)
+    faults = [placed_fault(root, tree, detail) for detail in details]
+    return None, faults, {key_path_of(detail) for detail in details}
+
+
+def _check_pass_through(root: Node, tree: dict[str, Any]) -> list[PlacedFault]:
+    train = tree.get("train")
+    faults = []
+    for name, value in train.items() if isinstance(train, dict) else ():
+        fault = None if name in TrainSection.model_fields else check_training_argument(name, value)
+        if fault:
+            place = (value_place if fault.is_value else key_place)(root, ("train", name))
+            faults.append(PlacedFault(place, fault.what, fault.hint))
+    return faults

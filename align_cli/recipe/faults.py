@@ -1,0 +1,160 @@
+"""pydantic's errors, and unknown keys, in the words of `STYLE.md`: what was found, what it must be, what to do.
+
+Called by `check`. None of pydantic's own wording reaches a user.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from align_cli.errors import nearest
+from align_cli.recipe import keys
+from align_cli.recipe.not_served import hint_for_key, hint_for_value
+from align_cli.recipe.overrides import override_key
+from align_cli.recipe.passthrough import training_argument_names
+from align_cli.recipe.scalars import rewritten
+from align_cli.recipe.tree import KeyPath, Node, PlacedFault, dotted, find, key_place, section_place, shown, value_place
+
+_USUAL = {
+    "method.beta": "0.1 to 0.5 is usual for DPO",
+    "train.learning_rate": "5e-7 to 5e-6 is usual for a pretrained model",
+    "generate.temperature": "1.0 samples from the policy as it is",
+    "generate.top_p": "1.0 keeps every token",
+    "label.temperature": "1.0 is Bradley-Terry as it stands",
+}
+
+
+def key_path_of(error: ErrorDetails) -> KeyPath:
+    """The key path of a pydantic error, without the kind that pydantic puts after a labeler's name."""
+    path = error["loc"]
+    if len(path) > 2 and path[0] == "labelers":
+        return (*path[:2], *path[3:])
+    return path
+
+
+def placed_fault(root: Node, tree: Any, error: ErrorDetails) -> PlacedFault:
+    """A pydantic error as a fault of the recipe."""
+    path = key_path_of(error)
+    match error["type"]:
+        case "missing":
+            return _missing(root, path)
+        case "extra_forbidden":
+            return unknown_key(root, path)
+        case "union_tag_not_found":
+            return _missing(root, (*path, "kind"))
+        case "union_tag_invalid":
+            return _wrong_value(root, tree, (*path, "kind"))
+        case _:
+            return _wrong_value(root, tree, path)
+
+
+def unknown_key(root: Node, path: KeyPath) -> PlacedFault:
+    """The fault of a key that the schema does not know."""
+    place = key_place(root, path)
+    full = path
+    if place.source.is_override:
+        written = override_key(place.source)
+        full = written if written[: len(path)] == path else path
+    hint = hint_for_key(path)
+    if hint is not None:
+        return PlacedFault(place, f"{dotted(path)} is not served yet", hint)
+    return PlacedFault(place, f"unknown key {dotted(full)}", _suggestion(path, full[len(path) :]))
+
+
+def _suggestion(path: KeyPath, rest: KeyPath) -> str:
+    """Where the key stands that was meant: elsewhere under the same name, or nearby under a similar one."""
+    name = str(path[-1])
+    last = str(rest[-1]) if rest else name
+    siblings = keys.field_names(path[:-1])
+    near = nearest(name, siblings)
+    if near and rest and keys.field_at((*path[:-1], near, *rest)):
+        return f"did you mean {dotted((*path[:-1], near, *rest))}?"
+    elsewhere = keys.paths_ending_in(last)
+    if elsewhere:
+        return f"did you mean {' or '.join(elsewhere[:3])}?"
+    if near:
+        return f"did you mean {dotted((*path[:-1], near))}?"
+    if last in training_argument_names():
+        return f"did you mean train.{last}?"
+    near = nearest(last, keys.leaf_names())
+    if near:
+        return f"did you mean {' or '.join(keys.paths_ending_in(near)[:3])}?"
+    return f"{dotted(path[:-1]) or 'a recipe'} has the keys {', '.join(siblings)}"
+
+
+def _missing(root: Node, path: KeyPath) -> PlacedFault:
+    hint = (
+        f"set it to one of {', '.join(keys.labeler_kinds())}" if path[-1] == "kind" else f"add it: {_described(path)}"
+    )
+    return PlacedFault(section_place(root, path[:-1]), f"{dotted(path)} is missing", hint)
+
+
+def _described(path: KeyPath) -> str:
+    name = ".".join(keys.pattern(path))
+    return next(doc.description for doc in keys.describe_keys() if doc.path == name)
+
+
+def _wrong_value(root: Node, tree: Any, path: KeyPath) -> PlacedFault:
+    place, value = value_place(root, path), _value_at(tree, path)
+    hint = hint_for_value(path, value)
+    if hint is not None:
+        return PlacedFault(place, f"{dotted(path)} {value} is not served yet", hint)
+    words, hint = _wanted(path, value)
+    entry = find(root, path)
+    found = shown(value) if entry is not None else "missing"
+    return PlacedFault(place, f"{dotted(path)} is {found}; it must be {words}", hint)
+
+
+def _wanted(path: KeyPath, value: Any) -> tuple[str, str]:
+    """What a key's value must be, and the remedy."""
+    if path[0] == "labelers" and path[-1] == "kind":
+        return f"one of {', '.join(keys.labeler_kinds())}", _did_you_mean(value, keys.labeler_kinds())
+    if path[0] == "labelers" and len(path) == 2:
+        return "a section with a kind", "as in hidden: {kind: function, function: package.module:name}"
+    info = keys.field_at(path)
+    if info is None:
+        return "something else", ""
+    if keys.section_models(info.annotation) or path == ("labelers",):
+        return "a section", _section_hint(path) if value is None else ""
+    type_words = keys.type_words(info)
+    if isinstance(path[-1], int) or (keys.choices(info) and "a list" not in type_words):
+        choices = keys.choices(info)
+        words = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+        return words, _did_you_mean(value, choices)
+    return _wanted_of_type(type_words, keys.range_words(info), value, _USUAL.get(dotted(path), ""))
+
+
+def _wanted_of_type(type_words: str, range_words: str, value: Any, usual: str) -> tuple[str, str]:
+    if range_words and _is_of_type(type_words, value):
+        return range_words, usual
+    written = rewritten(value, type_words)
+    return f"{type_words} {range_words}".rstrip(), f"write {written}" if written else usual
+
+
+def _section_hint(path: KeyPath) -> str:
+    names = "labelers by name" if path == ("labelers",) else f"keys: {', '.join(keys.field_names(path))}"
+    return f"leave the key out, or give it {names}"
+
+
+def _is_of_type(type_words: str, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    return isinstance(value, int) or "whole" not in type_words
+
+
+def _did_you_mean(value: Any, choices: Sequence[str]) -> str:
+    near = nearest(value, choices) if isinstance(value, str) else None
+    return f"did you mean {near}?" if near else ""
+
+
+def _value_at(tree: Any, path: KeyPath) -> Any:
+    for part in path:
+        try:
+            tree = tree[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return tree

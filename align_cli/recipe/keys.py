@@ -1,0 +1,183 @@
+"""The recipe's keys as data: where each stands, its type, range, default and description.
+
+Everything here is read off the models in `schema`. Called by `check` to word faults and to suggest keys, and by whoever
+makes documentation.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from align_cli.recipe.schema import LOSS_TYPE_ALIASES, LabelerSection, Recipe, Section
+
+NAME = "<name>"
+_TYPE_WORDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_BOUND_WORDS = {"gt": "above {}", "ge": "at least {}", "lt": "below {}", "le": "at most {}"}
+
+
+@dataclass(frozen=True)
+class KeyDoc:
+    """One key of a recipe, in words.
+
+    Args:
+        path: the key, as `method.beta`; `labelers.<name>.function` stands for every labeler.
+        type: what its value is, as `a number` or `sigmoid, ipo, hinge`.
+        range: the values allowed, as `above 0`; empty where all of the type are.
+        default: the default as YAML writes it; `required` where there is none.
+        description: what it is for.
+    """
+
+    path: str
+    type: str
+    range: str
+    default: str
+    description: str
+
+
+def describe_keys() -> list[KeyDoc]:
+    """Every key of a recipe, in the order of the schema; sections stand before their keys."""
+    return [_describe(path, info) for path, info in _all_fields().items()]
+
+
+def field_at(path: tuple[str | int, ...]) -> FieldInfo | None:
+    """The field of a key path, or None for a path that the schema does not know."""
+    return _all_fields().get(pattern(path))
+
+
+def field_names(path: tuple[str | int, ...]) -> list[str]:
+    """The keys of the section at a path."""
+    here = pattern(path)
+    return list(dict.fromkeys(key[-1] for key in _all_fields() if key[:-1] == here and key[-1] != NAME))
+
+
+def paths_ending_in(name: str) -> list[str]:
+    """Every key path whose last part is `name`."""
+    return [".".join(path) for path in _all_fields() if path[-1] == name]
+
+
+def leaf_names() -> set[str]:
+    """The last part of every key path."""
+    return {path[-1] for path in _all_fields()} - {NAME}
+
+
+def is_section(path: tuple[str | int, ...]) -> bool:
+    """Whether the key path names a section."""
+    return any(key[: len(path)] == pattern(path) and len(key) > len(path) for key in _all_fields())
+
+
+def section_models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a field's annotation allows: none for a plain value, several for a choice of sections."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Annotated, Union, types.UnionType):
+        return [model for part in get_args(annotation) for model in section_models(part)]
+    return []
+
+
+def choices(info: FieldInfo) -> list[str]:
+    """The texts that a field may be, aliases included; empty where it is not a choice."""
+    found = [str(choice) for choice in _literals(info.annotation)]
+    return [*found, *LOSS_TYPE_ALIASES] if set(LOSS_TYPE_ALIASES.values()) <= set(found) else found
+
+
+def labeler_kinds() -> list[str]:
+    """The kinds of labelers that a recipe may use."""
+    return [
+        kind for model in section_models(LabelerSection) for kind in _literals(model.model_fields["kind"].annotation)
+    ]
+
+
+def type_words(info: FieldInfo) -> str:
+    """What a field's value is, in words."""
+    return _type_words(info.annotation)
+
+
+def range_words(info: FieldInfo) -> str:
+    """Which values a field allows, in words; empty where it allows all of its type."""
+    bounds = [
+        words.format(getattr(constraint, name))
+        for constraint in info.metadata
+        for name, words in _BOUND_WORDS.items()
+        if getattr(constraint, name, None) is not None
+    ]
+    return " and ".join(bounds)
+
+
+def pattern(path: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The key path that stands for this one in the schema: any labeler's name is `<name>`."""
+    parts = tuple(str(part) for part in path if not isinstance(part, int))
+    return (parts[0], NAME, *parts[2:]) if len(parts) > 1 and parts[0] == "labelers" else parts
+
+
+@functools.cache
+def _all_fields() -> Mapping[tuple[str, ...], FieldInfo]:
+    fields: dict[tuple[str, ...], FieldInfo] = {}
+    for path, info in _walk(Recipe, ()):
+        fields.setdefault(path, info)
+    return fields
+
+
+def _walk(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    for name, info in model.model_fields.items():
+        here = (*path, name)
+        yield here, info
+        inner = LabelerSection if here == ("labelers",) else info.annotation
+        below = (*here, NAME) if here == ("labelers",) else here
+        for section in section_models(inner):
+            yield from _walk(section, below)
+
+
+def _describe(path: tuple[str, ...], info: FieldInfo) -> KeyDoc:
+    models = section_models(info.annotation)
+    description = info.description or (_first_line(models[0]) if models else "")
+    words = f"one of {', '.join(labeler_kinds())}" if path[-1] == "kind" else type_words(info)
+    return KeyDoc(".".join(path), words, range_words(info), _default_words(path, info), description)
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    line = (model.__doc__ or "").strip().splitlines()[0]
+    return line.partition(": ")[2].rstrip(".") or line.rstrip(".")
+
+
+def _default_words(path: tuple[str, ...], info: FieldInfo) -> str:
+    if path[-1] == "kind" or info.is_required():
+        return "required"
+    default = info.default
+    if isinstance(default, Section):
+        return "its keys' defaults"
+    if default is None:
+        return "null"
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, list):
+        return f"[{', '.join(map(str, default))}]"
+    return str(default)
+
+
+def _literals(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for part in get_args(annotation) for choice in _literals(part)]
+
+
+def _type_words(annotation: Any) -> str:
+    if annotation in _TYPE_WORDS:
+        return _TYPE_WORDS[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_words(arguments[0])
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
+    if origin is list:
+        return f"a list, each {_type_words(arguments[0])}"
+    if origin in (Union, types.UnionType):
+        words = list(dict.fromkeys(_type_words(part) for part in arguments if part is not type(None)))
+        return " or ".join(words)
+    return "a section"

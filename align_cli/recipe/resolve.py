@@ -1,0 +1,99 @@
+"""A checked recipe, from values left to align to values written out; and the recipe as plain data, text and difference.
+
+Called by `check` when a recipe is sound, and by whoever keeps or compares recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from align_cli.recipe.scalars import read_number
+from align_cli.recipe.schema import Recipe
+
+BUILT_IN_WORLDS = ("playground", "reviews")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key whose value differs between two resolved recipes; None where one lacks it."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+def with_automatic_values(recipe: Recipe) -> Recipe:
+    """The recipe with every value set that align chooses by other keys.
+
+    Unset `label.ties` and `label.equal_texts` become keep where a bilevel coefficient is above 0 (leaving pairs out
+    would bias its gradient), else drop. An unset `data.eval_preferences` becomes the built-in world of
+    `data.preferences`.
+    """
+    label = recipe.label
+    unset = "keep" if has_gradient(recipe) else "drop"
+    ties, equal_texts = label.ties or unset, label.equal_texts or unset
+    data = recipe.data
+    if data.eval_preferences is None and data.preferences in BUILT_IN_WORLDS:
+        data = data.model_copy(update={"eval_preferences": data.preferences})
+    label = label.model_copy(update={"ties": ties, "equal_texts": equal_texts})
+    return recipe.model_copy(update={"label": label, "data": data})
+
+
+def has_gradient(recipe: Recipe) -> bool:
+    """Whether pairs of the policy carry the bilevel response term."""
+    dpr = recipe.method.sources.dpr
+    return dpr is not None and dpr.mixing > 0 and dpr.gradient > 0
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data in the schema's order, defaults and automatic values included.
+
+    Keys of `train` that pass through come last, by name.
+    """
+    tree: dict[str, Any] = with_automatic_values(recipe).model_dump(mode="python")
+    passed_through = recipe.train.training_arguments
+    own = {key: value for key, value in tree["train"].items() if key not in passed_through}
+    tree["train"] = {**own, **{key: passed_through[key] for key in sorted(passed_through)}}
+    return tree
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, which `load_recipe` reads back to the same recipe."""
+    text: str = yaml.dump(
+        resolved(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
+    )
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes no aliases, and quotes text that `reader` would take for a number: `3e4` is text to PyYAML."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = "'" if read_number(data) is not None else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+    """The keys that differ between two resolved recipes, in the new one's order, then what only the old one has."""
+    return _differences(old, new, "")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> list[Difference]:
+    found: list[Difference] = []
+    for key in [*new, *(key for key in old if key not in new)]:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found.extend(_differences(before, after, f"{prefix}{key}."))
+        elif before != after or isinstance(before, bool) != isinstance(after, bool):
+            found.append(Difference(f"{prefix}{key}", before, after))
+    return found

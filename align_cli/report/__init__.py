@@ -1,0 +1,1 @@
+"""Reports: artifacts and metrics become tables; what they are drawn on is the caller's business."""

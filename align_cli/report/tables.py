@@ -1,0 +1,88 @@
+"""Evaluations and ledgers as tables of text: the same rows for a terminal, for plain lines and for documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from align_cli.artifacts.records import Evaluation
+
+NOTHING = "–"
+
+
+class TextTable(NamedTuple):
+    """A table of strings.
+
+    Args:
+        columns: headings.
+        rows: one string a column in each.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def rounds_table(evaluations: Sequence[Evaluation]) -> TextTable:
+    """One row a round: win rates with their 95% intervals, reward, KL, length and the rest."""
+    opponents = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.against))
+    columns = ["round", *(f"win vs {name}" for name in opponents)]
+    columns += ["reward", "KL", "length", "EOS", "distinct-2", "pair acc."]
+    return TextTable(columns, [_round_row(evaluation, opponents) for evaluation in evaluations])
+
+
+def stages_table(ledger: Sequence[Mapping[str, Any]]) -> TextTable:
+    """One row a finished stage: what it made and how long it took."""
+    rows = [
+        [str(event["round"]), event["stage"], f"{event['seconds']:.1f} s", _main_figure(event)]
+        for event in ledger
+        if event.get("event") == "finish"
+    ]
+    return TextTable(["round", "stage", "time", "result"], rows)
+
+
+def markdown(table: TextTable) -> str:
+    """The table in Markdown."""
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in table.rows])
+
+
+def _round_row(evaluation: Evaluation, opponents: Sequence[str]) -> list[str]:
+    wins = [_win(evaluation.against.get(name)) for name in opponents]
+    accuracy = evaluation.preferences["accuracy"] if evaluation.preferences else None
+    return [
+        str(evaluation.round),
+        *wins,
+        _estimate(evaluation.reward, 2),
+        _estimate(evaluation.kl, 2),
+        f"{evaluation.length['mean']:.1f}",
+        f"{evaluation.eos_rate:.0%}",
+        f"{evaluation.distinct_2:.2f}",
+        NOTHING if accuracy is None else f"{accuracy:.2f}",
+    ]
+
+
+def _win(result: Mapping[str, Any] | None) -> str:
+    if result is None:
+        return NOTHING
+    return f"{result['win_rate']:.2f} [{result['low']:.2f}, {result['high']:.2f}]"
+
+
+def _estimate(values: Mapping[str, Any] | None, digits: int) -> str:
+    if values is None:
+        return NOTHING
+    return f"{values['mean']:.{digits}f} ± {values['standard_error']:.{digits}f}"
+
+
+def _main_figure(event: Mapping[str, Any]) -> str:
+    figures, stage = event.get("figures") or {}, event["stage"]
+    if stage == "generate":
+        return f"{figures['completions']} completions, {figures['tokens'] / max(event['seconds'], 1e-3):.0f} tokens/s"
+    if stage == "label":
+        return ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in figures.items())
+    if stage == "train":
+        return f"loss {figures['last_step']['loss']:.3f} at step {figures['last_step']['step']}"
+    if stage == "sft" and figures.get("final_loss") is not None:
+        return f"loss {figures['final_loss']:.2f} nats a token after {figures['steps']} steps"
+    if stage == "evaluate":
+        return f"KL {figures['kl']['mean']:.2f}, length {figures['length']['mean']:.1f}"
+    return ""

@@ -1,0 +1,197 @@
+"""A run's folder: names, manifests, ledger and lock.
+
+    recipe.yaml  run.json  ledger.jsonl  rounds/000/  rounds/001/ ...
+
+A stage's results are written first; then the round's manifest takes them in with their checksums. What no manifest
+names does not exist for `align`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from align_cli import __version__
+from align_cli.artifacts.records import SCHEMA_VERSION
+from align_cli.artifacts.store import checksum, read_json, to_json, write_json, write_text
+from align_cli.errors import RunError
+from align_cli.run.plan import Step
+
+VERSIONED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
+OWN_NAMES = ("recipe.yaml", "run.json", "ledger.jsonl", "rounds", ".lock")
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: the recipe's `output_dir`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe_path = self.path / "recipe.yaml"
+        self.run_path = self.path / "run.json"
+        self.ledger_path = self.path / "ledger.jsonl"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.run_path.is_file()
+
+    def artifact(self, round_number: int, name: str) -> Path:
+        """Where an artifact of a round lies, or will."""
+        return self.path / "rounds" / f"{round_number:03d}" / name
+
+    def check_usable(self) -> None:
+        """Refuse a folder that holds something else than a run.
+
+        Raises:
+            RunError: if it does.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError("output_dir is a file", where=str(self.path), hint="choose another output_dir")
+        if not self.exists and self.path.is_dir():
+            strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in OWN_NAMES)
+            if strangers:
+                raise RunError(
+                    f"output_dir holds files that are no run: {', '.join(strangers[:3])}",
+                    where=str(self.path),
+                    hint="choose an empty or a new output_dir",
+                )
+
+    def begin(self, recipe_yaml: str, seed: int) -> None:
+        """Write down what is run, if it is not yet written so."""
+        if not self.exists:
+            write_json(self.run_path, {**_versions(), "seed": seed, "schema_version": SCHEMA_VERSION})
+        if not self.recipe_path.is_file() or self.recipe_path.read_text(encoding="utf-8") != recipe_yaml:
+            write_text(self.recipe_path, recipe_yaml)
+
+    def clear(self) -> None:
+        """Remove a run, and nothing but what a run writes."""
+        for name in OWN_NAMES:
+            entry = self.path / name
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif name != ".lock":
+                entry.unlink(missing_ok=True)
+
+    def manifest(self, round_number: int) -> dict[str, Any]:
+        """What of a round is finished: `{"round", "schema_version", "stages": {stage: {"inputs", "outputs"}}}`.
+
+        Raises:
+            DataError: if it is broken.
+        """
+        path = self.artifact(round_number, "manifest.json")
+        if not path.is_file():
+            return {"round": round_number, "schema_version": SCHEMA_VERSION, "stages": {}}
+        return read_json(path)
+
+    def finished(self, step: Step) -> dict[str, Any] | None:
+        """The inputs and outputs of a finished step, or None."""
+        return self.manifest(step.round)["stages"].get(step.stage)
+
+    def finish(self, step: Step, inputs: Mapping[str, Any], names: list[str]) -> None:
+        """Take a step's results into the manifest: from here on the step is finished.
+
+        Args:
+            step: which step.
+            inputs: from `step_inputs`.
+            names: its artifacts in the round's folder.
+        """
+        outputs = {name: checksum(self.artifact(step.round, name)) for name in names}
+        manifest = self.manifest(step.round)
+        manifest["stages"][step.stage] = {"inputs": dict(inputs), "outputs": outputs}
+        write_json(self.artifact(step.round, "manifest.json"), manifest)
+
+    def recorded_checksum(self, round_number: int, name: str) -> str | None:
+        """The checksum under which a finished artifact was taken in, or None."""
+        for stage in self.manifest(round_number)["stages"].values():
+            if name in stage["outputs"]:
+                return stage["outputs"][name]
+        return None
+
+    def verified(self, round_number: int, name: str) -> Path:
+        """The path of a finished artifact whose content is what it was.
+
+        Raises:
+            RunError: if it is missing or changed.
+        """
+        path = self.artifact(round_number, name)
+        recorded = self.recorded_checksum(round_number, name)
+        if recorded is None or not path.exists():
+            raise RunError("the artifact is missing", where=str(path), hint=_damage_remedy(self.path))
+        if checksum(path) != recorded:
+            raise RunError(
+                "the artifact is not what was written: its checksum differs from the manifest's",
+                where=str(path),
+                hint=_damage_remedy(self.path),
+            )
+        return path
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append an event with its time to the ledger."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        line = to_json({"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **fields})
+        with self.ledger_path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Every event so far; a last line that a killed process left unfinished is passed over."""
+        if not self.ledger_path.is_file():
+            return []
+        events = []
+        for line in self.ledger_path.read_text(encoding="utf-8").splitlines():
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                continue
+        return events
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: a second process on the same run is refused. The lock dies with the process.
+
+        Raises:
+            RunError: if another process holds it; names its host, pid and start.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                holder = stream.read().strip() or "another process"
+                raise RunError(
+                    f"the run is in use by {holder}", where=str(self.path), hint="wait for it, or end it first"
+                ) from None
+            stream.truncate(0)
+            stream.write(f"{socket.gethostname()} pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            stream.flush()
+            yield
+
+
+def _versions() -> dict[str, Any]:
+    packages = {"align": __version__, "python": platform.python_version()}
+    for package in VERSIONED_PACKAGES:
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"versions": packages, "machine": {"host": socket.gethostname(), "platform": platform.platform()}}
+
+
+def _damage_remedy(path: Path) -> str:
+    return f"restore it from a copy, or begin anew with --restart (removes the run in {path})"

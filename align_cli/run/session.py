@@ -1,0 +1,218 @@
+"""A recipe at work: what it reads, its labelers and its engine, and each stage as one call.
+
+`align train` and the single commands go through the same calls, so a chain of commands equals a round. A session
+neither reads nor writes a run's folder.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.engines.base import Engine
+from align_cli.labelers import Scorer, build_scorer
+from align_cli.models.load import Policy
+from align_cli.models.text import plain_text
+from align_cli.recipe import Recipe
+from align_cli.stages import NoProgress, Progress, inputs
+from align_cli.stages.evaluate import evaluate_policy, evaluation_draws
+from align_cli.stages.generate import draw_prompts, generate_completions, sampling_settings
+from align_cli.stages.label import LabelledPairs, label_completions, label_offline_pairs
+from align_cli.stages.train import TrainOutcome, shares, train_policy
+from align_cli.training.checkpoints import TrainingState
+
+if TYPE_CHECKING:
+    from align_cli.training.trainer import PreferenceTrainer
+
+NUM_PROBES = 2
+"""Texts that a labeler has to score before anything is made or written."""
+
+
+@dataclass
+class Session:
+    """A recipe's inputs and tools, each loaded once, when it is first needed.
+
+    Args:
+        recipe: what to do.
+        progress: told how far the stage at hand is.
+    """
+
+    recipe: Recipe
+    progress: Progress = field(default_factory=NoProgress)
+
+    def check_inputs(self) -> None:
+        """Load everything that can be wrong before the first model is: so that a fault changes nothing on disk.
+
+        Raises:
+            AlignError: for the first input that cannot be used.
+        """
+        if self.recipe.is_online:
+            self._probe(self.recipe.method.sources.dpr.labeler, self.prompts)  # type: ignore[union-attr]
+        if "offline" in shares(self.recipe):
+            _ = self.offline_rows
+        if self.recipe.data.eval_prompts is not None:
+            self._probe(self.recipe.evaluate.scorer, self.eval_prompts)
+            _ = self.eval_rows
+        inputs.demonstrations(self.recipe)
+
+    @cached_property
+    def prompts(self) -> inputs.Rows:
+        """Training prompts."""
+        return inputs.training_prompts(self.recipe)
+
+    @cached_property
+    def eval_prompts(self) -> inputs.Rows:
+        """Held-out prompts."""
+        return inputs.evaluation_prompts(self.recipe)
+
+    @cached_property
+    def offline_rows(self) -> inputs.PairRows:
+        """Offline pairs, as read."""
+        return inputs.offline_pairs(self.recipe)
+
+    @cached_property
+    def eval_rows(self) -> inputs.PairRows:
+        """Held-out offline pairs, as read."""
+        return inputs.evaluation_pairs(self.recipe)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What generates text."""
+        from align_cli.engines.in_process import TransformersEngine
+
+        return TransformersEngine(self.recipe.generate.batch_size)
+
+    def scorer(self, name: str | None) -> Scorer | None:
+        """The labeler with this name, made once; None for None."""
+        if name is None:
+            return None
+        if name not in self._scorers:
+            self._scorers[name] = build_scorer(name, self.recipe.labelers[name])
+        return self._scorers[name]
+
+    def generate(self, policy: Policy, round_number: int) -> list[Completion]:
+        """The generate stage of a round."""
+        recipe = self.recipe
+        return generate_completions(
+            policy,
+            draw_prompts(self.prompts, round_number, recipe.generate.prompts_per_round, recipe.seed),
+            self.engine,
+            sampling_settings(recipe.generate),
+            num_generations=recipe.generate.num_generations,
+            round_number=round_number,
+            stage="generate",
+            run_seed=recipe.seed,
+            progress=self.progress,
+        )
+
+    def label(self, completions: Sequence[Completion]) -> LabelledPairs:
+        """The label stage of a round."""
+        source = self.recipe.method.sources.dpr
+        scorer = self.scorer(source.labeler if source else None)
+        if scorer is None:
+            raise ValueError("the recipe has no source that labels completions")
+        return label_completions(
+            completions,
+            scorer,
+            self.recipe.label,
+            source="dpr",
+            run_seed=self.recipe.seed,
+            progress=self.progress,
+        )
+
+    def offline_pairs(self, policy: Policy) -> LabelledPairs:
+        """Offline pairs, tokenised by the policy's tokenizer; none where the mixture has no such share."""
+        source = self.recipe.method.sources.offline
+        if source is None:
+            return LabelledPairs([], {})
+        if self._offline is None:
+            rows = self.offline_rows
+            pairs = label_offline_pairs(rows.rows, policy.tokenizer, self.recipe.label, source.labeler)
+            self._offline = LabelledPairs(pairs.preferences, {**pairs.counts, **rows.dropped})
+        return self._offline
+
+    def train(
+        self,
+        policy: Policy,
+        reference: Policy,
+        preferences: Sequence[Preference],
+        start: TrainingState,
+        optimizer_state: dict[str, Any] | None,
+    ) -> TrainOutcome:
+        """The train stage of a round: these pairs beside the recipe's offline share.
+
+        The first call makes the trainer; later calls must bring the same policy and reference objects.
+        """
+        if self._trainer is None:
+            from align_cli.training.trainer import make_trainer
+
+            scratch = Path(self._scratch.name)
+            self._trainer = make_trainer(policy, reference.model, self.recipe, scratch, self._advance)
+        self.progress.start(self.recipe.train.steps_per_round, "steps")
+        pairs = [*self.offline_pairs(policy).preferences, *preferences]
+        return train_policy(self._trainer, self.recipe, pairs, start, optimizer_state)
+
+    def optimizer(self) -> Any:
+        """The optimizer of the last train stage."""
+        return self._trainer.optimizer if self._trainer is not None else None
+
+    def evaluation_samples(self, policy: Policy) -> list[Completion]:
+        """A policy's responses to the held-out prompts, drawn with the same random numbers for every policy."""
+        recipe = self.recipe
+        return generate_completions(
+            policy,
+            evaluation_draws(self.eval_prompts, recipe.evaluate.num_prompts, recipe.seed),
+            self.engine,
+            sampling_settings(recipe.generate),
+            num_generations=1,
+            round_number=0,
+            stage="evaluate",
+            run_seed=recipe.seed,
+            progress=self.progress,
+        )
+
+    def evaluate(
+        self,
+        policy: Policy,
+        reference: Policy,
+        round_number: int,
+        samples: Sequence[Completion],
+        opponents: Mapping[str, Sequence[Completion]],
+    ) -> Evaluation:
+        """The evaluate stage of a round, given everybody's responses."""
+        if self._eval_pairs is None:
+            rows = self.eval_rows.rows
+            self._eval_pairs = label_offline_pairs(rows, policy.tokenizer, self.recipe.label, "dataset").preferences
+        return evaluate_policy(
+            policy,
+            reference,
+            self.recipe,
+            round_number=round_number,
+            samples=samples,
+            opponents=opponents,
+            pairs=self._eval_pairs,
+            scorer=self.scorer(self.recipe.evaluate.scorer),
+            progress=self.progress,
+        )
+
+    def __post_init__(self) -> None:
+        self._scorers: dict[str, Scorer] = {}
+        self._trainer: PreferenceTrainer | None = None
+        self._offline: LabelledPairs | None = None
+        self._eval_pairs: list[Preference] | None = None
+        self._scratch = tempfile.TemporaryDirectory(prefix="align-")
+
+    def _advance(self) -> None:
+        self.progress.advance()
+
+    def _probe(self, name: str | None, rows: inputs.Rows) -> None:
+        """Let a labeler score a few texts, so that a broken one is known before hours of sampling."""
+        scorer = self.scorer(name)
+        if scorer is not None:
+            texts = [plain_text(row["prompt"]) for row in rows[:NUM_PROBES]]
+            scorer.score(texts, texts)

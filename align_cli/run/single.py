@@ -1,0 +1,151 @@
+"""Single stages, for chains of commands: what a round does, between files and pipes instead of in a run's folder.
+
+The run's folder serves as the home of the initial policy alone, which the first command makes and the others find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.artifacts.store import read_records
+from align_cli.errors import RunError
+from align_cli.models.load import Policy, load_policy
+from align_cli.models.text import completion_token_ids, prompt_token_ids
+from align_cli.recipe import Recipe
+from align_cli.run.folder import RunFolder
+from align_cli.run.plan import Step
+from align_cli.run.rounds import (
+    Reporter,
+    finished_steps,
+    load_round_policy,
+    make_initial_policy_once,
+    opponent_rounds,
+)
+from align_cli.run.session import Session
+from align_cli.stages.label import LabelledPairs
+from align_cli.stages.train import TrainOutcome
+from align_cli.training.checkpoints import (
+    STATE_NAME,
+    TrainingState,
+    read_optimizer_state,
+    read_training_state,
+    save_checkpoint,
+)
+
+
+def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) -> list[Completion]:
+    """The generate stage of the round that follows the policy's.
+
+    Args:
+        recipe: the whole recipe.
+        policy_path: a checkpoint or any model; None is the initial policy.
+        reporter: shown what happens.
+    """
+    session = Session(recipe)
+    _ = session.prompts
+    folder = make_initial_policy_once(recipe, reporter)
+    policy, state = _given_policy(recipe, folder, policy_path)
+    with reporter.stage(state.round + 1, "generate") as session.progress:
+        return session.generate(policy, state.round + 1)
+
+
+def label_once(recipe: Recipe, completions: Sequence[Completion], reporter: Reporter) -> LabelledPairs:
+    """The label stage on given completions."""
+    if recipe.method.sources.dpr is None:
+        raise RunError(
+            "no source of this recipe labels completions",
+            where="method.sources",
+            hint="give source dpr a share and a labeler",
+        )
+    session = Session(recipe)
+    with reporter.stage(completions[0].round, "label") as session.progress:
+        return session.label(completions)
+
+
+def train_once(
+    recipe: Recipe, pairs: Sequence[Preference], policy_path: Path | None, output: Path, reporter: Reporter
+) -> TrainOutcome:
+    """The train stage on given pairs beside the recipe's offline share; writes a checkpoint.
+
+    Args:
+        recipe: the whole recipe.
+        pairs: preferences; those that are plain text are tokenised.
+        policy_path: a checkpoint or any model; None is the initial policy.
+        output: becomes the checkpoint; an older checkpoint there is replaced, anything else refused.
+        reporter: shown what happens.
+
+    Raises:
+        RunError: if `output` holds something that is no checkpoint.
+    """
+    if output.exists() and not (output / STATE_NAME).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise RunError("the output is there and is no checkpoint", where=str(output), hint="choose a new folder")
+    session = Session(recipe)
+    folder = make_initial_policy_once(recipe, reporter)
+    policy, state = _given_policy(recipe, folder, policy_path)
+    optimizer_state = read_optimizer_state(policy_path, state) if policy_path is not None else None
+    previous = recipe.policy.reference == "previous"
+    reference, _ = _given_policy(recipe, folder, policy_path if previous else None)
+    parent = policy.version
+    with reporter.stage(state.round + 1, "train") as session.progress:
+        tokenised = [_tokenised(pair, policy) for pair in pairs]
+        outcome = session.train(policy, reference, tokenised, state, optimizer_state)
+        save_checkpoint(output, policy, replace(outcome.state, parent=parent), session.optimizer())
+    return outcome
+
+
+def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) -> Evaluation:
+    """The evaluate stage of a policy, as at the end of its round.
+
+    The opponents' responses are taken from the run's folder where they lie there, and sampled anew otherwise.
+
+    Args:
+        recipe: the whole recipe.
+        policy_path: a checkpoint or any model; None is the initial policy.
+        reporter: shown what happens.
+    """
+    session = Session(recipe)
+    _ = session.eval_prompts, session.eval_rows, session.scorer(recipe.evaluate.scorer)
+    folder = make_initial_policy_once(recipe, reporter)
+    policy, state = _given_policy(recipe, folder, policy_path)
+    reference_round = max(state.round - 1, 0) if recipe.policy.reference == "previous" else 0
+    reference, _ = load_round_policy(recipe, folder, reference_round)
+    with reporter.stage(state.round, "evaluate") as session.progress:
+        opponents = {
+            name: _opponent_samples(recipe, folder, session, number)
+            for name, number in opponent_rounds(recipe, state.round).items()
+        }
+        samples = session.evaluation_samples(policy)
+        return session.evaluate(policy, reference, state.round, samples, opponents)
+
+
+def _given_policy(recipe: Recipe, folder: RunFolder, path: Path | None) -> tuple[Policy, TrainingState]:
+    if path is None:
+        return load_round_policy(recipe, folder, 0)
+    policy = load_policy(
+        path, dtype=recipe.policy.dtype, trust_remote_code=recipe.policy.trust_remote_code
+    )
+    return policy, read_training_state(path) or TrainingState(round=0, global_step=0, parent=None)
+
+
+def _opponent_samples(recipe: Recipe, folder: RunFolder, session: Session, number: int) -> list[Completion]:
+    step = Step(number, "evaluate")
+    if folder.finished(step) is not None and finished_steps(folder, recipe, [step]):
+        return read_records(folder.verified(number, "samples.jsonl"), Completion)
+    opponent, _ = load_round_policy(recipe, folder, number)
+    return session.evaluation_samples(opponent)
+
+
+def _tokenised(pair: Preference, policy: Policy) -> Preference:
+    """The pair with token ids; those that it came with are the ones that were sampled, and stay."""
+    if pair.prompt_ids and pair.chosen_ids and pair.rejected_ids:
+        return pair
+    prompt_ids = prompt_token_ids(policy.tokenizer, pair.prompt)
+    return replace(
+        pair,
+        prompt_ids=prompt_ids,
+        chosen_ids=completion_token_ids(policy.tokenizer, pair.prompt, prompt_ids, pair.chosen),
+        rejected_ids=completion_token_ids(policy.tokenizer, pair.prompt, prompt_ids, pair.rejected),
+    )

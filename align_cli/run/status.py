@@ -1,0 +1,60 @@
+"""Where a run stands, read from its folder; changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align_cli.artifacts.records import Evaluation
+from align_cli.errors import RunError
+from align_cli.recipe import load_recipe
+from align_cli.run.folder import RunFolder
+from align_cli.run.plan import Step, plan_steps
+from align_cli.run.rounds import evaluations
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Where a run stands.
+
+    Args:
+        planned: every step of the recipe.
+        finished: those that are in a manifest.
+        evaluations: of all rounds so far.
+        ledger: every event.
+    """
+
+    planned: list[Step]
+    finished: list[Step]
+    evaluations: list[Evaluation]
+    ledger: list[dict[str, Any]]
+
+    @property
+    def next_step(self) -> Step | str:
+        """The first step that is not finished, or `none`."""
+        return next((step for step in self.planned if step not in self.finished), "none")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The status as a JSON object."""
+        return {
+            "planned": [step._asdict() for step in self.planned],
+            "finished": [step._asdict() for step in self.finished],
+            "evaluations": [evaluation.to_dict() for evaluation in self.evaluations],
+            "ledger": self.ledger,
+        }
+
+
+def run_status(path: Path) -> RunStatus:
+    """The status of the run in a folder.
+
+    Raises:
+        RunError: if there is none.
+    """
+    folder = RunFolder(path)
+    if not folder.exists or not folder.recipe_path.is_file():
+        raise RunError("there is no run in this folder", where=str(path), hint="give a recipe's output_dir")
+    recipe = load_recipe(folder.recipe_path)
+    steps = plan_steps(recipe)
+    finished = [step for step in steps if folder.finished(step) is not None]
+    return RunStatus(steps, finished, evaluations(folder, recipe), folder.ledger())

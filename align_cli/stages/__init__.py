@@ -1,0 +1,27 @@
+"""The stages of a round: each turns artifacts into artifacts and knows nothing of run folders or terminals."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told by a stage how far it is; what becomes of that is the caller's business."""
+
+    def start(self, total: int, unit: str) -> None:
+        """Work begins: `total` units of it, such as 512 completions."""
+        ...
+
+    def advance(self, amount: int = 1) -> None:
+        """`amount` more units are done."""
+        ...
+
+
+class NoProgress:
+    """Progress that nobody watches."""
+
+    def start(self, total: int, unit: str) -> None:
+        """Nothing happens."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Nothing happens."""

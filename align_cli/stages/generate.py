@@ -1,0 +1,132 @@
+"""The generate stage: prompts and a policy in, completions out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from align_cli.artifacts.records import Completion, Text
+from align_cli.engines.base import Engine, Request, SamplingSettings
+from align_cli.errors import DataError
+from align_cli.models.load import Policy
+from align_cli.models.text import decode_completion, plain_text, prompt_token_ids
+from align_cli.recipe.schema import GenerateSection
+from align_cli.seeds import derive_seed, seeded_cycle
+from align_cli.stages import Progress
+
+
+class PromptDraw(NamedTuple):
+    """A prompt to sample.
+
+    Args:
+        index: its row in the dataset.
+        prompt: text or messages.
+        lap: how often it was drawn before in the same round; its samples are numbered on from there.
+    """
+
+    index: int
+    prompt: Text
+    lap: int
+
+
+def draw_prompts(rows: Sequence[Mapping[str, Any]], round_number: int, count: int, run_seed: int) -> list[PromptDraw]:
+    """The prompts of a round: the next ones of a seeded order; none repeats before all were seen.
+
+    Args:
+        rows: the dataset, each with `prompt`.
+        round_number: from 1.
+        count: prompts a round.
+        run_seed: the run's seed.
+    """
+    indices = seeded_cycle(len(rows), (round_number - 1) * count, count, run_seed, "prompts")
+    drawn: dict[int, int] = {}
+    draws = []
+    for index in indices:
+        lap = drawn.get(index, 0)
+        drawn[index] = lap + 1
+        draws.append(PromptDraw(index, rows[index]["prompt"], lap))
+    return draws
+
+
+def sampling_settings(section: GenerateSection) -> SamplingSettings:
+    """The recipe's sampling settings as engines take them."""
+    return SamplingSettings(section.temperature, section.top_k, section.top_p, section.max_new_tokens)
+
+
+def generate_completions(
+    policy: Policy,
+    draws: Sequence[PromptDraw],
+    engine: Engine,
+    settings: SamplingSettings,
+    *,
+    num_generations: int,
+    round_number: int,
+    stage: str,
+    run_seed: int,
+    progress: Progress,
+) -> list[Completion]:
+    """Sample each prompt, each sample with a seed of its own from (round, stage, prompt, sample).
+
+    Args:
+        policy: what is sampled.
+        draws: the prompts.
+        engine: what samples.
+        settings: how.
+        num_generations: samples a prompt.
+        round_number: from 1; 0 in evaluations, whose policies are compared on common random numbers.
+        stage: `generate` or `evaluate`; keeps their random numbers apart.
+        run_seed: the run's seed.
+        progress: told of every completion.
+
+    Returns:
+        `len(draws) * num_generations` completions, by prompt, then by sample.
+
+    Raises:
+        DataError: for a prompt that leaves no room for a response.
+    """
+    prompt_ids = [prompt_token_ids(policy.tokenizer, draw.prompt) for draw in draws]
+    _check_lengths(draws, prompt_ids, policy, settings.max_new_tokens)
+    wanted = [
+        (draw, ids, draw.lap * num_generations + sample)
+        for draw, ids in zip(draws, prompt_ids, strict=True)
+        for sample in range(num_generations)
+    ]
+    seeds = [derive_seed(run_seed, round_number, stage, draw.index, sample) for draw, _, sample in wanted]
+    requests = [Request(ids, seed) for (_, ids, _), seed in zip(wanted, seeds, strict=True)]
+    progress.start(len(requests), "completions")
+    completions: list[Completion | None] = [None] * len(requests)
+    for position, sample in engine.generate(policy, requests, settings):
+        draw, ids, sample_index = wanted[position]
+        completions[position] = Completion(
+            prompt=draw.prompt,
+            completion=decode_completion(policy.tokenizer, draw.prompt, sample.token_ids),
+            prompt_ids=ids,
+            completion_ids=sample.token_ids,
+            logps=sample.logps,
+            finish_reason=sample.finish_reason,
+            num_tokens=len(sample.token_ids),
+            round=round_number,
+            prompt_index=draw.index,
+            sample_index=sample_index,
+            seed=seeds[position],
+            policy=policy.version,
+            engine=engine.name,
+            sampling=settings._asdict(),
+        )
+        progress.advance()
+    return [completion for completion in completions if completion is not None]
+
+
+def _check_lengths(
+    draws: Sequence[PromptDraw], prompt_ids: Sequence[list[int]], policy: Policy, max_new_tokens: int
+) -> None:
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    for draw, ids in zip(draws, prompt_ids, strict=True):
+        if not ids:
+            raise DataError(f"the prompt with index {draw.index} has no tokens", hint="leave empty prompts out")
+        if context is not None and len(ids) + max_new_tokens > context:
+            raise DataError(
+                f"the prompt with index {draw.index} ({plain_text(draw.prompt)[:60]!r}) has {len(ids)} tokens; with "
+                f"generate.max_new_tokens {max_new_tokens} that is more than the model's context of {context}",
+                hint="lower generate.max_new_tokens, or leave long prompts out",
+            )

@@ -1,0 +1,119 @@
+"""What the stages read besides artifacts: prompts, demonstrations and offline pairs, from a world or from files.
+
+The one place that knows the names of the built-in worlds; behind it every row is like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from align_cli.errors import DataError
+from align_cli.playground import reviews, world
+from align_cli.recipe.schema import Recipe, ReviewsSection
+
+Rows = Sequence[Mapping[str, Any]]
+
+PLAYGROUND, REVIEWS = "playground", "reviews"
+
+
+class PairRows(NamedTuple):
+    """Offline pairs, and how many rows the reader had to leave out, by reason."""
+
+    rows: Rows
+    dropped: dict[str, int]
+
+
+def training_prompts(recipe: Recipe) -> Rows:
+    """`data.prompts`.
+
+    Raises:
+        DataError: if there are none.
+    """
+    return _prompts(recipe, recipe.data.prompts, "data.prompts", world.prompts, reviews.prompts)
+
+
+def evaluation_prompts(recipe: Recipe) -> Rows:
+    """`data.eval_prompts`.
+
+    Raises:
+        DataError: if there are none.
+    """
+    return _prompts(recipe, recipe.data.eval_prompts, "data.eval_prompts", world.eval_prompts, reviews.eval_prompts)
+
+
+def offline_pairs(recipe: Recipe) -> PairRows:
+    """`data.preferences`."""
+    return _pairs(recipe, recipe.data.preferences, world.preferences, reviews.preferences)
+
+
+def evaluation_pairs(recipe: Recipe) -> PairRows:
+    """`data.eval_preferences`: held-out offline pairs; none where the recipe names none."""
+    return _pairs(recipe, recipe.data.eval_preferences, world.eval_preferences, reviews.eval_preferences)
+
+
+def demonstrations(recipe: Recipe) -> Rows:
+    """`policy.sft.dataset`; empty without a warm start."""
+    if recipe.policy.sft is None:
+        return []
+    name = recipe.policy.sft.dataset
+    if name == PLAYGROUND:
+        return world.sft_corpus(recipe.seed)
+    if name == REVIEWS:
+        return reviews.sft_corpus(*_reviews_files(recipe.reviews))
+    from align_cli.data.demonstrations import read_demonstrations
+
+    return read_demonstrations(name)
+
+
+def local_files(recipe: Recipe) -> dict[str, Path]:
+    """The files that a recipe reads, by key: their contents belong to a stage's inputs as much as the key does."""
+    named = {
+        "data.prompts": recipe.data.prompts,
+        "data.preferences": recipe.data.preferences,
+        "data.eval_prompts": recipe.data.eval_prompts,
+        "data.eval_preferences": recipe.data.eval_preferences,
+        "policy.sft.dataset": recipe.policy.sft.dataset if recipe.policy.sft else None,
+        "reviews.liked": recipe.reviews.liked if recipe.reviews else None,
+        "reviews.disliked": recipe.reviews.disliked if recipe.reviews else None,
+    }
+    for name, labeler in recipe.labelers.items():
+        function = getattr(labeler, "function", "").rpartition(":")[0]
+        named[f"labelers.{name}.function"] = function if function.endswith(".py") else None
+    return {key: Path(value) for key, value in named.items() if value is not None and Path(value).is_file()}
+
+
+def _prompts(recipe: Recipe, name: str | None, key: str, of_playground: Any, of_reviews: Any) -> Rows:
+    if name == PLAYGROUND:
+        rows = of_playground(recipe.seed)
+    elif name == REVIEWS:
+        rows = of_reviews(*_reviews_files(recipe.reviews))
+    elif name is not None:
+        from align_cli.data.prompts import read_prompts
+
+        rows = read_prompts(name)
+    else:
+        rows = []
+    if not rows:
+        raise DataError("there are no prompts", where=key, hint=f"set {key} to a file with at least one prompt")
+    return rows
+
+
+def _pairs(recipe: Recipe, name: str | None, of_playground: Any, of_reviews: Any) -> PairRows:
+    if name is None:
+        return PairRows([], {})
+    if name == PLAYGROUND:
+        return PairRows(of_playground(recipe.playground.setting, recipe.seed), {})
+    if name == REVIEWS:
+        return PairRows(of_reviews(*_reviews_files(recipe.reviews)), {})
+    from align_cli.data.preferences import read_preferences
+
+    read = read_preferences(name)
+    return PairRows(read.rows, dict(read.dropped))
+
+
+def _reviews_files(section: ReviewsSection | None) -> tuple[Path, Path, int]:
+    if section is None:
+        raise DataError("the section is missing", where="reviews", hint="set reviews.liked and reviews.disliked")
+    return Path(section.liked), Path(section.disliked), section.prompt_words

@@ -1,0 +1,94 @@
+"""The stage before the first round: make the initial policy, where the recipe does not take one as it is.
+
+Three things can be asked for: a world's tiny model, a new model from scratch, a supervised warm start of any of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from align_cli.errors import DataError
+from align_cli.models.load import Policy, load_policy
+from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
+from align_cli.playground import model as playground_model
+from align_cli.recipe.schema import Recipe
+from align_cli.seeds import derive_seed
+from align_cli.stages import Progress
+from align_cli.stages.inputs import PLAYGROUND, Rows, demonstrations
+
+
+def makes_policy(recipe: Recipe) -> bool:
+    """Whether the initial policy has to be made; otherwise it is a model that exists already."""
+    policy = recipe.policy
+    return policy.sft is not None or policy.from_scratch is not None or policy.model_name_or_path == PLAYGROUND
+
+
+def make_initial_policy(recipe: Recipe, progress: Progress) -> tuple[Policy, list[float]]:
+    """The initial policy, and the losses of its warm start.
+
+    Args:
+        recipe: the whole recipe.
+        progress: told of every optimizer step.
+
+    Returns:
+        The policy, in memory, and the loss of every step in nats a token (empty without a warm start).
+
+    Raises:
+        DataError: if there are no demonstrations.
+    """
+    rows = demonstrations(recipe)
+    if recipe.policy.sft is not None and not rows:
+        raise DataError("there are no demonstrations", where="policy.sft.dataset")
+    with tempfile.TemporaryDirectory(prefix="align-") as scratch:
+        folder = Path(scratch, "model")
+        policy = _untrained_policy(recipe, rows, folder)
+        losses = _warm_start(policy, recipe, rows, Path(scratch, "trainer"), progress)
+    return policy, losses
+
+
+def _untrained_policy(recipe: Recipe, rows: Rows, folder: Path) -> Policy:
+    settings = recipe.policy
+    seed = derive_seed(recipe.seed, "model") % 2**32
+    if settings.from_scratch is not None:
+        playground_model.make_model_from_scratch(
+            folder, _texts(rows), seed=seed, **settings.from_scratch.model_dump()
+        )
+        return load_policy(folder, dtype=settings.dtype)
+    if settings.model_name_or_path == PLAYGROUND:
+        playground_model.make_policy(folder, seed, recipe.playground.architecture)
+        return load_policy(folder, dtype=settings.dtype)
+    return load_recipe_policy(recipe)
+
+
+def load_recipe_policy(recipe: Recipe) -> Policy:
+    """The model that `policy.model_name_or_path` names, as it is."""
+    settings = recipe.policy
+    return load_policy(
+        settings.model_name_or_path or "",
+        dtype=settings.dtype,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def _texts(rows: Rows) -> Iterable[str]:
+    return (plain_text(row["prompt"]) + plain_text(row["completion"]) for row in rows)
+
+
+def _warm_start(policy: Policy, recipe: Recipe, rows: Rows, scratch: Path, progress: Progress) -> list[float]:
+    section = recipe.policy.sft
+    if section is None:
+        return []
+    from align_cli.training.sft import train_supervised
+
+    pairs = []
+    for row in rows:
+        prompt_ids = prompt_token_ids(policy.tokenizer, row["prompt"]) if row["prompt"] else []
+        completion_ids = completion_token_ids(policy.tokenizer, row["prompt"], prompt_ids, row["completion"])
+        pairs.append((prompt_ids, completion_ids))
+    progress.start(section.max_steps, "steps")
+    return train_supervised(
+        policy, pairs, section, seed=recipe.seed, scratch_dir=scratch, on_step=lambda: progress.advance()
+    )

@@ -1,0 +1,1 @@
+"""Training: the only room that imports trl. Batches go through `methods` to a loss; checkpoints hold what resuming needs."""

@@ -1,0 +1,106 @@
+"""Checkpoints: everything that training needs to go on, and nothing that two equal runs would write differently.
+
+A checkpoint is a folder that `from_pretrained` loads, with `optimizer.safetensors` and `training_state.json` beside the
+weights. Nothing is pickled; no time, path or log history is kept. Random generators are seeded anew from (seed, round)
+when a round begins, so a checkpoint at a round's end needs no state of theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align_cli.artifacts.store import read_json, write_json, writing_folder
+from align_cli.models.load import Policy, weights_version
+
+if TYPE_CHECKING:
+    import torch
+
+OPTIMIZER_NAME = "optimizer.safetensors"
+STATE_NAME = "training_state.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where training stands.
+
+    Args:
+        round: rounds that the policy has been trained for; 0 is the initial policy.
+        global_step: optimizer steps since round 1 began.
+        parent: version of the policy that the round started from; None for the initial policy.
+        scheduler: the learning-rate scheduler's own state.
+        optimizer: what is not a tensor in the optimizer's state.
+    """
+
+    round: int
+    global_step: int
+    parent: str | None
+    scheduler: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+
+
+def save_checkpoint(
+    folder: Path, policy: Policy, state: TrainingState, optimizer: torch.optim.Optimizer | None
+) -> str:
+    """Write a checkpoint in one step.
+
+    Args:
+        folder: becomes the checkpoint; replaced if it is there.
+        policy: model and tokenizer.
+        state: where training stands; its `optimizer` is filled in here.
+        optimizer: its moments are kept; None keeps none.
+
+    Returns:
+        The version of the weights that were written.
+    """
+    from safetensors.torch import save_file
+
+    with writing_folder(folder) as temporary:
+        policy.model.save_pretrained(temporary)
+        policy.tokenizer.save_pretrained(temporary)
+        document = asdict(state)
+        if optimizer is not None:
+            tensors, document["optimizer"] = _split_optimizer_state(optimizer.state_dict())
+            save_file(tensors, temporary / OPTIMIZER_NAME)
+        write_json(temporary / STATE_NAME, document)
+        return weights_version(temporary)
+
+
+def read_training_state(folder: Path) -> TrainingState | None:
+    """Where a checkpoint stands, or None for a folder that is somebody else's model."""
+    if not (folder / STATE_NAME).is_file():
+        return None
+    return TrainingState(**read_json(folder / STATE_NAME))
+
+
+def read_optimizer_state(folder: Path, state: TrainingState) -> dict[str, Any] | None:
+    """What `optimizer.load_state_dict` takes, or None where the checkpoint has no optimizer."""
+    from safetensors.torch import load_file
+
+    if state.optimizer is None or not (folder / OPTIMIZER_NAME).is_file():
+        return None
+    return _join_optimizer_state(load_file(folder / OPTIMIZER_NAME), state.optimizer)
+
+
+def _split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors by `parameter.name`, and the rest as JSON."""
+    import torch
+
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
+    for parameter, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{parameter}.{name}"] = value.contiguous()
+            else:
+                numbers.setdefault(str(parameter), {})[name] = value
+    return tensors, {"numbers": numbers, "param_groups": state["param_groups"]}
+
+
+def _join_optimizer_state(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in rest["numbers"].items()}
+    for key, tensor in tensors.items():
+        parameter, _, name = key.partition(".")
+        state.setdefault(int(parameter), {})[name] = tensor
+    return {"state": state, "param_groups": rest["param_groups"]}

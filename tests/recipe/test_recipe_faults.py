@@ -1,0 +1,180 @@
+"""How faults of single keys read, and that all of them are reported at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from align_cli.errors import RecipeError
+from align_cli.recipe import load_recipe
+from align_cli.recipe.schema import LabelSection
+
+HERE = Path(__file__).parent
+
+
+def test_ten_faults_are_reported_at_once_in_these_words(monkeypatch):
+    monkeypatch.chdir(HERE)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("ten_faults.yaml")
+    assert len(caught.value.faults) == 10
+    assert str(caught.value) + "\n" == Path("ten_faults.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "hint"),
+    [
+        ("rounds='3'", "rounds is '3'; it must be a whole number at least 1", "write 3"),
+        ("rounds=3.0", "rounds is 3.0; it must be a whole number at least 1", "write 3"),
+        ("rounds=true", "rounds is true; it must be a whole number at least 1", ""),
+        ("rounds=1_000", "rounds is '1_000'; it must be a whole number at least 1", "write 1000"),
+        ("rounds=abc", "rounds is 'abc'; it must be a whole number at least 1", ""),
+        ("rounds=", "rounds is empty; it must be a whole number at least 1", ""),
+        ("rounds=0", "rounds is 0; it must be at least 1", ""),
+        ("method.beta=false", "method.beta is false; it must be a number above 0", "0.1 to 0.5 is usual for DPO"),
+        ("method.beta=0,2", "method.beta is '0,2'; it must be a number above 0", "write 0.2"),
+        ("method.beta=.inf", "method.beta is inf; it must be a number above 0", "0.1 to 0.5 is usual for DPO"),
+        ("method.beta=[1]", "method.beta is [1]; it must be a number above 0", "0.1 to 0.5 is usual for DPO"),
+        ("generate.top_p=1.5", "generate.top_p is 1.5; it must be above 0 and at most 1", "1.0 keeps every token"),
+        ("policy.trust_remote_code=yes", "policy.trust_remote_code is 'yes'; it must be true or false", "write true"),
+        ("output_dir=12", "output_dir is 12; it must be text", "write '12' in quotes"),
+        ("label.ties=dorp", "label.ties is 'dorp'; it must be one of keep, drop", "did you mean drop?"),
+        ("evaluate.against=x", "evaluate.against is 'x'; it must be a list, each one of initial, previous", ""),
+        (
+            "evaluate.against=[initail]",
+            "evaluate.against[0] is 'initail'; it must be one of initial, previous",
+            "did you mean initial?",
+        ),
+        (
+            "labelers.hidden.kind=fuction",
+            "labelers.hidden.kind is 'fuction'; it must be one of dataset, function",
+            "did you mean function?",
+        ),
+        ("labelers.other.batch_size=3", "labelers.other.kind is missing", "set it to one of dataset, function"),
+        ("data=5", "data is 5; it must be a section", ""),
+        (
+            "label=",
+            "label is empty; it must be a section",
+            f"leave the key out, or give it keys: {', '.join(LabelSection.model_fields)}",
+        ),
+        (
+            "method.loss_type=ipoo",
+            "method.loss_type is 'ipoo'; it must be one of sigmoid, ipo, hinge, dpo, slic",
+            "did you mean ipo?",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_it_must_be(faults_of, override, what, hint):
+    (fault,) = faults_of(override)
+    assert (fault.what, fault.hint) == (what, hint)
+    assert fault.where == f"override '{override}'"
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "hint"),
+    [
+        ("beta=0.2", "unknown key beta", "did you mean method.beta?"),
+        ("sede=1", "unknown key sede", "did you mean seed?"),
+        ("method.bta=0.2", "unknown key method.bta", "did you mean method.beta?"),
+        ("metod.beta=0.2", "unknown key metod.beta", "did you mean method.beta?"),
+        ("generate.max_tokens=3", "unknown key generate.max_tokens", "did you mean generate.max_new_tokens?"),
+        ("method.gradient=0", "unknown key method.gradient", "did you mean method.sources.dpr.gradient?"),
+        ("temperature=1", "unknown key temperature", "did you mean generate.temperature or label.temperature?"),
+        ("logging_steps=5", "unknown key logging_steps", "did you mean train.logging_steps?"),
+        (
+            "labelers.hidden.functoin=a",
+            "unknown key labelers.hidden.functoin",
+            "did you mean labelers.hidden.function?",
+        ),
+        (
+            "data.xyzzy=1",
+            "unknown key data.xyzzy",
+            "data has the keys prompts, preferences, eval_prompts, eval_preferences",
+        ),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest_known_one(faults_of, override, what, hint):
+    (fault,) = faults_of(override)
+    assert (fault.what, fault.hint) == (what, hint)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "preset=sail-dpr",
+        "guards={}",
+        "policy.peft={}",
+        "policy.lora.r=8",
+        "method.kl.coefficient=0.02",
+        "method.sources.ddp.mixing=0.1",
+        "method.sources.dpp={mixing: 0.1}",
+        "method.importance_weight_cap=2",
+        "train.replay_rounds=1",
+        "labelers.x.kind=policy",
+        "labelers.x.kind=reward_model",
+        "labelers.x={kind: judge, model: m}",
+        "labelers.x.kind=person",
+        "generate.engine=openai",
+        "generate.engine=vllm",
+        *(
+            f"method.loss_type={loss}"
+            for loss in [
+                "exo_pair",
+                "nca_pair",
+                "robust",
+                "bco_pair",
+                "sppo_hard",
+                "aot",
+                "aot_unpaired",
+                "apo_zero",
+                "apo_down",
+                "discopop",
+                "sft",
+                "sigmoid_norm",
+            ]
+        ),
+    ],
+)
+def test_what_is_not_served_yet_is_called_so_and_has_a_remedy(faults_of, override):
+    (fault,) = faults_of(override)
+    assert fault.what.endswith("is not served yet")
+    assert fault.hint
+
+
+def test_a_missing_key_points_to_the_section_that_lacks_it(faults_of, minimal):
+    (fault,) = faults_of(text=minimal.replace("  steps_per_round: 50", "  learning_rate: 5e-4"))
+    assert fault.where == "recipe.yaml:15:1"
+    assert fault.what == "train.steps_per_round is missing"
+    assert fault.hint == "add it: optimizer steps a round"
+    assert fault.snippet == "  train:\n  ^"
+
+
+def test_missing_sections_point_to_the_start(faults_of):
+    faults = faults_of(text="output_dir: runs/first\n")
+    assert [fault.what for fault in faults] == [f"{key} is missing" for key in ("policy", "data", "method", "train")]
+    assert {fault.where for fault in faults} == {"recipe.yaml:1:1"}
+
+
+def test_faults_are_ordered_by_line_and_overrides_come_last(faults_of, minimal):
+    text = minimal.replace("50", "0").replace("runs/first", "3")
+    faults = faults_of("seed=-1", "method.beta=0", text=text)
+    assert [fault.where for fault in faults] == [
+        "recipe.yaml:1:13",
+        "recipe.yaml:16:20",
+        "override 'seed=-1'",
+        "override 'method.beta=0'",
+    ]
+
+
+def test_text_that_would_move_the_cursor_is_shown_escaped(faults_of, minimal):
+    text = minimal.replace("model_name_or_path: playground", 'reference: "a\\e[2Jb"').replace("runs/", "ru\u202ens/")
+    assert "\x1b" not in "".join(map(str, faults_of(text=text)))
+    (fault,) = faults_of("s\x1bede=1")
+    assert "\x1b" not in str(fault)
+    (fault,) = faults_of("policy.reference=a\u202eb")
+    assert "'a\\u202eb'" in fault.what
+
+
+def test_any_argument_of_a_function_labeler_is_accepted(load):
+    recipe = load("labelers.hidden.arguments={any: {thing: [1, two]}}")
+    assert recipe.labelers["hidden"].arguments == {"any": {"thing": [1, "two"]}}
