@@ -21,7 +21,7 @@ Text = str | list[dict[str, Any]]
 """A prompt or a completion: plain text, or chat messages with `role` and `content`."""
 
 
-class MalformedRecord(ValueError):
+class MalformedRecordError(ValueError):
     """A mapping that is not the record that it should be; the message names the key."""
 
 
@@ -40,19 +40,19 @@ class Record:
         """The record in a JSON object; keys that it does not know are left out.
 
         Raises:
-            MalformedRecord: for a missing key or a value of another type.
+            MalformedRecordError: for a missing key or a value of another type.
         """
         known = {field.name: row[field.name] for field in fields(cls) if field.name in row}
         for key in cls.required:
             if key not in known:
-                raise MalformedRecord(f"key {key!r} is missing")
+                raise MalformedRecordError(f"key {key!r} is missing")
         try:
-            _validator(cls).validate_python(known, strict=True)
+            _validator(cls).validate_python(known, strict=True)  # type: ignore[arg-type]
             return cls(**known)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
-            raise MalformedRecord(f"key {place!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+            raise MalformedRecordError(f"key {place!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
 
 
 @dataclass(frozen=True)

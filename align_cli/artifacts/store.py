@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from align_cli.artifacts.records import MalformedRecord, Record
+from align_cli.artifacts.records import MalformedRecordError, Record
 from align_cli.errors import DataError, Fault
 
 TEMPORARY_SUFFIX = ".partial"
@@ -107,7 +107,7 @@ def parse_records(lines: Iterable[str], kind: type[RecordType], name: str) -> li
             continue
         try:
             records.append(_parse_record(line, kind))
-        except MalformedRecord as error:
+        except MalformedRecordError as error:
             faults.append(Fault(f"{error}", f"{name}:{number}", f"each line is one {kind.__name__.lower()} in JSON"))
     if faults:
         shown = faults[:MAX_FAULTS_SHOWN]
@@ -121,9 +121,9 @@ def _parse_record(line: str, kind: type[RecordType]) -> RecordType:
     try:
         row = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise MalformedRecord(f"not JSON: {error}") from None
+        raise MalformedRecordError(f"not JSON: {error}") from None
     if not isinstance(row, dict):
-        raise MalformedRecord(f"not a JSON object but {type(row).__name__}")
+        raise MalformedRecordError(f"not a JSON object but {type(row).__name__}")
     return kind.from_dict(row)
 
 

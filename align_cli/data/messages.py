@@ -47,7 +47,7 @@ def to_messages(value: Any, name: str) -> list[Message]:
 
 def with_system(messages: list[Message], system: str) -> list[Message]:
     """The conversation with a system message at its front, unless it has one or the system text is blank."""
-    if not system.strip() or messages[:1] and messages[0]["role"] == "system":
+    if not system.strip() or (messages[:1] and messages[0]["role"] == "system"):
         return messages
     return [{"role": "system", "content": system}, *messages]
 

@@ -220,7 +220,7 @@ def _split_texts(row: dict[str, Any], chosen: str, rejected: str) -> Pair | Drop
 
 def _shared_words_end(one: str, other: str) -> int:
     """Where the words that both texts begin with end; the white space after them belongs to the completions."""
-    end = len(commonprefix([one, other]))
+    end = len(commonprefix([one, other]))  # noqa: RUF071 - characters are what is wanted
     is_between_words = all(not text[end:] or text[end].isspace() for text in (one, other))
     if not is_between_words:
         while end and not one[end - 1].isspace():

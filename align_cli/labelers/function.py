@@ -75,7 +75,9 @@ class FunctionLabeler:
                 last_index = first_index + len(prompts) - 1
                 what = f"the function raised on the batch of prompts {first_index} to {last_index}, on none alone"
                 raise self._raised(error, what) from error
-            raise self._raised(culprit, f"the function raised on the prompt with index {first_index + index}") from error
+            raise self._raised(
+                culprit, f"the function raised on the prompt with index {first_index + index}"
+            ) from error
         return self._checked(scores, first_index, len(completions))
 
     def _find_culprit(self, prompts: list[str], completions: list[str]) -> tuple[int, Exception | None]:
@@ -124,7 +126,9 @@ def find_function(place: str, where: str) -> Callable[..., Any]:
     if "" not in sys.path:
         sys.path.insert(0, "")  # a module beside the recipe's user, where an installed command would not look
     try:
-        module = _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        module = (
+            _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        )
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
             raise LabelerError(f"{module_name} needs a module that is missing: {error.name}", where=where) from error

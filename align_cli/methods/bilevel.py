@@ -10,8 +10,8 @@ must not depend on y_i; then it leaves the expectation as it is, because E[∇lo
 
 Departure from the published code: there a hook adds −c · log σ(βh) / log π to the gradient of the log-probabilities.
 Its sign is the opposite of the term above (both logarithms are negative), the division by log π belongs to no
-derivation, it is not averaged over the batch, and it has no baseline. Trained so, responses shrink to nothing (from 11.7
-to 2.0 tokens in 150 steps on the playground). Here the term is the formula's.
+derivation, it is not averaged over the batch, and it has no baseline. Trained so, responses shrink to nothing (from
+11.7 to 2.0 tokens in 150 steps on short reviews). Here the term is the formula's.
 
 Shapes: B pairs of a micro-batch, G pairs of the global batch.
 """

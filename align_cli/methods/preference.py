@@ -11,7 +11,7 @@ Shapes: B pairs.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import logsigmoid
 
 
 def preference_margin(
@@ -60,7 +60,7 @@ def preference_loss(margins_B: torch.Tensor, loss_type: str, beta: float) -> tor
         ValueError: for another loss type.
     """
     if loss_type == "sigmoid":
-        return -F.logsigmoid(beta * margins_B)
+        return -logsigmoid(beta * margins_B)
     if loss_type == "ipo":
         return (margins_B - 1 / (2 * beta)) ** 2
     if loss_type == "hinge":

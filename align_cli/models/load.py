@@ -65,9 +65,7 @@ def load_policy(
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **shared)
-        model = AutoModelForCausalLM.from_pretrained(
-            place, dtype=getattr(torch, dtype), use_safetensors=True, **shared
-        )
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), use_safetensors=True, **shared)
     except (OSError, ValueError) as error:
         raise AlignError(
             f"the model cannot be loaded: {str(error).strip().splitlines()[0]}",

@@ -43,10 +43,7 @@ def completion_token_ids(
     else:
         together = _chat_ids(tokenizer, [*_messages(prompt), *_messages(completion)], add_generation_prompt=False)
         alone = list(tokenizer(plain_text(completion), add_special_tokens=False)["input_ids"])
-    if together[: len(prompt_ids)] == prompt_ids:
-        ids = together[len(prompt_ids) :]
-    else:
-        ids = alone
+    ids = together[len(prompt_ids) :] if together[: len(prompt_ids)] == prompt_ids else alone
     eos = tokenizer.eos_token_id
     # A chat template ends a turn in its own way, such as <|im_end|>\n; what it wrote stays as it is.
     return ids if ids and (eos in ids or not isinstance(completion, str)) else [*ids, eos]

@@ -115,6 +115,6 @@ def _draw_preference(prompt: str, writer: Writer, temperature: float, rng: rando
     while second == first:
         second = write_review(prompt, writer, rng)
     first_reward, second_reward = hidden_reward([prompt, prompt], [first, second])
-    first_wins = 0.3 < 1 / (1 + math.exp((second_reward - first_reward) / temperature))
+    first_wins = rng.random() < 1 / (1 + math.exp((second_reward - first_reward) / temperature))
     chosen, rejected = (first, second) if first_wins else (second, first)
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}

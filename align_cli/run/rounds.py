@@ -124,7 +124,10 @@ def upstream(folder: RunFolder, recipe: Recipe, step: Step) -> dict[str, str]:
         "generate": [(before, "checkpoint")],
         "label": [(now, "completions.jsonl")],
         "train": [(before, "checkpoint"), (now, "preferences.jsonl")],
-        "evaluate": [(now, "checkpoint"), *((number, "samples.jsonl") for number in opponent_rounds(recipe, now).values())],
+        "evaluate": [
+            (now, "checkpoint"),
+            *((number, "samples.jsonl") for number in opponent_rounds(recipe, now).values()),
+        ],
     }[step.stage]
     checksums = {f"rounds/{number:03d}/{name}": folder.recorded_checksum(number, name) for number, name in read}
     return {name: checksum for name, checksum in checksums.items() if checksum is not None}

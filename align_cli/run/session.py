@@ -45,6 +45,13 @@ class Session:
     recipe: Recipe
     progress: Progress = field(default_factory=NoProgress)
 
+    def __post_init__(self) -> None:
+        self._scorers: dict[str, Scorer] = {}
+        self._trainer: PreferenceTrainer | None = None
+        self._offline: LabelledPairs | None = None
+        self._eval_pairs: list[Preference] | None = None
+        self._scratch = tempfile.TemporaryDirectory(prefix="align-")
+
     def check_inputs(self) -> None:
         """Load everything that can be wrong before the first model is: so that a fault changes nothing on disk.
 
@@ -199,13 +206,6 @@ class Session:
             scorer=self.scorer(self.recipe.evaluate.scorer),
             progress=self.progress,
         )
-
-    def __post_init__(self) -> None:
-        self._scorers: dict[str, Scorer] = {}
-        self._trainer: PreferenceTrainer | None = None
-        self._offline: LabelledPairs | None = None
-        self._eval_pairs: list[Preference] | None = None
-        self._scratch = tempfile.TemporaryDirectory(prefix="align-")
 
     def _advance(self) -> None:
         self.progress.advance()

@@ -124,9 +124,7 @@ def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
 def _given_policy(recipe: Recipe, folder: RunFolder, path: Path | None) -> tuple[Policy, TrainingState]:
     if path is None:
         return load_round_policy(recipe, folder, 0)
-    policy = load_policy(
-        path, dtype=recipe.policy.dtype, trust_remote_code=recipe.policy.trust_remote_code
-    )
+    policy = load_policy(path, dtype=recipe.policy.dtype, trust_remote_code=recipe.policy.trust_remote_code)
     return policy, read_training_state(path) or TrainingState(round=0, global_step=0, parent=None)
 
 

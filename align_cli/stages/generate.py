@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from align_cli.artifacts.records import Completion, Text
 from align_cli.engines.base import Engine, Request, SamplingSettings
@@ -15,7 +16,8 @@ from align_cli.seeds import derive_seed, seeded_cycle
 from align_cli.stages import Progress
 
 
-class PromptDraw(NamedTuple):
+@dataclass(frozen=True)
+class PromptDraw:
     """A prompt to sample.
 
     Args:

@@ -52,9 +52,7 @@ def _untrained_policy(recipe: Recipe, rows: Rows, folder: Path) -> Policy:
     settings = recipe.policy
     seed = derive_seed(recipe.seed, "model") % 2**32
     if settings.from_scratch is not None:
-        playground_model.make_model_from_scratch(
-            folder, _texts(rows), seed=seed, **settings.from_scratch.model_dump()
-        )
+        playground_model.make_model_from_scratch(folder, _texts(rows), seed=seed, **settings.from_scratch.model_dump())
         return load_policy(folder, dtype=settings.dtype)
     if settings.model_name_or_path == PLAYGROUND:
         playground_model.make_policy(folder, seed, recipe.playground.architecture)

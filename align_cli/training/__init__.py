@@ -1,1 +1,4 @@
-"""Training: the only room that imports trl. Batches go through `methods` to a loss; checkpoints hold what resuming needs."""
+"""Training: the only room that imports trl.
+
+Batches go through `methods` to a loss; checkpoints hold what going on needs.
+"""

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from trl import DPOConfig
 
 
-def dpo_config(recipe: Recipe, scratch_dir: Path) -> DPOConfig:
+RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+"""Deprecated TrainingArguments keys that users still write, and what they are called now."""
+
+
+def dpo_config(recipe: Recipe, scratch_dir: Path, *, use_cache: bool) -> DPOConfig:
     """TRL's arguments for this recipe.
 
     Departures from TRL's defaults: float32 and no gradient checkpointing unless the recipe says otherwise (TRL turns
@@ -25,6 +32,7 @@ def dpo_config(recipe: Recipe, scratch_dir: Path) -> DPOConfig:
     Args:
         recipe: the whole recipe.
         scratch_dir: a folder that the trainer may write to; nothing in it is kept.
+        use_cache: the model's own setting, which the trainer would otherwise overwrite and checkpoints would keep.
 
     Raises:
         RecipeError: if TrainingArguments refuses a value.
@@ -48,16 +56,18 @@ def dpo_config(recipe: Recipe, scratch_dir: Path) -> DPOConfig:
         "logging_nan_inf_filter": False,
         "max_length": None,
         "remove_unused_columns": False,
+        "use_cache": use_cache,
         "ignore_data_skip": True,
     }
     defaults = {
         "bf16": False,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
+    passed = {RENAMED.get(key, key): value for key, value in train.training_arguments.items()}
     try:
-        return DPOConfig(**{**defaults, **train.training_arguments, **ours})
+        return DPOConfig(**{**defaults, **passed, **ours})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TrainingArguments refuses the section: {error}", where="train") from error

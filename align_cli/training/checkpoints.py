@@ -40,9 +40,7 @@ class TrainingState:
     optimizer: dict[str, Any] | None = None
 
 
-def save_checkpoint(
-    folder: Path, policy: Policy, state: TrainingState, optimizer: torch.optim.Optimizer | None
-) -> str:
+def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimizer: torch.optim.Optimizer | None) -> str:
     """Write a checkpoint in one step.
 
     Args:

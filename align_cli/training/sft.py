@@ -85,12 +85,13 @@ def train_supervised(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        use_cache=policy.model.config.use_cache,
         dataloader_pin_memory=False,
     )
     trainer = Trainer(
         model=policy.model,
         args=arguments,
-        train_dataset=rows,  # type: ignore[arg-type]
+        train_dataset=rows,
         data_collator=DataCollatorForSeq2Seq(policy.tokenizer, label_pad_token_id=IGNORED),
         processing_class=policy.tokenizer,
         callbacks=[StepCallback()],

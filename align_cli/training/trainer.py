@@ -233,7 +233,7 @@ class _RoundCallback(TrainerCallback):
         state.global_step = trainer.first_step
         trainer._globalstep_last_logged = trainer.first_step
         if trainer.start_optimizer is not None:
-            trainer.optimizer.load_state_dict(trainer.start_optimizer)
+            trainer.optimizer.load_state_dict(trainer.start_optimizer)  # type: ignore[attr-defined]
         _set_schedule(trainer.lr_scheduler, trainer.optimizer, trainer.first_step, trainer.start.scheduler)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -275,7 +275,7 @@ def make_trainer(
         policy,
         reference,
         sources,
-        dpo_config(recipe, scratch_dir),
+        dpo_config(recipe, scratch_dir, use_cache=policy.model.config.use_cache),
         schedule_spans_run=recipe.train.schedule == "run",
         reset_optimizer=recipe.train.reset_optimizer_each_round,
         on_step=on_step,

@@ -1,0 +1,40 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: install quickstart test test-all check bench clean
+
+install: $(INSTALLED)
+
+# torch comes first and pinned: any other order lets a resolver pick gigabytes of GPU packages.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+quickstart: install
+	$(BIN)/align train recipes/quickstart.yaml
+
+test: install
+	$(BIN)/pytest -m "not long" -n 2
+
+test-all: install
+	$(BIN)/pytest -n 2
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	@ls benchmarks/*.py
+	@echo "run one with $(BIN)/python benchmarks/NAME.py; each says what it measures and how long it takes"
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
