@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install quickstart test test-all check bench clean
+.PHONY: install quickstart test test-all check docs bench clean
 
 install: $(INSTALLED)
 
@@ -31,6 +31,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python -c "from align_cli.report.keys import keys_page; print(keys_page(), end='')" > docs/recipe.md
 
 bench: install
 	@ls benchmarks/*.py

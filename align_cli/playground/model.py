@@ -59,6 +59,7 @@ def make_policy(folder: Path, seed: int, architecture: str = "llama") -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=128,
+        tie_word_embeddings=False,
     )
 
 
@@ -103,6 +104,7 @@ def make_model_from_scratch(
         num_hidden_layers=num_hidden_layers,
         num_attention_heads=num_attention_heads,
         max_position_embeddings=max_position_embeddings,
+        tie_word_embeddings=True,
     )
 
 
@@ -200,6 +202,7 @@ def _write_model(
     num_hidden_layers: int,
     num_attention_heads: int,
     max_position_embeddings: int,
+    tie_word_embeddings: bool,
 ) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -213,7 +216,7 @@ def _write_model(
         num_attention_heads=num_attention_heads,
         num_key_value_heads=num_attention_heads,
         max_position_embeddings=max_position_embeddings,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tie_word_embeddings,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -11,7 +11,7 @@ from typing import Any
 
 from align_cli.artifacts.records import SCHEMA_VERSION
 from align_cli.artifacts.store import checksum
-from align_cli.recipe import Recipe, resolved
+from align_cli.recipe import Recipe, differences, resolved
 from align_cli.run.plan import Step
 from align_cli.stages.inputs import local_files
 
@@ -39,30 +39,26 @@ def step_inputs(recipe: Recipe, step: Step, upstream: Mapping[str, str]) -> dict
         upstream: checksums of the artifacts that it reads, by path in the run's folder.
 
     Returns:
-        `schema_version`, `recipe` (values by dotted key), `files` (checksums by key) and `upstream`.
+        `schema_version`, `recipe` (the part that matters), `files` (checksums by key) and `upstream`.
     """
-    prefixes = STAGE_KEYS[step.stage]
+    keys = STAGE_KEYS[step.stage]
+    files = {
+        key: path for key, path in local_files(recipe).items() if any(f"{key}.".startswith(f"{of}.") for of in keys)
+    }
     return {
         "schema_version": SCHEMA_VERSION,
-        "recipe": {key: value for key, value in flat(resolved(recipe)).items() if _is_below(key, prefixes)},
-        "files": {key: checksum(path) for key, path in local_files(recipe).items() if _is_below(key, prefixes)},
+        "recipe": _part(resolved(recipe), keys),
+        "files": {key: checksum(path) for key, path in files.items()},
         "upstream": dict(upstream),
     }
 
 
 def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What differs between two results of `step_inputs`, one sentence each, recipe keys first."""
-    found = []
-    for key in _all_keys(recorded, current, "recipe"):
-        old, new = recorded["recipe"].get(key), current["recipe"].get(key)
-        if old != new:
-            found.append(f"{key} was {old!r} and is now {new!r}")
-    for key in _all_keys(recorded, current, "files"):
-        if recorded["files"].get(key) != current["files"].get(key):
-            found.append(f"the contents of {key} have changed")
-    for key in _all_keys(recorded, current, "upstream"):
-        if recorded["upstream"].get(key) != current["upstream"].get(key):
-            found.append(f"{key} was made anew")
+    keys, files, upstream = (differences(recorded[part], current[part]) for part in ("recipe", "files", "upstream"))
+    found = [f"{change.key} was {change.old!r} and is now {change.new!r}" for change in keys]
+    found += [f"the contents of {change.key} have changed" for change in files]
+    found += [f"{change.key} was made anew" for change in upstream]
     if recorded["schema_version"] != current["schema_version"]:
         found.append(
             f"it was written with artifact schema {recorded['schema_version']}, this is {current['schema_version']}"
@@ -70,20 +66,13 @@ def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str
     return found
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as dotted keys; an empty mapping stays a value of its own."""
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            values.update(flat(value, f"{prefix}{key}."))
-        else:
-            values[f"{prefix}{key}"] = value
-    return values
-
-
-def _is_below(key: str, prefixes: tuple[str, ...]) -> bool:
-    return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
-
-
-def _all_keys(recorded: Mapping[str, Any], current: Mapping[str, Any], part: str) -> list[str]:
-    return list(dict.fromkeys([*recorded[part], *current[part]]))
+def _part(tree: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Of a tree of settings, what lies at or below these dotted keys."""
+    part: dict[str, Any] = {}
+    for key in keys:
+        *sections, name = key.split(".")
+        source, target = tree, part
+        for section in sections:
+            source, target = source[section], target.setdefault(section, {})
+        target[name] = source[name]
+    return part

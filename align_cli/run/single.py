@@ -132,6 +132,12 @@ def _opponent_samples(recipe: Recipe, folder: RunFolder, session: Session, numbe
     step = Step(number, "evaluate")
     if folder.finished(step) is not None and finished_steps(folder, recipe, [step]):
         return read_records(folder.verified(number, "samples.jsonl"), Completion)
+    if number and folder.recorded_checksum(number, "checkpoint") is None:
+        raise RunError(
+            f"the previous policy, of round {number}, is not in the run's folder",
+            where=str(folder.path),
+            hint="evaluate against the initial policy alone: evaluate.against=[initial]",
+        )
     opponent, _ = load_round_policy(recipe, folder, number)
     return session.evaluation_samples(opponent)
 

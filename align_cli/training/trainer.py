@@ -15,6 +15,7 @@ Shapes: B pairs of a micro-batch (2B sequences: chosen, then rejected), G pairs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer
 
+from align_cli.errors import AlignError
 from align_cli.methods.bilevel import leave_one_out_baseline, response_term
 from align_cli.methods.preference import expected_preference_loss, preference_loss, preference_margin
 from align_cli.models.load import Policy
@@ -213,11 +215,17 @@ class PreferenceTrainer(DPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep every step's figures; then as TRL does, for whatever `report_to` names."""
         if "loss" in logs:
-            figures = {key: sum(values) / len(values) for key, values in self._metrics["train"].items()}
+            figures = {key: sum(values) / len(values) for key, values in sorted(self._metrics["train"].items())}
             own = {"loss": figures.pop("raw_loss"), "grad_norm": logs["grad_norm"]}
-            self.step_records.append(
-                {"step": self.state.global_step, **own, "learning_rate": logs["learning_rate"], **sorted_keys(figures)}
-            )
+            if not all(math.isfinite(value) for value in own.values()):
+                raise AlignError(
+                    f"training diverged at step {self.state.global_step}: loss {own['loss']}, gradient norm "
+                    f"{own['grad_norm']}",
+                    where="train",
+                    hint="lower train.learning_rate, raise method.beta, or look at the pairs of this round",
+                )
+            rate = {"learning_rate": logs["learning_rate"]}
+            self.step_records.append({"step": self.state.global_step, **own, **rate, **figures})
         super().log(logs, start_time)
 
 
@@ -255,11 +263,6 @@ def _set_schedule(scheduler: Any, optimizer: Any, step: int, state: dict[str, An
     scheduler._last_lr = rates
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-
-
-def sorted_keys(figures: dict[str, float]) -> dict[str, float]:
-    """The same figures, keys in alphabetical order: records of equal runs are equal bytes."""
-    return dict(sorted(figures.items()))
 
 
 def make_trainer(

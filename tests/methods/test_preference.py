@@ -1,0 +1,104 @@
+"""Preference losses: hand-worked values, gradients, limits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from align_cli.methods.preference import expected_preference_loss, preference_loss, preference_margin
+
+LOSS_TYPES = ["sigmoid", "ipo", "hinge"]
+finite = st.floats(-30, 30, allow_nan=False)
+
+
+def of(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "beta", "margin", "expected"),
+    [
+        ("sigmoid", 0.1, 0.0, math.log(2)),
+        ("sigmoid", 0.1, 10.0, math.log(1 + math.exp(-1))),
+        ("sigmoid", 0.5, -4.0, math.log(1 + math.exp(2))),
+        ("ipo", 0.1, 0.0, 25.0),
+        ("ipo", 0.5, 3.0, 4.0),
+        ("ipo", 0.1, 5.0, 0.0),
+        ("hinge", 0.1, 0.0, 1.0),
+        ("hinge", 0.1, 10.0, 0.0),
+        ("hinge", 0.1, 25.0, 0.0),
+        ("hinge", 0.5, -2.0, 2.0),
+    ],
+)
+def test_losses_have_their_hand_worked_values(loss_type: str, beta: float, margin: float, expected: float) -> None:
+    assert preference_loss(of(margin), loss_type, beta).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_losses_have_the_gradient_of_finite_differences(loss_type: str) -> None:
+    margins = of(-3.0, -0.5, 0.4, 2.0, 7.0).requires_grad_()
+    assert torch.autograd.gradcheck(lambda h: preference_loss(h, loss_type, 0.1), (margins,))
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_a_larger_margin_never_costs_more_below_the_target(loss_type: str) -> None:
+    margins = torch.linspace(-20, 5, 50, dtype=torch.float64)
+    assert (preference_loss(margins, loss_type, 0.1).diff() <= 0).all()
+
+
+def test_an_unknown_loss_is_an_error() -> None:
+    with pytest.raises(ValueError, match="unknown loss type 'dpo'"):
+        preference_loss(of(0.0), "dpo", 0.1)
+
+
+def test_ipo_alone_divides_each_score_by_its_own_length() -> None:
+    scores = of(6.0), of(-4.0)
+    lengths = torch.tensor([3]), torch.tensor([2])
+    assert preference_margin(*scores, *lengths, "ipo").item() == 6 / 3 + 4 / 2
+    assert preference_margin(*scores, *lengths, "sigmoid").item() == 10
+    assert preference_margin(*scores, *lengths, "hinge").item() == 10
+
+
+def test_a_response_without_tokens_counts_as_one_token_long() -> None:
+    margin = preference_margin(of(0.0), of(3.0), torch.tensor([0]), torch.tensor([3]), "ipo")
+    assert margin.item() == -1
+
+
+@given(one=finite, other=finite, length=st.integers(1, 40), other_length=st.integers(1, 40))
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_swapping_the_responses_turns_the_margin(
+    loss_type: str, one: float, other: float, length: int, other_length: int
+) -> None:
+    lengths = torch.tensor([length]), torch.tensor([other_length])
+    there = preference_margin(of(one), of(other), *lengths, loss_type)
+    back = preference_margin(of(other), of(one), *reversed(lengths), loss_type)
+    assert there.item() == -back.item()
+
+
+@given(margin=finite, label=st.floats(0, 1))
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_turning_pair_and_label_changes_nothing(loss_type: str, margin: float, label: float) -> None:
+    there = expected_preference_loss(of(margin), of(label), loss_type, 0.1)
+    back = expected_preference_loss(of(-margin), of(1 - label), loss_type, 0.1)
+    assert there.item() == pytest.approx(back.item(), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_a_soft_label_is_the_expectation_over_who_wins(loss_type: str) -> None:
+    wins, loses = preference_loss(of(2.0), loss_type, 0.1), preference_loss(of(-2.0), loss_type, 0.1)
+    assert torch.equal(expected_preference_loss(of(2.0), of(1.0), loss_type, 0.1), wins)
+    assert expected_preference_loss(of(2.0), of(0.3), loss_type, 0.1).item() == pytest.approx(
+        (0.3 * wins + 0.7 * loses).item()
+    )
+
+
+def test_a_policy_label_leaves_dpo_no_expected_gradient() -> None:
+    """With weights σ(βh) from the same β and θ, E[∇ℓ] is exactly 0."""
+    margins = of(-4.0, 0.3, 5.0).requires_grad_()
+    labels = torch.sigmoid(0.1 * margins).detach()
+    (gradient,) = torch.autograd.grad(expected_preference_loss(margins, labels, "sigmoid", 0.1).sum(), margins)
+    assert gradient.abs().max().item() < 1e-15

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from align_cli.errors import AlignError
+from align_cli.models.load import Policy, load_policy, weights_version
+from align_cli.playground.model import make_policy
+
+
+@pytest.fixture
+def folder(tiny_policy_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny policy that a test may break."""
+    return Path(shutil.copytree(tiny_policy_folder, tmp_path / "policy"))
+
+
+def test_a_policy_comes_ready_to_be_sampled(tiny_policy: Policy) -> None:
+    assert not tiny_policy.model.training
+    assert tiny_policy.tokenizer.padding_side == "left"
+    assert tiny_policy.tokenizer.pad_token_id is not None
+    assert {weight.dtype for weight in tiny_policy.model.parameters()} == {torch.float32}
+    assert tiny_policy.eos_token_ids == [tiny_policy.tokenizer.eos_token_id]
+
+
+def test_weights_come_in_the_type_asked_for(tiny_policy_folder: Path) -> None:
+    policy = load_policy(tiny_policy_folder, dtype="bfloat16")
+    assert {weight.dtype for weight in policy.model.parameters()} == {torch.bfloat16}
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_of_sequence(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).pad_token_id is None
+    policy = load_policy(folder)
+    assert policy.tokenizer.pad_token_id == policy.tokenizer.eos_token_id
+
+
+def test_what_ends_a_response_is_the_tokenizers_and_the_generation_configs(folder: Path) -> None:
+    policy = load_policy(folder)
+    own = policy.tokenizer.eos_token_id
+    for configured, expected in ((9, {own, 9}), ([9, own, 8], {8, 9, own}), (None, {own})):
+        policy.model.generation_config.eos_token_id = configured
+        assert policy.eos_token_ids == sorted(expected)
+
+
+def test_a_missing_folder_is_a_user_error(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    with pytest.raises(AlignError, match="the model cannot be loaded") as caught:
+        load_policy(missing)
+    assert caught.value.faults[0].where == str(missing)
+    assert "save_pretrained" in caught.value.faults[0].hint
+
+
+def test_a_hub_id_that_cannot_be_reached_is_a_user_error() -> None:
+    with pytest.raises(AlignError, match="nobody/nothing: the model cannot be loaded"):
+        load_policy("nobody/nothing")
+
+
+def test_a_folder_without_safetensors_is_a_user_error(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(AlignError, match="the model cannot be loaded"):
+        load_policy(folder)
+
+
+def test_pickled_weights_are_not_loaded(folder: Path, tiny_policy: Policy) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny_policy.model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(AlignError, match="the model cannot be loaded"):
+        load_policy(folder)
+
+
+def test_an_empty_folder_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(AlignError, match="the model cannot be loaded"):
+        load_policy(tmp_path)
+
+
+def test_a_broken_configuration_is_a_user_error(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(AlignError, match="the model cannot be loaded"):
+        load_policy(folder)
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: safetensors' own error is neither OSError nor ValueError: a traceback")
+@pytest.mark.parametrize("content", [b"", b"not safetensors", None], ids=["empty", "junk", "cut"])
+def test_broken_weights_are_a_user_error(content: bytes | None, folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50_000] if content is None else content)
+    with pytest.raises(AlignError, match="the model cannot be loaded"):
+        load_policy(folder)
+
+
+def test_a_tokenizer_without_end_of_sequence_is_a_user_error(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(AlignError, match="the tokenizer has no end-of-sequence token") as caught:
+        load_policy(folder)
+    assert caught.value.faults[0].hint == "set eos_token and save it"
+
+
+def test_a_version_names_the_weights_and_nothing_else(folder: Path, tiny_policy: Policy) -> None:
+    renamed = folder.rename(folder.with_name("another-name"))
+    (renamed / "notes.txt").write_text("mine")
+    (renamed / "generation_config.json").unlink()
+    assert load_policy(renamed).version == tiny_policy.version == weights_version(renamed)
+    assert len(tiny_policy.version) == 16 and int(tiny_policy.version, 16) >= 0
+
+
+def test_other_weights_have_another_version(folder: Path, tmp_path: Path, tiny_policy: Policy) -> None:
+    make_policy(tmp_path / "other", seed=1)
+    assert weights_version(tmp_path / "other") != tiny_policy.version
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert weights_version(folder) != tiny_policy.version
+
+
+def test_a_policy_saved_as_it_was_loaded_keeps_its_version(tiny_policy: Policy, tmp_path: Path) -> None:
+    tiny_policy.model.save_pretrained(tmp_path)
+    assert weights_version(tmp_path) == tiny_policy.version

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from align_cli.errors import AlignError, DataError, Fault, LabelerError, RecipeError, RunError, nearest
+
+
+def test_a_fault_says_where_and_what_then_the_snippet_then_the_hint() -> None:
+    fault = Fault(
+        "method.beta is -0.1; it must be above 0", "r.yaml:14:9", "0.1 to 0.5 is usual", "  beta: -0.1\n        ^"
+    )
+    assert str(fault) == (
+        "r.yaml:14:9: method.beta is -0.1; it must be above 0\n  beta: -0.1\n        ^\nhint: 0.1 to 0.5 is usual"
+    )
+
+
+def test_a_fault_leaves_out_what_it_has_not() -> None:
+    assert str(Fault("it is broken")) == "it is broken"
+    assert str(Fault("it is broken", hint="mend it")) == "it is broken\nhint: mend it"
+    assert str(Fault("it is broken", where="a.yaml")) == "a.yaml: it is broken"
+
+
+def test_an_error_of_one_fault_reads_like_the_fault() -> None:
+    error = DataError("no such file", where="a.jsonl", hint="check the name", snippet="...")
+    assert error.faults == (Fault("no such file", "a.jsonl", "check the name", "..."),)
+    assert str(error) == str(error.faults[0])
+
+
+def test_an_error_of_several_faults_shows_them_all_in_their_order() -> None:
+    faults = [Fault("one", "a:1"), Fault("two", "a:2", hint="mend it"), Fault("three")]
+    error = RecipeError.of(faults)
+    assert isinstance(error, RecipeError)
+    assert error.faults == tuple(faults)
+    assert str(error) == "a:1: one\na:2: two\nhint: mend it\nthree"
+
+
+def test_an_error_needs_a_fault() -> None:
+    with pytest.raises(ValueError, match="at least one fault"):
+        AlignError.of([])
+
+
+@pytest.mark.parametrize("kind", [RecipeError, DataError, LabelerError, RunError])
+def test_every_kind_of_user_error_is_caught_as_one_family(kind: type[AlignError]) -> None:
+    with pytest.raises(AlignError):
+        raise kind("it is broken")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("learning_rat", "learning_rate"), ("betta", "beta"), ("zzz", None), ("", None)],
+)
+def test_the_nearest_name_is_found_where_one_is_close(name: str, expected: str | None) -> None:
+    assert nearest(name, ["beta", "learning_rate", "loss_type"]) == expected
+
+
+def test_nothing_is_near_where_nothing_is_known() -> None:
+    assert nearest("beta", []) is None

@@ -1,0 +1,88 @@
+"""Checkpoints: what comes back is what was saved, to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from align_cli.artifacts.store import checksum
+from align_cli.models.load import load_policy
+from align_cli.playground.model import make_policy
+from align_cli.training.checkpoints import (
+    TrainingState,
+    read_optimizer_state,
+    read_training_state,
+    save_checkpoint,
+)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_policy(folder, 0)
+    return folder
+
+
+def stepped_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def test_a_loaded_and_saved_checkpoint_has_the_same_bytes(model_folder: Path, tmp_path: Path) -> None:
+    policy = load_policy(model_folder)
+    optimizer = stepped_optimizer(policy.model)
+    state = TrainingState(round=2, global_step=10, parent="abc", scheduler={"last_epoch": 10, "lr_lambdas": [{}]})
+    version = save_checkpoint(tmp_path / "one", policy, state, optimizer)
+
+    again = load_policy(tmp_path / "one")
+    read = read_training_state(tmp_path / "one")
+    assert read is not None
+    fresh = torch.optim.AdamW(again.model.parameters(), lr=1.0)
+    optimizer_state = read_optimizer_state(tmp_path / "one", read)
+    assert optimizer_state is not None
+    fresh.load_state_dict(optimizer_state)
+    assert save_checkpoint(tmp_path / "two", again, read, fresh) == version == again.version
+    assert checksum(tmp_path / "one") == checksum(tmp_path / "two")
+    assert fresh.param_groups[0]["lr"] == 1e-3
+
+
+def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(model_folder: Path, tmp_path: Path) -> None:
+    policy = load_policy(model_folder)
+    optimizer = stepped_optimizer(policy.model)
+    save_checkpoint(tmp_path / "c", policy, TrainingState(1, 1, None), optimizer)
+    again = load_policy(tmp_path / "c")
+    state = read_training_state(tmp_path / "c")
+    assert state is not None
+    fresh = torch.optim.AdamW(again.model.parameters(), lr=1.0)
+    fresh.load_state_dict(read_optimizer_state(tmp_path / "c", state) or {})
+    for model, stepper in ((policy.model, optimizer), (again.model, fresh)):
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        stepper.step()
+    for one, other in zip(policy.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_folder_of_somebody_elses_has_no_training_state(model_folder: Path) -> None:
+    assert read_training_state(model_folder) is None
+
+
+def test_an_initial_policy_has_no_optimizer(model_folder: Path, tmp_path: Path) -> None:
+    state = TrainingState(0, 0, None)
+    save_checkpoint(tmp_path / "c", load_policy(model_folder), state, None)
+    read = read_training_state(tmp_path / "c")
+    assert read == state
+    assert read_optimizer_state(tmp_path / "c", state) is None
+
+
+def test_nothing_in_a_checkpoint_is_pickled(model_folder: Path, tmp_path: Path) -> None:
+    policy = load_policy(model_folder)
+    save_checkpoint(tmp_path / "c", policy, TrainingState(1, 1, None), stepped_optimizer(policy.model))
+    assert {file.suffix for file in (tmp_path / "c").iterdir()} == {".json", ".safetensors"}
