@@ -21,6 +21,9 @@ from align_cli.errors import DataError, Fault
 TEMPORARY_SUFFIX = ".partial"
 """What a file is called while it is being written; a leftover of a killed process is never read."""
 
+REPLACED_SUFFIX = ".replaced"
+"""What a folder is called while a new one takes its place."""
+
 MAX_FAULTS_SHOWN = 20
 
 RecordType = TypeVar("RecordType", bound=Record)
@@ -133,22 +136,36 @@ def _refuse_constant(name: str) -> None:
 
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `path`, whole, when the block ends without an error."""
+    """A temporary folder that takes the place of `path` when the block ends without an error.
+
+    Whoever looks, also after a kill, finds under that name the whole old folder, the whole new one, or none.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, old = path.with_name(path.name + TEMPORARY_SUFFIX), path.with_name(path.name + REPLACED_SUFFIX)
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             _sync(file)
         _sync(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        _replace_folder(path, temporary, old)
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(path: Path, new: Path, old: Path) -> None:
+    if path.exists():
+        path.replace(old)
+    try:
+        new.replace(path)
+    except OSError:
+        if old.exists():
+            old.replace(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def checksum(path: Path) -> str:

@@ -1,35 +1,53 @@
 """The bilevel-derived terms of SAIL (arXiv:2406.15567), as surrogates whose gradient is exact.
 
 The objective on one source is J(θ) = E_x E_{(y1,y2)~μ} E_{z~P}[ℓ(h_z)]. Where the responses come from the policy, μ
-depends on θ, and ∇J has besides E[∇ℓ] the score-function term E[ℓ Σ_i ∇log πθ(y_i)]. The surrogate
+depends on θ; where the label does, P does; and ∇J has besides E[∇ℓ] two score-function terms:
 
-    c · Σ_i sg[ℓ̄ − b_i] · log πθ(y_i)
+    E[ ℓ(h_z) Σ_i ∇log πθ(y_i) ]     `response_term`, over the responses that come from the policy
+    E[ ℓ(h_z) ∇log pθ(z) ]           `label_term`, where labels come from the policy
 
-has c times that gradient: c = 1 is the bilevel gradient, c = 0 plain DPO, IPO or SLiC on those pairs. The baseline b_i
-must not depend on y_i; then it leaves the expectation as it is, because E[∇log πθ(y)] = 0.
+Scaled by c, the surrogates have c times these gradients: c = 1 is the bilevel gradient, c = 0 plain DPO, IPO or SLiC on
+those pairs. A baseline b_i that does not depend on y_i leaves the first one's expectation as it is, because
+E[∇log πθ(y)] = 0; the second is summed over z instead of sampled, and needs none.
 
 Departure from the published code: there a hook adds −c · log σ(βh) / log π to the gradient of the log-probabilities.
 Its sign is the opposite of the term above (both logarithms are negative), the division by log π belongs to no
 derivation, it is not averaged over the batch, and it has no baseline. Trained so, responses shrink to nothing (from
-11.7 to 2.0 tokens in 150 steps on short reviews). Here the term is the formula's.
+11.7 to 2.0 tokens in 150 steps on short reviews). Here the terms are the formula's.
 
-Shapes: B pairs of a micro-batch, G pairs of the global batch.
+Shapes: B pairs of a micro-batch, G pairs of the global batch, P pairs of one prompt.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from torch.nn.functional import logsigmoid
+
+
+class ImportanceWeights(NamedTuple):
+    """What corrects for responses that another policy sampled.
+
+    Args:
+        weights_B: min(πθ/π_sampled, cap), without gradient.
+        truncated_B: whether the cap bit.
+    """
+
+    weights_B: torch.Tensor
+    truncated_B: torch.Tensor
 
 
 def response_term(losses_B: torch.Tensor, baselines_B: torch.Tensor, response_logps_B: torch.Tensor) -> torch.Tensor:
     """sg[ℓ̄ − b] · Σ_i log πθ(y_i): the surrogate of the term for responses that come from the policy.
 
     A response that makes the loss larger than usual becomes less likely. The value means nothing; the gradient does.
+    Where best and worst of K responses were chosen, the choice depends on all K, and all of them belong to the sum.
 
     Args:
         losses_B: ℓ̄ of each pair; detached here.
-        baselines_B: b of each pair, independent of the pair's own responses.
-        response_logps_B: log πθ(y1) + log πθ(y2), the sum over both responses of the pair, with gradient.
+        baselines_B: b of each pair, independent of the responses in the sum.
+        response_logps_B: Σ_i log πθ(y_i) over the responses of the pair, with gradient.
 
     Returns:
         (B,), to be scaled by the source's gradient coefficient.
@@ -39,18 +57,59 @@ def response_term(losses_B: torch.Tensor, baselines_B: torch.Tensor, response_lo
     return (losses_B - baselines_B).detach() * response_logps_B
 
 
-def leave_one_out_baseline(
-    losses_G: torch.Tensor, pair_ids_G: torch.Tensor, pair_ids_B: torch.Tensor, empty: float
-) -> torch.Tensor:
-    """b_i: the mean loss of the other pairs of the same source in the whole global batch.
+def policy_labels(preference_logits_B: torch.Tensor) -> torch.Tensor:
+    """pθ(y1 ≻ y2) = σ(β(s1 − s2)): the policy's own preference, without gradient.
 
-    Copies of a pair share its responses, so all of them are left out together. Averaging over a micro-batch instead
-    would make the result depend on how memory was cut.
+    It is the Bradley-Terry model of DPO's reward-policy equivalence; for IPO and SLiC, whose losses come from no such
+    model, it is a convention.
+
+    Args:
+        preference_logits_B: β(s1 − s2), s summed over tokens.
+
+    Returns:
+        (B,) in [0, 1], to be used as labels of `expected_preference_loss`.
+    """
+    return preference_logits_B.detach().sigmoid()
+
+
+def label_term(
+    forward_losses_B: torch.Tensor,
+    backward_losses_B: torch.Tensor,
+    labels_B: torch.Tensor,
+    preference_logits_B: torch.Tensor,
+) -> torch.Tensor:
+    """Σ_z sg[q_z ℓ(h_z)] · log pθ(z): the surrogate of the term for labels that come from the policy.
+
+    With q = sg[pθ] the sum over z is the exact expectation, which removes the noise of drawing z (Rao-Blackwell).
+
+    Args:
+        forward_losses_B: ℓ(h), the loss if the first response wins; detached here.
+        backward_losses_B: ℓ(−h), the loss if the second wins; detached here.
+        labels_B: q, from `policy_labels`, or 0 and 1 where z was drawn from it.
+        preference_logits_B: β(s1 − s2), with gradient.
+
+    Returns:
+        (B,), to be scaled by the source's gradient coefficient.
+
+    Source: the third term of ∇J, arXiv:2406.15567.
+    """
+    first_wins_B = (labels_B * forward_losses_B).detach() * logsigmoid(preference_logits_B)
+    second_wins_B = ((1 - labels_B) * backward_losses_B).detach() * logsigmoid(-preference_logits_B)
+    return first_wins_B + second_wins_B
+
+
+def leave_one_out_baseline(
+    losses_G: torch.Tensor, group_ids_G: torch.Tensor, group_ids_B: torch.Tensor, empty: float
+) -> torch.Tensor:
+    """b_i: the mean loss of the same source's other pairs in the whole global batch.
+
+    Pairs of one group share responses (copies of a pair, or pairs of the same prompt's K responses), so all of a group
+    are left out together. Averaging over a micro-batch instead would make the result depend on how memory was cut.
 
     Args:
         losses_G: ℓ̄ of every pair of one source in the global batch; detached here.
-        pair_ids_G: which pair each of them is; equal integers mean the same pair.
-        pair_ids_B: the pairs to compute a baseline for.
+        group_ids_G: equal integers mean that pairs share responses.
+        group_ids_B: the groups to compute a baseline for.
         empty: what to return where no other pair is left, such as ℓ(0), which depends on no response.
 
     Returns:
@@ -58,7 +117,26 @@ def leave_one_out_baseline(
 
     Source: leave-one-out baselines, Kool et al. 2019; independence of y_i is what keeps the term unbiased.
     """
-    other_BG = (pair_ids_B.unsqueeze(1) != pair_ids_G.unsqueeze(0)).to(losses_G.dtype)
+    other_BG = (group_ids_B.unsqueeze(1) != group_ids_G.unsqueeze(0)).to(losses_G.dtype)
     num_others_B = other_BG.sum(-1)
     means_B = (other_BG @ losses_G.detach()) / num_others_B.clamp(min=1)
     return torch.where(num_others_B > 0, means_B, torch.full_like(means_B, empty))
+
+
+def importance_weights(
+    logps_B: torch.Tensor, sampled_logps_B: torch.Tensor, cap: float = float("inf")
+) -> ImportanceWeights:
+    """W = πθ(y1) πθ(y2) ⋯ / π_sampled(y1) π_sampled(y2) ⋯, truncated: E_πθ[f] = E_sampled[W f].
+
+    It multiplies every term of a pair, the plain loss and the KL included. Without a cap the gradient is exact for any
+    sampling distribution that covers the policy's; the cap trades a bias, which `truncated_B` shows, for variance.
+
+    Args:
+        logps_B: Σ_i log πθ(y_i) over the pair's policy responses; detached here.
+        sampled_logps_B: the same sum under the distribution that they were sampled from.
+        cap: largest weight, above 0.
+
+    Source: Ionides 2008, truncated importance sampling.
+    """
+    weights_B = (logps_B.detach() - sampled_logps_B).exp()
+    return ImportanceWeights(weights_B.clamp(max=cap), weights_B > cap)

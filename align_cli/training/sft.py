@@ -1,8 +1,8 @@
 """The supervised warm start, with transformers' own Trainer.
 
 TRL's SFTTrainer is not used: its fused LM head has no fast path on CPUs, and demonstrations here are token ids already.
-The loss is on the completion's tokens alone. Sequences of similar length share a batch, in a seeded order: on short texts
-padding would otherwise be half of the work.
+The loss is on the completion's tokens alone. Sequences of similar length share a batch, in a seeded order: on short
+texts padding would otherwise be half of the work.
 """
 
 from __future__ import annotations

@@ -238,7 +238,6 @@ def test_a_killed_writers_leftover_is_not_taken(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["weights"]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the old folder is deleted file by file under its own name before the rename")
 def test_a_process_killed_while_it_replaces_a_folder_leaves_a_whole_one(tmp_path: Path) -> None:
     """Whole means all of the old files, all of the new ones, or no folder of that name: never some of the old."""
     _write_folder(tmp_path / "c", "old", "optimizer", "tokenizer")
@@ -257,14 +256,21 @@ def test_a_process_killed_while_it_replaces_a_folder_leaves_a_whole_one(tmp_path
         assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["optimizer", "tokenizer", "weights"]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: where the last rename fails, the old folder and the new one are both deleted")
 def test_a_rename_that_fails_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_folder(tmp_path / "c", "old")
+    replace = Path.replace
+
+    def fail_for_the_new_one(path: Path, target: Path) -> Path:
+        if path.name.endswith(TEMPORARY_SUFFIX):
+            _raise_disk_error()
+        return replace(path, target)
+
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", _raise_disk_error)
+        patched.setattr(Path, "replace", fail_for_the_new_one)
         with pytest.raises(OSError, match="no space left"):
             _write_folder(tmp_path / "c", "new")
     assert (tmp_path / "c" / "weights").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_a_checksum_sees_every_byte_and_every_name(tmp_path: Path) -> None:

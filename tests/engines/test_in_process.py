@@ -223,7 +223,7 @@ def test_every_end_of_sequence_id_ends_a_response(
 
 
 def test_a_tokenizer_that_pads_with_the_end_of_sequence_gives_the_same_responses(
-    warm_policy: Policy, requests_of_many_lengths: list[Request], monkeypatch: pytest.MonkeyPatch
+    warm_policy: Policy, requests_of_many_lengths: list[Request]
 ) -> None:
     plain = sample_all(warm_policy, requests_of_many_lengths[:16])
     pad_token = warm_policy.tokenizer.pad_token

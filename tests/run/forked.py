@@ -13,13 +13,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
 TIMEOUT_SECONDS = 240
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["forked_warm"])
 
 
 class Finished(NamedTuple):
@@ -62,6 +63,7 @@ def run_align(
         stop: where it dies; None lets it live.
         collated: a file for the pairs that training puts into its batches, one JSON object a pair.
     """
+    _start_server()
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
         streams[0].write_text(stdin, encoding="utf-8")
@@ -74,6 +76,20 @@ def run_align(
         return Finished(process.exitcode, *(stream.read_text(encoding="utf-8") for stream in streams[1:]))
 
 
+@cache
+def _start_server() -> None:
+    """Start the server with what it imports beforehand; on its own it would look only where an installed package is."""
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    try:
+        _CONTEXT.set_forkserver_preload(["forked_warm"])
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if path is not None:
+            os.environ["PYTHONPATH"] = path
+
+
 def _align(
     arguments: list[str], cwd: Path, streams: list[Path], stop: Stop | None, collated: Path | None
 ) -> None:
@@ -83,8 +99,8 @@ def _align(
     for descriptor, path in enumerate(streams):
         opened = os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(opened, descriptor)
-        mode = "r" if descriptor == 0 else "w"
-        setattr(sys, path.name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+        mode, buffering = ("r", -1) if descriptor == 0 else ("w", 1)
+        setattr(sys, path.name, os.fdopen(descriptor, mode, buffering, encoding="utf-8", closefd=False))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if stop is not None:
         _arrange(stop)

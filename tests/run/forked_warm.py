@@ -3,7 +3,20 @@
 A process that has never computed has no threads of its own, so its children may do whatever they like.
 """
 
-import pytest  # noqa: F401  (the children look at the script that pytest was started with)
+import os
+import threading
+
+# What `align` sets before it imports anything; libraries read it then and not later.
+for name, value in {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}.items():
+    os.environ.setdefault(name, value)
+
+import pytest  # noqa: F401  (children look at the script that pytest was started with)
+import tqdm
 import transformers.models.llama.modeling_llama  # noqa: F401
 
 import align_cli.cli.main
@@ -12,3 +25,6 @@ import align_cli.run.rounds
 import align_cli.run.single
 import align_cli.training.sft
 import align_cli.training.trainer  # noqa: F401
+
+# A lock between processes would outlive a child that is killed.
+tqdm.tqdm.set_lock(threading.RLock())

@@ -1,53 +1,118 @@
-"""A run that is killed, whenever it is, and taken up again ends in the bytes of one that was not."""
+"""A run that is killed, whenever it is, and taken up again ends in the bytes of one that was not.
+
+The kills are real: another process, SIGKILL, at a chosen moment.
+"""
 
 from __future__ import annotations
 
-import json
+import shutil
 import signal
-from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import Finished, Stop
+from forked import Stop
+from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_same_runs, read_rows
 
 STEPS = [
     "round 0 sft",
     "round 0 evaluate",
     *(f"round {number} {stage}" for number in (1, 2) for stage in ("generate", "label", "train", "evaluate")),
 ]
-
-Align = Callable[..., Finished]
-MakeFolder = Callable[..., Path]
-Contents = Callable[[Path], dict[str, bytes]]
-
-
-def same_artifacts(folder: Path, other: Path, contents: Contents) -> None:
-    """Every artifact of two runs has the same bytes, and so has the recipe."""
-    ours, theirs = contents(folder / "run" / "rounds"), contents(other / "run" / "rounds")
-    assert sorted(ours) == sorted(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
-    assert (folder / "run" / "recipe.yaml").read_bytes() == (other / "run" / "recipe.yaml").read_bytes()
-
-
-def ledger(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "run" / "ledger.jsonl").read_text().splitlines()]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "the reference is the previous policy": {"policy__reference": "previous"},
+    "the schedule is a round's own": {"train__schedule": "round"},
+    "the optimizer begins anew": {"train__reset_optimizer_each_round": True},
+    "the loss is ipo": {"method__loss_type": "ipo", "method__beta": 0.5},
+    "the loss is slic": {"method__loss_type": "slic"},
+}
+PAIRED_VARIANTS = {
+    "previous reference, ipo": ["the reference is the previous policy", "the loss is ipo"],
+    "own schedule, new optimizer, slic": [
+        "the schedule is a round's own", "the optimizer begins anew", "the loss is slic",
+    ],
+}  # fmt: skip
 
 
-def test_killed_before_and_after_every_manifest_it_goes_on_to_the_same_bytes(
-    make_folder: MakeFolder, align: Align, finished: Path, contents: Contents, tmp_path: Path
-) -> None:
-    folder = make_folder(tmp_path)
-    for number, step in enumerate(STEPS):
-        goes_on = f"run: going on after {STEPS[number - 1]}, with {step}" if number else f"run: begins with {step}"
+def kill_everywhere(folder: Path, align: Align, steps: list[str]) -> None:
+    """Kill the run before and after the manifest takes in each step; each time it says where it goes on."""
+    for number, step in enumerate(steps):
+        goes_on = f"run: going on after {steps[number - 1]}, with {step}" if number else f"run: begins with {step}"
         for moment in ("manifest", "ledger"):
             killed = align("train", "recipe.yaml", cwd=folder, stop=Stop(moment))
             assert killed.code == -signal.SIGKILL, killed.err
             assert killed.out == ""
             assert goes_on in killed.err.splitlines()
     done = align("train", "recipe.yaml", cwd=folder)
-    assert done.code == 0
+    assert done.code == 0, done.err
     assert "run is finished: 2 rounds; raise rounds= to go on" in done.err.splitlines()
-    same_artifacts(folder, finished, contents)
-    starts = [f"round {event['round']} {event['stage']}" for event in ledger(folder) if event["event"] == "start"]
+
+
+def test_a_run_killed_before_and_after_every_manifest_says_where_it_goes_on_and_ends_in_the_same_bytes(
+    make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path)
+    kill_everywhere(folder, align, STEPS)
+    assert_same_runs(folder, finished)
+    events = read_rows(folder / "run" / "ledger.jsonl")
+    starts = [f"round {event['round']} {event['stage']}" for event in events if event["event"] == "start"]
     assert starts == [step for step in STEPS for _ in range(2)]
+
+
+@pytest.mark.parametrize("names", PAIRED_VARIANTS.values(), ids=PAIRED_VARIANTS)
+def test_a_run_killed_between_rounds_and_in_the_middle_of_training_ends_in_the_same_bytes(
+    names: list[str], make_folder: MakeFolder, align: Align, tmp_path: Path
+) -> None:
+    changes = {key: value for name in names for key, value in VARIANTS[name].items()} | NO_EVALUATION
+    whole, killed = make_folder(tmp_path / "whole", **changes), make_folder(tmp_path / "killed", **changes)
+    assert align("train", "recipe.yaml", cwd=whole).code == 0
+    after_first_training = 1 + STEPS.index("round 1 train") - 1  # this plan has no evaluation of round 0
+    for stop in (Stop("step", 2), Stop("ledger", after_first_training), Stop("step", 2)):
+        assert align("train", "recipe.yaml", cwd=killed, stop=stop).code == -signal.SIGKILL
+    done = align("train", "recipe.yaml", cwd=killed)
+    assert done.code == 0, done.err
+    assert_same_runs(killed, whole)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_killed_before_and_after_every_manifest_ends_in_the_same_bytes(
+    changes: dict[str, Any], make_folder: MakeFolder, align: Align, tmp_path: Path
+) -> None:
+    whole, killed = make_folder(tmp_path / "whole", **changes), make_folder(tmp_path / "killed", **changes)
+    assert align("train", "recipe.yaml", cwd=whole).code == 0
+    kill_everywhere(killed, align, STEPS)
+    assert_same_runs(killed, whole)
+
+
+@pytest.mark.long
+def test_a_run_killed_before_any_rename_ends_in_the_same_bytes(
+    make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
+) -> None:
+    num_kills = 0
+    for nth in count(1):
+        folder = make_folder(tmp_path / "killed")
+        killed = align("train", "recipe.yaml", cwd=folder, stop=Stop("rename", nth))
+        if killed.code == 0:
+            break
+        assert killed.code == -signal.SIGKILL
+        num_kills += 1
+        done = align("train", "recipe.yaml", cwd=folder)
+        assert done.code == 0, f"killed before rename {nth}: {done.err}"
+        assert_same_runs(folder, finished)
+        shutil.rmtree(folder)
+    assert num_kills > 3 * len(STEPS)  # every stage renames its artifacts and its manifest
+
+
+def test_a_second_kill_on_the_way_back_does_no_harm(
+    make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path)
+    for _ in range(3):
+        killed = align("train", "recipe.yaml", cwd=folder, stop=Stop("step", 1))
+        assert killed.code == -signal.SIGKILL
+        assert (folder / "run" / "rounds" / "001" / "preferences.jsonl").is_file()
+        assert not (folder / "run" / "rounds" / "001" / "checkpoint").exists()
+    assert align("train", "recipe.yaml", cwd=folder).code == 0
+    assert_same_runs(folder, finished)

@@ -1,0 +1,350 @@
+"""Functions are real modules and files here, written into the folder that the test runs in."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align_cli.errors import LabelerError
+from align_cli.labelers.function import FunctionLabeler, find_function
+from align_cli.recipe.schema import FunctionLabelerSection
+
+MakeLabeler = Callable[..., FunctionLabeler]
+PROMPTS = ["one", "two", "three", "four", "five"]
+COMPLETIONS = ["a", "bb", "ccc", "dddd", "eeeee"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a labeler imports is forgotten afterwards, so that tests may use a module's name again."""
+    before = set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def labeler() -> MakeLabeler:
+    """`labeler(code)` writes `scores.py` and makes a labeler of its function `score`."""
+
+    def make(code: str, function: str = "scores.py:score", **section: Any) -> FunctionLabeler:
+        write("scores.py", code)
+        return FunctionLabeler(
+            "mine", FunctionLabelerSection(**{"kind": "function", "function": function, **section})
+        )
+
+    return make
+
+
+def write(name: str, code: str) -> None:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(code), encoding="utf-8")
+
+
+def fault_of(call: Callable[[], Any]) -> Any:
+    with pytest.raises(LabelerError) as caught:
+        call()
+    (fault,) = caught.value.faults
+    assert fault.where == "labelers.mine"
+    return fault
+
+
+LENGTHS = "def score(prompts, completions):\n    return [len(text) for text in completions]\n"
+
+
+def test_a_function_of_an_installed_module_scores() -> None:
+    section = FunctionLabelerSection(kind="function", function="align_cli.playground:hidden_reward")
+    assert len(FunctionLabeler("mine", section).score(PROMPTS, COMPLETIONS)) == 5
+
+
+def test_a_function_of_a_file_scores(labeler: MakeLabeler) -> None:
+    scores = labeler(LENGTHS).score(PROMPTS, COMPLETIONS)
+    assert scores == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert {type(score) for score in scores} == {float}
+
+
+def test_a_function_of_a_file_in_another_folder_scores(labeler: MakeLabeler, tmp_path: Path) -> None:
+    write("deep/er/judge-2.py", LENGTHS)
+    assert labeler("", "deep/er/judge-2.py:score").score(["p"], ["ab"]) == [2.0]
+    assert labeler("", f"{tmp_path}/deep/er/judge-2.py:score").score(["p"], ["ab"]) == [2.0]
+
+
+def test_a_module_in_the_current_folder_scores(labeler: MakeLabeler) -> None:
+    write("house_of_scores/inner.py", LENGTHS)
+    write("house_of_scores/__init__.py", "")
+    assert labeler("", "house_of_scores.inner:score").score(["p"], ["ab"]) == [2.0]
+
+
+def test_a_functions_arguments_make_the_scoring_function(labeler: MakeLabeler) -> None:
+    code = """
+        def make(factor, offset=0):
+            return lambda prompts, completions: [factor * len(text) + offset for text in completions]
+
+        class Judge:
+            def __init__(self, factor):
+                self.factor = factor
+
+            def __call__(self, prompts, completions):
+                return [self.factor * len(text) for text in completions]
+    """
+    made = labeler(code, "scores.py:make", arguments={"factor": 2, "offset": 1})
+    assert made.score(["p"], ["ab"]) == [5.0]
+    assert labeler(code, "scores.py:Judge", arguments={"factor": 3}).score(["p"], ["ab"]) == [6.0]
+
+
+def test_empty_arguments_still_call_the_factory(labeler: MakeLabeler) -> None:
+    code = "def make():\n    return lambda prompts, completions: [7] * len(completions)\n"
+    assert labeler(code, "scores.py:make", arguments={}).score(["p"], ["ab"]) == [7.0]
+
+
+def test_a_trl_reward_function_scores_as_it_is(labeler: MakeLabeler) -> None:
+    code = "def score(completions, **kwargs):\n    return [float(len(set(text))) for text in completions]\n"
+    assert labeler(code).score(["p", "q"], ["aab", ""]) == [2.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        "tuple(map(len, completions))",
+        "__import__('numpy').array([len(text) for text in completions])",
+        "__import__('numpy').array([len(text) for text in completions], dtype='float32')",
+        "[__import__('numpy').float32(len(text)) for text in completions]",
+        "[__import__('numpy').int64(len(text)) for text in completions]",
+        "__import__('torch').tensor([len(text) for text in completions])",
+        "__import__('torch').tensor([float(len(text)) for text in completions], requires_grad=True)",
+        "__import__('torch').tensor([float(len(text)) for text in completions]).bfloat16()",
+    ],
+)
+def test_lists_arrays_and_tensors_are_lists_of_scores(result: str, labeler: MakeLabeler) -> None:
+    scores = labeler(f"def score(prompts, completions):\n    return {result}\n").score(PROMPTS, COMPLETIONS)
+    assert scores == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert {type(score) for score in scores} == {float}
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: a list of one-number tensors, which TRL accepts, is refused")
+def test_a_list_of_tensors_is_a_list_of_scores(labeler: MakeLabeler) -> None:
+    code = "import torch\ndef score(prompts, completions):\n    return [torch.tensor(1.5) for _ in completions]\n"
+    assert labeler(code).score(["p"], ["a"]) == [1.5]
+
+
+def test_the_function_sees_at_most_a_batch_at_a_time(labeler: MakeLabeler) -> None:
+    code = """
+        seen = []
+
+        def score(prompts, completions):
+            seen.append((list(prompts), list(completions)))
+            return [len(text) for text in completions]
+    """
+    made = labeler(code, batch_size=2)
+    assert made.score(PROMPTS, COMPLETIONS) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    seen = made._function.__globals__["seen"]
+    assert seen == [(PROMPTS[:2], COMPLETIONS[:2]), (PROMPTS[2:4], COMPLETIONS[2:4]), (PROMPTS[4:], COMPLETIONS[4:])]
+
+
+def test_no_completions_have_no_scores_and_need_no_call(labeler: MakeLabeler) -> None:
+    assert labeler("def score(prompts, completions):\n    raise RuntimeError\n").score([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("result", "what"),
+    [
+        ("[1.0]", "the function returned 1 scores for 2 completions (prompts 2 to 3)"),
+        ("[1.0] * 5", "the function returned 5 scores for 2 completions (prompts 2 to 3)"),
+        ("[]", "the function returned 0 scores for 2 completions (prompts 2 to 3)"),
+        ("[1.0, float('nan')]", "the function returned nan for the prompt with index 3"),
+        ("[float('inf'), 1.0]", "the function returned inf for the prompt with index 2"),
+        ("[None, 1.0]", "the function returned None for the prompt with index 2"),
+        ("[1.0, '2']", "the function returned '2' for the prompt with index 3"),
+        ("[1.0, 1j]", "the function returned 1j for the prompt with index 3"),
+        ("[[1.0], [2.0]]", "the function returned [1.0] for the prompt with index 2"),
+        ("'ab'", "the function returned str; it must return a list of numbers"),
+        ("None", "the function returned NoneType; it must return a list of numbers"),
+        ("1.0", "the function returned float; it must return a list of numbers"),
+        ("{0: 1.0, 1: 2.0}", "the function returned dict; it must return a list of numbers"),
+        ("{1.0, 2.0}", "the function returned set; it must return a list of numbers"),
+        ("(x for x in (1, 2))", "the function returned generator; it must return a list of numbers"),
+        ("__import__('numpy').float64(1)", "the function returned float64; it must return a list of numbers"),
+    ],
+)
+def test_what_is_not_a_finite_number_a_completion_is_refused(result: str, what: str, labeler: MakeLabeler) -> None:
+    """The second batch is at fault, so that indices count from the start and not from the batch."""
+    code = f"def score(prompts, completions):\n    return {result} if 'three' in prompts else [0.0, 0.0]\n"
+    made = labeler(code, batch_size=2)
+    assert fault_of(lambda: made.score(PROMPTS[:4], COMPLETIONS[:4])).what == what
+
+
+@pytest.mark.xfail(strict=True, raises=OverflowError, reason="BUG: an integer beyond all floats is a traceback of ours")
+def test_an_integer_beyond_all_floats_is_refused(labeler: MakeLabeler) -> None:
+    made = labeler("def score(prompts, completions):\n    return [10**400]\n")
+    assert "index 0" in fault_of(lambda: made.score(["p"], ["a"])).what
+
+
+RAISES_ON_DDDD = """
+    def score(prompts, completions):
+        return [helper(text) for text in completions]
+
+    def helper(text):
+        if text == "dddd":
+            raise KeyError("no such word")
+        return 1.0
+"""
+
+
+def test_a_function_that_raises_is_shown_with_the_prompt_and_its_own_traceback(labeler: MakeLabeler) -> None:
+    made = labeler(RAISES_ON_DDDD, batch_size=3)
+    fault = fault_of(lambda: made.score(PROMPTS, COMPLETIONS))
+    assert fault.what == "the function raised on the prompt with index 3"
+    assert fault.snippet.startswith("Traceback (most recent call last):")
+    assert fault.snippet.endswith("KeyError: 'no such word'")
+    assert "in score" in fault.snippet and "in helper" in fault.snippet and "scores.py" in fault.snippet
+
+
+@pytest.mark.xfail(
+    strict=True, reason="BUG: the culprit's traceback drags the batch's along as its context, with our frames"
+)
+def test_a_function_that_raises_is_shown_once_and_without_our_frames(labeler: MakeLabeler) -> None:
+    made = labeler(RAISES_ON_DDDD, batch_size=3)
+    fault = fault_of(lambda: made.score(PROMPTS, COMPLETIONS))
+    assert fault.snippet.count("Traceback (most recent call last):") == 1
+    assert "align_cli" not in fault.snippet
+
+
+def test_the_cause_of_a_functions_error_is_shown_too(labeler: MakeLabeler) -> None:
+    code = """
+        def score(prompts, completions):
+            try:
+                return [int(text) for text in completions]
+            except ValueError as error:
+                raise RuntimeError("cannot judge this") from error
+    """
+    fault = fault_of(lambda: labeler(code).score(["p"], ["a"]))
+    assert "invalid literal for int()" in fault.snippet
+    assert fault.snippet.endswith("RuntimeError: cannot judge this")
+
+
+def test_a_function_that_raises_on_the_whole_batch_alone_says_so(labeler: MakeLabeler) -> None:
+    code = """
+        def score(prompts, completions):
+            if len(completions) > 1:
+                raise MemoryError("too many at once")
+            return [1.0]
+    """
+    made = labeler(code, batch_size=4)
+    fault = fault_of(lambda: made.score(PROMPTS, COMPLETIONS))
+    assert fault.what == "the function raised on the batch of prompts 0 to 3, on none alone"
+    assert fault.snippet.endswith("MemoryError: too many at once")
+    assert "align_cli" not in fault.snippet
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: where the call itself fails, our own frames are all that is shown")
+def test_a_function_that_does_not_take_prompts_is_shown_without_our_frames(labeler: MakeLabeler) -> None:
+    made = labeler("def score(completions):\n    return [1.0]\n")
+    fault = fault_of(lambda: made.score(["p"], ["a"]))
+    assert "unexpected keyword argument 'prompts'" in str(fault)
+    assert "align_cli" not in fault.snippet
+
+
+def test_a_file_that_is_not_there_is_named(labeler: MakeLabeler) -> None:
+    assert fault_of(lambda: labeler(LENGTHS, "skores.py:score")).what == "there is no file skores.py"
+
+
+def test_a_module_that_is_not_there_is_named(labeler: MakeLabeler) -> None:
+    for module in ("nowhere_at_all", "nowhere.at.all", "align_cli.nowhere"):
+        fault = fault_of(lambda module=module: labeler(LENGTHS, f"{module}:score"))
+        assert fault.what == f"there is no module '{module}'"
+        assert fault.hint == "give package.module:name or path/to/file.py:name"
+
+
+def test_a_name_that_is_not_there_is_named_with_the_nearest(labeler: MakeLabeler) -> None:
+    fault = fault_of(lambda: labeler(LENGTHS, "scores.py:skore"))
+    assert fault.what == "scores.py has no function 'skore'"
+    assert fault.hint == "did you mean 'score'?"
+    assert fault_of(lambda: labeler(LENGTHS, "scores.py:xyz")).hint == ""
+
+
+def test_a_name_that_cannot_be_called_is_no_function(labeler: MakeLabeler) -> None:
+    assert fault_of(lambda: labeler("score = 3\n")).what == "scores.py has no function 'score'"
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: the recipe's rules let `module:Class.method` pass, and it is then not found")
+def test_a_function_within_a_class_scores(labeler: MakeLabeler) -> None:
+    code = """
+        class Judge:
+            @staticmethod
+            def score(prompts, completions):
+                return [1.0] * len(completions)
+    """
+    assert labeler(code, "scores.py:Judge.score").score(["p"], ["a"]) == [1.0]
+
+
+@pytest.mark.parametrize("place", ["scores.py:score", "scores:score"])
+def test_an_error_while_importing_is_shown_with_its_traceback(place: str, labeler: MakeLabeler) -> None:
+    fault = fault_of(lambda: labeler("import json\njson.loads('{')\n" + LENGTHS, place))
+    assert fault.what == f"importing {place.rpartition(':')[0]} raised"
+    assert "JSONDecodeError" in fault.snippet and "json.loads('{')" in fault.snippet
+    assert "labelers/function.py" not in fault.snippet
+
+
+def test_a_file_that_is_not_python_is_shown_with_the_line(labeler: MakeLabeler) -> None:
+    fault = fault_of(lambda: labeler("def score(:\n    pass\n"))
+    assert fault.what == "importing scores.py raised"
+    assert "SyntaxError" in fault.snippet and "def score(:" in fault.snippet
+
+
+def test_a_module_that_a_labeler_needs_and_is_not_installed_is_named(labeler: MakeLabeler) -> None:
+    fault = fault_of(lambda: labeler("import nowhere_at_all.inner\n" + LENGTHS))
+    assert fault.what == "scores.py needs a module that is missing: nowhere_at_all"
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: a missing module whose name begins the labeler's is taken for the labeler")
+def test_a_missing_module_whose_name_begins_the_labelers_own_is_named(labeler: MakeLabeler) -> None:
+    write("vader_scores.py", "import vader\n" + LENGTHS)
+    fault = fault_of(lambda: labeler("", "vader_scores:score"))
+    assert fault.what == "vader_scores needs a module that is missing: vader"
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: the file's module is registered under another name than its own")
+def test_a_file_may_hold_dataclasses_with_late_annotations(labeler: MakeLabeler) -> None:
+    code = """
+        from __future__ import annotations
+        from dataclasses import dataclass
+
+        @dataclass
+        class Judge:
+            factor: float = 1.0
+
+            def __call__(self, prompts: list[str], completions: list[str]) -> list[float]:
+                return [self.factor] * len(completions)
+    """
+    assert labeler(code, "scores.py:Judge", arguments={"factor": 2.0}).score(["p"], ["a"]) == [2.0]
+
+
+def test_a_factory_that_raises_is_shown_with_its_traceback(labeler: MakeLabeler) -> None:
+    code = "def make(path):\n    return open(path)\n"
+    fault = fault_of(lambda: labeler(code, "scores.py:make", arguments={"path": "none.txt"}))
+    assert fault.what == "scores.py:make raised while it was made with its arguments"
+    assert fault.snippet.endswith("No such file or directory: 'none.txt'")
+    assert "align_cli" not in fault.snippet
+
+
+def test_a_factory_that_gives_no_function_is_refused(labeler: MakeLabeler) -> None:
+    fault = fault_of(lambda: labeler("def make(a):\n    return [a]\n", "scores.py:make", arguments={"a": 1}))
+    assert fault.what == "scores.py:make with its arguments returned list, not a function"
+    assert "leave out `arguments`" in fault.hint
+
+
+def test_labelers_find_modules_beside_the_recipes_user_only_once() -> None:
+    write("beside_me.py", LENGTHS)
+    for _ in range(3):
+        find_function("beside_me:score", "labelers.mine")
+    assert sys.path.count("") <= 1

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.engines.in_process import TransformersEngine
+from align_cli.labelers import build_scorer
+from align_cli.models.load import Policy
+from align_cli.playground import hidden_reward, world
+from align_cli.recipe import Recipe
+from align_cli.recipe.schema import FunctionLabelerSection, LabelSection
+from align_cli.stages import NoProgress
+from align_cli.stages.evaluate import evaluate_policy, evaluation_draws
+from align_cli.stages.generate import generate_completions, sampling_settings
+from align_cli.stages.label import label_offline_pairs
+
+HIDDEN = FunctionLabelerSection(kind="function", function="align_cli.playground:hidden_reward")
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return tiny_recipe(tmp_path_factory.mktemp("recipe"), "generate.batch_size=7")
+
+
+@pytest.fixture(scope="module")
+def sample(recipe: Recipe) -> Callable[[Policy], list[Completion]]:
+    """A policy's responses to the recipe's held-out prompts."""
+
+    def drawn(policy: Policy) -> list[Completion]:
+        return generate_completions(
+            policy,
+            evaluation_draws(world.eval_prompts(0), recipe.evaluate.num_prompts, recipe.seed),
+            TransformersEngine(64),
+            sampling_settings(recipe.generate),
+            num_generations=1,
+            round_number=0,
+            stage="evaluate",
+            run_seed=recipe.seed,
+            progress=NoProgress(),
+        )
+
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def warm_samples(sample: Callable[[Policy], list[Completion]], warm_policy: Policy) -> list[Completion]:
+    return sample(warm_policy)
+
+
+@pytest.fixture(scope="module")
+def pairs(warm_policy: Policy) -> list[Preference]:
+    rows = world.eval_preferences("plenty", 0)[:20]
+    section = LabelSection(ties="keep", equal_texts="keep")
+    return label_offline_pairs(rows, warm_policy.tokenizer, section, "dataset").preferences
+
+
+def evaluate(recipe: Recipe, policy: Policy, reference: Policy, samples: list[Completion], **changes: Any) -> Evaluation:
+    options: dict[str, Any] = {
+        "round_number": 3,
+        "opponents": {},
+        "pairs": [],
+        "scorer": build_scorer("hidden", HIDDEN),
+        "progress": NoProgress(),
+    }
+    return evaluate_policy(policy, reference, recipe, samples=samples, **options | changes)
+
+
+def sequence_logp(policy: Policy, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> float:
+    with torch.no_grad():
+        logits = policy.model(input_ids=torch.tensor([[*prompt_ids, *response_ids]])).logits[0]
+    logps = logits.double().log_softmax(-1)
+    return math.fsum(logps[len(prompt_ids) + i - 1, token].item() for i, token in enumerate(response_ids))
+
+
+def test_held_out_prompts_are_the_first_of_a_seeded_order() -> None:
+    rows = [{"prompt": f"prompt {index}"} for index in range(10)]
+    few, all_of_them = evaluation_draws(rows, 4, 0), evaluation_draws(rows, 99, 0)
+    assert few == all_of_them[:4]
+    assert sorted(draw.index for draw in all_of_them) == list(range(10))
+    assert all(draw.prompt == rows[draw.index]["prompt"] and draw.lap == 0 for draw in all_of_them)
+    assert few != evaluation_draws(rows, 4, 1)
+
+
+def test_a_policy_against_itself_ties_everywhere_and_has_no_kl(
+    recipe: Recipe, warm_policy: Policy, warm_samples: list[Completion], pairs: list[Preference]
+) -> None:
+    found = evaluate(
+        recipe, warm_policy, warm_policy, warm_samples, opponents={"initial": warm_samples}, pairs=pairs
+    )
+    assert found.against == {
+        "initial": {
+            "win_rate": 0.5,
+            "low": 0.5,
+            "high": 0.5,
+            "wins": 0,
+            "ties": len(warm_samples),
+            "losses": 0,
+            "policy": warm_policy.version,
+        }
+    }
+    assert found.kl == {"mean": 0.0, "standard_error": 0.0, "reference": warm_policy.version}
+    assert found.preferences == {"accuracy": 0.5, "margin": 0.0, "num_pairs": 20}
+
+
+def test_kl_is_the_divergence_at_every_token_of_the_response(
+    recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, warm_samples: list[Completion]
+) -> None:
+    sample = min(warm_samples, key=lambda each: each.num_tokens)
+    expected = []
+    for position in range(sample.num_tokens):
+        ids = torch.tensor([sample.prompt_ids + sample.completion_ids[:position]])
+        with torch.no_grad():
+            ours = warm_policy.model(input_ids=ids).logits[0, -1].double().log_softmax(-1).tolist()
+            theirs = tiny_policy.model(input_ids=ids).logits[0, -1].double().log_softmax(-1).tolist()
+        expected.append(math.fsum(math.exp(p) * (p - q) for p, q in zip(ours, theirs, strict=True)))
+    found = evaluate(recipe, warm_policy, tiny_policy, [sample]).kl
+    assert found["mean"] == pytest.approx(math.fsum(expected), rel=1e-4)
+    assert math.fsum(expected) > 1
+    assert (found["standard_error"], found["reference"]) == (0.0, tiny_policy.version)
+
+
+def test_kl_is_the_mean_over_the_responses_however_they_are_batched(
+    recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, warm_samples: list[Completion]
+) -> None:
+    one_by_one = [evaluate(recipe, warm_policy, tiny_policy, [each]).kl["mean"] for each in warm_samples]
+    together = evaluate(recipe, warm_policy, tiny_policy, warm_samples).kl["mean"]
+    assert together == pytest.approx(sum(map(float, one_by_one)) / len(one_by_one), rel=1e-5)
+
+
+def test_accuracy_and_margin_are_those_of_the_implicit_reward(
+    recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, warm_samples: list[Completion], pairs: list[Preference]
+) -> None:
+    margins = []
+    for pair in pairs:
+        chosen, rejected = (
+            sequence_logp(warm_policy, pair.prompt_ids or [], ids or [])
+            - sequence_logp(tiny_policy, pair.prompt_ids or [], ids or [])
+            for ids in (pair.chosen_ids, pair.rejected_ids)
+        )
+        margins.append(0.1 * (chosen - rejected))
+    found = evaluate(recipe, warm_policy, tiny_policy, warm_samples, pairs=pairs).preferences
+    assert found is not None and found["num_pairs"] == len(pairs) == 20
+    assert found["accuracy"] == sum(margin > 0 for margin in margins) / len(margins)
+    assert found["margin"] == pytest.approx(sum(margins) / len(margins), abs=1e-5)
+    assert 0 < found["accuracy"] < 1
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: accuracy ignores labels, so a tie or a pair labelled below one half misleads")
+def test_a_held_out_pair_counts_by_its_label(
+    recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, warm_samples: list[Completion], pairs: list[Preference]
+) -> None:
+    """The same pair written the other way round, with a label of 0, says the same."""
+    swapped = [
+        replace(
+            pair,
+            chosen=pair.rejected,
+            rejected=pair.chosen,
+            chosen_ids=pair.rejected_ids,
+            rejected_ids=pair.chosen_ids,
+            label=0.0,
+        )
+        for pair in pairs
+    ]
+    as_is = evaluate(recipe, warm_policy, tiny_policy, warm_samples, pairs=pairs).preferences
+    other = evaluate(recipe, warm_policy, tiny_policy, warm_samples, pairs=swapped).preferences
+    assert as_is is not None and other is not None
+    assert other["accuracy"] == pytest.approx(as_is["accuracy"])
+
+
+def test_reward_and_win_rate_are_the_scorers(
+    recipe: Recipe,
+    warm_policy: Policy,
+    tiny_policy: Policy,
+    sample: Callable[[Policy], list[Completion]],
+    warm_samples: list[Completion],
+) -> None:
+    others = sample(tiny_policy)
+    found = evaluate(recipe, warm_policy, tiny_policy, warm_samples, opponents={"initial": others})
+    ours, theirs = (
+        hidden_reward([each.prompt for each in side], [each.completion for each in side])  # type: ignore[misc]
+        for side in (warm_samples, others)
+    )
+    wins = sum(a > b for a, b in zip(ours, theirs, strict=True))
+    losses = sum(a < b for a, b in zip(ours, theirs, strict=True))
+    ties = len(ours) - wins - losses
+    result = found.against["initial"]
+    assert (result["wins"], result["ties"], result["losses"]) == (wins, ties, losses)
+    assert result["win_rate"] == (wins + ties / 2) / len(ours)
+    assert float(result["low"]) <= float(result["win_rate"]) <= float(result["high"])
+    assert result["policy"] == tiny_policy.version
+    assert found.scorer == "hidden"
+    assert found.reward is not None and found.reward["mean"] == pytest.approx(sum(ours) / len(ours))
+
+
+def test_without_a_scorer_there_is_no_reward_and_no_win_rate(
+    recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, warm_samples: list[Completion]
+) -> None:
+    found = evaluate(recipe, warm_policy, tiny_policy, warm_samples, opponents={"initial": warm_samples}, scorer=None)
+    assert (found.scorer, found.reward, found.against, found.preferences) == (None, None, {}, None)
+    assert found.kl["mean"] > 0  # type: ignore[operator]
+
+
+def test_lengths_and_diversity_are_those_of_the_samples(
+    recipe: Recipe, warm_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    samples = [
+        make_completion(0, completion_ids=[5, 6, 5, 6, 1]),
+        make_completion(1, completion_ids=[5, 6, 7], finish_reason="length"),
+    ]
+    found = evaluate(recipe, warm_policy, warm_policy, samples, scorer=None)
+    assert found.num_prompts == 2
+    assert found.length == {"mean": 4.0, "standard_error": 1.0}
+    assert found.eos_rate == 0.5
+    assert found.distinct_2 == 4 / 6, "(5 6) three times, (6 5), (6 1), (6 7)"
+    assert found.sampling == samples[0].sampling
+    assert (found.round, found.policy) == (3, warm_policy.version)
+
+
+def test_the_same_evaluation_again_is_the_same_bytes(
+    recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, warm_samples: list[Completion], pairs: list[Preference]
+) -> None:
+    runs = [
+        evaluate(recipe, warm_policy, tiny_policy, warm_samples, opponents={"initial": warm_samples[::-1]}, pairs=pairs)
+        for _ in range(2)
+    ]
+    assert repr(runs[0]) == repr(runs[1])
+    assert Evaluation.from_dict(runs[0].to_dict()) == runs[0]
+
+
+def test_progress_counts_every_response_and_pair(
+    recipe: Recipe, warm_policy: Policy, warm_samples: list[Completion], pairs: list[Preference], tmp_path: Path
+) -> None:
+    told: list[int] = []
+
+    class Counting:
+        def start(self, total: int, unit: str) -> None:
+            told.append(total)
+
+        def advance(self, amount: int = 1) -> None:
+            told.append(-amount)
+
+    evaluate(recipe, warm_policy, warm_policy, warm_samples, pairs=pairs, progress=Counting())
+    assert told[0] == len(warm_samples) + len(pairs)
+    assert sum(told) == 0

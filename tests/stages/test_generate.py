@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from align_cli.artifacts.records import Completion
+from align_cli.engines.base import SamplingSettings
+from align_cli.engines.in_process import TransformersEngine
+from align_cli.errors import DataError
+from align_cli.models.load import Policy
+from align_cli.models.text import prompt_token_ids
+from align_cli.playground import world
+from align_cli.recipe.schema import GenerateSection
+from align_cli.seeds import derive_seed
+from align_cli.stages import NoProgress
+from align_cli.stages.generate import PromptDraw, draw_prompts, generate_completions, sampling_settings
+
+ROWS = [{"prompt": f"prompt {index}"} for index in range(10)]
+SETTINGS = SamplingSettings(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=8)
+# The playground's prompts, each cut to another length: 1 to 10 tokens in a mixed order.
+TEXTS = [" ".join(row["prompt"].split()[: 1 + index * 7 % 10]) for index, row in enumerate(world.prompts(0, 12))]
+PLAYGROUND_DRAWS = [PromptDraw(index, text, 0) for index, text in enumerate(TEXTS)]
+
+
+class CountingProgress:
+    """Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.total, self.unit, self.done = 0, "", 0
+
+    def start(self, total: int, unit: str) -> None:
+        self.total, self.unit = total, unit
+
+    def advance(self, amount: int = 1) -> None:
+        self.done += amount
+
+
+def sample(policy: Policy, draws: list[PromptDraw], batch_size: int = 64, **changes: Any) -> list[Completion]:
+    options: dict[str, Any] = {
+        "num_generations": 2,
+        "round_number": 1,
+        "stage": "generate",
+        "run_seed": 0,
+        "progress": NoProgress(),
+    }
+    engine, settings = TransformersEngine(batch_size), changes.pop("settings", SETTINGS)
+    return generate_completions(policy, draws, engine, settings, **options | changes)
+
+
+def test_no_prompt_repeats_before_all_were_seen() -> None:
+    drawn = [draw.index for number in range(1, 6) for draw in draw_prompts(ROWS, number, 4, run_seed=0)]
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
+    assert drawn[:10] != drawn[10:], "the second lap has an order of its own"
+
+
+def test_a_draw_is_its_row() -> None:
+    for draw in draw_prompts(ROWS, 2, 4, run_seed=0):
+        assert (draw.prompt, draw.lap) == (ROWS[draw.index]["prompt"], 0)
+
+
+def test_a_round_draws_the_same_prompts_whether_or_not_it_was_interrupted() -> None:
+    assert draw_prompts(ROWS, 3, 4, run_seed=0) == draw_prompts(ROWS, 3, 4, run_seed=0)
+    assert draw_prompts(ROWS, 3, 4, run_seed=0) != draw_prompts(ROWS, 3, 4, run_seed=1)
+
+
+def test_a_prompt_drawn_again_in_a_round_is_its_next_lap() -> None:
+    draws = draw_prompts(ROWS, 1, 25, run_seed=0)
+    laps = Counter(draw.index for draw in draws)
+    assert sorted(laps.values()) == [2] * 5 + [3] * 5
+    for index, times in laps.items():
+        assert [draw.lap for draw in draws if draw.index == index] == list(range(times))
+
+
+def test_laps_have_samples_and_seeds_of_their_own(warm_policy: Policy) -> None:
+    draws = [PromptDraw(3, "review of the food :", lap) for lap in range(3)]
+    completions = sample(warm_policy, draws)
+    assert [completion.sample_index for completion in completions] == [0, 1, 2, 3, 4, 5]
+    assert len({completion.seed for completion in completions}) == 6
+    assert len({tuple(completion.completion_ids) for completion in completions}) > 3
+
+
+def test_completions_come_by_prompt_then_by_sample_whatever_their_lengths(warm_policy: Policy) -> None:
+    lengths = [len(prompt_token_ids(warm_policy.tokenizer, draw.prompt)) for draw in PLAYGROUND_DRAWS]
+    assert lengths != sorted(lengths, reverse=True), "the engine works in another order"
+    completions = sample(warm_policy, PLAYGROUND_DRAWS, batch_size=5, num_generations=3)
+    places = [(completion.prompt_index, completion.sample_index) for completion in completions]
+    assert places == [(draw.index, number) for draw in PLAYGROUND_DRAWS for number in range(3)]
+
+
+def test_a_completion_says_all_about_itself(warm_policy: Policy) -> None:
+    tokenizer = warm_policy.tokenizer
+    for completion in sample(warm_policy, PLAYGROUND_DRAWS, round_number=4):
+        draw = PLAYGROUND_DRAWS[completion.prompt_index]
+        assert completion.prompt == draw.prompt
+        assert completion.prompt_ids == prompt_token_ids(tokenizer, draw.prompt)
+        assert completion.completion == tokenizer.decode(completion.completion_ids, skip_special_tokens=True)
+        assert completion.num_tokens == len(completion.completion_ids) == len(completion.logps) <= 8
+        assert (completion.finish_reason == "stop") is (completion.completion_ids[-1] == tokenizer.eos_token_id)
+        assert (completion.round, completion.policy, completion.engine) == (4, warm_policy.version, "transformers")
+        assert completion.sampling == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 8}
+        assert completion.seed == derive_seed(0, 4, "generate", completion.prompt_index, completion.sample_index)
+
+
+def test_a_sample_depends_on_its_place_alone_and_not_on_company_or_batches(warm_policy: Policy) -> None:
+    together = sample(warm_policy, PLAYGROUND_DRAWS)
+    for same, expected in (
+        (sample(warm_policy, PLAYGROUND_DRAWS, batch_size=1), together),
+        (sample(warm_policy, PLAYGROUND_DRAWS[4:6]), together[8:12]),
+        (sample(warm_policy, PLAYGROUND_DRAWS, num_generations=1), together[::2]),
+    ):
+        assert [replace(each, logps=[]) for each in same] == [replace(each, logps=[]) for each in expected]
+        for one, other in zip(same, expected, strict=True):
+            assert one.logps == pytest.approx(other.logps, abs=1e-4), "batches round differently, and no more"
+
+
+@pytest.mark.parametrize("change", [{"round_number": 2}, {"stage": "evaluate"}, {"run_seed": 1}])
+def test_another_round_stage_or_run_draws_other_numbers(change: dict[str, Any], warm_policy: Policy) -> None:
+    before, after = sample(warm_policy, PLAYGROUND_DRAWS), sample(warm_policy, PLAYGROUND_DRAWS, **change)
+    assert not {one.seed for one in before} & {other.seed for other in after}
+    assert [one.completion_ids for one in before] != [other.completion_ids for other in after]
+
+
+def test_a_chat_is_answered_with_an_assistants_message(warm_policy: Policy) -> None:
+    chat = [{"role": "user", "content": "review of the food :"}]
+    warm_policy.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    try:
+        (completion,) = sample(warm_policy, [PromptDraw(0, chat, 0)], num_generations=1)
+    finally:
+        warm_policy.tokenizer.chat_template = None
+    (plain,) = sample(warm_policy, [PromptDraw(0, "review of the food :", 0)], num_generations=1)
+    assert completion.prompt == chat
+    assert completion.completion == [{"role": "assistant", "content": plain.completion}]
+    assert completion.completion_ids == plain.completion_ids
+
+
+def test_a_prompt_without_room_for_a_response_is_named_before_anything_is_sampled(warm_policy: Policy) -> None:
+    long_prompt = "review of the food :" * 25
+    num_tokens = len(prompt_token_ids(warm_policy.tokenizer, long_prompt))
+    draws = [*PLAYGROUND_DRAWS[:2], PromptDraw(77, long_prompt, 0)]
+    progress = CountingProgress()
+    with pytest.raises(DataError) as caught:
+        sample(warm_policy, draws, progress=progress, settings=SETTINGS._replace(max_new_tokens=64))
+    (fault,) = caught.value.faults
+    assert fault.what == (
+        f"the prompt with index 77 ({long_prompt[:60]!r}) has {num_tokens} tokens; with generate.max_new_tokens 64 "
+        "that is more than the model's context of 128"
+    )
+    assert fault.hint == "lower generate.max_new_tokens, or leave long prompts out"
+    assert progress.total == 0
+
+
+def test_a_prompt_and_response_may_fill_the_context(warm_policy: Policy) -> None:
+    ids = prompt_token_ids(warm_policy.tokenizer, "review of the food :")
+    room = SETTINGS._replace(max_new_tokens=128 - len(ids))
+    draws = [PromptDraw(0, "review of the food :", 0)]
+    assert len(sample(warm_policy, draws, settings=room)) == 2
+    with pytest.raises(DataError, match="more than the model's context of 128"):
+        sample(warm_policy, draws, settings=room._replace(max_new_tokens=room.max_new_tokens + 1))
+
+
+def test_a_prompt_without_tokens_is_named(warm_policy: Policy) -> None:
+    with pytest.raises(DataError, match="the prompt with index 5 has no tokens"):
+        sample(warm_policy, [PromptDraw(5, "", 0)])
+
+
+def test_progress_counts_every_completion(warm_policy: Policy) -> None:
+    progress = CountingProgress()
+    sample(warm_policy, PLAYGROUND_DRAWS, progress=progress)
+    assert (progress.total, progress.unit, progress.done) == (24, "completions", 24)
+
+
+def test_the_recipes_sampling_settings_reach_the_engine() -> None:
+    section = GenerateSection(temperature=0.7, top_k=5, top_p=0.9, max_new_tokens=12)
+    assert sampling_settings(section) == SamplingSettings(0.7, 5, 0.9, 12)
+
+
+def test_completions_are_records(warm_policy: Policy, make_completion: Callable[..., Completion]) -> None:
+    (completion, _) = sample(warm_policy, PLAYGROUND_DRAWS[:1])
+    assert Completion.from_dict(completion.to_dict()) == completion
+    assert completion.to_dict().keys() == make_completion().to_dict().keys()

@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from align_cli.artifacts.records import Completion, Preference
+from align_cli.models.load import Policy
+from align_cli.models.text import completion_token_ids, prompt_token_ids
+from align_cli.recipe.schema import LabelSection
+from align_cli.stages import NoProgress
+from align_cli.stages.label import LabelledPairs, label_completions, label_offline_pairs
+
+KEEP = {"ties": "keep", "equal_texts": "keep", "empty_texts": "keep"}
+DROP = {"ties": "drop", "equal_texts": "drop", "empty_texts": "drop"}
+Group = Sequence[float]
+
+
+class GivenScores:
+    """A scorer that knows every completion's score by its text."""
+
+    name = "given"
+
+    def __init__(self, scores: dict[str, float]) -> None:
+        self.scores = scores
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return [self.scores[completion] for completion in completions]
+
+
+class Drawn(NamedTuple):
+    """Completions and the scorer that knows them."""
+
+    completions: list[Completion]
+    scorer: GivenScores
+
+
+@pytest.fixture(scope="session")
+def draw(make_completion: Callable[..., Completion]) -> Callable[..., Drawn]:
+    """`draw([[1.0, 0.5], [2.0, 2.0]])`: per prompt, one completion for each score."""
+
+    def drawn(groups: Sequence[Group], **changes: Any) -> Drawn:
+        completions, scores = [], {}
+        for prompt, group in enumerate(groups):
+            for sample, score in enumerate(group):
+                text = f" answer {prompt} {sample} ."
+                scores[text] = score
+                ids = [100 + prompt, 500 + sample, 1]
+                completions.append(make_completion(prompt, sample, completion=text, completion_ids=ids, **changes))
+        return Drawn(completions, GivenScores(scores))
+
+    return drawn
+
+
+def label(drawn: Drawn, run_seed: int = 0, **section: Any) -> LabelledPairs:
+    return label_completions(
+        drawn.completions,
+        drawn.scorer,
+        LabelSection(**{**KEEP, **section}),
+        source="dpr",
+        run_seed=run_seed,
+        progress=NoProgress(),
+    )
+
+
+def scores_of(pairs: LabelledPairs) -> list[tuple[float | None, float | None]]:
+    return [(pair.chosen_score, pair.rejected_score) for pair in pairs.preferences]
+
+
+def test_a_pair_carries_exactly_what_was_sampled(draw: Callable[..., Drawn]) -> None:
+    drawn = draw([[0.5, 2.0]])
+    (pair,) = label(drawn).preferences
+    worse, better = drawn.completions
+    assert pair == Preference(
+        prompt=better.prompt,
+        chosen=better.completion,
+        rejected=worse.completion,
+        label=1.0,
+        source="dpr",
+        labeler="given",
+        prompt_ids=better.prompt_ids,
+        chosen_ids=better.completion_ids,
+        rejected_ids=worse.completion_ids,
+        chosen_score=2.0,
+        rejected_score=0.5,
+        chosen_logp=-1.5,
+        rejected_logp=-1.5,
+        round=1,
+        prompt_index=0,
+        chosen_index=1,
+        rejected_index=0,
+        policy=better.policy,
+    )
+
+
+def test_a_response_logp_is_the_sum_over_its_tokens(draw: Callable[..., Drawn]) -> None:
+    drawn = draw([[1.0, 0.0]], logps=[-0.1, -0.2, -0.7])
+    assert label(drawn).preferences[0].chosen_logp == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "pairs", "expected"),
+    [
+        ([1.0, 3.0], "best_worst", [(3.0, 1.0)]),
+        ([2.0, 3.0, 1.0], "best_worst", [(3.0, 1.0)]),
+        ([2.0, 3.0, 1.0, 4.0], "best_worst", [(4.0, 1.0)]),
+        ([1.0, 3.0], "best_random", [(3.0, 1.0)]),
+        ([1.0, 3.0], "all", [(3.0, 1.0)]),
+        ([2.0, 3.0, 1.0], "all", [(3.0, 2.0), (3.0, 1.0), (2.0, 1.0)]),
+        ([2.0, 3.0, 1.0, 4.0], "all", [(4.0, 3.0), (4.0, 2.0), (4.0, 1.0), (3.0, 2.0), (3.0, 1.0), (2.0, 1.0)]),
+    ],
+)
+def test_the_pairs_of_a_prompt(
+    scores: Group, pairs: str, expected: list[tuple[float, float]], draw: Callable[..., Drawn]
+) -> None:
+    made = label(draw([scores]), pairs=pairs)
+    assert scores_of(made) == expected
+    assert made.counts == {"pairs": len(expected)}
+    assert {pair.label for pair in made.preferences} == {1.0}
+
+
+@pytest.mark.parametrize("num_generations", [3, 4])
+def test_best_against_random_takes_every_other_one_equally_often(
+    num_generations: int, draw: Callable[..., Drawn]
+) -> None:
+    num_prompts = 900
+    made = label(draw([list(range(num_generations))] * num_prompts), pairs="best_random")
+    assert {pair.chosen_score for pair in made.preferences} == {num_generations - 1}
+    losers = [pair.rejected_score for pair in made.preferences]
+    share = 1 / (num_generations - 1)
+    tolerance = 4 * math.sqrt(share * (1 - share) / num_prompts)
+    for loser in range(num_generations - 1):
+        assert losers.count(loser) / num_prompts == pytest.approx(share, abs=tolerance)
+
+
+def test_pairs_stay_within_their_prompt_and_round(draw: Callable[..., Drawn]) -> None:
+    first, second = draw([[1.0, 0.0], [0.0, 2.0]]), draw([[3.0, 4.0]], round=2)
+    both = Drawn(
+        first.completions + second.completions,
+        GivenScores({**first.scorer.scores, " answer 0 0 .": 3.0, " answer 0 1 .": 4.0}),
+    )
+    made = label(both)
+    assert [(pair.round, pair.prompt_index) for pair in made.preferences] == [(1, 0), (1, 1), (2, 0)]
+    for pair in made.preferences:
+        assert pair.prompt == f"prompt {pair.prompt_index} :"
+
+
+@pytest.mark.parametrize("labels", ["hard", "sampled", "soft"])
+@pytest.mark.parametrize("pairs", ["best_worst", "best_random", "all"])
+def test_the_order_of_the_completions_changes_no_pair(pairs: str, labels: str, draw: Callable[..., Drawn]) -> None:
+    drawn = draw([[0.5, 1.0, 0.7], [0.2, 0.2, 0.1], [0.0, 3.0]])
+    backwards = Drawn(drawn.completions[::-1], drawn.scorer)
+    options = {"pairs": pairs, "labels": labels}
+    by_prompt = sorted(label(drawn, **options).preferences, key=str)
+    assert sorted(label(backwards, **options).preferences, key=str) == by_prompt
+
+
+def test_a_prompts_label_does_not_depend_on_the_other_prompts(draw: Callable[..., Drawn]) -> None:
+    groups = [[index % 3 + 0.1, index % 2 + 0.5] for index in range(40)]
+    drawn = draw(groups)
+    whole = label(drawn, labels="sampled").preferences
+    half = label(Drawn(drawn.completions[40:], drawn.scorer), labels="sampled").preferences
+    assert half == whole[20:]
+
+
+@pytest.mark.parametrize(("temperature", "margin"), [(1.0, 1.0), (2.0, 1.0), (0.5, 0.4)])
+def test_sampled_labels_follow_bradley_terry_at_their_temperature(
+    temperature: float, margin: float, draw: Callable[..., Drawn]
+) -> None:
+    num_prompts = 3000
+    made = label(draw([[0.0, margin]] * num_prompts), labels="sampled", temperature=temperature)
+    assert made.counts == {"pairs": num_prompts}
+    expected = 1 / (1 + math.exp(-margin / temperature))
+    share = sum(pair.chosen_score == margin for pair in made.preferences) / num_prompts
+    assert share == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / num_prompts))
+    assert {pair.label for pair in made.preferences} == {1.0}
+
+
+def test_a_flipped_label_swaps_everything_of_the_two_responses(draw: Callable[..., Drawn]) -> None:
+    made = label(draw([[0.0, 0.5]] * 100), labels="sampled")
+    flipped = [pair for pair in made.preferences if pair.chosen_score == 0.0]
+    assert flipped
+    for pair in flipped:
+        assert (pair.chosen_index, pair.rejected_index) == (0, 1)
+        assert pair.chosen == f" answer {pair.prompt_index} 0 ."
+        assert pair.chosen_ids == [100 + (pair.prompt_index or 0), 500, 1]
+        assert pair.rejected_score == 0.5
+
+
+def test_sampled_labels_are_the_same_again_and_others_for_another_seed(draw: Callable[..., Drawn]) -> None:
+    drawn = draw([[0.0, 0.3]] * 60)
+    assert label(drawn, labels="sampled") == label(drawn, labels="sampled")
+    assert label(drawn, labels="sampled") != label(drawn, run_seed=1, labels="sampled")
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(1.0, 0.7310585786300049), (0.5, 0.8807970779778823)])
+def test_a_soft_label_is_the_bradley_terry_probability(
+    temperature: float, expected: float, draw: Callable[..., Drawn]
+) -> None:
+    made = label(draw([[1.5, 2.5]]), labels="soft", temperature=temperature)
+    assert scores_of(made) == [(2.5, 1.5)]
+    assert made.preferences[0].label == pytest.approx(expected, rel=1e-12)
+
+
+def test_scores_far_apart_give_a_label_of_one(draw: Callable[..., Drawn]) -> None:
+    for labels in ("hard", "sampled", "soft"):
+        made = label(draw([[-1e308, 1e308], [0.0, 5000.0]]), labels=labels)
+        assert [pair.label for pair in made.preferences] == [1.0, 1.0]
+        assert scores_of(made) == [(1e308, -1e308), (5000.0, 0.0)]
+
+
+@pytest.mark.parametrize("labels", ["hard", "sampled", "soft"])
+def test_a_tie_is_kept_with_one_half_in_the_order_of_sampling_or_dropped(
+    labels: str, draw: Callable[..., Drawn]
+) -> None:
+    drawn = draw([[1.0, 1.0], [1.0, 2.0]])
+    kept = label(drawn, labels=labels, ties="keep")
+    assert kept.counts == {"pairs": 2, "ties_kept": 1}
+    assert kept.preferences[0].label == 0.5
+    assert (kept.preferences[0].chosen_index, kept.preferences[0].rejected_index) == (0, 1)
+    dropped = label(drawn, labels=labels, ties="drop")
+    assert dropped.counts == {"pairs": 1, "ties_dropped": 1}
+    assert dropped.preferences[0].prompt_index == 1
+
+
+def test_pairs_of_the_same_tokens_are_kept_or_dropped(make_completion: Callable[..., Completion]) -> None:
+    same = [make_completion(0, 0, completion_ids=[5, 1]), make_completion(0, 1, completion_ids=[5, 1])]
+    other = [make_completion(1, 0, completion_ids=[5, 1]), make_completion(1, 1, completion_ids=[5, 5, 1])]
+    drawn = Drawn(same + other, GivenScores({" answer 0 .": 1.0, " answer 1 .": 2.0}))
+    assert label(drawn).counts == {"equal_texts_kept": 1, "pairs": 2}
+    dropped = label(drawn, equal_texts="drop")
+    assert dropped.counts == {"equal_texts_dropped": 1, "pairs": 1}
+    assert dropped.preferences[0].prompt_index == 1
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_pairs_with_an_empty_response_are_kept_or_dropped(
+    empty: str, make_completion: Callable[..., Completion]
+) -> None:
+    completions = [make_completion(0, 0, completion=empty), make_completion(0, 1)]
+    drawn = Drawn(completions, GivenScores({empty: 0.0, " answer 1 .": 2.0}))
+    assert label(drawn).counts == {"empty_texts_kept": 1, "pairs": 1}
+    assert label(drawn, empty_texts="drop") == LabelledPairs([], {"empty_texts_dropped": 1, "pairs": 0})
+
+
+@pytest.mark.xfail(
+    strict=True, reason="BUG: a rule that keeps a pair ends the checks, so a later rule that drops it never sees it"
+)
+@pytest.mark.parametrize(
+    ("texts", "ids", "rules"),
+    [
+        (["", ""], [[1], [1]], {"empty_texts": "keep", "equal_texts": "drop"}),
+        (["", " good ."], [[1], [5, 1]], {"empty_texts": "keep", "ties": "drop"}),
+        ([" good .", " good ."], [[5, 1], [5, 1]], {"equal_texts": "keep", "ties": "drop"}),
+    ],
+    ids=["two empty ones that are equal", "an empty one of equal score", "two equal ones of equal score"],
+)
+def test_a_pair_is_dropped_where_any_rule_drops_it(
+    texts: list[str], ids: list[list[int]], rules: dict[str, str], make_completion: Callable[..., Completion]
+) -> None:
+    completions = [make_completion(0, i, completion=texts[i], completion_ids=ids[i]) for i in (0, 1)]
+    drawn = Drawn(completions, GivenScores(dict.fromkeys(texts, 1.0)))
+    assert label(drawn, **rules).preferences == []
+
+
+def test_pairs_closer_than_the_smallest_margin_are_dropped(draw: Callable[..., Drawn]) -> None:
+    drawn = draw([[0.0, 0.25], [0.0, 0.5], [0.0, 0.75], [1.0, 1.0]])
+    made = label(drawn, min_margin=0.5, ties="drop")
+    assert scores_of(made) == [(0.5, 0.0), (0.75, 0.0)]
+    assert made.counts == {"below_min_margin_dropped": 1, "pairs": 2, "ties_dropped": 1}
+
+
+def test_a_prompt_with_one_completion_is_counted(draw: Callable[..., Drawn]) -> None:
+    made = label(draw([[1.0], [1.0, 0.0], [2.0]]))
+    assert made.counts == {"pairs": 1, "single_completions": 2}
+
+
+groups_of_scores = st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=4), max_size=5)
+keep_or_drop = st.sampled_from(["keep", "drop"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    groups_of_scores,
+    st.sampled_from(["best_worst", "best_random", "all"]),
+    st.sampled_from(["hard", "sampled", "soft"]),
+    st.fixed_dictionaries({"ties": keep_or_drop, "equal_texts": keep_or_drop, "empty_texts": keep_or_drop}),
+    st.sampled_from([0.0, 0.3]),
+    st.data(),
+)
+def test_every_candidate_ends_as_a_pair_or_in_exactly_one_count(
+    make_completion: Callable[..., Completion],
+    groups: list[list[float]],
+    pairs: str,
+    labels: str,
+    rules: dict[str, str],
+    min_margin: float,
+    data: st.DataObject,
+) -> None:
+    completions, scores = [], {}
+    for prompt, group in enumerate(groups):
+        for sample, score in enumerate(group):
+            ids = data.draw(st.sampled_from([[5, 1], [6, 1], [1]]))
+            text = f"{prompt}/{sample}" if ids != [1] else " " * (10 * prompt + sample)
+            scores[text] = score
+            completions.append(make_completion(prompt, sample, completion=text, completion_ids=ids))
+    made = label(
+        Drawn(completions, GivenScores(scores)), pairs=pairs, labels=labels, min_margin=min_margin, **rules
+    )
+    num_all = sum(math.comb(len(group), 2) for group in groups)
+    num_candidates = num_all if pairs == "all" else sum(len(group) > 1 for group in groups)
+    dropped = sum(number for name, number in made.counts.items() if name.endswith("_dropped"))
+    assert made.counts["pairs"] == len(made.preferences)
+    assert made.counts["pairs"] + dropped == num_candidates
+    assert made.counts.get("single_completions", 0) == sum(len(group) == 1 for group in groups)
+    sampled = {(item.prompt_index, item.sample_index): item.completion_ids for item in completions}
+    for pair in made.preferences:
+        assert pair.chosen_ids == sampled[pair.prompt_index, pair.chosen_index]
+        assert pair.rejected_ids == sampled[pair.prompt_index, pair.rejected_index]
+        assert 0.5 <= pair.label <= 1.0
+        assert (pair.label == 0.5) is (pair.chosen_score == pair.rejected_score)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="BUG: where a round draws a prompt twice, K = 2 becomes best of 4: half of the pairs are lost uncounted, and "
+    "with a gradient above 0 the chosen and rejected are no longer independent draws (DESIGN, fact 3)",
+)
+def test_a_prompt_that_a_round_draws_twice_gives_a_pair_for_each_draw(draw: Callable[..., Drawn]) -> None:
+    """With num_generations 2, samples 0 and 1 are of the first draw, 2 and 3 of the second."""
+    made = label(draw([[0.0, 1.0, 3.0, 2.0]]), pairs="best_worst")
+    assert scores_of(made) == [(1.0, 0.0), (3.0, 2.0)]
+
+
+OFFLINE = [
+    {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was poor ."},
+    {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": "", "label": 0.75},
+    {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was good ."},
+    {"prompt": "review of the food :", "chosen": " the food was poor .", "rejected": " the food was fine .", "label": 0.5},
+]
+
+
+def test_offline_pairs_are_tokenised_behind_their_prompt(tiny_policy: Policy) -> None:
+    tokenizer = tiny_policy.tokenizer
+    made = label_offline_pairs(OFFLINE, tokenizer, LabelSection(**KEEP), "dataset")
+    assert len(made.preferences) == len(OFFLINE)
+    for row, pair in zip(OFFLINE, made.preferences, strict=True):
+        prompt_ids = prompt_token_ids(tokenizer, row["prompt"])
+        assert pair.prompt_ids == prompt_ids
+        assert pair.chosen_ids == completion_token_ids(tokenizer, row["prompt"], prompt_ids, row["chosen"])
+        assert pair.rejected_ids == completion_token_ids(tokenizer, row["prompt"], prompt_ids, row["rejected"])
+        assert pair.chosen_ids[-1] == tokenizer.eos_token_id
+        assert (pair.source, pair.labeler, pair.round) == ("offline", "dataset", 0)
+
+
+def test_offline_pairs_keep_their_labels_and_are_counted(tiny_policy: Policy) -> None:
+    made = label_offline_pairs(OFFLINE, tiny_policy.tokenizer, LabelSection(**KEEP), "dataset")
+    assert [pair.label for pair in made.preferences] == [1.0, 0.75, 1.0, 0.5]
+    assert made.counts == {"empty_texts_kept": 1, "equal_texts_kept": 1, "pairs": 4, "ties_kept": 1}
+    made = label_offline_pairs(OFFLINE, tiny_policy.tokenizer, LabelSection(**DROP), "dataset")
+    assert [pair.prompt_index for pair in made.preferences] == [0]
+    assert made.counts == {"empty_texts_dropped": 1, "equal_texts_dropped": 1, "pairs": 1, "ties_dropped": 1}
