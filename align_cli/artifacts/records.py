@@ -106,7 +106,7 @@ class Preference(Record):
         chosen: the response that won, or is likelier to be better.
         rejected: the other.
         label: probability that `chosen` is the better one, in [0, 1]; 1 is a hard label, 0.5 a tie.
-        source: `offline` or `dpr`.
+        source: `offline`, `dpp` or `dpr`.
         labeler: name of the labeler in the recipe; `dataset` for labels that came with the data.
         prompt_ids: token ids of the prompt.
         chosen_ids: token ids of `chosen`; for a policy's responses exactly those that it sampled.
@@ -120,6 +120,9 @@ class Preference(Record):
         chosen_index: which of the prompt's samples.
         rejected_index: likewise.
         policy: version of the policy that sampled the responses.
+        other_ids: token ids of the prompt's other responses where the choice of these two depended on them and a
+            bilevel coefficient is set; None otherwise.
+        other_logps: log-probability of each of those when it was sampled, in nats.
     """
 
     prompt: Text
@@ -140,6 +143,8 @@ class Preference(Record):
     chosen_index: int | None = None
     rejected_index: int | None = None
     policy: str | None = None
+    other_ids: list[list[int]] | None = None
+    other_logps: list[float] | None = None
 
     required: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
 

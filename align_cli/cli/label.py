@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from align_cli.cli.options import InputPlace, OutputPlace, Overrides, Quiet, RecipePath
+from align_cli.cli.options import InputPlace, OutputPlace, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, guarded
 
 
@@ -12,6 +12,7 @@ def command(
     overrides: Overrides = None,
     input: InputPlace = "-",
     output: OutputPlace = "-",
+    policy: PolicyPath = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn completions into preferences: JSON Lines in, JSON Lines out."""
@@ -24,6 +25,6 @@ def command(
     loaded = load_recipe(recipe, overrides or [])
     completions = read_stream(input, Completion)
     with talk.reporter() as reporter:
-        labelled = label_once(loaded, completions, reporter)
+        labelled = label_once(loaded, completions, policy, reporter)
     talk.note(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in labelled.counts.items()))
     talk.records(labelled.preferences, output)

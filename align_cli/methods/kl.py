@@ -5,7 +5,7 @@ KL(πθ ‖ πref) = E_{y~πθ} Σ_t KL_t, with KL_t the exact KL over the vocab
     E[ Σ_t ∇KL_t ]                              the pathwise part: low variance, tokens held fixed
     E[ Σ_t ∇log πθ(y_t) Σ_{u>t} KL_u ]          how each token changes which prefixes the later KL is taken on
 
-The first alone is a regulariser, not that gradient. The sum runs over u > t, since KL_u for u ≤ t does not depend on y_t.
+The first alone is a regulariser, not that gradient. The sum runs over u > t: for u ≤ t, KL_u does not depend on y_t.
 
 Shapes: B sequences, C response positions.
 """
@@ -15,7 +15,9 @@ from __future__ import annotations
 import torch
 
 
-def sequence_kl(token_kl_BC: torch.Tensor, logps_BC: torch.Tensor, mask_BC: torch.Tensor, gradient: str) -> torch.Tensor:
+def sequence_kl(
+    token_kl_BC: torch.Tensor, logps_BC: torch.Tensor, mask_BC: torch.Tensor, gradient: str
+) -> torch.Tensor:
     """Σ_t KL_t, with the gradient that is asked for.
 
     Args:

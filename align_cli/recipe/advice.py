@@ -8,7 +8,9 @@ from align_cli.recipe.schema import FunctionLabelerSection, Recipe
 
 def warnings_for(recipe: Recipe) -> list[str]:
     """What is allowed but often not meant, one sentence each."""
-    return [warning for check in (_scorer, _completions, _gradient, _opponents) for warning in check(recipe)]
+    return [
+        warning for check in (_scorer, _completions, _gradient, _self_labels, _opponents) for warning in check(recipe)
+    ]
 
 
 def code_that_runs(recipe: Recipe) -> list[str]:
@@ -33,17 +35,37 @@ def _scorer(recipe: Recipe) -> list[str]:
 
 
 def _completions(recipe: Recipe) -> list[str]:
-    number = recipe.generate.num_generations
-    if recipe.is_online and number > 2 and recipe.label.pairs == "best_worst":
+    number, sources = recipe.generate.num_generations, recipe.method.sources.in_use()
+    if "dpr" in sources and number > 2 and recipe.label.pairs == "best_worst" and not has_gradient(recipe):
         return [f"of generate.num_generations {number} completions a prompt, label.pairs best_worst trains on two"]
     return []
 
 
 def _gradient(recipe: Recipe) -> list[str]:
-    dpr = recipe.method.sources.dpr
-    if dpr is not None and has_gradient(recipe) and dpr.gradient > 1:
-        return [f"method.sources.dpr.gradient is {dpr.gradient:g}: 1 is the exact bilevel gradient, the paper uses 0.3"]
-    return []
+    warnings = []
+    for name, source in recipe.method.sources.in_use().items():
+        coefficient = getattr(source, "gradient", 0.0)
+        if coefficient > 1:
+            warnings.append(f"method.sources.{name}.gradient is {coefficient:g}: 1 is the exact bilevel gradient")
+        elif coefficient == 1 and source.policy_labels:
+            warnings.append(f"method.sources.{name}.gradient is 1: self-labelled sources were seen to diverge at 1")
+    return warnings
+
+
+def _self_labels(recipe: Recipe) -> list[str]:
+    names = [name for name, source in recipe.method.sources.in_use().items() if source.policy_labels]
+    warnings = []
+    if names and recipe.policy.reference == "previous":
+        warnings.append(
+            f"policy.reference is previous: at a round's start policy and reference are equal, and every label of "
+            f"{' and '.join(names)} is one half"
+        )
+    carries = recipe.method.kl.on == "all" or any(
+        source.policy_responses for source in recipe.method.sources.in_use().values()
+    )
+    if names and not (recipe.method.kl.coefficient and carries):
+        warnings.append(f"{' and '.join(names)} without method.kl: the policy's own labels hold it to nothing")
+    return warnings
 
 
 def _opponents(recipe: Recipe) -> list[str]:

@@ -1,7 +1,6 @@
 """Keys and values of the design that a recipe may not use yet, and what to do in their place.
 
-One table each for keys and for values. A key leaves its table when it joins `schema`. `method.kl` is refused whatever
-its coefficient, 0 included; `train.replay_rounds` of 0 is accepted.
+One table each for keys and for values. A key leaves its table when it joins `schema`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from typing import Any
 
 _LOSSES = "sigmoid (dpo), ipo and hinge (slic) are served"
 _LABELERS = "call it from a labeler of kind function"
-_SELF_LABELS = "use offline and dpr; self-labelled sources come later"
 _PEFT = "train all weights: leave the key out"
 
 _KEYS = {
@@ -18,10 +16,6 @@ _KEYS = {
     "guards": "leave it out; watch the evaluation of each round",
     "policy.peft": _PEFT,
     "policy.lora": _PEFT,
-    "method.kl": "leave it out; beta is what ties the policy to the reference",
-    "method.sources.ddp": _SELF_LABELS,
-    "method.sources.dpp": _SELF_LABELS,
-    "method.importance_weight_cap": "leave it out; pairs are trained on as they were sampled",
 }
 
 _VALUES: dict[str, dict[str, str]] = {
@@ -57,6 +51,4 @@ def hint_for_value(path: tuple[str | int, ...], value: Any) -> str | None:
     parts = [str(part) for part in path]
     if parts[:1] == ["labelers"]:
         parts = ["labelers", *parts[2:]]
-    if parts == ["train", "replay_rounds"]:
-        return "set train.replay_rounds to 0" if type(value) is int and value > 0 else None
     return _VALUES.get(".".join(parts), {}).get(value) if isinstance(value, str) else None

@@ -44,9 +44,8 @@ def with_automatic_values(recipe: Recipe) -> Recipe:
 
 
 def has_gradient(recipe: Recipe) -> bool:
-    """Whether pairs of the policy carry the bilevel response term."""
-    dpr = recipe.method.sources.dpr
-    return dpr is not None and dpr.mixing > 0 and dpr.gradient > 0
+    """Whether pairs that a labeler makes carry the bilevel response term."""
+    return getattr(recipe.method.sources.in_use().get("dpr"), "gradient", 0.0) > 0
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from align_cli.recipe.tree import shown
 from align_cli.recipe.view import RuleFault, UnsoundError, View, rule_fault
 
 SHARE_TOLERANCE = 1e-9
+POLICY_SOURCES = ("dpp", "dpr")
 _BIAS = "leaving pairs out would bias the bilevel gradient"
 
 
@@ -116,72 +117,98 @@ def _dataset_is_no_other_labelers_name(view: View) -> Iterator[RuleFault]:
         yield rule_fault(("labelers", "dataset"), what, "give the labeler another name")
 
 
-def _offline_needs_preferences(view: View) -> Iterator[RuleFault]:
-    if view.get("method.sources.offline.mixing") and view.get("data.preferences") is None:
-        what = "data.preferences is not set; the source offline takes its pairs from it"
-        yield rule_fault("data.preferences", what, "set data.preferences, or remove method.sources.offline")
+def _dataset_sources_need_preferences(view: View) -> Iterator[RuleFault]:
+    for name in ("offline", "ddp"):
+        if view.get(f"method.sources.{name}.mixing") and view.get("data.preferences") is None:
+            what = f"data.preferences is not set; the source {name} takes its pairs from it"
+            yield rule_fault("data.preferences", what, f"set data.preferences, or remove method.sources.{name}")
+            return
 
 
-def _dpr_needs_prompts(view: View) -> Iterator[RuleFault]:
-    if view.get("method.sources.dpr.mixing") and view.get("data.prompts") is None:
-        what = "data.prompts is not set; the source dpr samples the policy on it"
-        yield rule_fault("data.prompts", what, "set data.prompts, or remove method.sources.dpr")
+def _policy_sources_need_prompts(view: View) -> Iterator[RuleFault]:
+    for name in POLICY_SOURCES:
+        if view.get(f"method.sources.{name}.mixing") and view.get("data.prompts") is None:
+            what = f"data.prompts is not set; the source {name} samples the policy on it"
+            yield rule_fault("data.prompts", what, f"set data.prompts, or remove method.sources.{name}")
+            return
 
 
-def _dpr_needs_two_completions(view: View) -> Iterator[RuleFault]:
-    if view.get("method.sources.dpr.mixing") and (number := view.get("generate.num_generations")) < 2:
-        what = (
-            f"generate.num_generations is {number}; a pair of the source dpr needs at least 2 completions of a prompt"
-        )
-        yield rule_fault("generate.num_generations", what, "set generate.num_generations to 2")
+def _policy_sources_need_two_completions(view: View) -> Iterator[RuleFault]:
+    for name in POLICY_SOURCES:
+        if view.get(f"method.sources.{name}.mixing") and (number := view.get("generate.num_generations")) < 2:
+            what = (
+                f"generate.num_generations is {number}; a pair of the source {name} needs at least 2 completions of a "
+                "prompt"
+            )
+            yield rule_fault("generate.num_generations", what, "set generate.num_generations to 2")
+            return
 
 
-def _gradient(view: View) -> float:
-    """The bilevel coefficient in use; 0 without one."""
-    if not view.get("method.sources.dpr.mixing"):
-        return 0.0
-    return float(view.get("method.sources.dpr.gradient"))
+def _gradient_source(view: View) -> str | None:
+    """The first source whose responses carry the bilevel response term."""
+    for name in POLICY_SOURCES:
+        if view.get(f"method.sources.{name}.mixing") and view.get(f"method.sources.{name}.gradient"):
+            return name
+    return None
 
 
 def _gradient_needs_the_whole_distribution(view: View) -> Iterator[RuleFault]:
-    if not _gradient(view):
+    source = _gradient_source(view)
+    if source is None:
         return
     reason = "with a gradient above 0 responses must come from the policy's whole distribution"
     if (top_k := view.sound("generate.top_k")) is not None and top_k > 0:
-        yield rule_fault("generate.top_k", f"generate.top_k is {top_k}; {reason}", _off("generate.top_k to 0"))
+        yield rule_fault("generate.top_k", f"generate.top_k is {top_k}; {reason}", _off("generate.top_k to 0", source))
     if (top_p := view.sound("generate.top_p")) is not None and top_p < 1:
-        yield rule_fault("generate.top_p", f"generate.top_p is {top_p}; {reason}", _off("generate.top_p to 1.0"))
-
-
-def _gradient_at_temperature_one(view: View) -> Iterator[RuleFault]:
-    if _gradient(view) and (temperature := view.get("generate.temperature")) != 1:
-        what = (
-            f"generate.temperature is {temperature}; one other than 1 with a gradient above 0 is not served yet, "
-            "for lack of importance weights"
+        yield rule_fault(
+            "generate.top_p", f"generate.top_p is {top_p}; {reason}", _off("generate.top_p to 1.0", source)
         )
-        yield rule_fault("generate.temperature", what, _off("generate.temperature to 1.0"))
 
 
-def _gradient_of_two_completions(view: View) -> Iterator[RuleFault]:
-    if _gradient(view) and (number := view.get("generate.num_generations")) > 2:
-        what = f"generate.num_generations is {number}; more than 2 with a gradient above 0 is not served yet"
-        yield rule_fault("generate.num_generations", what, _off("generate.num_generations to 2"))
+def _gradient_corrects_for_temperature(view: View) -> Iterator[RuleFault]:
+    source = _gradient_source(view)
+    if source is None or view.get("method.importance_weight_cap") is not None:
+        return
+    if (temperature := view.get("generate.temperature")) != 1:
+        what = (
+            f"generate.temperature is {temperature}; with a gradient above 0 responses of another temperature than 1 "
+            "need importance weights"
+        )
+        hint = f"set method.importance_weight_cap, such as 10, or {_off('generate.temperature to 1.0', source)[4:]}"
+        yield rule_fault("generate.temperature", what, hint)
 
 
 def _gradient_keeps_every_pair(view: View) -> Iterator[RuleFault]:
-    if not _gradient(view):
+    if _gradient_source(view) != "dpr":
         return
     for key in ("label.ties", "label.equal_texts", "label.empty_texts"):
         if view.sound(key) == "drop":
-            yield rule_fault(key, f"{key} is drop; with a gradient above 0 {_BIAS}", _off(f"{key} to keep"))
+            yield rule_fault(key, f"{key} is drop; with a gradient above 0 {_BIAS}", _off(f"{key} to keep", "dpr"))
     margin = view.sound("label.min_margin")
     if margin is not None and margin > 0:
         what = f"label.min_margin is {margin}; with a gradient above 0 {_BIAS}"
-        yield rule_fault("label.min_margin", what, _off("label.min_margin to 0"))
+        yield rule_fault("label.min_margin", what, _off("label.min_margin to 0", "dpr"))
 
 
-def _off(remedy: str) -> str:
-    return f"set {remedy}, or method.sources.dpr.gradient to 0"
+def _off(remedy: str, source: str) -> str:
+    return f"set {remedy}, or method.sources.{source}.gradient to 0"
+
+
+def _kl_has_responses(view: View) -> Iterator[RuleFault]:
+    """KL on the policy's responses needs such, and its full gradient needs nothing else."""
+    if not view.get("method.kl.coefficient"):
+        return
+    from_policy = [name for name in POLICY_SOURCES if view.get(f"method.sources.{name}.mixing")]
+    from_dataset = [name for name in ("offline", "ddp") if view.get(f"method.sources.{name}.mixing")]
+    if view.get("method.kl.on") == "policy" and not from_policy:
+        what = "method.kl.on is policy, but no source samples the policy: no response would carry the KL"
+        yield rule_fault("method.kl", what, "set method.kl.on to all and method.kl.gradient to pathwise")
+    if view.get("method.kl.on") == "all" and view.get("method.kl.gradient") == "full" and from_dataset:
+        what = (
+            f"method.kl.gradient is full on the responses of {' and '.join(from_dataset)}; it is exact on the policy's "
+            "own responses alone"
+        )
+        yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or method.kl.on to policy")
 
 
 def _one_model(view: View) -> Iterator[RuleFault]:
@@ -237,13 +264,13 @@ RULES: tuple[Rule, ...] = (
     _scorer_needs_prompts,
     _labeler_names_are_words,
     _dataset_is_no_other_labelers_name,
-    _offline_needs_preferences,
-    _dpr_needs_prompts,
-    _dpr_needs_two_completions,
+    _dataset_sources_need_preferences,
+    _policy_sources_need_prompts,
+    _policy_sources_need_two_completions,
     _gradient_needs_the_whole_distribution,
-    _gradient_at_temperature_one,
-    _gradient_of_two_completions,
+    _gradient_corrects_for_temperature,
     _gradient_keeps_every_pair,
+    _kl_has_responses,
     _one_model,
     _new_model_is_trained,
     _heads_divide_the_width,

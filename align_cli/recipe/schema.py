@@ -6,7 +6,7 @@ keys. A field's description is the documentation that users see. Imports no torc
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -114,12 +114,42 @@ LabelerSection = Annotated[DatasetLabelerSection | FunctionLabelerSection, Field
 class OfflineSourceSection(Section):
     """`method.sources.offline`: responses and label from the dataset."""
 
+    policy_responses: ClassVar[bool] = False
+    policy_labels: ClassVar[bool] = False
+
     mixing: float = Field(ge=0, le=1, description="share of every batch")
     labeler: str = Field("dataset", description="`dataset`, or the name of a labeler of kind `dataset`")
 
 
+class DdpSourceSection(Section):
+    """`method.sources.ddp` (SAIL-DP): responses from the dataset, label from the policy itself."""
+
+    policy_responses: ClassVar[bool] = False
+    policy_labels: ClassVar[bool] = True
+
+    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.4)")
+    gradient: float = Field(
+        0.0, ge=0, description="coefficient of the bilevel label term: 1 exact, 0 plain loss (paper: 0.2)"
+    )
+
+
+class DppSourceSection(Section):
+    """`method.sources.dpp` (SAIL-PP): responses from the policy, label from the policy itself."""
+
+    policy_responses: ClassVar[bool] = True
+    policy_labels: ClassVar[bool] = True
+
+    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.3)")
+    gradient: float = Field(
+        0.0, ge=0, description="coefficient of both bilevel terms: 1 exact, 0 plain loss (paper: 0.2)"
+    )
+
+
 class DprSourceSection(Section):
     """`method.sources.dpr` (SAIL-PR): responses from the policy, label from a reward."""
+
+    policy_responses: ClassVar[bool] = True
+    policy_labels: ClassVar[bool] = False
 
     mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.3)")
     gradient: float = Field(
@@ -128,11 +158,33 @@ class DprSourceSection(Section):
     labeler: str | None = Field(None, description="name of the labeler that scores the responses")
 
 
+SourceSection = OfflineSourceSection | DdpSourceSection | DppSourceSection | DprSourceSection
+
+
 class SourcesSection(Section):
     """`method.sources`: where the pairs of a batch come from, in exact shares that sum to 1."""
 
     offline: OfflineSourceSection | None = Field(None, description="dataset pairs, dataset labels")
+    ddp: DdpSourceSection | None = Field(None, description="dataset pairs, the policy's own labels (SAIL-DP)")
+    dpp: DppSourceSection | None = Field(None, description="policy pairs, the policy's own labels (SAIL-PP)")
     dpr: DprSourceSection | None = Field(None, description="policy pairs, reward labels (SAIL-PR)")
+
+    def in_use(self) -> dict[str, SourceSection]:
+        """The sources with a share, by name, in the schema's order: the order of the mixture everywhere."""
+        sections: dict[str, SourceSection | None] = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: section for name, section in sections.items() if section is not None and section.mixing > 0}
+
+
+class KlSection(Section):
+    """`method.kl`: reverse KL to the reference as a loss (SAIL-RevKL, arXiv:2606.31524)."""
+
+    coefficient: float = Field(0.0, ge=0, description="weight of the mean KL of a response, in nats")
+    on: Literal["policy", "all"] = Field(
+        "policy", description="responses that carry it: those of the policy's sources, or all of every batch"
+    )
+    gradient: Literal["pathwise", "full"] = Field(
+        "full", description="the exact gradient of sequence KL, or its pathwise part alone, which is a regulariser"
+    )
 
 
 class MethodSection(Section):
@@ -141,6 +193,10 @@ class MethodSection(Section):
     loss_type: LossType = Field("sigmoid", description="sigmoid (dpo), ipo or hinge (slic)")
     beta: float = Field(0.1, gt=0, description="inverse strength of the loss's tie to the reference (IPO: tau)")
     sources: SourcesSection = Field(description="the mixture")
+    kl: KlSection = KlSection()
+    importance_weight_cap: float | None = Field(
+        None, gt=0, description="largest weight πθ/π_sampled of a pair of the policy's; unset trains as sampled"
+    )
 
 
 class GenerateSection(Section):
@@ -189,7 +245,7 @@ class TrainSection(BaseModel):
         "run", description="the learning-rate schedule spans the whole run, or starts anew each round"
     )
     reset_optimizer_each_round: bool = Field(False, description="drop Adam's moments at the start of each round")
-    replay_rounds: Literal[0] = Field(0, description="earlier rounds whose pairs are used again; only 0 is served yet")
+    replay_rounds: int = Field(0, ge=0, description="earlier rounds whose pairs join the round's own")
 
     @property
     def training_arguments(self) -> dict[str, Any]:
@@ -232,4 +288,4 @@ class Recipe(Section):
     @property
     def is_online(self) -> bool:
         """Whether rounds sample the policy at all."""
-        return self.method.sources.dpr is not None and self.method.sources.dpr.mixing > 0
+        return any(source.policy_responses for source in self.method.sources.in_use().values())

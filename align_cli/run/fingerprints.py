@@ -20,7 +20,7 @@ _POLICY_KEYS = ("seed", "policy", "playground", "reviews")
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "sft": _POLICY_KEYS,
     "generate": (*_POLICY_KEYS, "data.prompts", "generate"),
-    "label": ("seed", "label", "labelers", "method.sources"),
+    "label": (*_POLICY_KEYS, "generate.batch_size", "label", "labelers", "method.beta", "method.sources"),
     "train": (*_POLICY_KEYS, "data.preferences", "label", "method", "train"),
     "evaluate": (
         *_POLICY_KEYS, "data.eval_prompts", "data.eval_preferences", "generate", "label", "labelers", "method.beta",

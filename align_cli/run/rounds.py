@@ -122,8 +122,11 @@ def upstream(folder: RunFolder, recipe: Recipe, step: Step) -> dict[str, str]:
     read: list[tuple[int, str]] = {
         "sft": [],
         "generate": [(before, "checkpoint")],
-        "label": [(now, "completions.jsonl")],
-        "train": [(before, "checkpoint"), (now, "preferences.jsonl")],
+        "label": [(before, "checkpoint"), (now, "completions.jsonl")],
+        "train": [
+            (before, "checkpoint"),
+            *((number, "preferences.jsonl") for number in _pair_rounds(recipe, now)),
+        ],
         "evaluate": [
             (now, "checkpoint"),
             *((number, "samples.jsonl") for number in opponent_rounds(recipe, now).values()),
@@ -195,14 +198,17 @@ class Rounds:
 
     def _label(self, number: int) -> dict[str, Any]:
         completions = read_records(self.folder.verified(number, "completions.jsonl"), Completion)
-        labelled = self.session.label(completions)
+        policy, reference = None, None
+        if self.session.labels_itself:
+            policy, reference = self.policy_after(number - 1), self.reference_for(number)
+        labelled = self.session.label(completions, policy, reference)
         write_records(self.folder.artifact(number, "preferences.jsonl"), labelled.preferences)
         return labelled.counts
 
     def _train(self, number: int) -> dict[str, Any]:
         pairs: list[Preference] = []
-        if self.recipe.is_online:
-            pairs = read_records(self.folder.verified(number, "preferences.jsonl"), Preference)
+        for pair_round in _pair_rounds(self.recipe, number):
+            pairs += read_records(self.folder.verified(pair_round, "preferences.jsonl"), Preference)
         policy = self.policy_after(number - 1)
         reference = self.reference_for(number)
         parent, start, optimizer_state = policy.version, self._state, None
@@ -287,6 +293,13 @@ def make_initial_policy_once(recipe: Recipe, reporter: Reporter) -> RunFolder:
                 session.progress = progress
                 Rounds(recipe, folder, session).carry_out(first)
     return folder
+
+
+def _pair_rounds(recipe: Recipe, number: int) -> list[int]:
+    """The rounds whose pairs a round trains on: those that are replayed, and its own."""
+    if not recipe.is_online:
+        return []
+    return list(range(max(1, number - recipe.train.replay_rounds), number + 1))
 
 
 def opponent_rounds(recipe: Recipe, number: int) -> dict[str, int]:

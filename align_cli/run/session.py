@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.engines.base import Engine
 from align_cli.labelers import Scorer, build_scorer
+from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.load import Policy
 from align_cli.models.text import plain_text
 from align_cli.recipe import Recipe
 from align_cli.stages import NoProgress, Progress, inputs
 from align_cli.stages.evaluate import evaluate_policy, evaluation_draws
 from align_cli.stages.generate import draw_prompts, generate_completions, sampling_settings
-from align_cli.stages.label import LabelledPairs, label_completions, label_offline_pairs
-from align_cli.stages.train import TrainOutcome, shares, train_policy
+from align_cli.stages.label import LabelledPairs, label_completions, label_offline_pairs, self_label
+from align_cli.stages.train import TrainOutcome, train_policy
 from align_cli.training.checkpoints import TrainingState
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class Session:
             AlignError: for the first input that cannot be used.
         """
         if self.recipe.is_online:
-            self._probe(self.recipe.method.sources.dpr.labeler, self.prompts)  # type: ignore[union-attr]
-        if "offline" in shares(self.recipe):
+            self._probe(self._reward_labeler, self.prompts)
+        if self._uses_offline_pairs:
             _ = self.offline_rows
         if self.recipe.data.eval_prompts is not None:
             self._probe(self.recipe.evaluate.scorer, self.eval_prompts)
@@ -117,29 +118,47 @@ class Session:
             progress=self.progress,
         )
 
-    def label(self, completions: Sequence[Completion]) -> LabelledPairs:
-        """The label stage of a round."""
-        source = self.recipe.method.sources.dpr
-        scorer = self.scorer(source.labeler if source else None)
-        if scorer is None:
-            raise ValueError("the recipe has no source that labels completions")
-        return label_completions(
-            completions,
-            scorer,
-            self.recipe.label,
-            source="dpr",
-            run_seed=self.recipe.seed,
-            progress=self.progress,
-        )
+    def label(
+        self, completions: Sequence[Completion], policy: Policy | None, reference: Policy | None
+    ) -> LabelledPairs:
+        """The label stage of a round.
+
+        Args:
+            completions: what to pair.
+            policy: needed where `labels_itself` says so.
+            reference: likewise.
+        """
+        recipe, scorer = self.recipe, self.scorer(self._reward_labeler)
+        labelled = LabelledPairs([], {})
+        if scorer is not None:
+            labelled = label_completions(
+                completions,
+                scorer,
+                recipe.label,
+                keep_others=recipe.method.sources.in_use()["dpr"].gradient > 0,  # type: ignore[union-attr]
+                run_seed=recipe.seed,
+                progress=self.progress,
+            )
+        if policy is not None and reference is not None:
+            labeler = PolicyLabeler(policy, reference, recipe.method.beta, recipe.generate.batch_size)
+            pairs = self_label(completions, labeler)
+            counts = {**labelled.counts, "self_labelled_pairs": len(pairs)}
+            labelled = LabelledPairs([*labelled.preferences, *pairs], counts)
+        return labelled
+
+    @property
+    def labels_itself(self) -> bool:
+        """Whether the label stage needs the policy: source `dpp` is in use."""
+        return "dpp" in self.recipe.method.sources.in_use()
 
     def offline_pairs(self, policy: Policy) -> LabelledPairs:
-        """Offline pairs, tokenised by the policy's tokenizer; none where the mixture has no such share."""
-        source = self.recipe.method.sources.offline
-        if source is None:
+        """Offline pairs, tokenised by the policy's tokenizer; none where no source takes them."""
+        if not self._uses_offline_pairs:
             return LabelledPairs([], {})
         if self._offline is None:
-            rows = self.offline_rows
-            pairs = label_offline_pairs(rows.rows, policy.tokenizer, self.recipe.label, source.labeler)
+            rows, source = self.offline_rows, self.recipe.method.sources.offline
+            labeler = source.labeler if source is not None else "dataset"
+            pairs = label_offline_pairs(rows.rows, policy.tokenizer, self.recipe.label, labeler)
             self._offline = LabelledPairs(pairs.preferences, {**pairs.counts, **rows.dropped})
         return self._offline
 
@@ -206,6 +225,15 @@ class Session:
             scorer=self.scorer(self.recipe.evaluate.scorer),
             progress=self.progress,
         )
+
+    @property
+    def _reward_labeler(self) -> str | None:
+        source = self.recipe.method.sources.in_use().get("dpr")
+        return getattr(source, "labeler", None)
+
+    @property
+    def _uses_offline_pairs(self) -> bool:
+        return any(not source.policy_responses for source in self.recipe.method.sources.in_use().values())
 
     def _advance(self) -> None:
         self.progress.advance()

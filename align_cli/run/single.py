@@ -52,17 +52,34 @@ def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
         return session.generate(policy, state.round + 1)
 
 
-def label_once(recipe: Recipe, completions: Sequence[Completion], reporter: Reporter) -> LabelledPairs:
-    """The label stage on given completions."""
-    if recipe.method.sources.dpr is None:
+def label_once(
+    recipe: Recipe, completions: Sequence[Completion], policy_path: Path | None, reporter: Reporter
+) -> LabelledPairs:
+    """The label stage on given completions.
+
+    Args:
+        recipe: the whole recipe.
+        completions: what to pair.
+        policy_path: the policy that labels its own responses, where a source asks for that; None is the initial one.
+        reporter: shown what happens.
+
+    Raises:
+        RunError: if no source of the recipe labels completions.
+    """
+    if not recipe.is_online:
         raise RunError(
             "no source of this recipe labels completions",
             where="method.sources",
-            hint="give source dpr a share and a labeler",
+            hint="give source dpr a share and a labeler, or dpp a share",
         )
     session = Session(recipe)
+    policy, reference = None, None
+    if session.labels_itself:
+        folder = make_initial_policy_once(recipe, reporter)
+        policy, _ = _given_policy(recipe, folder, policy_path)
+        reference, _ = _given_policy(recipe, folder, policy_path if recipe.policy.reference == "previous" else None)
     with reporter.stage(completions[0].round, "label") as session.progress:
-        return session.label(completions)
+        return session.label(completions, policy, reference)
 
 
 def train_once(

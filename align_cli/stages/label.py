@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.labelers import Scorer
 from align_cli.labelers.dataset import label_pairs
+from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
 from align_cli.recipe.schema import LabelSection
 from align_cli.seeds import derive_seed
@@ -49,17 +50,17 @@ def label_completions(
     scorer: Scorer,
     section: LabelSection,
     *,
-    source: str,
+    keep_others: bool,
     run_seed: int,
     progress: Progress,
 ) -> LabelledPairs:
-    """Score completions and pair those of each prompt.
+    """Score completions and pair those of each prompt: the pairs of source `dpr`.
 
     Args:
         completions: any order; those of one prompt in one round belong together.
         scorer: the labeler.
         section: which pairs, which labels, what is dropped.
-        source: the source's name, written on every pair.
+        keep_others: whether a pair keeps the responses that it was chosen from, for the bilevel response term.
         run_seed: the run's seed; random choices derive from (round, prompt).
         progress: told of every scored completion.
     """
@@ -72,9 +73,30 @@ def label_completions(
         for better, worse in _candidates(group, section.pairs, rng, counts):
             preference = _label(better, worse, section, rng, counts)
             if preference is not None:
-                preferences.append(replace(preference, source=source, labeler=scorer.name))
+                others = [item.completion for item in group if item not in (better, worse)]
+                if keep_others and others and section.pairs != "all":
+                    preference = replace(
+                        preference,
+                        other_ids=[other.completion_ids for other in others],
+                        other_logps=[math.fsum(other.logps) for other in others],
+                    )
+                preferences.append(replace(preference, source="dpr", labeler=scorer.name))
     counts["pairs"] = len(preferences)
     return LabelledPairs(preferences, dict(sorted(counts.items())))
+
+
+def self_label(completions: Sequence[Completion], labeler: PolicyLabeler) -> list[Preference]:
+    """All pairs of each prompt's completions with the policy's own label: the pairs of source `dpp`.
+
+    None is left out: no score says which to choose, and training sums over both outcomes.
+    """
+    groups = _by_prompt([ScoredCompletion(completion, 0.0) for completion in completions])
+    pairs = [_pair(one, two, 0.5) for group in groups for one, two in combinations(group, 2)]
+    labels = labeler.prefer(pairs)
+    return [
+        replace(pair, label=label, source="dpp", labeler=labeler.name, chosen_score=None, rejected_score=None)
+        for pair, label in zip(pairs, labels, strict=True)
+    ]
 
 
 def label_offline_pairs(
@@ -145,7 +167,17 @@ def _label(
     is_flipped = section.labels == "sampled" and rng.random() >= probability
     chosen, rejected = (worse, better) if is_flipped and margin else (better, worse)
     label = 0.5 if margin == 0 else probability if section.labels == "soft" else 1.0
-    preference = Preference(
+    preference = _pair(chosen, rejected, label)
+    if not _is_kept(preference, margin == 0, section, counts):
+        return None
+    if 0 < margin < section.min_margin:
+        counts["below_min_margin_dropped"] += 1
+        return None
+    return preference
+
+
+def _pair(chosen: ScoredCompletion, rejected: ScoredCompletion, label: float) -> Preference:
+    return Preference(
         prompt=chosen.completion.prompt,
         chosen=chosen.completion.completion,
         rejected=rejected.completion.completion,
@@ -163,12 +195,6 @@ def _label(
         rejected_index=rejected.completion.sample_index,
         policy=chosen.completion.policy,
     )
-    if not _is_kept(preference, margin == 0, section, counts):
-        return None
-    if 0 < margin < section.min_margin:
-        counts["below_min_margin_dropped"] += 1
-        return None
-    return preference
 
 
 def _is_kept(pair: Preference, is_tie: bool, section: LabelSection, counts: Counter[str]) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
 from align_cli.errors import DataError
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe.schema import Recipe, SourceSection
 from align_cli.training.batches import Mixture, TrainingPair, usage
 from align_cli.training.checkpoints import TrainingState
 
@@ -29,12 +29,6 @@ class TrainOutcome(NamedTuple):
     usage: dict[str, dict[str, int]]
 
 
-def shares(recipe: Recipe) -> dict[str, float]:
-    """The mixture's sources with their shares, in the order of the recipe's schema."""
-    sources = {"offline": recipe.method.sources.offline, "dpr": recipe.method.sources.dpr}
-    return {name: section.mixing for name, section in sources.items() if section is not None}
-
-
 def train_policy(
     trainer: PreferenceTrainer,
     recipe: Recipe,
@@ -47,46 +41,78 @@ def train_policy(
     Args:
         trainer: holds the policy and the reference.
         recipe: the whole recipe.
-        preferences: offline pairs and the round's own, tokenised; each goes to the pool of its source.
+        preferences: offline pairs and the round's own, tokenised; each goes to the pool of its source. Offline pairs
+            are the pool of `ddp` too, whose labels are the policy's.
         start: where training stands.
         optimizer_state: from a checkpoint; None goes on with the optimizer in memory.
 
     Raises:
         DataError: if a source with a share has no pairs.
     """
-    mixture = Mixture(shares(recipe), recipe.global_batch_size, recipe.seed)
-    pools = _pools(preferences, list(mixture.shares))
+    sources = recipe.method.sources.in_use()
+    mixture = Mixture(
+        {name: section.mixing for name, section in sources.items()},
+        recipe.global_batch_size,
+        recipe.seed,
+        per_round=[name for name, section in sources.items() if section.policy_responses],
+    )
+    pools = {
+        name: _pool([pair for pair in preferences if pair.source == _pool_of(name)], position, section)
+        for position, (name, section) in enumerate(sources.items())
+    }
     for name, share in mixture.shares.items():
-        if share > 0 and not pools[name]:
+        if not pools[name]:
             raise DataError(
                 f"source {name!r} has a share of {share:g} but no pairs",
                 where=f"method.sources.{name}",
                 hint="look at the label stage's counts: every pair may have been dropped as a tie or by min_margin"
-                if name != "offline"
+                if sources[name].policy_responses
                 else "set data.preferences to a file with pairs, or give the share to another source",
             )
+    _check_others(recipe, preferences)
     batches = mixture.round_batches(pools, start.round + 1, recipe.train.steps_per_round)
     state = trainer.train_round(batches, start, optimizer_state)
     return TrainOutcome(state, trainer.step_records, usage(batches, list(mixture.shares)))
 
 
-def _pools(preferences: Sequence[Preference], names: list[str]) -> Mapping[str, list[TrainingPair]]:
-    pools: dict[str, list[TrainingPair]] = {name: [] for name in names}
-    for pair in preferences:
-        if pair.source not in pools:
-            raise DataError(
-                f"a pair has source {pair.source!r}, which the recipe's mixture has not",
-                hint=f"sources of this recipe: {', '.join(names)}",
-            )
-        pool = pools[pair.source]
-        pool.append(
-            TrainingPair(
-                pair.prompt_ids or [],
-                pair.chosen_ids or [],
-                pair.rejected_ids or [],
-                pair.label,
-                names.index(pair.source),
-                len(pool),
-            )
+def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:
+    """The choice of best and worst of K depended on all K responses, and all of them have to carry the term."""
+    gradient = getattr(recipe.method.sources.in_use().get("dpr"), "gradient", 0.0)
+    if not gradient or recipe.generate.num_generations == 2 or recipe.label.pairs == "all":
+        return
+    lacking = [pair for pair in preferences if pair.source == "dpr" and pair.other_ids is None]
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} pairs of source dpr were chosen from {recipe.generate.num_generations} responses and do not "
+            "hold the others, which the bilevel response term needs",
+            where="method.sources.dpr.gradient",
+            hint="label them with this recipe, or set method.sources.dpr.gradient to 0",
         )
-    return pools
+
+
+def _pool_of(name: str) -> str:
+    """The source that is written on a source's pairs: `ddp` takes the offline ones."""
+    return "offline" if name == "ddp" else name
+
+
+def _pool(preferences: Sequence[Preference], position: int, section: SourceSection) -> list[TrainingPair]:
+    needs_others = section.policy_responses and getattr(section, "gradient", 0.0) > 0
+    groups: dict[tuple[int, int | None], int] = {}
+    return [
+        TrainingPair(
+            prompt_ids=pair.prompt_ids or [],
+            chosen_ids=pair.chosen_ids or [],
+            rejected_ids=pair.rejected_ids or [],
+            label=pair.label,
+            source=position,
+            pair_id=index,
+            group_id=groups.setdefault((pair.round, pair.prompt_index), len(groups)),
+            other_ids=tuple(pair.other_ids or ()) if needs_others else (),
+            sampled_logp=_sampled_logp(pair) if section.policy_responses else 0.0,
+        )
+        for index, pair in enumerate(preferences)
+    ]
+
+
+def _sampled_logp(pair: Preference) -> float:
+    return (pair.chosen_logp or 0.0) + (pair.rejected_logp or 0.0) + sum(pair.other_logps or ())

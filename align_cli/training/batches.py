@@ -25,9 +25,13 @@ class TrainingPair:
         prompt_ids: token ids, not empty.
         chosen_ids: token ids, not empty.
         rejected_ids: token ids, not empty.
-        label: probability in [0, 1] that `chosen` is the better one.
+        label: probability in [0, 1] that `chosen` is the better one; not looked at where labels are the policy's.
         source: position of the source in the mixture.
         pair_id: the same number for every use of the same pair, distinct within a source and round.
+        group_id: the same number for pairs that share a response; baselines leave a whole group out.
+        other_ids: responses besides these two that the choice of the pair depended on, as of best and worst of K.
+        sampled_logp: log-probability under which all of the pair's responses together were sampled, in nats; 0 for
+            responses from a dataset.
     """
 
     prompt_ids: list[int]
@@ -36,6 +40,9 @@ class TrainingPair:
     label: float
     source: int
     pair_id: int
+    group_id: int
+    other_ids: tuple[list[int], ...] = ()
+    sampled_logp: float = 0.0
 
 
 def batch_counts(shares: Sequence[float], batch_size: int, num_steps: int) -> list[list[int]]:
@@ -73,19 +80,23 @@ class Mixture:
         shares: share of each source by name, in a fixed order; sums to 1.
         batch_size: pairs in a global batch.
         seed: the run's seed.
+        per_round: the sources whose pools are a round's own; the others' are walked through across rounds.
     """
 
-    def __init__(self, shares: Mapping[str, float], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, shares: Mapping[str, float], batch_size: int, seed: int, *, per_round: Sequence[str] = ("dpp", "dpr")
+    ) -> None:
         self.shares = dict(shares)
         self.batch_size = batch_size
         self.seed = seed
+        self.per_round = frozenset(per_round)
 
     def round_batches(
         self, pools: Mapping[str, Sequence[TrainingPair]], round_number: int, steps_per_round: int
     ) -> list[list[TrainingPair]]:
         """The batches of one round.
 
-        Offline pairs are walked through across rounds; a round's own pairs are walked through within the round. Both
+        Pools that stay are walked through across rounds; a round's own pairs are walked through within the round. Both
         in fresh seeded orders, cycling when the steps need more than there are.
 
         Args:
@@ -100,8 +111,9 @@ class Mixture:
         counts = batch_counts(list(self.shares.values()), self.batch_size, steps_before + steps_per_round)
         batches: list[list[TrainingPair]] = [[] for _ in range(steps_per_round)]
         for source, name in enumerate(self.shares):
-            used_before = sum(batch[source] for batch in counts[:steps_before]) if name == "offline" else 0
-            lane: tuple[str | int, ...] = ("train", name) if name == "offline" else ("train", round_number, name)
+            is_fresh = name in self.per_round
+            used_before = 0 if is_fresh else sum(batch[source] for batch in counts[:steps_before])
+            lane: tuple[str | int, ...] = ("train", round_number, name) if is_fresh else ("train", name)
             needed = [batch[source] for batch in counts[steps_before:]]
             walk = iter(seeded_cycle(len(pools.get(name, ())), used_before, sum(needed), self.seed, *lane))
             for batch, count in zip(batches, needed, strict=True):
@@ -120,7 +132,7 @@ def usage(batches: Sequence[Sequence[TrainingPair]], names: Sequence[str]) -> di
 
 
 class PairCollator:
-    """Pairs as tensors, padded on the right: the chosen responses first, then the rejected ones.
+    """Pairs as tensors, padded on the right: the chosen responses, the rejected ones, then all others.
 
     Args:
         pad_token_id: what fills the rest; it is masked.
@@ -130,20 +142,29 @@ class PairCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, pairs: Sequence[TrainingPair]) -> dict[str, torch.Tensor]:
-        """Returns `input_ids`, `attention_mask`, `completion_mask` (2B, T) and `label`, `source`, `pair_id` (B,)."""
+        """The batch.
+
+        Returns:
+            `input_ids`, `attention_mask`, `completion_mask` (2B + M, T), `pair_of` (2B + M,), the pair that each
+            sequence belongs to, and `label`, `sampled_logp`, `source`, `pair_id`, `group_id` (B,).
+        """
         import torch
 
+        others = [(index, ids) for index, pair in enumerate(pairs) for ids in pair.other_ids]
         batch = pad_batch(
-            [pair.prompt_ids for pair in pairs] * 2,
-            [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs],
+            [pair.prompt_ids for pair in pairs] * 2 + [pairs[index].prompt_ids for index, _ in others],
+            [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs] + [ids for _, ids in others],
             self.pad_token_id,
         )
         columns: dict[str, Any] = {
             "input_ids": batch.input_ids_BT,
             "attention_mask": batch.attention_mask_BT,
             "completion_mask": batch.completion_mask_BT,
+            "pair_of": torch.tensor([*range(len(pairs)), *range(len(pairs)), *(index for index, _ in others)]),
             "label": torch.tensor([pair.label for pair in pairs], dtype=torch.float32),
+            "sampled_logp": torch.tensor([pair.sampled_logp for pair in pairs], dtype=torch.float32),
             "source": torch.tensor([pair.source for pair in pairs]),
             "pair_id": torch.tensor([pair.pair_id for pair in pairs]),
+            "group_id": torch.tensor([pair.group_id for pair in pairs]),
         }
         return columns

@@ -10,7 +10,8 @@ What it changes, and why (TRL 1.16; each point has a contract test):
 - `.train()` is called once a round. It always begins at step 0 with a new schedule, so a callback sets the step, the
   schedule, the optimizer and the seeds when training begins, and stops it when the round ends.
 
-Shapes: B pairs of a micro-batch (2B sequences: chosen, then rejected), G pairs of the global batch.
+Shapes: B pairs of a micro-batch, G pairs of the global batch, S sequences (2B chosen and rejected, then all others),
+C response positions.
 """
 
 from __future__ import annotations
@@ -28,10 +29,18 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from trl import DPOConfig, DPOTrainer
 
 from align_cli.errors import AlignError
-from align_cli.methods.bilevel import leave_one_out_baseline, response_term
+from align_cli.methods.bilevel import (
+    importance_weights,
+    label_term,
+    leave_one_out_baseline,
+    policy_labels,
+    response_term,
+)
+from align_cli.methods.kl import sequence_kl
+from align_cli.methods.logprobs import sequence_logps, token_kl, token_logps
 from align_cli.methods.preference import expected_preference_loss, preference_loss, preference_margin
 from align_cli.models.load import Policy
-from align_cli.models.scoring import TokenBatch, response_logps
+from align_cli.models.scoring import ResponseLogits, TokenBatch, response_logits
 from align_cli.recipe.schema import Recipe
 from align_cli.seeds import derive_seed
 from align_cli.training.arguments import dpo_config
@@ -44,19 +53,41 @@ class SourceTerms(NamedTuple):
 
     Args:
         name: as in the recipe.
-        gradient_coefficient: c of the bilevel response term; 0 leaves it out.
+        gradient_coefficient: c of the bilevel terms; 0 leaves them out.
+        policy_responses: whether its responses come from the policy.
+        policy_labels: whether its labels are the policy's own, recomputed at each step.
+        kl_coefficient: weight of the mean KL of its responses; 0 leaves it out.
     """
 
     name: str
-    gradient_coefficient: float
+    gradient_coefficient: float = 0.0
+    policy_responses: bool = False
+    policy_labels: bool = False
+    kl_coefficient: float = 0.0
 
 
 class PairLosses(NamedTuple):
-    """Losses of a micro-batch and what they are made of; B each."""
+    """Losses of a micro-batch under the current policy, and what they are made of.
+
+    Args:
+        losses_B: ℓ̄, with the labels of each pair's source.
+        forward_B: ℓ(h), the loss if the chosen response wins.
+        backward_B: ℓ(−h), the loss if the rejected one wins.
+        labels_B: q, the policy's own where the source says so.
+        margins_B: h.
+        preference_logits_B: β(s1 − s2), s summed over tokens.
+        response_logps_B: Σ log πθ over all of the pair's responses.
+        kl_B: mean KL to the reference of the pair's two responses; 0 where no source asks for it.
+    """
 
     losses_B: torch.Tensor
+    forward_B: torch.Tensor
+    backward_B: torch.Tensor
+    labels_B: torch.Tensor
     margins_B: torch.Tensor
+    preference_logits_B: torch.Tensor
     response_logps_B: torch.Tensor
+    kl_B: torch.Tensor
 
 
 class PreferenceTrainer(DPOTrainer):
@@ -67,6 +98,8 @@ class PreferenceTrainer(DPOTrainer):
         reference: the model that margins are taken against; never trained.
         sources: the sources in the order of the mixture.
         args: from `dpo_config`.
+        kl_gradient: `pathwise` or `full`.
+        importance_weight_cap: largest weight of a pair whose responses come from the policy; None weighs none.
         schedule_spans_run: whether the learning-rate schedule goes on across rounds.
         reset_optimizer: whether each round begins with a new optimizer.
         on_step: called after every optimizer step.
@@ -79,12 +112,16 @@ class PreferenceTrainer(DPOTrainer):
         sources: Sequence[SourceTerms],
         args: DPOConfig,
         *,
+        kl_gradient: str = "full",
+        importance_weight_cap: float | None = None,
         schedule_spans_run: bool = True,
         reset_optimizer: bool = False,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.sources = list(sources)
         self.loss_name = args.loss_type[0]
+        self.kl_gradient = kl_gradient
+        self.importance_weight_cap = importance_weight_cap
         self.schedule_spans_run = schedule_spans_run
         self.reset_optimizer = reset_optimizer
         self.on_step = on_step
@@ -151,13 +188,14 @@ class PreferenceTrainer(DPOTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """All micro-batches of a step; where the step has several, with the losses that the baseline averages."""
         micro_batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if len(micro_batches) > 1 and any(source.gradient_coefficient for source in self.sources):
+        needs_baseline = any(source.gradient_coefficient and source.policy_responses for source in self.sources)
+        if len(micro_batches) > 1 and needs_baseline:
             with torch.no_grad(), self.compute_loss_context_manager():
                 losses = [self._pair_losses(self.model, batch).losses_B for batch in micro_batches]
             step_columns = {
                 "global_loss": self._gathered(torch.cat(losses)),
                 "global_source": self._gathered(torch.cat([batch["source"] for batch in micro_batches])),
-                "global_pair_id": self._gathered(torch.cat([batch["pair_id"] for batch in micro_batches])),
+                "global_group_id": self._gathered(torch.cat([batch["group_id"] for batch in micro_batches])),
             }
             for batch in micro_batches:
                 batch.update(step_columns)
@@ -165,49 +203,112 @@ class PreferenceTrainer(DPOTrainer):
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool) -> Any:
         pairs = self._pair_losses(model, inputs)
-        loss = pairs.losses_B.mean()
+        values_B = pairs.losses_B
         for position, source in enumerate(self.sources):
-            rows = inputs["source"] == position
-            if source.gradient_coefficient and rows.any():
-                baselines = self._baselines(inputs, pairs, position)
-                terms = response_term(pairs.losses_B[rows], baselines, pairs.response_logps_B[rows])
-                loss = loss + source.gradient_coefficient * terms.sum() / len(rows)
-                self._record(f"{source.name}/response_term", terms.detach().abs().mean())
-                self._record(f"{source.name}/baseline", baselines.mean())
-            if rows.any():
-                self._record(f"{source.name}/loss", pairs.losses_B[rows].detach().mean())
-                self._record(f"{source.name}/accuracy", (pairs.margins_B[rows] > 0).float().mean())
-                self._record(f"{source.name}/margin", pairs.margins_B[rows].detach().mean())
-        self._record("raw_loss", pairs.losses_B.detach().mean())
+            rows_B = inputs["source"] == position
+            if rows_B.any():
+                terms_B = self._source_terms(source, position, pairs, inputs)
+                values_B = values_B + torch.where(rows_B, terms_B, 0.0)
+                self._record_source(source.name, pairs, rows_B)
+        self._record("raw_loss", pairs.losses_B.mean())
+        loss = (self._weights(pairs, inputs) * values_B).mean()
         return (loss, None) if return_outputs else loss
 
+    def _source_terms(
+        self, source: SourceTerms, position: int, pairs: PairLosses, inputs: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """What a source adds to ℓ̄: (B,), of which its own rows are meant."""
+        rows_B = inputs["source"] == position
+        terms_B = torch.zeros_like(pairs.losses_B)
+        if source.gradient_coefficient and source.policy_responses:
+            baselines_B = self._baselines(inputs, pairs, position)
+            term_B = response_term(pairs.losses_B, baselines_B, pairs.response_logps_B)
+            terms_B = terms_B + source.gradient_coefficient * term_B
+            self._record(f"{source.name}/response_term", term_B[rows_B].abs().mean())
+            self._record(f"{source.name}/baseline", baselines_B[rows_B].mean())
+        if source.gradient_coefficient and source.policy_labels:
+            term_B = label_term(pairs.forward_B, pairs.backward_B, pairs.labels_B, pairs.preference_logits_B)
+            terms_B = terms_B + source.gradient_coefficient * term_B
+            self._record(f"{source.name}/label_term", term_B[rows_B].abs().mean())
+        if source.kl_coefficient:
+            terms_B = terms_B + source.kl_coefficient * pairs.kl_B
+            self._record(f"{source.name}/kl", pairs.kl_B[rows_B].mean())
+        return terms_B
+
     def _pair_losses(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> PairLosses:
-        """ℓ̄ of every pair under the current policy."""
         batch = TokenBatch(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
-        logps_2B = response_logps(model, batch)
+        num_pairs = len(inputs["label"])
+        predicted = response_logits(model, batch)
         with torch.no_grad():
-            reference_logps_2B = response_logps(self.ref_model, batch)
-        chosen_ratios_B, rejected_ratios_B = (logps_2B - reference_logps_2B).chunk(2)
-        chosen_lengths_B, rejected_lengths_B = batch.completion_mask_BT.sum(-1).chunk(2)
+            anchored = response_logits(self.ref_model, batch)
+        logps_SC = token_logps(predicted.logits_BCV, predicted.targets_BC)
+        logps_S = sequence_logps(logps_SC, predicted.mask_BC)
+        reference_logps_S = sequence_logps(token_logps(anchored.logits_BCV, anchored.targets_BC), anchored.mask_BC)
+        ratios_S = logps_S - reference_logps_S
+        chosen_B, rejected_B = ratios_S[:num_pairs], ratios_S[num_pairs : 2 * num_pairs]
+        lengths_S = batch.completion_mask_BT.sum(-1)
         margins_B = preference_margin(
-            chosen_ratios_B, rejected_ratios_B, chosen_lengths_B, rejected_lengths_B, self.loss_name
+            chosen_B, rejected_B, lengths_S[:num_pairs], lengths_S[num_pairs : 2 * num_pairs], self.loss_name
         )
-        losses_B = expected_preference_loss(margins_B, inputs["label"], self.loss_name, self.beta)
-        return PairLosses(losses_B, margins_B, sum(logps_2B.chunk(2)))  # type: ignore[arg-type]
+        preference_logits_B = self.beta * (chosen_B - rejected_B)
+        labels_B = torch.where(self._rows(inputs, "policy_labels"), policy_labels(preference_logits_B), inputs["label"])
+        return PairLosses(
+            losses_B=expected_preference_loss(margins_B, labels_B, self.loss_name, self.beta),
+            forward_B=preference_loss(margins_B, self.loss_name, self.beta),
+            backward_B=preference_loss(-margins_B, self.loss_name, self.beta),
+            labels_B=labels_B,
+            margins_B=margins_B,
+            preference_logits_B=preference_logits_B,
+            response_logps_B=torch.zeros_like(chosen_B).index_add(0, inputs["pair_of"], logps_S),
+            kl_B=self._pair_kl(predicted, anchored, logps_SC, num_pairs),
+        )
+
+    def _pair_kl(
+        self, predicted: ResponseLogits, anchored: ResponseLogits, logps_SC: torch.Tensor, num_pairs: int
+    ) -> torch.Tensor:
+        if not torch.is_grad_enabled() or not any(source.kl_coefficient for source in self.sources):
+            return torch.zeros(num_pairs, device=logps_SC.device)
+        both = slice(0, 2 * num_pairs)
+        kl_SC = token_kl(predicted.logits_BCV[both], anchored.logits_BCV[both])
+        kl_S = sequence_kl(kl_SC, logps_SC[both], predicted.mask_BC[both], self.kl_gradient)
+        return kl_S.view(2, num_pairs).mean(0)
+
+    def _rows(self, inputs: dict[str, torch.Tensor], flag: str) -> torch.Tensor:
+        """(B,) whether each pair's source has a flag."""
+        flags = torch.tensor([getattr(source, flag) for source in self.sources], device=inputs["source"].device)
+        return flags[inputs["source"]]
+
+    def _weights(self, pairs: PairLosses, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(B,) importance weights of the pairs whose responses come from the policy; 1 for the others."""
+        ones_B = torch.ones_like(pairs.losses_B)
+        if self.importance_weight_cap is None:
+            return ones_B
+        found = importance_weights(pairs.response_logps_B, inputs["sampled_logp"], self.importance_weight_cap)
+        sampled_B = self._rows(inputs, "policy_responses")
+        if sampled_B.any():
+            self._record("importance_weight", found.weights_B[sampled_B].mean())
+            self._record("importance_weight_truncated", found.truncated_B[sampled_B].float().mean())
+        return torch.where(sampled_B, found.weights_B, ones_B)
 
     def _baselines(self, inputs: dict[str, torch.Tensor], pairs: PairLosses, position: int) -> torch.Tensor:
-        """Leave-one-out baselines of this micro-batch's pairs of a source, over the whole global batch."""
-        losses_G = inputs.get("global_loss", self._gathered(pairs.losses_B.detach()))
-        sources_G = inputs.get("global_source", self._gathered(inputs["source"]))
-        pair_ids_G = inputs.get("global_pair_id", self._gathered(inputs["pair_id"]))
-        others = sources_G == position
+        """(B,) leave-one-out baselines from a source's pairs in the whole global batch."""
+        if "global_loss" in inputs:
+            losses_G, sources_G, group_ids_G = (inputs[f"global_{name}"] for name in ("loss", "source", "group_id"))
+        else:
+            losses_G, sources_G, group_ids_G = (
+                self._gathered(values) for values in (pairs.losses_B.detach(), inputs["source"], inputs["group_id"])
+            )
+        others_G = sources_G == position
         zero_margin_loss = preference_loss(torch.zeros(1), self.loss_name, self.beta).item()
-        return leave_one_out_baseline(
-            losses_G[others], pair_ids_G[others], inputs["pair_id"][inputs["source"] == position], zero_margin_loss
-        )
+        return leave_one_out_baseline(losses_G[others_G], group_ids_G[others_G], inputs["group_id"], zero_margin_loss)
 
     def _gathered(self, values: torch.Tensor) -> torch.Tensor:
         return self.accelerator.gather(values)
+
+    def _record_source(self, name: str, pairs: PairLosses, rows_B: torch.Tensor) -> None:
+        self._record(f"{name}/loss", pairs.losses_B[rows_B].mean())
+        self._record(f"{name}/accuracy", (pairs.margins_B[rows_B] > 0).float().mean())
+        self._record(f"{name}/margin", pairs.margins_B[rows_B].mean())
 
     def _record(self, name: str, value: torch.Tensor) -> None:
         self._metrics["train"][name].append(value.item())
@@ -269,17 +370,35 @@ def make_trainer(
     policy: Policy, reference: torch.nn.Module, recipe: Recipe, scratch_dir: Path, on_step: Callable[[], None]
 ) -> PreferenceTrainer:
     """The trainer of a recipe; made once a process, since every DPOTrainer wraps `model.forward` once more."""
-    sources = [
-        SourceTerms(name, getattr(section, "gradient", 0.0))
-        for name, section in (("offline", recipe.method.sources.offline), ("dpr", recipe.method.sources.dpr))
-        if section is not None
-    ]
     return PreferenceTrainer(
         policy,
         reference,
-        sources,
+        source_terms(recipe),
         dpo_config(recipe, scratch_dir, use_cache=policy.model.config.use_cache),
+        kl_gradient=recipe.method.kl.gradient,
+        importance_weight_cap=recipe.method.importance_weight_cap,
         schedule_spans_run=recipe.train.schedule == "run",
         reset_optimizer=recipe.train.reset_optimizer_each_round,
         on_step=on_step,
     )
+
+
+def source_terms(recipe: Recipe) -> list[SourceTerms]:
+    """The mixture's sources as the loss sees them.
+
+    KL is a mean over the responses that carry it. A batch holds exact shares, so dividing by the share of the carrying
+    sources makes it one, whatever the micro-batches.
+    """
+    sources, kl = recipe.method.sources.in_use(), recipe.method.kl
+    carries = {name: kl.on == "all" or section.policy_responses for name, section in sources.items()}
+    share = sum(section.mixing for name, section in sources.items() if carries[name])
+    return [
+        SourceTerms(
+            name,
+            gradient_coefficient=getattr(section, "gradient", 0.0),
+            policy_responses=section.policy_responses,
+            policy_labels=section.policy_labels,
+            kl_coefficient=kl.coefficient / share if carries[name] else 0.0,
+        )
+        for name, section in sources.items()
+    ]

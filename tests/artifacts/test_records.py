@@ -24,7 +24,9 @@ EVALUATION = {
     "num_prompts": 2,
     "scorer": "hidden",
     "reward": {"mean": 1.0, "standard_error": 0.5},
-    "against": {"initial": {"win_rate": 0.5, "low": 0.0, "high": 1.0, "wins": 1, "ties": 0, "losses": 1, "policy": "x"}},
+    "against": {
+        "initial": {"win_rate": 0.5, "low": 0.0, "high": 1.0, "wins": 1, "ties": 0, "losses": 1, "policy": "x"}
+    },
     "kl": {"mean": 0.0, "standard_error": 0.0, "reference": "x"},
     "length": {"mean": 3.0, "standard_error": 0.0},
     "eos_rate": 1.0,

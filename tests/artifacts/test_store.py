@@ -29,7 +29,16 @@ from align_cli.artifacts.store import (
 from align_cli.errors import DataError
 
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
-ODD_TEXTS = ["", " ", "naïve 漢字 😀", 'quotes " and \\ back', "lines\nand\r\ntabs\t", "\u2028 \x85 \x0b \x00", "{}", "\ufeff"]
+ODD_TEXTS = [
+    "",
+    " ",
+    "naïve 漢字 😀",
+    'quotes " and \\ back',
+    "lines\nand\r\ntabs\t",
+    "\u2028 \x85 \x0b \x00",
+    "{}",
+    "\ufeff",
+]
 
 
 def lines_of(*rows: dict[str, Any]) -> list[str]:
@@ -62,7 +71,9 @@ def test_equal_records_are_equal_bytes_in_a_file_and_on_a_stream(
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes() == stream.getvalue().encode()
 
 
-def test_completions_are_a_prompt_completion_dataset(make_completion: Callable[..., Completion], tmp_path: Path) -> None:
+def test_completions_are_a_prompt_completion_dataset(
+    make_completion: Callable[..., Completion], tmp_path: Path
+) -> None:
     write_records(tmp_path / "completions.jsonl", [make_completion(0, 0), make_completion(1, 0)])
     rows = load_dataset("json", data_files=str(tmp_path / "completions.jsonl"), split="train", cache_dir=str(tmp_path))
     assert {"prompt", "completion", "completion_ids", "logps"} <= set(rows.column_names)

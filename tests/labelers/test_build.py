@@ -17,5 +17,5 @@ def test_a_function_section_makes_a_scorer_with_the_recipes_name() -> None:
 
 
 def test_the_labels_of_a_dataset_give_no_scores() -> None:
-    with pytest.raises(LabelerError, match="labelers.given: a labeler of kind 'dataset' gives no scores"):
+    with pytest.raises(LabelerError, match=r"labelers\.given: a labeler of kind 'dataset' gives no scores"):
         build_scorer("given", DatasetLabelerSection(kind="dataset"))

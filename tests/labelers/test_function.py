@@ -38,9 +38,7 @@ def labeler() -> MakeLabeler:
 
     def make(code: str, function: str = "scores.py:score", **section: Any) -> FunctionLabeler:
         write("scores.py", code)
-        return FunctionLabeler(
-            "mine", FunctionLabelerSection(**{"kind": "function", "function": function, **section})
-        )
+        return FunctionLabeler("mine", FunctionLabelerSection(**{"kind": "function", "function": function, **section}))
 
     return make
 
@@ -276,7 +274,9 @@ def test_a_name_that_cannot_be_called_is_no_function(labeler: MakeLabeler) -> No
     assert fault_of(lambda: labeler("score = 3\n")).what == "scores.py has no function 'score'"
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the recipe's rules let `module:Class.method` pass, and it is then not found")
+@pytest.mark.xfail(
+    strict=True, reason="BUG: the recipe's rules let `module:Class.method` pass, and it is then not found"
+)
 def test_a_function_within_a_class_scores(labeler: MakeLabeler) -> None:
     code = """
         class Judge:

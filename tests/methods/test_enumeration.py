@@ -115,8 +115,7 @@ def test_drawn_reward_labels_have_the_gradient_of_soft_ones(loss_type: str) -> N
     soft = world.pairs("soft")
     exact = world.gradient(world.objective(soft, **SOURCES["dpr"]))
     values = sum(
-        weight
-        * world.surrogate(soft._replace(labels_N=torch.full_like(soft.labels_N, drawn)), 1.0, **SOURCES["dpr"])
+        weight * world.surrogate(soft._replace(labels_N=torch.full_like(soft.labels_N, drawn)), 1.0, **SOURCES["dpr"])
         for drawn, weight in ((1.0, soft.labels_N), (0.0, 1 - soft.labels_N))
     )
     torch.testing.assert_close(expected_gradient(world, soft, values, of_policy=True), exact, **EXACT)

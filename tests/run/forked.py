@@ -67,7 +67,9 @@ def run_align(
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
         streams[0].write_text(stdin, encoding="utf-8")
-        process = _CONTEXT.Process(target=_align, args=([str(part) for part in arguments], cwd, streams, stop, collated))
+        process = _CONTEXT.Process(
+            target=_align, args=([str(part) for part in arguments], cwd, streams, stop, collated)
+        )
         process.start()
         process.join(TIMEOUT_SECONDS)
         if process.exitcode is None:
@@ -90,9 +92,7 @@ def _start_server() -> None:
             os.environ["PYTHONPATH"] = path
 
 
-def _align(
-    arguments: list[str], cwd: Path, streams: list[Path], stop: Stop | None, collated: Path | None
-) -> None:
+def _align(arguments: list[str], cwd: Path, streams: list[Path], stop: Stop | None, collated: Path | None) -> None:
     from align_cli.cli.main import main
 
     os.chdir(cwd)

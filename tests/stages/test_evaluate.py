@@ -61,7 +61,9 @@ def pairs(warm_policy: Policy) -> list[Preference]:
     return label_offline_pairs(rows, warm_policy.tokenizer, section, "dataset").preferences
 
 
-def evaluate(recipe: Recipe, policy: Policy, reference: Policy, samples: list[Completion], **changes: Any) -> Evaluation:
+def evaluate(
+    recipe: Recipe, policy: Policy, reference: Policy, samples: list[Completion], **changes: Any
+) -> Evaluation:
     options: dict[str, Any] = {
         "round_number": 3,
         "opponents": {},
@@ -91,9 +93,7 @@ def test_held_out_prompts_are_the_first_of_a_seeded_order() -> None:
 def test_a_policy_against_itself_ties_everywhere_and_has_no_kl(
     recipe: Recipe, warm_policy: Policy, warm_samples: list[Completion], pairs: list[Preference]
 ) -> None:
-    found = evaluate(
-        recipe, warm_policy, warm_policy, warm_samples, opponents={"initial": warm_samples}, pairs=pairs
-    )
+    found = evaluate(recipe, warm_policy, warm_policy, warm_samples, opponents={"initial": warm_samples}, pairs=pairs)
     assert found.against == {
         "initial": {
             "win_rate": 0.5,
@@ -152,7 +152,9 @@ def test_accuracy_and_margin_are_those_of_the_implicit_reward(
     assert 0 < found["accuracy"] < 1
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: accuracy ignores labels, so a tie or a pair labelled below one half misleads")
+@pytest.mark.xfail(
+    strict=True, reason="BUG: accuracy ignores labels, so a tie or a pair labelled below one half misleads"
+)
 def test_a_held_out_pair_counts_by_its_label(
     recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, warm_samples: list[Completion], pairs: list[Preference]
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -9,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align_cli.artifacts.records import Completion, Preference
+from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
 from align_cli.recipe.schema import LabelSection
 from align_cli.stages import NoProgress
-from align_cli.stages.label import LabelledPairs, label_completions, label_offline_pairs
+from align_cli.stages.label import LabelledPairs, label_completions, label_offline_pairs, self_label
 
 KEEP = {"ties": "keep", "equal_texts": "keep", "empty_texts": "keep"}
 DROP = {"ties": "drop", "equal_texts": "drop", "empty_texts": "drop"}
@@ -56,12 +58,12 @@ def draw(make_completion: Callable[..., Completion]) -> Callable[..., Drawn]:
     return drawn
 
 
-def label(drawn: Drawn, run_seed: int = 0, **section: Any) -> LabelledPairs:
+def label(drawn: Drawn, run_seed: int = 0, keep_others: bool = False, **section: Any) -> LabelledPairs:
     return label_completions(
         drawn.completions,
         drawn.scorer,
         LabelSection(**{**KEEP, **section}),
-        source="dpr",
+        keep_others=keep_others,
         run_seed=run_seed,
         progress=NoProgress(),
     )
@@ -308,9 +310,7 @@ def test_every_candidate_ends_as_a_pair_or_in_exactly_one_count(
             text = f"{prompt}/{sample}" if ids != [1] else " " * (10 * prompt + sample)
             scores[text] = score
             completions.append(make_completion(prompt, sample, completion=text, completion_ids=ids))
-    made = label(
-        Drawn(completions, GivenScores(scores)), pairs=pairs, labels=labels, min_margin=min_margin, **rules
-    )
+    made = label(Drawn(completions, GivenScores(scores)), pairs=pairs, labels=labels, min_margin=min_margin, **rules)
     num_all = sum(math.comb(len(group), 2) for group in groups)
     num_candidates = num_all if pairs == "all" else sum(len(group) > 1 for group in groups)
     dropped = sum(number for name, number in made.counts.items() if name.endswith("_dropped"))
@@ -325,22 +325,43 @@ def test_every_candidate_ends_as_a_pair_or_in_exactly_one_count(
         assert (pair.label == 0.5) is (pair.chosen_score == pair.rejected_score)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="BUG: where a round draws a prompt twice, K = 2 becomes best of 4: half of the pairs are lost uncounted, and "
-    "with a gradient above 0 the chosen and rejected are no longer independent draws (DESIGN, fact 3)",
-)
-def test_a_prompt_that_a_round_draws_twice_gives_a_pair_for_each_draw(draw: Callable[..., Drawn]) -> None:
-    """With num_generations 2, samples 0 and 1 are of the first draw, 2 and 3 of the second."""
+def test_all_samples_of_a_prompt_in_a_round_are_one_group_however_often_it_was_drawn(
+    draw: Callable[..., Drawn],
+) -> None:
+    """With two generations a draw, samples 0 and 1 are of the first draw, 2 and 3 of the second."""
     made = label(draw([[0.0, 1.0, 3.0, 2.0]]), pairs="best_worst")
-    assert scores_of(made) == [(1.0, 0.0), (3.0, 2.0)]
+    assert scores_of(made) == [(3.0, 0.0)]
+    assert made.counts == {"pairs": 1}
+
+
+@pytest.mark.parametrize("pairs", ["best_worst", "best_random"])
+def test_a_pair_keeps_the_responses_that_it_was_chosen_from_where_asked(pairs: str, draw: Callable[..., Drawn]) -> None:
+    drawn = draw([[2.0, 3.0, 1.0, 4.0], [0.0, 1.0]], logps=[-0.5, -0.25, -1.0])
+    with_others, pair_of_two = label(drawn, keep_others=True, pairs=pairs).preferences
+    in_pair = {with_others.chosen_index, with_others.rejected_index}
+    others = [drawn.completions[index] for index in range(4) if index not in in_pair]
+    assert with_others.other_ids == [other.completion_ids for other in others]
+    assert with_others.other_logps == [pytest.approx(-1.75)] * 2
+    assert (pair_of_two.other_ids, pair_of_two.other_logps) == (None, None)
+    without, _ = label(drawn, pairs=pairs).preferences
+    assert without == replace(with_others, other_ids=None, other_logps=None)
+
+
+def test_all_pairs_depend_on_no_choice_and_keep_no_others(draw: Callable[..., Drawn]) -> None:
+    made = label(draw([[2.0, 3.0, 1.0]]), keep_others=True, pairs="all")
+    assert {pair.other_ids is None for pair in made.preferences} == {True}
 
 
 OFFLINE = [
     {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was poor ."},
     {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": "", "label": 0.75},
     {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was good ."},
-    {"prompt": "review of the food :", "chosen": " the food was poor .", "rejected": " the food was fine .", "label": 0.5},
+    {
+        "prompt": "review of the food :",
+        "chosen": " the food was poor .",
+        "rejected": " the food was fine .",
+        "label": 0.5,
+    },
 ]
 
 
@@ -364,3 +385,19 @@ def test_offline_pairs_keep_their_labels_and_are_counted(tiny_policy: Policy) ->
     made = label_offline_pairs(OFFLINE, tiny_policy.tokenizer, LabelSection(**DROP), "dataset")
     assert [pair.prompt_index for pair in made.preferences] == [0]
     assert made.counts == {"empty_texts_dropped": 1, "equal_texts_dropped": 1, "pairs": 1, "ties_dropped": 1}
+
+
+def test_the_policys_own_pairs_are_all_of_a_prompts_in_the_order_of_sampling(
+    warm_policy: Policy, tiny_policy: Policy, draw: Callable[..., Drawn]
+) -> None:
+    drawn = draw([[0.0, 0.0, 0.0], [0.0], [0.0, 0.0]])
+    shorter = [replace(each, completion_ids=[10 + each.sample_index, 1]) for each in drawn.completions]
+    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1, batch_size=3)
+    pairs = self_label(shorter[::-1], labeler)
+    places = sorted((pair.prompt_index, pair.chosen_index, pair.rejected_index) for pair in pairs)
+    assert places == [(0, 0, 1), (0, 0, 2), (0, 1, 2), (2, 0, 1)]
+    assert [pair.label for pair in pairs] == labeler.prefer(pairs)
+    assert {(pair.source, pair.labeler, pair.chosen_score, pair.rejected_score) for pair in pairs} == {
+        ("dpp", "policy", None, None)
+    }
+    assert self_label([], labeler) == []

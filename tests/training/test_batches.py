@@ -12,7 +12,7 @@ from align_cli.training.batches import Mixture, PairCollator, TrainingPair, batc
 
 
 def pool(source: int, size: int) -> list[TrainingPair]:
-    return [TrainingPair([1], [2, source], [3], 1.0, source, index) for index in range(size)]
+    return [TrainingPair([1], [2, source], [3], 1.0, source, index, index) for index in range(size)]
 
 
 def ids(batches: list[list[TrainingPair]], source: int) -> list[int]:
@@ -24,9 +24,7 @@ def ids(batches: list[list[TrainingPair]], source: int) -> list[int]:
     batch_size=st.integers(1, 64),
     num_steps=st.integers(1, 60),
 )
-def test_no_batch_and_no_running_total_is_a_whole_pair_off(
-    weights: list[int], batch_size: int, num_steps: int
-) -> None:
+def test_no_batch_and_no_running_total_is_a_whole_pair_off(weights: list[int], batch_size: int, num_steps: int) -> None:
     shares = [weight / sum(weights) for weight in weights]
     totals = [0] * len(shares)
     for step, counts in enumerate(batch_counts(shares, batch_size, num_steps), start=1):
@@ -90,13 +88,25 @@ def test_usage_counts_how_often_pairs_were_used() -> None:
 
 
 def test_the_collator_stacks_chosen_over_rejected_and_masks_the_rest() -> None:
-    pairs = [TrainingPair([1, 2], [3], [4, 5, 6], 1.0, 0, 0), TrainingPair([7], [8, 9], [9], 0.5, 1, 4)]
+    pairs = [TrainingPair([1, 2], [3], [4, 5, 6], 1.0, 0, 0, 0), TrainingPair([7], [8, 9], [9], 0.5, 1, 4, 7)]
     columns = PairCollator(0)(pairs)
     assert columns["input_ids"].tolist() == [[1, 2, 3, 0, 0], [7, 8, 9, 0, 0], [1, 2, 4, 5, 6], [7, 9, 0, 0, 0]]
     assert columns["completion_mask"].tolist() == [[0, 0, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 1, 0, 0, 0]]
     assert columns["attention_mask"].sum(-1).tolist() == [3, 3, 5, 2]
     assert columns["label"].tolist() == [1.0, 0.5]
     assert columns["source"].tolist() == [0, 1] and columns["pair_id"].tolist() == [0, 4]
+    assert columns["pair_of"].tolist() == [0, 1, 0, 1] and columns["group_id"].tolist() == [0, 7]
+
+
+def test_the_collator_puts_other_responses_behind_the_pairs() -> None:
+    pairs = [
+        TrainingPair([1], [2], [3], 1.0, 0, 0, 0),
+        TrainingPair([4], [5], [6], 1.0, 0, 1, 1, other_ids=([7, 8], [9]), sampled_logp=-3.5),
+    ]
+    columns = PairCollator(0)(pairs)
+    assert columns["input_ids"].tolist() == [[1, 2, 0], [4, 5, 0], [1, 3, 0], [4, 6, 0], [4, 7, 8], [4, 9, 0]]
+    assert columns["pair_of"].tolist() == [0, 1, 0, 1, 1, 1]
+    assert columns["sampled_logp"].tolist() == [0.0, -3.5]
 
 
 def test_a_source_with_a_share_needs_pairs() -> None:

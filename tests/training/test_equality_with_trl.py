@@ -44,11 +44,16 @@ def pairs() -> list[TrainingPair]:
     def tokens(least: int, most: int) -> list[int]:
         return [rng.randrange(5, 150) for _ in range(rng.randint(least, most))]
 
-    return [TrainingPair(tokens(2, 9), tokens(1, 12), tokens(1, 12), 1.0, 0, index) for index in range(16)]
+    return [TrainingPair(tokens(2, 9), tokens(1, 12), tokens(1, 12), 1.0, 0, index, index) for index in range(16)]
 
 
 def arguments(folder: Path, loss_type: str, **more: Any) -> DPOConfig:
-    fixed: dict[str, Any] = {"bf16": False, "activation_checkpointing": False, "max_length": None, "save_strategy": "no"}
+    fixed: dict[str, Any] = {
+        "bf16": False,
+        "activation_checkpointing": False,
+        "max_length": None,
+        "save_strategy": "no",
+    }
     quiet = {
         "report_to": "none",
         "disable_tqdm": True,
@@ -59,7 +64,7 @@ def arguments(folder: Path, loss_type: str, **more: Any) -> DPOConfig:
 
 
 def ours(policy: Policy, reference: Policy, args: DPOConfig, coefficient: float = 0.0) -> PreferenceTrainer:
-    return PreferenceTrainer(policy, reference.model, [SourceTerms("dpr", coefficient)], args)
+    return PreferenceTrainer(policy, reference.model, [SourceTerms("dpr", coefficient, policy_responses=True)], args)
 
 
 def trl_trainer(policy: Policy, reference: Policy, args: DPOConfig, pairs: list[TrainingPair]) -> DPOTrainer:
@@ -102,7 +107,9 @@ def test_loss_and_gradients_on_a_batch_are_trls(
     torch.testing.assert_close(our_loss, their_loss, rtol=1e-5, atol=1e-6)
     assert our_gradients.keys() == their_gradients.keys()
     for name, gradient in their_gradients.items():
-        torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            our_gradients[name], gradient, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_the_comparison_notices_a_coefficient(load: Loader, pairs: list[TrainingPair], tmp_path: Path) -> None:

@@ -42,7 +42,15 @@ def some_pairs(count: int, seed: int = 0) -> list[TrainingPair]:
         return [rng.randrange(5, 150) for _ in range(rng.randint(least, most))]
 
     return [
-        TrainingPair(tokens(2, 9), tokens(1, 12), tokens(1, 12), rng.choice([1.0, 1.0, 0.7, 0.5]), index % 2, index // 2)
+        TrainingPair(
+            prompt_ids=tokens(2, 9),
+            chosen_ids=tokens(1, 12),
+            rejected_ids=tokens(1, 12),
+            label=rng.choice([1.0, 1.0, 0.7, 0.5]),
+            source=index % 2,
+            pair_id=index // 2,
+            group_id=index // 2,
+        )
         for index in range(count)
     ]
 
@@ -69,7 +77,7 @@ def make(
         remove_unused_columns=False,
         **settings,
     )
-    sources = [SourceTerms("offline", 0.0), SourceTerms("dpr", coefficient)]
+    sources = [SourceTerms("offline", 0.0), SourceTerms("dpr", coefficient, policy_responses=True)]
     trainer = PreferenceTrainer(
         policy,
         reference.model,
@@ -195,7 +203,7 @@ def test_a_round_ends_in_evaluation_mode_and_reports_each_step(folders: list[Pat
 
 
 def test_an_equal_text_pair_costs_the_loss_at_zero_margin(folders: list[Path], tmp_path: Path) -> None:
-    same = TrainingPair([5, 6], [7, 8], [7, 8], 0.5, 0, 0)
+    same = TrainingPair([5, 6], [7, 8], [7, 8], 0.5, 0, 0, 0)
     trainer, policy, _ = make(folders, tmp_path)
     losses = trainer._pair_losses(policy.model, PairCollator(0)([same])).losses_B
     assert losses.item() == pytest.approx(0.693147, abs=1e-6)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from align_cli.artifacts.records import Evaluation
+from align_cli.report.tables import TextTable, markdown, rounds_table, stages_table
+
+
+def evaluation(round_number: int, **changes: Any) -> Evaluation:
+    fields: dict[str, Any] = {
+        "round": round_number,
+        "policy": "0123456789abcdef",
+        "num_prompts": 100,
+        "scorer": "hidden",
+        "reward": {"mean": 1.234, "standard_error": 0.056},
+        "against": {},
+        "kl": {"mean": 2.0, "standard_error": 0.125, "reference": "x"},
+        "length": {"mean": 8.25, "standard_error": 0.5},
+        "eos_rate": 0.987,
+        "distinct_2": 0.456,
+        "preferences": {"accuracy": 0.75, "margin": 0.1, "num_pairs": 400},
+        "sampling": {},
+    }
+    return Evaluation(**fields | changes)
+
+
+def win(rate: float) -> dict[str, Any]:
+    return {"win_rate": rate, "low": rate - 0.1, "high": rate + 0.1, "wins": 1, "ties": 0, "losses": 0, "policy": "x"}
+
+
+def test_a_row_a_round_with_every_figure() -> None:
+    table = rounds_table([evaluation(1, against={"initial": win(0.75)})])
+    assert table == TextTable(
+        ["round", "win vs initial", "reward", "KL", "length", "EOS", "distinct-2", "pair acc."],
+        [["1", "0.75 [0.65, 0.85]", "1.23 ± 0.06", "2.00 ± 0.12", "8.2", "99%", "0.46", "0.75"]],
+    )
+
+
+def test_rounds_with_other_opponents_share_the_columns() -> None:
+    rounds = [
+        evaluation(0),
+        evaluation(1, against={"initial": win(0.6)}),
+        evaluation(2, against={"initial": win(0.7), "previous": win(0.5)}),
+    ]
+    table = rounds_table(rounds)
+    assert table.columns[:3] == ["round", "win vs initial", "win vs previous"]
+    assert [row[:3] for row in table.rows] == [
+        ["0", "–", "–"],
+        ["1", "0.60 [0.50, 0.70]", "–"],
+        ["2", "0.70 [0.60, 0.80]", "0.50 [0.40, 0.60]"],
+    ]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    (row,) = rounds_table([evaluation(0, scorer=None, reward=None, preferences=None)]).rows
+    assert row == ["0", "–", "2.00 ± 0.12", "8.2", "99%", "0.46", "–"]
+
+
+def test_no_evaluation_is_a_table_without_rows() -> None:
+    assert rounds_table([]).rows == []
+    assert stages_table([]).rows == []
+
+
+def finish(stage: str, figures: dict[str, Any] | None, seconds: float = 2.0) -> dict[str, Any]:
+    return {"event": "finish", "round": 1, "stage": stage, "seconds": seconds, "figures": figures}
+
+
+@pytest.mark.parametrize(
+    ("event", "result"),
+    [
+        (finish("generate", {"completions": 32, "tokens": 500}), "32 completions, 250 tokens/s"),
+        (finish("generate", {"completions": 0, "tokens": 0}, seconds=0.0), "0 completions, 0 tokens/s"),
+        (finish("label", {"pairs": 14, "ties_dropped": 2}), "14 pairs, 2 ties dropped"),
+        (finish("train", {"last_step": {"loss": 0.61234, "step": 50}}), "loss 0.612 at step 50"),
+        (finish("sft", {"final_loss": 1.5, "steps": 12}), "loss 1.50 nats a token after 12 steps"),
+        (finish("sft", {"final_loss": None, "steps": 0}), ""),
+        (finish("evaluate", {"kl": {"mean": 1.234}, "length": {"mean": 8.25}}), "KL 1.23, length 8.2"),
+        (finish("sft", None), ""),
+    ],
+)
+def test_a_row_a_finished_stage_with_what_it_made(event: dict[str, Any], result: str) -> None:
+    assert stages_table([event]).rows == [["1", event["stage"], f"{event['seconds']:.1f} s", result]]
+
+
+def test_only_finished_stages_have_a_row() -> None:
+    ledger = [{"event": "start", "round": 1, "stage": "label"}, finish("label", {"pairs": 1}), {"event": "resume"}]
+    assert [row[1] for row in stages_table(ledger).rows] == ["label"]
+
+
+def test_a_table_in_markdown() -> None:
+    table = TextTable(["round", "KL"], [["0", "0.00"], ["1", "1.50"]])
+    assert markdown(table) == "| round | KL |\n|---|---|\n| 0 | 0.00 |\n| 1 | 1.50 |"
+
+
+def test_a_table_without_rows_is_its_head() -> None:
+    assert markdown(TextTable(["round"], [])) == "| round |\n|---|"

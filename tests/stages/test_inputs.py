@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align_cli.errors import DataError
+from align_cli.playground import world
+from align_cli.recipe import Recipe
+from align_cli.stages.inputs import (
+    demonstrations,
+    evaluation_pairs,
+    evaluation_prompts,
+    local_files,
+    offline_pairs,
+    training_prompts,
+)
+
+TinyRecipe = Callable[..., Recipe]
+SENTENCES = {
+    "liked.txt": [f"plot {n} is a joy to watch and to hear" for n in range(60)],
+    "disliked.txt": [f"plot {n} is a bore to sit through at night" for n in range(60)],
+}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write_lines(name: str, *rows: dict[str, Any]) -> str:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return name
+
+
+def test_the_playground_is_read_with_the_recipes_seed_and_setting(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "seed=3", "playground.setting=almost-none")
+    assert training_prompts(recipe) == world.prompts(3)
+    assert evaluation_prompts(recipe) == world.eval_prompts(3)
+    assert demonstrations(recipe) == world.sft_corpus(3)
+    assert offline_pairs(recipe) == (world.preferences("almost-none", 3), {})
+
+
+def test_no_held_out_prompt_is_a_training_prompt(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    held_out = {row["prompt"] for row in evaluation_prompts(recipe)}
+    assert held_out
+    assert not held_out & {row["prompt"] for row in training_prompts(recipe)}
+    assert not held_out & {row["prompt"] for row in offline_pairs(recipe).rows}
+    assert not held_out & {row["prompt"] for row in demonstrations(recipe)}
+
+
+def test_a_built_in_world_brings_its_own_held_out_pairs(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    assert evaluation_pairs(tiny_recipe(tmp_path)).rows == world.eval_preferences("few", 0)
+
+
+def test_the_reviews_are_read_from_their_two_files(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    for name, lines in SENTENCES.items():
+        Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    names = dict.fromkeys(("prompts", "preferences", "eval_prompts"), "reviews")
+    recipe = tiny_recipe(
+        tmp_path,
+        "policy.sft.dataset=reviews",
+        data=names,
+        reviews={"liked": "liked.txt", "disliked": "disliked.txt", "prompt_words": 2},
+    )
+    prompts = training_prompts(recipe)
+    assert prompts and all(len(row["prompt"].split()) == 2 for row in prompts)
+    assert evaluation_prompts(recipe) and demonstrations(recipe) and offline_pairs(recipe).rows
+    assert set(offline_pairs(recipe).rows[0]) >= {"prompt", "chosen", "rejected"}
+
+
+def test_files_are_read_like_a_world(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    pair = {"prompt": "p", "chosen": " a", "rejected": " b"}
+    recipe = tiny_recipe(
+        tmp_path,
+        policy__sft__dataset=write_lines("sft.jsonl", {"prompt": "p", "completion": " c"}),
+        data={
+            "prompts": write_lines("prompts.jsonl", {"prompt": "p"}, {"prompt": "q"}),
+            "preferences": write_lines("pairs.jsonl", {**pair, "label": 0.75}, pair),
+            "eval_prompts": write_lines("held-out.jsonl", {"prompt": "r"}),
+            "eval_preferences": write_lines("held-out-pairs.jsonl", pair),
+        },
+    )
+    assert training_prompts(recipe) == [{"prompt": "p"}, {"prompt": "q"}]
+    assert evaluation_prompts(recipe) == [{"prompt": "r"}]
+    assert demonstrations(recipe) == [{"prompt": "p", "completion": " c"}]
+    assert offline_pairs(recipe) == ([{**pair, "label": 0.75}, pair], {})
+    assert evaluation_pairs(recipe) == ([pair], {})
+
+
+def test_pairs_that_the_reader_leaves_out_are_counted(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    def chat(question: str, answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+    name = write_lines(
+        "pairs.jsonl",
+        {"chosen": chat("why?", "because"), "rejected": chat("why?", "so")},
+        {"chosen": chat("why?", "because"), "rejected": chat("how?", "so")},
+    )
+    found = offline_pairs(tiny_recipe(tmp_path, data__preferences=name))
+    assert len(found.rows) == 1
+    assert found.dropped == {"prompts of chosen and rejected differ": 1}
+
+
+def test_what_the_recipe_does_not_name_is_empty(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        tmp_path,
+        policy__sft=None,
+        data={"prompts": write_lines("prompts.jsonl", {"prompt": "p"})},
+        method={"sources": {"dpr": {"mixing": 1.0, "labeler": "hidden"}}},
+        evaluate={"against": []},
+    )
+    assert demonstrations(recipe) == []
+    assert offline_pairs(recipe) == evaluation_pairs(recipe) == ([], {})
+    with pytest.raises(DataError, match=r"^data\.eval_prompts: there are no prompts\nhint: set data\.eval_prompts to"):
+        evaluation_prompts(recipe)
+
+
+def test_a_file_without_rows_is_a_user_error(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, data__prompts=write_lines("prompts.jsonl"))
+    with pytest.raises(DataError, match=r"prompts\.jsonl: "):
+        training_prompts(recipe)
+
+
+def test_local_files_are_the_files_that_the_recipe_reads(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    Path("judge.py").write_text("def score(prompts, completions):\n    return [0.0] * len(completions)\n")
+    recipe = tiny_recipe(
+        tmp_path,
+        policy__sft__dataset=write_lines("sft.jsonl", {"text": "a"}),
+        data__prompts=write_lines("prompts.jsonl", {"prompt": "p"}),
+        labelers={
+            "hidden": {"kind": "function", "function": "judge.py:score"},
+            "other": {"kind": "function", "function": "align_cli.playground:hidden_reward"},
+            "given": {"kind": "dataset"},
+        },
+    )
+    assert local_files(recipe) == {
+        "data.prompts": Path("prompts.jsonl"),
+        "policy.sft.dataset": Path("sft.jsonl"),
+        "labelers.hidden.function": Path("judge.py"),
+    }
+
+
+def test_a_recipe_of_built_in_worlds_reads_no_files(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    assert local_files(tiny_recipe(tmp_path)) == {}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="BUG: a dataset that is a folder is read, but its contents are in no fingerprint"
+)
+def test_a_folder_of_data_is_one_of_the_files_that_the_recipe_reads(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    write_lines("mine/train.jsonl", {"prompt": "p"})
+    recipe = tiny_recipe(tmp_path, data__prompts="./mine")
+    assert training_prompts(recipe) == [{"prompt": "p"}]
+    assert local_files(recipe) == {"data.prompts": Path("mine")}
