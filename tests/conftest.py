@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import yaml
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from align_cli.artifacts.records import Completion
     from align_cli.models.load import Policy
     from align_cli.recipe import Recipe
+
+# A busy machine fails no test, every run tries the same examples, and nothing is left in the working tree.
+hypothesis.settings.register_profile("align", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("align")
 
 WARM_START_STEPS = 40
 

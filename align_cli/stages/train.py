@@ -83,8 +83,8 @@ def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:
     lacking = [pair for pair in preferences if pair.source == "dpr" and pair.other_ids is None]
     if lacking:
         raise DataError(
-            f"{len(lacking)} pairs of source dpr were chosen from {recipe.generate.num_generations} responses and do not "
-            "hold the others, which the bilevel response term needs",
+            f"{len(lacking)} pairs of source dpr were chosen from {recipe.generate.num_generations} responses and hold "
+            "none of the others, which the bilevel response term needs",
             where="method.sources.dpr.gradient",
             hint="label them with this recipe, or set method.sources.dpr.gradient to 0",
         )

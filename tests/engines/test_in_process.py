@@ -312,7 +312,7 @@ def test_the_edges_never_give_a_token_of_probability_zero(
 weights = st.lists(st.just(0.0) | st.floats(1e-12, 1.0), min_size=1, max_size=40).filter(any)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(weights, st.floats(0.0, LAST))
 def test_no_uniform_number_gives_a_token_of_probability_zero(probabilities: list[float], uniform: float) -> None:
     total = math.fsum(probabilities)

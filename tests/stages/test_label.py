@@ -285,7 +285,7 @@ groups_of_scores = st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min
 keep_or_drop = st.sampled_from(["keep", "drop"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     groups_of_scores,
     st.sampled_from(["best_worst", "best_random", "all"]),
