@@ -8,17 +8,23 @@ None holds a time, a host or a duration: those live in the ledger.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, Self, get_type_hints
+from typing import Annotated, Any, Self, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 SCHEMA_VERSION = 1
 """Raised when the meaning of an artifact changes; an older run is then refused rather than misread."""
 
 Text = str | list[dict[str, Any]]
 """A prompt or a completion: plain text, or chat messages with `role` and `content`."""
+
+
+UNION_BRANCHES = ("str", "list[dict[str,any]]")
+"""What pydantic adds to the place of a fault to say which type of a union it tried."""
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class MalformedRecordError(ValueError):
@@ -28,8 +34,6 @@ class MalformedRecordError(ValueError):
 @dataclass(frozen=True)
 class Record:
     """What the records have in common: to and from a JSON object."""
-
-    required: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a JSON object, keys in the order of the fields."""
@@ -43,16 +47,18 @@ class Record:
             MalformedRecordError: for a missing key or a value of another type.
         """
         known = {field.name: row[field.name] for field in fields(cls) if field.name in row}
-        for key in cls.required:
-            if key not in known:
-                raise MalformedRecordError(f"key {key!r} is missing")
+        for field in fields(cls):
+            if field.default is MISSING and field.name not in known:
+                raise MalformedRecordError(f"key {field.name!r} is missing")
         try:
             _validator(cls).validate_python(known, strict=True)  # type: ignore[arg-type]
             return cls(**known)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise MalformedRecordError(f"key {place!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+            place = ".".join(str(part) for part in first["loc"] if part not in UNION_BRANCHES)
+            wanted = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+            wanted += " or a list of messages" if len(first["loc"]) > 1 and first["loc"][1] == "str" else ""
+            raise MalformedRecordError(f"key {place!r}: {wanted}") from None
 
 
 @dataclass(frozen=True)
@@ -91,11 +97,6 @@ class Completion(Record):
     engine: str
     sampling: dict[str, float | int]
 
-    required: ClassVar[tuple[str, ...]] = (
-        "prompt", "completion", "prompt_ids", "completion_ids", "logps", "finish_reason", "num_tokens", "round",
-        "prompt_index", "sample_index", "seed", "policy", "engine", "sampling",
-    )  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Preference(Record):
@@ -128,7 +129,7 @@ class Preference(Record):
     prompt: Text
     chosen: Text
     rejected: Text
-    label: float = 1.0
+    label: Probability = 1.0
     source: str = "offline"
     labeler: str = "dataset"
     prompt_ids: list[int] | None = None
@@ -145,8 +146,6 @@ class Preference(Record):
     policy: str | None = None
     other_ids: list[list[int]] | None = None
     other_logps: list[float] | None = None
-
-    required: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -182,13 +181,11 @@ class Evaluation(Record):
     preferences: dict[str, float | int] | None
     sampling: dict[str, float | int]
 
-    required: ClassVar[tuple[str, ...]] = ("round", "policy", "num_prompts", "kl", "length", "eos_rate", "distinct_2")
-
 
 @cache
 def _validator(cls: type[Record]) -> TypeAdapter[Any]:
     """Checks the record's fields as those of a TypedDict, which spares a second class by hand."""
     from typing_extensions import TypedDict
 
-    hints = {field.name: get_type_hints(cls)[field.name] for field in fields(cls)}
+    hints = {field.name: get_type_hints(cls, include_extras=True)[field.name] for field in fields(cls)}
     return TypeAdapter(TypedDict(cls.__name__, hints, total=False))  # type: ignore[operator]

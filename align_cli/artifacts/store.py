@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -30,8 +31,11 @@ RecordType = TypeVar("RecordType", bound=Record)
 
 
 def to_json(value: Any) -> str:
-    """One line of JSON: no NaN, no needless space, text as it is."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+    """One line of JSON: no NaN, text as it is; half a surrogate pair, which no file can hold, is escaped."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
+    return text
 
 
 def write_text(path: Path, text: str) -> None:
@@ -122,7 +126,7 @@ def parse_records(lines: Iterable[str], kind: type[RecordType], name: str) -> li
 
 def _parse_record(line: str, kind: type[RecordType]) -> RecordType:
     try:
-        row = json.loads(line, parse_constant=_refuse_constant)
+        row = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise MalformedRecordError(f"not JSON: {error}") from None
     if not isinstance(row, dict):
@@ -132,6 +136,13 @@ def _parse_record(line: str, kind: type[RecordType]) -> RecordType:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is beyond all numbers")
+    return number
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
+from align_cli.errors import AlignError
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,12 @@ def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingS
     with torch.no_grad(), _bare_generation(policy.model, config):
         sequences_BT = policy.model.generate(
             **prompts, logits_processor=LogitsProcessorList([*_warpers(settings), sampler])
+        )
+    if not all(torch.isfinite(logp_B).all() for logp_B in sampler.logps):
+        raise AlignError(
+            "the policy's logits are not finite: training has diverged",
+            where=f"policy {policy.version}",
+            hint="lower train.learning_rate, raise method.beta, and go on from an earlier round",
         )
     new_tokens = sequences_BT[:, prompts["input_ids"].shape[1] :].tolist()
     logps = torch.stack(sampler.logps, dim=1).tolist()

@@ -7,6 +7,7 @@ lists of text and returns one number a completion, so TRL's reward functions wor
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import math
@@ -17,7 +18,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from align_cli.errors import LabelerError
+from align_cli.errors import LabelerError, nearest
 from align_cli.recipe.schema import FunctionLabelerSection
 
 Scoring = Callable[..., Sequence[float]]
@@ -68,17 +69,19 @@ class FunctionLabeler:
 
     def _score_batch(self, prompts: list[str], completions: list[str], first_index: int) -> list[float]:
         try:
-            scores = self._function(prompts=prompts, completions=completions)
+            return self._checked(
+                self._function(prompts=prompts, completions=completions), first_index, len(completions)
+            )
+        except LabelerError:
+            raise
         except Exception as error:
-            index, culprit = self._find_culprit(prompts, completions)
-            if culprit is None:
-                last_index = first_index + len(prompts) - 1
-                what = f"the function raised on the batch of prompts {first_index} to {last_index}, on none alone"
-                raise self._raised(error, what) from error
-            raise self._raised(
-                culprit, f"the function raised on the prompt with index {first_index + index}"
-            ) from error
-        return self._checked(scores, first_index, len(completions))
+            raised = error
+        index, culprit = self._find_culprit(prompts, completions)
+        if culprit is None:
+            last_index = first_index + len(prompts) - 1
+            what = f"the function raised on the batch of prompts {first_index} to {last_index}, on none alone"
+            raise self._raised(raised, what) from raised
+        raise self._raised(culprit, f"the function raised on the prompt with index {first_index + index}") from culprit
 
     def _find_culprit(self, prompts: list[str], completions: list[str]) -> tuple[int, Exception | None]:
         """Which completion of the batch it is that the function cannot score: the first that raises alone."""
@@ -102,18 +105,20 @@ class FunctionLabeler:
                 where=self._place,
                 hint="return one number a completion, in their order",
             )
+        numbers = []
         for offset, value in enumerate(values):
-            if not isinstance(value, Real) or not math.isfinite(value):
+            number = _finite_number(value)
+            if number is None:
                 raise LabelerError(
-                    f"the function returned {value!r} for the prompt with index {first_index + offset}",
+                    f"the function returned {_shortened(value)} for the prompt with index {first_index + offset}",
                     where=self._place,
                     hint="every score must be a finite number",
                 )
-        return [float(value) for value in values]
+            numbers.append(number)
+        return numbers
 
     def _raised(self, error: Exception, what: str) -> LabelerError:
-        own_frames = traceback.format_exception(type(error), error, _skip_our_frame(error))
-        return LabelerError(what, where=self._place, snippet="".join(own_frames).rstrip())
+        return LabelerError(what, where=self._place, snippet=_own_traceback(error), hint=_signature_hint(error))
 
 
 def find_function(place: str, where: str) -> Callable[..., Any]:
@@ -124,13 +129,13 @@ def find_function(place: str, where: str) -> Callable[..., Any]:
     """
     module_name, _, name = place.rpartition(":")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # a module beside the recipe's user, where an installed command would not look
+        sys.path.append("")  # a module in the current folder, where an installed command would not look
     try:
         module = (
             _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
         )
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise LabelerError(f"{module_name} needs a module that is missing: {error.name}", where=where) from error
         raise LabelerError(
             f"there is no module {module_name!r}", where=where, hint="give package.module:name or path/to/file.py:name"
@@ -138,12 +143,11 @@ def find_function(place: str, where: str) -> Callable[..., Any]:
     except FileNotFoundError as error:
         raise LabelerError(f"there is no file {module_name}", where=where) from error
     except Exception as error:
-        lines = traceback.format_exception(type(error), error, _skip_our_frame(error))
-        raise LabelerError(f"importing {module_name} raised", where=where, snippet="".join(lines).rstrip()) from error
-    function = getattr(module, name, None)
+        raise LabelerError(f"importing {module_name} raised", where=where, snippet=_own_traceback(error)) from error
+    function = module
+    for part in name.split("."):
+        function = getattr(function, part, None)
     if not callable(function):
-        from align_cli.errors import nearest
-
         known = nearest(name, [key for key, value in vars(module).items() if callable(value)])
         raise LabelerError(
             f"{module_name} has no function {name!r}", where=where, hint=f"did you mean {known!r}?" if known else ""
@@ -154,18 +158,45 @@ def find_function(place: str, where: str) -> Callable[..., Any]:
 def _import_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(path)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[f"align_labeler_{path.stem}"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-def _skip_our_frame(error: Exception) -> Any:
-    """The traceback from where the user's own code begins."""
+def _finite_number(value: Any) -> float | None:
+    """The value as a finite float, also out of a tensor of one number; None for anything else."""
+    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    try:
+        return float(value) if isinstance(value, Real) and math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _shortened(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"an integer of {value.bit_length()} bits"
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _own_traceback(error: Exception) -> str:
+    """The traceback from where the user's own code begins; the exception alone where the call itself failed."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, importlib.__file__):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+
+
+def _signature_hint(error: Exception) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
-    return trace if trace is not None else error.__traceback__
+    if isinstance(error, TypeError) and trace is None:
+        return "it is called with prompts= and completions=; let it take these two, and **kwargs"
+    return ""

@@ -59,6 +59,7 @@ def load_policy(
         AlignError: if there is no such model, if it cannot be read, or if its tokenizer has no end-of-sequence token.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = str(name_or_path)
@@ -66,9 +67,10 @@ def load_policy(
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **shared)
         model = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), use_safetensors=True, **shared)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise AlignError(
-            f"the model cannot be loaded: {str(error).strip().splitlines()[0]}",
+            f"the model cannot be loaded: {first_line}",
             where=place,
             hint="give a folder made by save_pretrained (safetensors), or a Hub id that this machine can reach",
         ) from error

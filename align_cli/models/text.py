@@ -37,16 +37,19 @@ def completion_token_ids(
     Returns:
         At least one id.
     """
+    is_plain = isinstance(prompt, str) and isinstance(completion, str)
     if isinstance(prompt, str) and isinstance(completion, str):
         together = list(tokenizer(prompt + completion)["input_ids"])
-        alone = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
     else:
         together = _chat_ids(tokenizer, [*_messages(prompt), *_messages(completion)], add_generation_prompt=False)
-        alone = list(tokenizer(plain_text(completion), add_special_tokens=False)["input_ids"])
-    ids = together[len(prompt_ids) :] if together[: len(prompt_ids)] == prompt_ids else alone
-    eos = tokenizer.eos_token_id
+    is_behind_prompt = together[: len(prompt_ids)] == prompt_ids
+    if is_behind_prompt:
+        ids = together[len(prompt_ids) :]
+    else:
+        ids = list(tokenizer(plain_text(completion), add_special_tokens=False)["input_ids"])
     # A chat template ends a turn in its own way, such as <|im_end|>\n; what it wrote stays as it is.
-    return ids if ids and (eos in ids or not isinstance(completion, str)) else [*ids, eos]
+    is_closed = ids[-1:] == [tokenizer.eos_token_id] or (is_behind_prompt and not is_plain and bool(ids))
+    return ids if is_closed else [*ids, tokenizer.eos_token_id]
 
 
 def decode_completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion_ids: list[int]) -> Text:

@@ -128,7 +128,8 @@ def _sequence_kls(
 def _preference_metrics(
     policy: Policy, reference: Policy, pairs: Sequence[Preference], recipe: Recipe, progress: Progress
 ) -> dict[str, float | int] | None:
-    """Accuracy and margin β·h of the implicit reward on held-out pairs."""
+    """Accuracy and margin β·h of the implicit reward on held-out pairs; those labelled one half say nothing."""
+    pairs = [pair for pair in pairs if pair.label != 0.5]
     if not pairs:
         return None
     import torch
@@ -146,6 +147,8 @@ def _preference_metrics(
         with torch.no_grad():
             ratios_2B = response_logps(policy.model, tokens) - response_logps(reference.model, tokens)
             chosen_B, rejected_B = ratios_2B.chunk(2)
-        margins += (recipe.method.beta * (chosen_B - rejected_B)).tolist()
+        preferred = [1 if pair.label > 0.5 else -1 for pair in chunk]
+        found = (recipe.method.beta * (chosen_B - rejected_B)).tolist()
+        margins += [sign * margin for sign, margin in zip(preferred, found, strict=True)]
         progress.advance(len(chunk))
     return pair_accuracy(margins)._asdict()

@@ -68,7 +68,7 @@ def demonstrations(recipe: Recipe) -> Rows:
 
 
 def local_files(recipe: Recipe) -> dict[str, Path]:
-    """The files that a recipe reads, by key: their contents belong to a stage's inputs as much as the key does."""
+    """The files and folders that a recipe reads, by key: their contents are a stage's inputs as much as the key is."""
     named = {
         "data.prompts": recipe.data.prompts,
         "data.preferences": recipe.data.preferences,
@@ -81,7 +81,7 @@ def local_files(recipe: Recipe) -> dict[str, Path]:
     for name, labeler in recipe.labelers.items():
         function = getattr(labeler, "function", "").rpartition(":")[0]
         named[f"labelers.{name}.function"] = function if function.endswith(".py") else None
-    return {key: Path(value) for key, value in named.items() if value is not None and Path(value).is_file()}
+    return {key: Path(value) for key, value in named.items() if value is not None and Path(value).exists()}
 
 
 def _prompts(recipe: Recipe, name: str | None, key: str, of_playground: Any, of_reviews: Any) -> Rows:

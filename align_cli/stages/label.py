@@ -198,15 +198,20 @@ def _pair(chosen: ScoredCompletion, rejected: ScoredCompletion, label: float) ->
 
 
 def _is_kept(pair: Preference, is_tie: bool, section: LabelSection, counts: Counter[str]) -> bool:
-    """Apply the rules in their order: empty texts, equal texts, ties. Only the first that holds is counted."""
+    """Apply the rules for empty texts, equal texts and ties.
+
+    A pair is dropped if any rule that holds says so; it is counted once, under the first rule that decides.
+    """
     is_empty = not plain_text(pair.chosen).strip() or not plain_text(pair.rejected).strip()
-    for holds, name, rule in (
+    rules = (
         (is_empty, "empty_texts", section.empty_texts),
         (pair.chosen_ids == pair.rejected_ids, "equal_texts", section.equal_texts),
         (is_tie, "ties", section.ties),
-    ):
-        if holds:
-            kept = rule == "keep"
-            counts[f"{name}_{'kept' if kept else 'dropped'}"] += 1
-            return kept
-    return True
+    )
+    holding = [(name, rule) for holds, name, rule in rules if holds]
+    dropping = [name for name, rule in holding if rule == "drop"]
+    if dropping:
+        counts[f"{dropping[0]}_dropped"] += 1
+    elif holding:
+        counts[f"{holding[0][0]}_kept"] += 1
+    return not dropping

@@ -86,7 +86,22 @@ def _warm_start(policy: Policy, recipe: Recipe, rows: Rows, scratch: Path, progr
         prompt_ids = prompt_token_ids(policy.tokenizer, row["prompt"]) if row["prompt"] else []
         completion_ids = completion_token_ids(policy.tokenizer, row["prompt"], prompt_ids, row["completion"])
         pairs.append((prompt_ids, completion_ids))
+    _check_lengths(pairs, policy)
     progress.start(section.max_steps, "steps")
     return train_supervised(
         policy, pairs, section, seed=recipe.seed, scratch_dir=scratch, on_step=lambda: progress.advance()
     )
+
+
+def _check_lengths(pairs: list[tuple[list[int], list[int]]], policy: Policy) -> None:
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    too_long = [
+        index for index, (prompt, completion) in enumerate(pairs) if len(prompt) + len(completion) > (context or 1e9)
+    ]
+    if too_long:
+        raise DataError(
+            f"{len(too_long)} demonstrations are longer than the model's context of {context} tokens, the first with "
+            f"index {too_long[0]}",
+            where="policy.sft.dataset",
+            hint="shorten or remove them, or use a model with a longer context",
+        )

@@ -86,7 +86,6 @@ def test_a_missing_key_is_named(key: str) -> None:
         Preference.from_dict(row)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="BUG: Evaluation.required lacks five keys without a default")
 @pytest.mark.parametrize("key", ["scorer", "reward", "against", "preferences", "sampling"])
 def test_a_missing_key_of_an_evaluation_is_named(key: str) -> None:
     row = {name: value for name, value in EVALUATION.items() if name != key}
@@ -123,7 +122,6 @@ def test_a_value_of_another_type_is_named(change: dict[str, Any], message: str) 
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a label outside [0, 1] is read without a word and trains on nonsense")
 @pytest.mark.parametrize("label", [-0.1, 1.5, 7])
 def test_a_label_that_is_no_probability_is_refused(label: float) -> None:
     with pytest.raises(MalformedRecordError, match="label"):

@@ -129,7 +129,6 @@ def test_lists_arrays_and_tensors_are_lists_of_scores(result: str, labeler: Make
     assert {type(score) for score in scores} == {float}
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a list of one-number tensors, which TRL accepts, is refused")
 def test_a_list_of_tensors_is_a_list_of_scores(labeler: MakeLabeler) -> None:
     code = "import torch\ndef score(prompts, completions):\n    return [torch.tensor(1.5) for _ in completions]\n"
     assert labeler(code).score(["p"], ["a"]) == [1.5]
@@ -181,7 +180,6 @@ def test_what_is_not_a_finite_number_a_completion_is_refused(result: str, what: 
     assert fault_of(lambda: made.score(PROMPTS[:4], COMPLETIONS[:4])).what == what
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="BUG: an integer beyond all floats is a traceback of ours")
 def test_an_integer_beyond_all_floats_is_refused(labeler: MakeLabeler) -> None:
     made = labeler("def score(prompts, completions):\n    return [10**400]\n")
     assert "index 0" in fault_of(lambda: made.score(["p"], ["a"])).what
@@ -207,9 +205,6 @@ def test_a_function_that_raises_is_shown_with_the_prompt_and_its_own_traceback(l
     assert "in score" in fault.snippet and "in helper" in fault.snippet and "scores.py" in fault.snippet
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: the culprit's traceback drags the batch's along as its context, with our frames"
-)
 def test_a_function_that_raises_is_shown_once_and_without_our_frames(labeler: MakeLabeler) -> None:
     made = labeler(RAISES_ON_DDDD, batch_size=3)
     fault = fault_of(lambda: made.score(PROMPTS, COMPLETIONS))
@@ -244,7 +239,6 @@ def test_a_function_that_raises_on_the_whole_batch_alone_says_so(labeler: MakeLa
     assert "align_cli" not in fault.snippet
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: where the call itself fails, our own frames are all that is shown")
 def test_a_function_that_does_not_take_prompts_is_shown_without_our_frames(labeler: MakeLabeler) -> None:
     made = labeler("def score(completions):\n    return [1.0]\n")
     fault = fault_of(lambda: made.score(["p"], ["a"]))
@@ -274,9 +268,6 @@ def test_a_name_that_cannot_be_called_is_no_function(labeler: MakeLabeler) -> No
     assert fault_of(lambda: labeler("score = 3\n")).what == "scores.py has no function 'score'"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: the recipe's rules let `module:Class.method` pass, and it is then not found"
-)
 def test_a_function_within_a_class_scores(labeler: MakeLabeler) -> None:
     code = """
         class Judge:
@@ -306,14 +297,12 @@ def test_a_module_that_a_labeler_needs_and_is_not_installed_is_named(labeler: Ma
     assert fault.what == "scores.py needs a module that is missing: nowhere_at_all"
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a missing module whose name begins the labeler's is taken for the labeler")
 def test_a_missing_module_whose_name_begins_the_labelers_own_is_named(labeler: MakeLabeler) -> None:
     write("vader_scores.py", "import vader\n" + LENGTHS)
     fault = fault_of(lambda: labeler("", "vader_scores:score"))
     assert fault.what == "vader_scores needs a module that is missing: vader"
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the file's module is registered under another name than its own")
 def test_a_file_may_hold_dataclasses_with_late_annotations(labeler: MakeLabeler) -> None:
     code = """
         from __future__ import annotations

@@ -36,6 +36,9 @@ class Mutations(NamedTuple):
     label: Mutate = unchanged
 
 
+NO_MUTATION = Mutations()
+
+
 class Events(NamedTuple):
     """Pairs that can happen: N rows of the two responses, all responses that carry the term, and the reward's label."""
 
@@ -152,7 +155,7 @@ class World:
         baseline: float = 0.0,
         drawn_labels_N: torch.Tensor | None = None,
         weights_from_sampler: bool = False,
-        mutations: Mutations = Mutations(),
+        mutations: Mutations = NO_MUTATION,
     ) -> torch.Tensor:
         """(N,) the surrogate of every event, through the real methods."""
         logits_N = self.preference_logits(events)

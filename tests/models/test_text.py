@@ -69,7 +69,6 @@ def test_a_completion_that_says_its_end_is_not_ended_twice(letters: PreTrainedTo
     assert completion_tokens(letters, "ca", " ab<eos>") == [" ", "ab", "<eos>"]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: an end-of-sequence inside the text counts as the end of the response")
 def test_a_completion_with_an_end_inside_it_still_ends(letters: PreTrainedTokenizerFast) -> None:
     assert completion_tokens(letters, "c", " a<eos>b")[-1] == "<eos>"
 
@@ -108,9 +107,6 @@ def test_what_a_template_writes_behind_a_turns_end_stays(chatty: PreTrainedToken
     assert completion_tokens(chatty, CHAT, REPLY) == ["b", "a", "<eos>", "\n"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: a chat completion that is tokenised alone has no end-of-sequence: it never learns to stop"
-)
 def test_a_chat_reply_ends_where_the_template_begins_it_in_another_way_than_the_generation_prompt(
     chatty: PreTrainedTokenizerFast,
 ) -> None:

@@ -80,16 +80,21 @@ def run_align(
 
 @cache
 def _start_server() -> None:
-    """Start the server with what it imports beforehand; on its own it would look only where an installed package is."""
-    path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    """Start the server, which looks for modules in this folder too, in the environment that `align` sets up."""
+    before = dict(os.environ)
+    os.environ |= {
+        "PYTHONPATH": str(Path(__file__).parent),
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    }
     try:
         _CONTEXT.set_forkserver_preload(["forked_warm"])
         forkserver.ensure_running()
     finally:
-        del os.environ["PYTHONPATH"]
-        if path is not None:
-            os.environ["PYTHONPATH"] = path
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _align(arguments: list[str], cwd: Path, streams: list[Path], stop: Stop | None, collated: Path | None) -> None:

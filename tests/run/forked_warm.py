@@ -3,17 +3,7 @@
 A process that has never computed has no threads of its own, so its children may do whatever they like.
 """
 
-import os
 import threading
-
-# What `align` sets before it imports anything; libraries read it then and not later.
-for name, value in {
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TQDM_DISABLE": "1",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-}.items():
-    os.environ.setdefault(name, value)
 
 import pytest  # noqa: F401  (children look at the script that pytest was started with)
 import tqdm

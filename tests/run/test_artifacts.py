@@ -1,4 +1,4 @@
-"""What a run leaves behind: exactly these files, nothing of this machine or this hour in them, the ids that were sampled."""
+"""What a run leaves behind: exactly these files, nothing of the machine or the hour, the ids that were sampled."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -202,7 +201,7 @@ def test_a_restart_whose_model_cannot_be_loaded_leaves_the_old_run(finished_copy
 
 
 def test_a_run_that_was_moved_goes_on_where_it_lies_now(finished_copy: Path, align: Align, tmp_path: Path) -> None:
-    os.rename(finished_copy / "run", tmp_path / "moved")
+    (finished_copy / "run").rename(tmp_path / "moved")
     done = align("train", "recipe.yaml", f"output_dir={tmp_path / 'moved'}", cwd=finished_copy)
     assert done.code == 0
     assert done.err.splitlines()[0].endswith("moved is finished: 2 rounds; raise rounds= to go on")

@@ -125,7 +125,7 @@ def test_plain_pairs_join_the_offline_share_and_every_one_is_used(
     assert json.loads((folder / "next" / "training_state.json").read_text())["round"] == 1
 
 
-def train_on(text: str, folder: Path, align: Align, *overrides: str):
+def train_on(text: str, folder: Path, align: Align, *overrides: str) -> str:
     """`align train --preferences -` on a text, which must be refused before any model is loaded."""
     before = sorted(path.name for path in folder.iterdir())
     refused = align("train", "recipe.yaml", *overrides, "--preferences", "-", "-o", "next", cwd=folder, stdin=text)
@@ -195,7 +195,7 @@ def test_ids_that_the_policy_does_not_have_are_refused(finished_copy: Path, alig
             "next",
             cwd=finished_copy,
             stdin=lines(*({**row, **ids, "source": "dpr"} for row in FOREIGN)),
-        )  # fmt: skip
+        )
     )
 
 

@@ -152,9 +152,6 @@ def test_accuracy_and_margin_are_those_of_the_implicit_reward(
     assert 0 < found["accuracy"] < 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: accuracy ignores labels, so a tie or a pair labelled below one half misleads"
-)
 def test_a_held_out_pair_counts_by_its_label(
     recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, warm_samples: list[Completion], pairs: list[Preference]
 ) -> None:

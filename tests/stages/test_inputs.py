@@ -151,9 +151,6 @@ def test_a_recipe_of_built_in_worlds_reads_no_files(tiny_recipe: TinyRecipe, tmp
     assert local_files(tiny_recipe(tmp_path)) == {}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: a dataset that is a folder is read, but its contents are in no fingerprint"
-)
 def test_a_folder_of_data_is_one_of_the_files_that_the_recipe_reads(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     write_lines("mine/train.jsonl", {"prompt": "p"})
     recipe = tiny_recipe(tmp_path, data__prompts="./mine")

@@ -182,9 +182,6 @@ def test_a_file_without_demonstrations_is_a_user_error(tiny_recipe: TinyRecipe, 
         make(tiny_recipe(tmp_path, policy__sft__dataset=str(tmp_path / "none.jsonl")))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: texts longer than max_position_embeddings are trained on past the end, without a word"
-)
 def test_demonstrations_longer_than_the_models_context_are_refused_or_cut(
     tiny_recipe: TinyRecipe, tmp_path: Path
 ) -> None:

@@ -1,0 +1,95 @@
+"""`align check`: a recipe's faults, or what it expands to, what would run and which code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from run_fixtures import Align, MakeFolder, assert_refused, files_below
+
+RECIPE_TESTS = Path(__file__).parent.parent / "recipe"
+
+
+def test_a_sound_recipe_is_shown_with_its_code_its_keys_and_its_plan(
+    make_folder: MakeFolder, align: Align, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path)
+    files = files_below(folder)
+    shown = align("check", "recipe.yaml", cwd=folder)
+    assert (shown.code, shown.err) == (0, "")
+    code, recipe, plan = shown.out.split("\n\n")
+    assert code.splitlines() == [
+        "code that this recipe runs:",
+        "  labelers.hidden: align_cli.playground:hidden_reward",
+        "  labelers.ours: labeler.py:score",
+    ]
+    assert "\ngenerate:\n  engine: transformers\n" in recipe
+    assert plan.splitlines() == [
+        "plan:",
+        "  round 0: sft, evaluate",
+        "  round 1: generate, label, train, evaluate",
+        "  round 2: generate, label, train, evaluate",
+        "  global batch size 8 pairs, 3 steps a round",
+    ]
+    assert files_below(folder) == files
+
+
+def test_what_is_shown_reads_back_to_the_same_recipe(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    first = align("check", "recipe.yaml", "method.beta=0.3", "rounds=4", cwd=folder)
+    (folder / "shown.yaml").write_text(first.out.split("\n\n")[1])
+    assert align("check", "shown.yaml", cwd=folder).out == first.out
+    assert "  beta: 0.3\n" in first.out
+
+
+def test_json_holds_the_recipe_the_code_the_warnings_and_the_plan(
+    make_folder: MakeFolder, align: Align, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path)
+    shown = align("check", "recipe.yaml", "evaluate.scorer=ours", "--json", cwd=folder)
+    assert (shown.code, shown.err) == (0, "")
+    checked = json.loads(shown.out)
+    assert sorted(checked) == ["code", "plan", "recipe", "warnings"]
+    assert checked["recipe"]["evaluate"]["scorer"] == "ours"
+    assert checked["code"][1] == "labelers.ours: labeler.py:score"
+    assert len(checked["warnings"]) == 1
+    assert checked["plan"][:2] == [{"round": 0, "stage": "sft"}, {"round": 0, "stage": "evaluate"}]
+
+
+def test_warnings_stand_on_standard_error(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
+    shown = align("check", "recipe.yaml", "evaluate.scorer=ours", cwd=make_folder(tmp_path))
+    assert shown.code == 0
+    assert shown.err.startswith("warning: evaluate.scorer is the training labeler, ours: ")
+    assert "warning" not in shown.out
+
+
+def test_all_ten_faults_of_a_recipe_are_shown_at_once(align: Align) -> None:
+    refused = align("check", "ten_faults.yaml", cwd=RECIPE_TESTS)
+    assert_refused(refused)
+    assert refused.err == (RECIPE_TESTS / "ten_faults.txt").read_text() + "10 faults\n"
+
+
+def test_every_command_on_a_recipe_shows_the_same_faults(align: Align) -> None:
+    checked = align("check", "ten_faults.yaml", cwd=RECIPE_TESTS)
+    for command in (["train"], ["generate"], ["label"], ["evaluate"], ["train", "--preferences", "-", "-o", "next"]):
+        assert align(*command, "ten_faults.yaml", cwd=RECIPE_TESTS) == checked
+
+
+def test_a_mistyped_override_is_named_with_the_nearest_key(
+    make_folder: MakeFolder, align: Align, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path)
+    for command in ("check", "train"):
+        refused = align(command, "recipe.yaml", "method.bta=0.2", cwd=folder)
+        assert_refused(refused)
+        assert "unknown key method.bta" in refused.err
+        assert "hint: did you mean method.beta?" in refused.err
+    assert not (folder / "run").exists()
+
+
+def test_a_recipe_that_is_not_there_is_named_with_the_nearest_file(
+    make_folder: MakeFolder, align: Align, tmp_path: Path
+) -> None:
+    refused = align("check", "recpie.yaml", cwd=make_folder(tmp_path))
+    assert_refused(refused)
+    assert refused.err == "recpie.yaml: there is no such recipe\nhint: did you mean recipe.yaml?\n"

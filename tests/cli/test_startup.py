@@ -1,0 +1,51 @@
+"""Commands that load no model do not wait for the libraries that would."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SLOW = {"torch", "transformers", "trl", "datasets", "accelerate"}
+PROGRAM = """
+import sys
+from align_cli.cli.main import main
+sys.argv = ["align", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print("MODULES", *sorted(name for name in sys.modules if "." not in name))
+"""
+
+
+def modules_of(*arguments: str, cwd: Path) -> set[str]:
+    """Run a command in a fresh interpreter; the packages that it has imported at its end."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *shown, modules = done.stdout.splitlines()
+    assert shown
+    return set(modules.split()[1:])
+
+
+def test_help_answers_without_anything_that_a_recipe_needs(tmp_path: Path) -> None:
+    modules = modules_of("--help", cwd=tmp_path)
+    assert "typer" in modules
+    assert modules & (SLOW | {"pydantic", "yaml", "numpy"}) == set()
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "label", "evaluate", "check", "status"])
+def test_help_on_a_command_reads_no_recipe_and_loads_no_model(tmp_path: Path, command: str) -> None:
+    modules = modules_of(command, "--help", cwd=tmp_path)
+    assert "typer" in modules
+    assert modules & (SLOW | {"yaml", "numpy"}) == set()  # typer itself looks at options with pydantic
+
+
+@pytest.mark.parametrize("command", [["check", "recipe.yaml"], ["status", "run"], ["train", "recipe.yaml"]])
+def test_what_loads_no_model_loads_no_torch(finished: Path, command: list[str]) -> None:
+    modules = modules_of(*command, cwd=finished)
+    assert "pydantic" in modules
+    assert modules & SLOW == set()
