@@ -16,6 +16,7 @@ from align_cli.errors import RecipeError
 from align_cli.recipe.faults import key_path_of, placed_fault
 from align_cli.recipe.overrides import apply_overrides
 from align_cli.recipe.passthrough import check_training_argument
+from align_cli.recipe.presets import apply_preset
 from align_cli.recipe.reader import read_file
 from align_cli.recipe.resolve import with_automatic_values
 from align_cli.recipe.rules import broken_rules
@@ -57,6 +58,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     recipe = None
     if root is not None and isinstance(root.value, dict):
         faults += apply_overrides(root, overrides)
+        faults += apply_preset(root)
         recipe, found = _check(root)
         taken = {fault.place for fault in faults}
         faults += [fault for fault in found if fault.place not in taken]

@@ -12,7 +12,6 @@ _LABELERS = "call it from a labeler of kind function"
 _PEFT = "train all weights: leave the key out"
 
 _KEYS = {
-    "preset": "write the keys that it would expand to",
     "guards": "leave it out; watch the evaluation of each round",
     "policy.peft": _PEFT,
     "policy.lora": _PEFT,

@@ -105,7 +105,7 @@ def test_an_unknown_key_gets_the_nearest_known_one(faults_of, override, what, hi
 @pytest.mark.parametrize(
     "override",
     [
-        "preset=sail-dpr",
+        "preset=spin",
         "guards={}",
         "policy.peft={}",
         "policy.lora.r=8",

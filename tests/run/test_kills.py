@@ -26,12 +26,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "the optimizer begins anew": {"train__reset_optimizer_each_round": True},
     "the loss is ipo": {"method__loss_type": "ipo", "method__beta": 0.5},
     "the loss is slic": {"method__loss_type": "slic"},
+    "earlier rounds are replayed": {"train__replay_rounds": 1},
+    "the policy labels its own responses": {
+        "method__sources": {"offline": {"mixing": 0.5}, "dpp": {"mixing": 0.5, "gradient": 0.2}},
+        "method__kl": {"coefficient": 0.02},
+    },
 }
 PAIRED_VARIANTS = {
     "previous reference, ipo": ["the reference is the previous policy", "the loss is ipo"],
     "own schedule, new optimizer, slic": [
         "the schedule is a round's own", "the optimizer begins anew", "the loss is slic",
     ],
+    "replay, self-labels": ["earlier rounds are replayed", "the policy labels its own responses"],
 }  # fmt: skip
 
 

@@ -66,7 +66,6 @@ def test_a_labeler_that_gives_no_scores_is_refused_before_anything_is_made(
     assert not (folder / "run").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="FunctionLabeler shows the traceback twice, once with our own frames")
 def test_a_labeler_that_raises_is_shown_with_its_own_traceback_and_the_prompt(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:

@@ -1,0 +1,59 @@
+"""Presets: prior methods as recipe keys, one file each. A preset expands to keys and does nothing else.
+
+What a recipe or an override says wins over its preset, key by key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from align_cli.errors import nearest
+from align_cli.recipe.reader import read_text
+from align_cli.recipe.tree import Node, Place, PlacedFault, Source, shown
+
+FOLDER = Path(__file__).parent
+NOT_SERVED_YET = ("self-rewarding", "selm", "spin", "xpo")
+
+
+def preset_names() -> list[str]:
+    """Every preset, in alphabetical order."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def apply_preset(root: Node) -> list[PlacedFault]:
+    """Add the keys of the preset that a recipe names, where the recipe has none of its own.
+
+    Args:
+        root: the recipe's tree, a mapping, overrides applied; changed in place.
+
+    Returns:
+        The fault of an unknown preset; nothing where `preset` is no text, which the schema finds.
+    """
+    entry = root.value.get("preset")
+    if entry is None or not isinstance(entry.node.value, str):
+        return []
+    name = entry.node.value
+    if name not in preset_names():
+        return [_unknown(entry.place, name)]
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    preset, faults = read_text(text, Source(f"preset {name}", tuple(text.splitlines())))
+    if preset is not None:
+        _fill(root, preset)
+    return faults
+
+
+def _fill(target: Node, preset: Node) -> None:
+    for key, entry in preset.value.items():
+        own = target.value.get(key)
+        if own is None:
+            target.value[key] = entry
+        elif isinstance(own.node.value, dict) and isinstance(entry.node.value, dict):
+            _fill(own.node, entry.node)
+
+
+def _unknown(place: Place, name: str) -> PlacedFault:
+    if name in NOT_SERVED_YET:
+        return PlacedFault(place, f"preset {name} is not served yet", f"there are {', '.join(preset_names())}")
+    near = nearest(name, preset_names())
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(preset_names())}"
+    return PlacedFault(place, f"preset is {shown(name)}; there is no such preset", hint)

@@ -1,0 +1,96 @@
+"""Presets: a prior method is a handful of keys, which a recipe may overrule one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from align_cli.errors import RecipeError
+from align_cli.recipe import Recipe, load_recipe, resolved
+from align_cli.recipe.presets import preset_names
+
+RECIPE = """
+output_dir: out
+preset: {preset}
+policy: {{model_name_or_path: playground, sft: {{dataset: playground}}}}
+data: {{prompts: playground, preferences: playground, eval_prompts: playground}}
+labelers:
+  reward: {{kind: function, function: "align_cli.playground:hidden_reward"}}
+train: {{steps_per_round: 2}}
+"""
+
+
+def load(folder: Path, preset: str, *overrides: str) -> Recipe:
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(preset=preset), encoding="utf-8")
+    names_labeler = preset in ("iterative-dpo", "online-dpo", "sail-dpr", "sail-mix")
+    labeler = ["method.sources.dpr.labeler=reward"] if names_labeler else []
+    return load_recipe(path, [*labeler, *overrides])
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_loads_and_says_its_paper(preset: str, tmp_path: Path) -> None:
+    recipe = load(tmp_path, preset)
+    assert sum(source.mixing for source in recipe.method.sources.in_use().values()) == pytest.approx(1)
+    text = (Path(load_recipe.__code__.co_filename).parent / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    assert "arXiv:" in text.splitlines()[0] or "arXiv:" in text.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("preset", "coefficients"),
+    [
+        ("offline-dpo", {"offline": (1.0, None)}),
+        ("offline-ipo", {"offline": (1.0, None)}),
+        ("offline-slic", {"offline": (1.0, None)}),
+        ("iterative-dpo", {"dpr": (1.0, 0.0)}),
+        ("online-dpo", {"dpr": (1.0, 0.0)}),
+        ("sail-ddp", {"offline": (0.6, None), "ddp": (0.4, 0.2)}),
+        ("sail-dpp", {"offline": (0.7, None), "dpp": (0.3, 0.2)}),
+        ("sail-dpr", {"offline": (0.7, None), "dpr": (0.3, 0.3)}),
+        ("sail-mix", {"offline": (0.4, None), "ddp": (0.2, 0.2), "dpp": (0.2, 0.2), "dpr": (0.2, 0.3)}),
+        ("sail-revkl", {"offline": (0.7, None), "dpp": (0.3, 0.2)}),
+    ],
+)
+def test_a_preset_is_the_mixture_of_its_method(
+    preset: str, coefficients: dict[str, tuple[float, float | None]], tmp_path: Path
+) -> None:
+    sources = load(tmp_path, preset).method.sources.in_use()
+    found = {name: (source.mixing, getattr(source, "gradient", None)) for name, source in sources.items()}
+    assert found == coefficients
+
+
+def test_what_the_recipe_says_wins_key_by_key(tmp_path: Path) -> None:
+    recipe = load(tmp_path, "iterative-dpo", "generate.num_generations=4", "method.beta=0.3")
+    assert recipe.generate.num_generations == 4 and recipe.method.beta == 0.3
+    assert recipe.train.schedule == "round" and recipe.train.steps_per_round == 2
+
+
+def test_a_preset_expands_to_keys_and_nothing_else(tmp_path: Path) -> None:
+    """The same keys written out give the same recipe, apart from the preset's name."""
+    by_preset = resolved(load(tmp_path, "sail-revkl"))
+    written = RECIPE.replace("preset: {preset}\n", "").format() + (
+        "method:\n  sources: {offline: {mixing: 0.7}, dpp: {mixing: 0.3, gradient: 0.2}}\n"
+        "  kl: {coefficient: 0.02, on: policy, gradient: full}\n"
+    )
+    (tmp_path / "written.yaml").write_text(written, encoding="utf-8")
+    assert resolved(load_recipe(tmp_path / "written.yaml")) == {**by_preset, "preset": None}
+
+
+def test_an_unknown_preset_gets_the_nearest_known_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="did you mean sail-dpr") as raised:
+        load(tmp_path, "sail-dprr")
+    assert ":3:9" in str(raised.value)
+
+
+def test_a_fault_in_a_presets_key_names_the_preset(tmp_path: Path) -> None:
+    """The preset's dpr has no labeler: the place is the preset's own line."""
+    with pytest.raises(RecipeError, match="dpr has no labeler") as raised:
+        load_recipe(load_path(tmp_path, "sail-dpr"))
+    assert raised.value.faults[0].where.startswith("preset sail-dpr:")
+
+
+def load_path(folder: Path, preset: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(preset=preset), encoding="utf-8")
+    return path
