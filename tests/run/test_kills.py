@@ -117,4 +117,4 @@ def test_a_run_killed_before_any_rename_ends_in_the_same_bytes(
         assert done.code == 0, f"killed before rename {nth}: {done.err}"
         assert_same_runs(folder, finished)
         shutil.rmtree(folder)
-    assert num_kills > 3 * len(STEPS)  # every stage renames its artifacts and its manifest
+    assert num_kills >= 2 * len(STEPS)  # every stage renames an artifact and the manifest at least

@@ -1,0 +1,104 @@
+"""What the bilevel terms and the KL add to an optimizer step, on the same pairs with the same forward passes.
+
+Each repetition runs every variant once, in turn, in one process, on one batch; ratios are taken within a repetition and
+their median is reported, so that a noisy machine shifts all variants alike. About two minutes on two cores.
+
+    python benchmarks/step_cost.py > benchmarks/results/step_cost.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import torch
+from trl import DPOConfig
+
+from align_cli.models.load import load_policy
+from align_cli.playground.model import make_model_from_scratch
+from align_cli.training.batches import PairCollator, TrainingPair
+from align_cli.training.trainer import PreferenceTrainer, SourceTerms
+
+BATCH, PROMPT, RESPONSE, VOCABULARY = 16, 32, 64, 4096
+
+VARIANTS = {
+    "plain loss (coefficients 0)": [SourceTerms("dpr", 0.0, policy_responses=True)],
+    "response term (dpr)": [SourceTerms("dpr", 0.3, policy_responses=True)],
+    "label term (ddp)": [SourceTerms("ddp", 0.2, policy_labels=True)],
+    "both terms (dpp)": [SourceTerms("dpp", 0.2, policy_responses=True, policy_labels=True)],
+    "both terms and KL": [SourceTerms("dpp", 0.2, policy_responses=True, policy_labels=True, kl_coefficient=0.02)],
+}
+
+
+def main() -> None:
+    """Measure and print a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=9)
+    repetitions = parser.parse_args().repetitions
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer, inputs = prepare(Path(scratch))
+        times = {name: [] for name in VARIANTS}
+        for repetition in range(repetitions + 2):
+            for name, sources in VARIANTS.items():
+                seconds = step_seconds(trainer, inputs, sources)
+                if repetition >= 2:
+                    times[name].append(seconds)
+    report(times)
+
+
+def prepare(scratch: Path) -> tuple[PreferenceTrainer, dict[str, torch.Tensor]]:
+    """A model of about 5M parameters, and one batch of random tokens."""
+    words = " ".join(f"word{number}" for number in range(5000))
+    shape = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "max_position_embeddings": 128}
+    for seed, name in enumerate(("policy", "reference")):
+        make_model_from_scratch(
+            scratch / name, [words], seed=seed, architecture="llama", vocab_size=VOCABULARY, **shape
+        )
+    policy, reference = load_policy(scratch / "policy"), load_policy(scratch / "reference")
+    args = DPOConfig(output_dir=str(scratch), bf16=False, activation_checkpointing=False, report_to="none")
+    trainer = PreferenceTrainer(policy, reference.model, VARIANTS["both terms and KL"], args)
+    rng = random.Random(0)
+
+    def tokens(count: int) -> list[int]:
+        return [rng.randrange(2, VOCABULARY // 2) for _ in range(count)]
+
+    pairs = [
+        TrainingPair(tokens(PROMPT), tokens(RESPONSE), tokens(RESPONSE), 1.0, 0, index, index) for index in range(BATCH)
+    ]
+    return trainer, PairCollator(policy.tokenizer.pad_token_id)(pairs)
+
+
+def step_seconds(trainer: PreferenceTrainer, inputs: dict[str, torch.Tensor], sources: list[SourceTerms]) -> float:
+    """Seconds of forward, reference forward, loss and backward."""
+    trainer.sources = sources
+    trainer.model.train()
+    trainer.model.zero_grad()
+    begin = time.perf_counter()
+    trainer.compute_loss(trainer.model, inputs).backward()
+    return time.perf_counter() - begin
+
+
+def report(times: dict[str, list[float]]) -> None:
+    """Print the table."""
+    plain = times["plain loss (coefficients 0)"]
+    sys.stdout.write(
+        f"`python benchmarks/step_cost.py`, CPU, {torch.get_num_threads()} threads, median of {len(plain)} paired "
+        f"repetitions, {BATCH} pairs of {PROMPT} + {RESPONSE} tokens, 4 layers of 256, vocabulary {VOCABULARY}.\n\n"
+        "| step | seconds | times the plain step |\n|---|---|---|\n"
+    )
+    for name, seconds in times.items():
+        ratio = statistics.median(one / other for one, other in zip(seconds, plain, strict=True))
+        sys.stdout.write(f"| {name} | {statistics.median(seconds):.3f} | {ratio:.3f} |\n")
+
+
+if __name__ == "__main__":
+    main()
