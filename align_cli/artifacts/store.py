@@ -159,6 +159,8 @@ def writing_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                file.chmod(0o666 & ~_umask())  # some libraries make theirs for the owner alone
             _sync(file)
         _sync(temporary)
         _replace_folder(path, temporary, old)
@@ -190,6 +192,12 @@ def checksum(path: Path) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:

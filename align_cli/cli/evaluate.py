@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from align_cli.cli.options import OutputPlace, Overrides, PolicyPath, Quiet, RecipePath
-from align_cli.cli.output import Output, guarded
+from align_cli.cli.output import Output, check_output_place, guarded
 
 
 @guarded
@@ -22,6 +22,7 @@ def command(
     from align_cli.run.single import evaluate_once
 
     talk = Output(quiet=quiet)
+    check_output_place(output)
     loaded = load_recipe(recipe, overrides or [])
     with talk.reporter() as reporter:
         evaluation = evaluate_once(loaded, policy, reporter)

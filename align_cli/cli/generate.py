@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from align_cli.cli.options import OutputPlace, Overrides, PolicyPath, Quiet, RecipePath
-from align_cli.cli.output import Output, guarded
+from align_cli.cli.output import Output, check_output_place, guarded
 
 
 @guarded
@@ -19,6 +19,7 @@ def command(
     from align_cli.run.single import generate_once
 
     talk = Output(quiet=quiet)
+    check_output_place(output)
     loaded = load_recipe(recipe, overrides or [])
     with talk.reporter() as reporter:
         completions = generate_once(loaded, policy, reporter)

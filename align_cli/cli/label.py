@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from align_cli.cli.options import InputPlace, OutputPlace, Overrides, PolicyPath, Quiet, RecipePath
-from align_cli.cli.output import Output, guarded
+from align_cli.cli.output import Output, check_output_place, guarded
 
 
 @guarded
@@ -22,6 +22,7 @@ def command(
     from align_cli.run.single import label_once
 
     talk = Output(quiet=quiet)
+    check_output_place(output)
     loaded = load_recipe(recipe, overrides or [])
     completions = read_stream(input, Completion)
     with talk.reporter() as reporter:

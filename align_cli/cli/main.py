@@ -31,7 +31,6 @@ def main() -> None:
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("TQDM_DISABLE", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
-        ("TRL_EXPERIMENTAL_SILENCE", "1"),
     ):
         os.environ.setdefault(name, value)
     app()

@@ -54,8 +54,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             if len(error.faults) > 1:
                 print(f"{len(error.faults)} faults", file=sys.stderr)
             raise typer.Exit(EXIT_USER_ERROR) from None
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
+        except KeyboardInterrupt as interrupt:
+            print("; ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             # Whoever read our output has closed it, as `head` does.
@@ -63,6 +63,19 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(0) from None
 
     return inner
+
+
+def check_output_place(place: str) -> None:
+    """Refuse a place that no file can be written to, before the work is done.
+
+    Raises:
+        AlignError: if it is a folder, or lies below a file.
+    """
+    path = Path(place)
+    if place != "-" and path.is_dir():
+        raise AlignError("the output is a folder", where=place, hint="name a file, or - for standard output")
+    if place != "-" and any(parent.is_file() for parent in path.parents):
+        raise AlignError("the output lies below a file", where=place, hint="name a file in a folder")
 
 
 class Output:
@@ -98,13 +111,18 @@ class Output:
         print(visible(text))
 
     def table(self, table: TextTable) -> None:
-        """A table on standard output."""
+        """A table on standard output; nothing where it has no rows."""
         from rich.console import Console
 
+        if not table.rows:
+            return
         console = Console(highlight=False)
         if not console.is_terminal:
             console = Console(highlight=False, width=200)
-        console.print(_rich_table(table))
+        with console.capture() as drawn:
+            console.print(_rich_table(table))
+        sys.stdout.write(drawn.get())
+        sys.stdout.flush()
 
     def records(self, records: Sequence[Record], place: str) -> None:
         """JSON Lines into a file, or to standard output for `-`."""

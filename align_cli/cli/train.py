@@ -49,8 +49,11 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool) -
     recipe = load_recipe(path, overrides)
     for warning in warnings_for(recipe):
         talk.warn(warning)
-    with talk.reporter() as reporter:
-        evaluations = align_rounds(recipe, reporter, restart=restart)
+    try:
+        with talk.reporter() as reporter:
+            evaluations = align_rounds(recipe, reporter, restart=restart)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("`align train` with the same recipe goes on where it stopped") from None
     talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
 
 

@@ -16,8 +16,15 @@ class Scorer(Protocol):
 
     name: str
 
-    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    def score(
+        self, prompts: Sequence[str], completions: Sequence[str], prompt_indices: Sequence[int] | None = None
+    ) -> list[float]:
         """One finite score a completion, higher is better; the lists are aligned.
+
+        Args:
+            prompts: one for each completion.
+            completions: what to score.
+            prompt_indices: rows of the prompts in their dataset, for error texts.
 
         Raises:
             LabelerError: if it cannot.

@@ -13,7 +13,8 @@ import importlib.util
 import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,15 @@ class FunctionLabeler:
         self._place = f"labelers.{name}"
         self._function = self._load(section)
 
-    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    def score(
+        self, prompts: Sequence[str], completions: Sequence[str], prompt_indices: Sequence[int] | None = None
+    ) -> list[float]:
         """One finite score a completion; the function sees at most `batch_size` at a time."""
+        places = list(prompt_indices if prompt_indices is not None else range(len(completions)))
         scores: list[float] = []
         for start in range(0, len(completions), self.batch_size):
-            stop = start + self.batch_size
-            scores += self._score_batch(list(prompts[start:stop]), list(completions[start:stop]), start)
+            batch = slice(start, start + self.batch_size)
+            scores += self._score_batch(list(prompts[batch]), list(completions[batch]), places[batch])
         return scores
 
     def _load(self, section: FunctionLabelerSection) -> Scoring:
@@ -54,7 +58,8 @@ class FunctionLabeler:
         if section.arguments is None:
             return target
         try:
-            made = target(**section.arguments)
+            with _talk_on_stderr():
+                made = target(**section.arguments)
         except LabelerError:
             raise
         except Exception as error:
@@ -67,50 +72,50 @@ class FunctionLabeler:
             )
         return made
 
-    def _score_batch(self, prompts: list[str], completions: list[str], first_index: int) -> list[float]:
+    def _score_batch(self, prompts: list[str], completions: list[str], places: list[int]) -> list[float]:
         try:
-            return self._checked(
-                self._function(prompts=prompts, completions=completions), first_index, len(completions)
-            )
+            with _talk_on_stderr():
+                scores = self._function(prompts=prompts, completions=completions)
+            return self._checked(scores, places)
         except LabelerError:
             raise
         except Exception as error:
             raised = error
         index, culprit = self._find_culprit(prompts, completions)
         if culprit is None:
-            last_index = first_index + len(prompts) - 1
-            what = f"the function raised on the batch of prompts {first_index} to {last_index}, on none alone"
+            what = f"the function raised on the batch of prompts {places[0]} to {places[-1]}, on none alone"
             raise self._raised(raised, what) from raised
-        raise self._raised(culprit, f"the function raised on the prompt with index {first_index + index}") from culprit
+        raise self._raised(culprit, f"the function raised on the prompt with index {places[index]}") from culprit
 
     def _find_culprit(self, prompts: list[str], completions: list[str]) -> tuple[int, Exception | None]:
         """Which completion of the batch it is that the function cannot score: the first that raises alone."""
         for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             try:
-                self._function(prompts=[prompt], completions=[completion])
+                with _talk_on_stderr():
+                    self._function(prompts=[prompt], completions=[completion])
             except Exception as error:
                 return index, error
         return 0, None
 
-    def _checked(self, scores: Any, first_index: int, expected: int) -> list[float]:
+    def _checked(self, scores: Any, places: list[int]) -> list[float]:
         values = scores.tolist() if hasattr(scores, "tolist") else scores
         if not isinstance(values, Sequence) or isinstance(values, str):
             raise LabelerError(
                 f"the function returned {type(scores).__name__}; it must return a list of numbers", where=self._place
             )
-        if len(values) != expected:
+        if len(values) != len(places):
             raise LabelerError(
-                f"the function returned {len(values)} scores for {expected} completions "
-                f"(prompts {first_index} to {first_index + expected - 1})",
+                f"the function returned {len(values)} scores for {len(places)} completions "
+                f"(prompts {places[0]} to {places[-1]})",
                 where=self._place,
                 hint="return one number a completion, in their order",
             )
         numbers = []
-        for offset, value in enumerate(values):
+        for place, value in zip(places, values, strict=True):
             number = _finite_number(value)
             if number is None:
                 raise LabelerError(
-                    f"the function returned {_shortened(value)} for the prompt with index {first_index + offset}",
+                    f"the function returned {_shortened(value)} for the prompt with index {place}",
                     where=self._place,
                     hint="every score must be a finite number",
                 )
@@ -131,9 +136,9 @@ def find_function(place: str, where: str) -> Callable[..., Any]:
     if "" not in sys.path:
         sys.path.append("")  # a module in the current folder, where an installed command would not look
     try:
-        module = (
-            _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-        )
+        with _talk_on_stderr():
+            is_file = module_name.endswith(".py")
+            module = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise LabelerError(f"{module_name} needs a module that is missing: {error.name}", where=where) from error
@@ -153,6 +158,13 @@ def find_function(place: str, where: str) -> Callable[..., Any]:
             f"{module_name} has no function {name!r}", where=where, hint=f"did you mean {known!r}?" if known else ""
         )
     return function
+
+
+@contextmanager
+def _talk_on_stderr() -> Iterator[None]:
+    """What user code prints is talk; standard output belongs to data."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def _import_file(path: Path) -> Any:

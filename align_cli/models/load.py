@@ -15,7 +15,7 @@ from align_cli.errors import AlignError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS_PATTERN = "*.safetensors"
+WEIGHTS_PATTERN = "*model*.safetensors"
 
 
 @dataclass

@@ -38,7 +38,7 @@ from align_cli.recipe.tree import (
 from align_cli.recipe.view import View
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:
     """Read and check a recipe.
 
     Args:
@@ -46,6 +46,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `key=value` texts, as in `method.beta=0.2`, applied in turn; values are YAML. An override of an
             anchored value (`liked: &liked a.txt`) changes its aliases (`*liked`) too; one of an alias changes that key
             alone.
+        check_files: whether files that the recipe names have to be there.
 
     Returns:
         The recipe, its automatic values set.
@@ -59,7 +60,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if root is not None and isinstance(root.value, dict):
         faults += apply_overrides(root, overrides)
         faults += apply_preset(root)
-        recipe, found = _check(root)
+        recipe, found = _check(root, check_files)
         taken = {fault.place for fault in faults}
         faults += [fault for fault in found if fault.place not in taken]
     else:
@@ -83,7 +84,7 @@ def _no_sections(source: Source, root: Node | None, faults: list[PlacedFault]) -
     return [PlacedFault(root.place, what, "as in `output_dir: runs/first`")]
 
 
-def _check(root: Node) -> tuple[Recipe | None, list[PlacedFault]]:
+def _check(root: Node, check_files: bool) -> tuple[Recipe | None, list[PlacedFault]]:
     try:
         tree = plain(root)
     except TooLargeError:
@@ -91,7 +92,7 @@ def _check(root: Node) -> tuple[Recipe | None, list[PlacedFault]]:
         return None, [PlacedFault(Place(root.place.source), what, "write the values out")]
     recipe, faults, faulty = _check_keys(root, tree)
     passed_faults = _check_pass_through(root, tree)
-    for broken in broken_rules(View(tree, faulty)):
+    for broken in broken_rules(View(tree, faulty), with_files=check_files):
         faults.append(PlacedFault(_rule_place(root, broken.path), broken.what, broken.hint))
     return recipe, faults + passed_faults
 

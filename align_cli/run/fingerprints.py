@@ -6,7 +6,9 @@ upstream are what they were. All of it is written down by name, so that a change
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.records import SCHEMA_VERSION
@@ -17,17 +19,30 @@ from align_cli.stages.inputs import local_files
 
 _POLICY_KEYS = ("seed", "policy", "playground", "reviews")
 
-STAGE_KEYS: dict[str, tuple[str, ...]] = {
-    "sft": _POLICY_KEYS,
-    "generate": (*_POLICY_KEYS, "data.prompts", "generate"),
-    "label": (*_POLICY_KEYS, "generate.batch_size", "label", "labelers", "method.beta", "method.sources"),
-    "train": (*_POLICY_KEYS, "data.preferences", "label", "method", "train"),
-    "evaluate": (
-        *_POLICY_KEYS, "data.eval_prompts", "data.eval_preferences", "generate", "label", "labelers", "method.beta",
-        "evaluate",
-    ),
-}  # fmt: skip
-"""The recipe keys that each stage's results depend on; a name stands for everything below it."""
+UNRECORDED_KEYS = ("generate.batch_size", "train.report_to", "train.run_name", "train.dataloader_num_workers")
+"""Keys that may change under a run, like a labeler's `batch_size`: they decide how fast, not what. Another batch size
+moves a log-probability's last digits and no token."""
+
+LARGE_FILE_BYTES = 1 << 26
+"""Files of a model above this size are known by their ends and their length: reading 16 GB to say "nothing to do" is no
+answer to a user who waits."""
+
+
+def stage_keys(recipe: Recipe, stage: str) -> tuple[str, ...]:
+    """The recipe keys that a stage's results depend on; a name stands for everything below it."""
+    reward = getattr(recipe.method.sources.in_use().get("dpr"), "labeler", None)
+    labelers = {"label": reward, "evaluate": recipe.evaluate.scorer}
+    labeler = (f"labelers.{labelers[stage]}",) if labelers.get(stage) else ()
+    return {
+        "sft": _POLICY_KEYS,
+        "generate": (*_POLICY_KEYS, "data.prompts", "generate"),
+        "label": (*_POLICY_KEYS, "label", "method.beta", "method.sources", *labeler),
+        "train": (*_POLICY_KEYS, "data.preferences", "label", "method", "train"),
+        "evaluate": (
+            *_POLICY_KEYS, "data.eval_prompts", "data.eval_preferences", "generate", "label", "method.beta", "evaluate",
+            *labeler,
+        ),
+    }[stage]  # fmt: skip
 
 
 def step_inputs(recipe: Recipe, step: Step, upstream: Mapping[str, str]) -> dict[str, Any]:
@@ -41,14 +56,18 @@ def step_inputs(recipe: Recipe, step: Step, upstream: Mapping[str, str]) -> dict
     Returns:
         `schema_version`, `recipe` (the part that matters), `files` (checksums by key) and `upstream`.
     """
-    keys = STAGE_KEYS[step.stage]
-    files = {
+    keys = stage_keys(recipe, step.stage)
+    paths = {
         key: path for key, path in local_files(recipe).items() if any(f"{key}.".startswith(f"{of}.") for of in keys)
     }
+    files = {key: checksum(path) for key, path in paths.items()}
+    model = Path(recipe.policy.model_name_or_path or ".")
+    if recipe.policy.model_name_or_path and model.is_dir():
+        files["policy.model_name_or_path"] = _model_checksum(model)
     return {
         "schema_version": SCHEMA_VERSION,
         "recipe": _part(resolved(recipe), keys),
-        "files": {key: checksum(path) for key, path in files.items()},
+        "files": files,
         "upstream": dict(upstream),
     }
 
@@ -66,13 +85,38 @@ def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str
     return found
 
 
+def _model_checksum(folder: Path) -> str:
+    """SHA-256 over a model's files; of large ones over their length and both ends."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.iterdir() if file.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(LARGE_FILE_BYTES))
+            if size > LARGE_FILE_BYTES:
+                stream.seek(-(1 << 20), 2)
+                digest.update(stream.read())
+    return digest.hexdigest()
+
+
 def _part(tree: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """Of a tree of settings, what lies at or below these dotted keys."""
+    """Of a tree of settings, what lies at or below these dotted keys, without what may change."""
     part: dict[str, Any] = {}
     for key in keys:
         *sections, name = key.split(".")
         source, target = tree, part
         for section in sections:
             source, target = source[section], target.setdefault(section, {})
-        target[name] = source[name]
+        target[name] = _without(source[name], f"{key}.")
     return part
+
+
+def _without(value: Any, prefix: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    is_labeler = prefix.startswith("labelers.")
+    return {
+        name: _without(child, f"{prefix}{name}.")
+        for name, child in value.items()
+        if f"{prefix}{name}" not in UNRECORDED_KEYS and not (is_labeler and name == "batch_size")
+    }

@@ -23,12 +23,16 @@ from typing import Any
 
 from align_cli import __version__
 from align_cli.artifacts.records import SCHEMA_VERSION
-from align_cli.artifacts.store import checksum, read_json, to_json, write_json, write_text
-from align_cli.errors import RunError
+from align_cli.artifacts.store import TEMPORARY_SUFFIX, checksum, read_json, to_json, write_json, write_text
+from align_cli.errors import DataError, RunError
 from align_cli.run.plan import Step
 
 VERSIONED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
-OWN_NAMES = ("recipe.yaml", "run.json", "ledger.jsonl", "rounds", ".lock")
+RUN_NAMES = ("ledger.jsonl", "recipe.yaml", "rounds", "run.json")
+"""What a run writes; run.json, which makes a folder a run's, is moved last and comes back first."""
+
+SET_ASIDE = ".previous"
+"""Where `--restart` keeps the old run until the new one has finished its first step."""
 
 
 class RunFolder:
@@ -62,7 +66,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunError("output_dir is a file", where=str(self.path), hint="choose another output_dir")
         if not self.exists and self.path.is_dir():
-            strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in OWN_NAMES)
+            strangers = sorted(entry.name for entry in self.path.iterdir() if not _is_leftover(entry.name))
             if strangers:
                 raise RunError(
                     f"output_dir holds files that are no run: {', '.join(strangers[:3])}",
@@ -77,14 +81,29 @@ class RunFolder:
         if not self.recipe_path.is_file() or self.recipe_path.read_text(encoding="utf-8") != recipe_yaml:
             write_text(self.recipe_path, recipe_yaml)
 
-    def clear(self) -> None:
-        """Remove a run, and nothing but what a run writes."""
-        for name in OWN_NAMES:
-            entry = self.path / name
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif name != ".lock":
-                entry.unlink(missing_ok=True)
+    def set_aside(self) -> None:
+        """Make room for a new run; the old one can still be brought back."""
+        if not self.exists:
+            return
+        self.drop_set_aside()
+        (self.path / SET_ASIDE).mkdir()
+        for name in RUN_NAMES:
+            if (self.path / name).exists():
+                (self.path / name).replace(self.path / SET_ASIDE / name)
+
+    def bring_back(self) -> None:
+        """Undo `set_aside`, and remove what the new run has written since."""
+        if not (self.path / SET_ASIDE / "run.json").is_file():
+            return
+        shutil.rmtree(self.path / "rounds", ignore_errors=True)
+        for name in reversed(RUN_NAMES):
+            if (self.path / SET_ASIDE / name).exists():
+                (self.path / SET_ASIDE / name).replace(self.path / name)
+        self.drop_set_aside()
+
+    def drop_set_aside(self) -> None:
+        """Remove the run that was set aside."""
+        shutil.rmtree(self.path / SET_ASIDE, ignore_errors=True)
 
     def manifest(self, round_number: int) -> dict[str, Any]:
         """What of a round is finished: `{"round", "schema_version", "stages": {stage: {"inputs", "outputs"}}}`.
@@ -95,7 +114,10 @@ class RunFolder:
         path = self.artifact(round_number, "manifest.json")
         if not path.is_file():
             return {"round": round_number, "schema_version": SCHEMA_VERSION, "stages": {}}
-        return read_json(path)
+        manifest = read_json(path)
+        if not _is_manifest(manifest):
+            raise DataError("this is no manifest of a round", where=str(path), hint=_damage_remedy(self.path))
+        return manifest
 
     def finished(self, step: Step) -> dict[str, Any] | None:
         """The inputs and outputs of a finished step, or None."""
@@ -143,8 +165,10 @@ class RunFolder:
         """Append an event with its time to the ledger."""
         self.path.mkdir(parents=True, exist_ok=True)
         line = to_json({"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **fields})
+        is_torn = self.ledger_path.is_file() and not self.ledger_path.read_bytes().endswith(b"\n")
         with self.ledger_path.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+            # A kill may have left the last line unfinished; it must not swallow this one.
+            stream.write(("\n" if is_torn else "") + line + "\n")
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -167,7 +191,12 @@ class RunFolder:
         Raises:
             RunError: if another process holds it; names its host, pid and start.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"output_dir cannot be made: {error.strerror}", where=str(self.path), hint="choose another output_dir"
+            ) from None
         with (self.path / ".lock").open("a+", encoding="utf-8") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,6 +210,23 @@ class RunFolder:
             stream.write(f"{socket.gethostname()} pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             stream.flush()
             yield
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether a killed command of ours may have left this behind before its run began."""
+    return name in (".lock", SET_ASIDE) or name.endswith(TEMPORARY_SUFFIX)
+
+
+def _is_manifest(value: Any) -> bool:
+    stages = value.get("stages") if isinstance(value, dict) else None
+    parts = {"schema_version": int, "recipe": dict, "files": dict, "upstream": dict}
+    return isinstance(stages, dict) and all(
+        isinstance(stage, dict)
+        and isinstance(stage.get("outputs"), dict)
+        and isinstance(stage.get("inputs"), dict)
+        and all(isinstance(stage["inputs"].get(name), kind) for name, kind in parts.items())
+        for stage in stages.values()
+    )
 
 
 def _versions() -> dict[str, Any]:

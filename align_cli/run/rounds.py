@@ -72,24 +72,29 @@ def align_rounds(recipe: Recipe, reporter: Reporter, *, restart: bool = False) -
     if not restart:
         remaining = steps[len(finished_steps(folder, recipe, steps)) :]
         if not remaining:
-            reporter.note(f"{folder.path} is finished: {recipe.rounds} rounds; raise rounds= to go on")
+            reporter.note(f"{folder.path} is finished: {_counted(recipe.rounds)}; raise rounds= to go on")
             return _show_evaluations(folder, recipe, reporter)
     session = Session(recipe)
     session.check_inputs()
     with folder.locked():
         if restart:
-            folder.clear()
-        remaining = steps[len(finished_steps(folder, recipe, steps)) :]
-        _announce(folder, steps, remaining, reporter)
-        folder.begin(dump(recipe), recipe.seed)
-        _show_evaluations(folder, recipe, reporter)
-        rounds = Rounds(recipe, folder, session)
-        for step in remaining:
-            with reporter.stage(step.round, step.stage) as progress:
-                session.progress = progress
-                rounds.carry_out(step)
-            if step.stage == "evaluate":
-                reporter.evaluated(read_evaluation(folder, step.round))
+            folder.set_aside()
+        try:
+            remaining = steps[len(finished_steps(folder, recipe, steps)) :]
+            _announce(folder, steps, remaining, reporter)
+            folder.begin(dump(recipe), recipe.seed)
+            _show_evaluations(folder, recipe, reporter)
+            rounds = Rounds(recipe, folder, session)
+            for step in remaining:
+                with reporter.stage(step.round, step.stage) as progress:
+                    session.progress = progress
+                    rounds.carry_out(step)
+                folder.drop_set_aside()
+                if step.stage == "evaluate":
+                    reporter.evaluated(read_evaluation(folder, step.round))
+        except Exception:
+            folder.bring_back()
+            raise
     return evaluations(folder, recipe)
 
 
@@ -137,8 +142,12 @@ def upstream(folder: RunFolder, recipe: Recipe, step: Step) -> dict[str, str]:
 
 
 def read_evaluation(folder: RunFolder, round_number: int) -> Evaluation:
-    """The evaluation of a finished round."""
-    return Evaluation.from_dict(read_json(folder.artifact(round_number, "evaluation.json")))
+    """The evaluation of a finished round.
+
+    Raises:
+        RunError: if it is missing or not what was written.
+    """
+    return Evaluation.from_dict(read_json(folder.verified(round_number, "evaluation.json")))
 
 
 def evaluations(folder: RunFolder, recipe: Recipe) -> list[Evaluation]:
@@ -308,6 +317,10 @@ def opponent_rounds(recipe: Recipe, number: int) -> dict[str, int]:
         return {}
     rounds = {"initial": 0, "previous": number - 1}
     return {name: rounds[name] for name in recipe.evaluate.against}
+
+
+def _counted(rounds: int) -> str:
+    return "1 round" if rounds == 1 else f"{rounds} rounds"
 
 
 def _announce(folder: RunFolder, steps: Sequence[Step], remaining: Sequence[Step], reporter: Reporter) -> None:

@@ -67,6 +67,9 @@ class Session:
             self._probe(self.recipe.evaluate.scorer, self.eval_prompts)
             _ = self.eval_rows
         inputs.demonstrations(self.recipe)
+        from align_cli.training.arguments import dpo_config
+
+        dpo_config(self.recipe, Path(self._scratch.name), use_cache=True)
 
     @cached_property
     def prompts(self) -> inputs.Rows:

@@ -11,18 +11,19 @@ from pathlib import Path
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.artifacts.store import read_records
-from align_cli.errors import RunError
+from align_cli.errors import DataError, RunError
 from align_cli.models.load import Policy, load_policy
-from align_cli.models.text import completion_token_ids, prompt_token_ids
+from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
 from align_cli.recipe import Recipe
+from align_cli.run.fingerprints import changes, step_inputs
 from align_cli.run.folder import RunFolder
 from align_cli.run.plan import Step
 from align_cli.run.rounds import (
     Reporter,
-    finished_steps,
     load_round_policy,
     make_initial_policy_once,
     opponent_rounds,
+    upstream,
 )
 from align_cli.run.session import Session
 from align_cli.stages.label import LabelledPairs
@@ -107,7 +108,9 @@ def train_once(
     reference, _ = _given_policy(recipe, folder, policy_path if previous else None)
     parent = policy.version
     with reporter.stage(state.round + 1, "train") as session.progress:
+        _check_texts(pairs)
         tokenised = [_tokenised(pair, policy) for pair in pairs]
+        _check_vocabulary(tokenised, policy)
         outcome = session.train(policy, reference, tokenised, state, optimizer_state)
         save_checkpoint(output, policy, replace(outcome.state, parent=parent), session.optimizer())
     return outcome
@@ -147,7 +150,8 @@ def _given_policy(recipe: Recipe, folder: RunFolder, path: Path | None) -> tuple
 
 def _opponent_samples(recipe: Recipe, folder: RunFolder, session: Session, number: int) -> list[Completion]:
     step = Step(number, "evaluate")
-    if folder.finished(step) is not None and finished_steps(folder, recipe, [step]):
+    record = folder.finished(step)
+    if record is not None and not changes(record["inputs"], step_inputs(recipe, step, upstream(folder, recipe, step))):
         return read_records(folder.verified(number, "samples.jsonl"), Completion)
     if number and folder.recorded_checksum(number, "checkpoint") is None:
         raise RunError(
@@ -157,6 +161,26 @@ def _opponent_samples(recipe: Recipe, folder: RunFolder, session: Session, numbe
         )
     opponent, _ = load_round_policy(recipe, folder, number)
     return session.evaluation_samples(opponent)
+
+
+def _check_texts(pairs: Sequence[Preference]) -> None:
+    for index, pair in enumerate(pairs):
+        text = "".join(plain_text(part) for part in (pair.prompt, pair.chosen, pair.rejected))
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise DataError(
+                f"pair {index} holds half a surrogate pair, which is no text", hint="replace it, or leave the pair out"
+            )
+
+
+def _check_vocabulary(pairs: Sequence[Preference], policy: Policy) -> None:
+    size = policy.model.get_input_embeddings().num_embeddings
+    for index, pair in enumerate(pairs):
+        ids = [*(pair.prompt_ids or []), *(pair.chosen_ids or []), *(pair.rejected_ids or [])]
+        if not all(0 <= token_id < size for token_id in ids):
+            raise DataError(
+                f"pair {index} holds token ids that the policy's vocabulary of {size} has not",
+                hint="these pairs come from another model: leave their prompt_ids, chosen_ids and rejected_ids out",
+            )
 
 
 def _tokenised(pair: Preference, policy: Policy) -> Preference:

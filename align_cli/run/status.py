@@ -54,7 +54,7 @@ def run_status(path: Path) -> RunStatus:
     folder = RunFolder(path)
     if not folder.exists or not folder.recipe_path.is_file():
         raise RunError("there is no run in this folder", where=str(path), hint="give a recipe's output_dir")
-    recipe = load_recipe(folder.recipe_path)
+    recipe = load_recipe(folder.recipe_path, check_files=False)
     steps = plan_steps(recipe)
     finished = [step for step in steps if folder.finished(step) is not None]
     return RunStatus(steps, finished, evaluations(folder, recipe), folder.ledger())

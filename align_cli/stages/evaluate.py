@@ -85,7 +85,8 @@ def _judge(samples: Sequence[Completion], scorer: Scorer | None) -> Judged:
     if scorer is None:
         return Judged(samples, [])
     prompts = [plain_text(sample.prompt) for sample in samples]
-    return Judged(samples, scorer.score(prompts, [plain_text(sample.completion) for sample in samples]))
+    texts = [plain_text(sample.completion) for sample in samples]
+    return Judged(samples, scorer.score(prompts, texts, [sample.prompt_index for sample in samples]))
 
 
 def _compare(judged: Judged, opponent: Judged, seed: int, name: str) -> dict[str, float | int | str]:

@@ -131,6 +131,7 @@ def _score(completions: Sequence[Completion], scorer: Scorer, progress: Progress
     scores = scorer.score(
         [plain_text(completion.prompt) for completion in completions],
         [plain_text(completion.completion) for completion in completions],
+        [completion.prompt_index for completion in completions],
     )
     progress.advance(len(completions))
     return [ScoredCompletion(*both) for both in zip(completions, scores, strict=True)]

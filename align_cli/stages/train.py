@@ -60,12 +60,14 @@ def train_policy(
         name: _pool([pair for pair in preferences if pair.source == _pool_of(name)], position, section)
         for position, (name, section) in enumerate(sources.items())
     }
+    _check_sources(preferences, [_pool_of(name) for name in sources])
     for name, share in mixture.shares.items():
         if not pools[name]:
             raise DataError(
                 f"source {name!r} has a share of {share:g} but no pairs",
                 where=f"method.sources.{name}",
-                hint="look at the label stage's counts: every pair may have been dropped as a tie or by min_margin"
+                hint="label completions with this recipe (pairs of --preferences without a source are offline ones); "
+                "or look at the label stage's counts: every pair may have been dropped as a tie or by min_margin"
                 if sources[name].policy_responses
                 else "set data.preferences to a file with pairs, or give the share to another source",
             )
@@ -87,6 +89,16 @@ def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:
             "none of the others, which the bilevel response term needs",
             where="method.sources.dpr.gradient",
             hint="label them with this recipe, or set method.sources.dpr.gradient to 0",
+        )
+
+
+def _check_sources(preferences: Sequence[Preference], known: Sequence[str]) -> None:
+    strange = [pair.source for pair in preferences if pair.source not in known]
+    if strange:
+        raise DataError(
+            f"{len(strange)} pairs have source {strange[0]!r}, which has no share in the recipe's mixture",
+            where="method.sources",
+            hint=f"give it a share, or leave these pairs out; pairs of {' and '.join(dict.fromkeys(known))} are used",
         )
 
 

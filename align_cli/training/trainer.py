@@ -323,7 +323,8 @@ class PreferenceTrainer(DPOTrainer):
                     f"training diverged at step {self.state.global_step}: loss {own['loss']}, gradient norm "
                     f"{own['grad_norm']}",
                     where="train",
-                    hint="lower train.learning_rate, raise method.beta, or look at the pairs of this round",
+                    hint="look at this round's pairs; a lower train.learning_rate or a higher method.beta needs "
+                    "another output_dir, or --restart",
                 )
             rate = {"learning_rate": logs["learning_rate"]}
             self.step_records.append({"step": self.state.global_step, **own, **rate, **figures})

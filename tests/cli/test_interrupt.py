@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-import pytest
 from forked import Stop
 from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_same_runs
 
-ADVICE = "interrupted; the same command goes on from here"
+ADVICE = "interrupted; `align train` with the same recipe goes on where it stopped"
 
 
 def test_an_interrupted_run_says_so_and_goes_on_to_the_same_bytes(
@@ -46,7 +45,6 @@ def test_an_interrupted_single_stage_leaves_no_checkpoint(finished_copy: Path, a
     assert not (finished_copy / "next.partial").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the advice for whole runs is given for single stages too")
 def test_an_interrupted_single_stage_does_not_promise_to_go_on(finished: Path, align: Align) -> None:
     interrupted = align(
         "train", "recipe.yaml", "--preferences", "run/rounds/001/preferences.jsonl", "-o", "next", "-q", cwd=finished,

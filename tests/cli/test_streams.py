@@ -88,7 +88,6 @@ def test_a_run_answers_in_json_if_asked(finished: Path, align: Align) -> None:
     assert done.err == ""
 
 
-@pytest.mark.xfail(strict=True, reason="align train draws the table of rounds even if it has no rows")
 def test_a_run_without_evaluations_shows_no_empty_table(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
     done = align("train", "recipe.yaml", "rounds=1", cwd=make_folder(tmp_path, **NO_EVALUATION))
     assert (done.code, done.out) == (0, "")
@@ -119,7 +118,6 @@ def test_options_that_do_not_go_together_are_refused(
     assert what in " ".join(refused.err.replace("│", " ").split())
 
 
-@pytest.mark.xfail(strict=True, reason="what a labeler prints goes to standard output, among the data")
 def test_what_a_labeler_prints_is_not_among_the_data(finished_copy: Path, align: Align) -> None:
     (finished_copy / "labeler.py").write_text(LABELER.replace("    return", "    print('scoring')\n    return"))
     completions = finished_copy / "run" / "rounds" / "001" / "completions.jsonl"
@@ -128,16 +126,13 @@ def test_what_a_labeler_prints_is_not_among_the_data(finished_copy: Path, align:
     assert rows(done.out)
 
 
-TABLE = pytest.mark.xfail(strict=True, reason="rich ends the process with 1 when its reader has gone")
-
-
 @pytest.mark.parametrize(
     "command",
     [
         "check recipe.yaml",
         "status run",
         "label recipe.yaml -i many.jsonl",
-        pytest.param("train recipe.yaml -q", marks=TABLE),
+        pytest.param("train recipe.yaml -q"),
     ],
 )
 def test_a_reader_that_stops_early_is_no_fault(finished_copy: Path, command: str) -> None:

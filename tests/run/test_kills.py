@@ -91,7 +91,6 @@ def test_every_variant_killed_before_and_after_every_manifest_ends_in_the_same_b
     assert_same_runs(killed, whole)
 
 
-@pytest.mark.xfail(strict=True, reason="RunFolder.check_usable takes run.json.partial for a stranger")
 def test_a_run_killed_while_it_writes_its_first_file_can_be_run_again(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:

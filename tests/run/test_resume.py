@@ -105,20 +105,17 @@ def test_a_file_under_another_name_is_another_recipe_even_if_it_reads_the_same(
     assert "data.preferences was 'pairs.jsonl' and is now 'same.jsonl'" in refused.err
 
 
-@pytest.mark.xfail(strict=True, reason="fingerprints take every labeler in, also those that the stage does not use")
 def test_a_labeler_that_no_stage_uses_may_be_added_to_a_finished_run(finished_copy: Path, align: Align) -> None:
     added = 'labelers.spare={kind: function, function: "labeler.py:score"}'
     done = align("train", "recipe.yaml", added, cwd=finished_copy)
     assert done.code == 0, done.err
 
 
-@pytest.mark.xfail(strict=True, reason="generate.batch_size, which changes no sampled token, is in the fingerprints")
 def test_a_run_may_go_on_with_less_memory_for_sampling(finished_copy: Path, align: Align) -> None:
     done = align("train", "recipe.yaml", "generate.batch_size=8", cwd=finished_copy)
     assert done.code == 0, done.err
 
 
-@pytest.mark.xfail(strict=True, reason="inputs.local_files leaves the policy's folder out, and any folder of data")
 def test_a_model_folder_under_the_same_name_with_other_weights_is_refused(
     make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
 ) -> None:
@@ -159,7 +156,7 @@ def test_fewer_rounds_than_were_run_is_a_finished_run(finished_copy: Path, align
     files = files_below(finished_copy)
     done = align("train", "recipe.yaml", "rounds=1", cwd=finished_copy)
     assert done.code == 0
-    assert done.err.splitlines()[0] == "run is finished: 1 rounds; raise rounds= to go on"
+    assert done.err.splitlines()[0] == "run is finished: 1 round; raise rounds= to go on"
     assert files_below(finished_copy) == files
 
 
@@ -192,12 +189,12 @@ def test_a_restart_whose_inputs_cannot_be_used_leaves_the_old_run(finished_copy:
     assert files_below(finished_copy / "run") == files
 
 
-@pytest.mark.xfail(strict=True, reason="align_rounds clears the folder before it has loaded the model")
 def test_a_restart_whose_model_cannot_be_loaded_leaves_the_old_run(finished_copy: Path, align: Align) -> None:
     files = files_below(finished_copy / "run")
     model = "policy={model_name_or_path: some-one/no-such-model}"
     assert_refused(align("train", "recipe.yaml", model, "--restart", cwd=finished_copy))
-    assert files_below(finished_copy / "run") == files
+    now = files_below(finished_copy / "run")
+    assert {name: now[name] for name in now if name != ".lock"} == {n: files[n] for n in files if n != ".lock"}
 
 
 def test_a_run_that_was_moved_goes_on_where_it_lies_now(finished_copy: Path, align: Align, tmp_path: Path) -> None:

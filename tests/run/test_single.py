@@ -193,7 +193,6 @@ def test_a_label_that_is_no_probability_is_refused_by_its_line(
     assert "<stdin>:2" in train_on(lines(FOREIGN[0], {**FOREIGN[1], "label": label}), finished_copy, align)
 
 
-@pytest.mark.xfail(strict=True, reason="token ids of a stranger's tokenizer end in a traceback")
 def test_ids_that_the_policy_does_not_have_are_refused(finished_copy: Path, align: Align) -> None:
     ids = {"prompt_ids": [5], "chosen_ids": [999_999], "rejected_ids": [7]}
     assert_refused(
@@ -210,7 +209,6 @@ def test_ids_that_the_policy_does_not_have_are_refused(finished_copy: Path, alig
     )
 
 
-@pytest.mark.xfail(strict=True, reason="half of a surrogate pair reaches the tokenizer and ends in a traceback")
 def test_text_that_is_no_unicode_is_refused(finished_copy: Path, align: Align) -> None:
     rows = [{**row, "chosen": "\ud800"} for row in FOREIGN]
     assert_refused(
@@ -223,14 +221,12 @@ def test_offline_pairs_alone_do_not_stand_for_those_of_the_policy(finished_copy:
     assert "source 'dpr' has a share of 0.5 but no pairs" in err
 
 
-@pytest.mark.xfail(strict=True, reason="the hint speaks of ties, although the pairs came from --preferences")
 def test_the_remedy_for_offline_pairs_alone_speaks_of_the_pairs_that_were_given(
     finished_copy: Path, align: Align
 ) -> None:
     assert "--preferences" in train_on(lines(*FOREIGN), finished_copy, align)
 
 
-@pytest.mark.xfail(strict=True, reason="train_policy passes over pairs of a source that is not in the mixture")
 def test_pairs_of_a_source_that_the_mixture_lacks_are_refused(
     make_folder: MakeFolder, finished: Path, align: Align, tmp_path: Path
 ) -> None:
@@ -296,7 +292,6 @@ def test_a_policy_that_is_not_there_is_named(finished_copy: Path, align: Align, 
 
 
 @pytest.mark.parametrize(("command", "option"), [("generate", "-o"), ("evaluate", "-o")], ids=["generate", "evaluate"])
-@pytest.mark.xfail(strict=True, reason="a place that cannot be written is found after the work, as a traceback")
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     finished_copy: Path, align: Align, command: str, option: str
 ) -> None:

@@ -30,7 +30,9 @@ class GivenScores:
     def __init__(self, scores: dict[str, float]) -> None:
         self.scores = scores
 
-    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    def score(
+        self, prompts: Sequence[str], completions: Sequence[str], prompt_indices: Sequence[int] | None = None
+    ) -> list[float]:
         return [self.scores[completion] for completion in completions]
 
 
