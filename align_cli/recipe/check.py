@@ -13,15 +13,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from align_cli.errors import RecipeError
-from align_cli.recipe.faults import key_path_of, placed_fault
-from align_cli.recipe.overrides import apply_overrides
-from align_cli.recipe.passthrough import check_training_argument
+from align_cli.recipe.checks.faults import key_path_of, placed_fault
+from align_cli.recipe.checks.passthrough import check_training_argument
+from align_cli.recipe.checks.rules import broken_rules
+from align_cli.recipe.checks.view import View
 from align_cli.recipe.presets import apply_preset
-from align_cli.recipe.reader import read_file
 from align_cli.recipe.resolve import with_automatic_values
-from align_cli.recipe.rules import broken_rules
 from align_cli.recipe.schema import Recipe, TrainSection
-from align_cli.recipe.tree import (
+from align_cli.recipe.written.overrides import apply_overrides
+from align_cli.recipe.written.reader import read_file
+from align_cli.recipe.written.tree import (
     KeyPath,
     Node,
     Place,
@@ -35,7 +36,6 @@ from align_cli.recipe.tree import (
     shown,
     value_place,
 )
-from align_cli.recipe.view import View
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:

@@ -67,11 +67,6 @@ def leaf_names() -> set[str]:
     return {path[-1] for path in _all_fields()} - {NAME}
 
 
-def is_section(path: tuple[str | int, ...]) -> bool:
-    """Whether the key path names a section."""
-    return any(key[: len(path)] == pattern(path) and len(key) > len(path) for key in _all_fields())
-
-
 def section_models(annotation: Any) -> list[type[BaseModel]]:
     """The models that a field's annotation allows: none for a plain value, several for a choice of sections."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from align_cli.recipe.scalars import read_number
 from align_cli.recipe.schema import Recipe
+from align_cli.recipe.written.scalars import read_number
 
 BUILT_IN_WORLDS = ("playground", "reviews")
 

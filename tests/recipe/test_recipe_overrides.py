@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from align_cli.recipe.tree import escaped
+from align_cli.recipe.written.tree import escaped
 
 SHARED = """\
 output_dir: &dir runs/first

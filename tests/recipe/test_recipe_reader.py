@@ -9,7 +9,7 @@ import pytest
 
 from align_cli.errors import RecipeError
 from align_cli.recipe import load_recipe
-from align_cli.recipe.scalars import read_scalar
+from align_cli.recipe.written.scalars import read_scalar
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from align_cli.errors import nearest
-from align_cli.recipe.reader import read_text
-from align_cli.recipe.tree import Node, Place, PlacedFault, Source, shown
+from align_cli.recipe.written.reader import read_text
+from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, shown
 
 FOLDER = Path(__file__).parent
 NOT_SERVED_YET = ("self-rewarding", "selm", "spin", "xpo")

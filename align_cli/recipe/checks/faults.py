@@ -13,11 +13,21 @@ from pydantic_core import ErrorDetails
 
 from align_cli.errors import nearest
 from align_cli.recipe import keys
-from align_cli.recipe.not_served import hint_for_key, hint_for_value
-from align_cli.recipe.overrides import override_key
-from align_cli.recipe.passthrough import training_argument_names
-from align_cli.recipe.scalars import rewritten
-from align_cli.recipe.tree import KeyPath, Node, PlacedFault, dotted, find, key_place, section_place, shown, value_place
+from align_cli.recipe.checks.not_served import hint_for_key, hint_for_value
+from align_cli.recipe.checks.passthrough import training_argument_names
+from align_cli.recipe.written.overrides import override_key
+from align_cli.recipe.written.scalars import rewritten
+from align_cli.recipe.written.tree import (
+    KeyPath,
+    Node,
+    PlacedFault,
+    dotted,
+    find,
+    key_place,
+    section_place,
+    shown,
+    value_place,
+)
 
 _USUAL = {
     "method.beta": "0.1 to 0.5 is usual for DPO",

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from align_cli.recipe.reader import read_text
-from align_cli.recipe.scalars import has_control_character
-from align_cli.recipe.tree import Entry, Node, Place, PlacedFault, Source, dotted, shown
+from align_cli.recipe.written.reader import read_text
+from align_cli.recipe.written.scalars import has_control_character
+from align_cli.recipe.written.tree import Entry, Node, Place, PlacedFault, Source, dotted, shown
 
 _USAGE = "write key=value, as in method.beta=0.2"
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from align_cli.recipe.keys import section_models
 from align_cli.recipe.schema import Recipe
-from align_cli.recipe.tree import KeyPath
+from align_cli.recipe.written.tree import KeyPath
 
 
 class UnsoundError(Exception):

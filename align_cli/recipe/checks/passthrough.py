@@ -17,9 +17,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from align_cli.errors import nearest
-from align_cli.recipe.scalars import rewritten
 from align_cli.recipe.schema import TrainSection
-from align_cli.recipe.tree import shown
+from align_cli.recipe.written.scalars import rewritten
+from align_cli.recipe.written.tree import shown
 
 _RESUME = "align goes on where a run stopped; run the same command again"
 _CHECKPOINTS = "align writes a checkpoint each round; leave it out"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from align_cli.errors import nearest
-from align_cli.recipe.rules_files import FILE_RULES
-from align_cli.recipe.tree import shown
-from align_cli.recipe.view import RuleFault, UnsoundError, View, rule_fault
+from align_cli.recipe.checks.rules_files import FILE_RULES
+from align_cli.recipe.checks.view import RuleFault, UnsoundError, View, rule_fault
+from align_cli.recipe.written.tree import shown
 
 SHARE_TOLERANCE = 1e-9
 POLICY_SOURCES = ("dpp", "dpr")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from align_cli.errors import nearest
-from align_cli.recipe.tree import escaped, shown
-from align_cli.recipe.view import RuleFault, UnsoundError, View, rule_fault
+from align_cli.recipe.checks.view import RuleFault, UnsoundError, View, rule_fault
+from align_cli.recipe.written.tree import escaped, shown
 
 _DATA_KEYS = ("data.prompts", "data.preferences", "data.eval_prompts", "data.eval_preferences", "policy.sft.dataset")
 _SENTENCE_KEYS = ("reviews.liked", "reviews.disliked")

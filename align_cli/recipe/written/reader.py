@@ -25,8 +25,8 @@ from yaml.events import (
 )
 
 from align_cli.errors import RecipeError, nearest
-from align_cli.recipe.scalars import has_control_character, read_scalar
-from align_cli.recipe.tree import MAX_DEPTH, MAX_VALUES, Entry, Node, Place, PlacedFault, Source, escaped, shown
+from align_cli.recipe.written.scalars import has_control_character, read_scalar
+from align_cli.recipe.written.tree import MAX_DEPTH, MAX_VALUES, Entry, Node, Place, PlacedFault, Source, escaped, shown
 
 MAX_BYTES = 256 * 1024
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
