@@ -176,7 +176,8 @@ class StageProgress:
 
     def rate(self) -> str:
         """Work done a second."""
-        return f"{self.done / max(time.monotonic() - self.began, 1e-3):.0f} {self.unit}/s"
+        rate = self.done / max(time.monotonic() - self.began, 1e-3)
+        return f"{rate:.0f} {self.unit}/s" if rate >= 10 else f"{rate:.1f} {self.unit}/s"
 
 
 class PlainReporter(RunReporter):

@@ -68,7 +68,7 @@ def evaluate_policy(
         scorer=scorer.name if scorer else None,
         reward=estimate(judged.scores)._asdict() if scorer else None,
         against={
-            name: _compare(judged, _judge(responses, scorer), recipe.seed, name)
+            name: _compare(judged, _judge(responses, scorer), recipe.seed)
             for name, responses in opponents.items()
             if scorer
         },
@@ -89,8 +89,8 @@ def _judge(samples: Sequence[Completion], scorer: Scorer | None) -> Judged:
     return Judged(samples, scorer.score(prompts, texts, [sample.prompt_index for sample in samples]))
 
 
-def _compare(judged: Judged, opponent: Judged, seed: int, name: str) -> dict[str, float | int | str]:
-    result = win_rate(judged.scores, opponent.scores, seed=derive_seed(seed, "bootstrap", name) % 2**32)
+def _compare(judged: Judged, opponent: Judged, seed: int) -> dict[str, float | int | str]:
+    result = win_rate(judged.scores, opponent.scores, seed=derive_seed(seed, "bootstrap") % 2**32)
     return {
         "win_rate": result.win_rate,
         "low": result.interval.low,
