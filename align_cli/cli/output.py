@@ -175,7 +175,7 @@ class StageProgress:
         self.done += amount
 
     def rate(self) -> str:
-        """Work done a second."""
+        """Work done a second, since the work began: loading a model or a library comes before that."""
         rate = self.done / max(time.monotonic() - self.began, 1e-3)
         return f"{rate:.0f} {self.unit}/s" if rate >= 10 else f"{rate:.1f} {self.unit}/s"
 
@@ -197,8 +197,8 @@ class PlainReporter(RunReporter):
         progress, began = StageProgress(), time.monotonic()
         yield progress
         seconds = time.monotonic() - began
-        work = f"{progress.done} {progress.unit}, " if progress.done else ""
-        self.output.note(f"round {round_number} {stage}: {work}{seconds:.1f} s, {progress.rate()}")
+        work = f", {progress.done} {progress.unit}, {progress.rate()}" if progress.done else ""
+        self.output.note(f"round {round_number} {stage}: {seconds:.1f} s{work}")
 
     def note(self, text: str) -> None:
         self.output.note(text)

@@ -1,7 +1,7 @@
 """The labeler `function`: any Python that scores completions.
 
 `package.module:name` or `path/to/file.py:name`. It is called as `name(prompts=[...], completions=[...])` with aligned
-lists of text and returns one number a completion, so TRL's reward functions work as they are. With `arguments`,
+lists of text and returns one number a completion: as TRL calls reward functions on plain text. With `arguments`,
 `name(**arguments)` is called once and returns the function.
 """
 
@@ -101,7 +101,9 @@ class FunctionLabeler:
         values = scores.tolist() if hasattr(scores, "tolist") else scores
         if not isinstance(values, Sequence) or isinstance(values, str):
             raise LabelerError(
-                f"the function returned {type(scores).__name__}; it must return a list of numbers", where=self._place
+                f"the function returned {type(scores).__name__}; it must return a list of numbers",
+                where=self._place,
+                hint="return one number a completion, in their order",
             )
         if len(values) != len(places):
             raise LabelerError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align_cli.artifacts.store import checksum
-from align_cli.errors import AlignError
+from align_cli.errors import AlignError, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,6 +63,7 @@ def load_policy(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = str(name_or_path)
+    _check_folder(place)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **shared)
@@ -81,6 +82,21 @@ def load_policy(
     model.to(best_device())
     model.eval()
     return Policy(model, tokenizer, _version(place, getattr(model.config, "_commit_hash", None)))
+
+
+def _check_folder(place: str) -> None:
+    """Refuse what is plainly a path, and no model's, before it is taken for a Hub id."""
+    folder = Path(place)
+    looks_like_path = place.startswith((".", "/", "~")) or place.count("/") > 1 or Path(place.split("/")[0]).is_dir()
+    if looks_like_path and not folder.is_dir():
+        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = nearest(folder.name, siblings)
+        hint = f"did you mean {folder.parent / near}?" if near else "give a folder made by save_pretrained, or a Hub id"
+        raise AlignError("there is no such model folder", where=place, hint=hint)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        is_run = (folder / "run.json").is_file()
+        hint = "a run's models are in its rounds/NNN/checkpoint" if is_run else "give a folder made by save_pretrained"
+        raise AlignError("this folder holds no model", where=place, hint=hint)
 
 
 def best_device() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.records import Text
+from align_cli.errors import AlignError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,6 +60,12 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, completi
 
 
 def _chat_ids(tokenizer: Any, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> list[int]:
+    if not tokenizer.chat_template:
+        raise AlignError(
+            "prompts or pairs are chats, and the policy's tokenizer has no chat template",
+            where=str(tokenizer.name_or_path),
+            hint="give plain text, or a policy whose tokenizer has a chat template",
+        )
     return list(
         tokenizer.apply_chat_template(
             messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True

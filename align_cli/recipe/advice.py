@@ -9,7 +9,9 @@ from align_cli.recipe.schema import FunctionLabelerSection, Recipe
 def warnings_for(recipe: Recipe) -> list[str]:
     """What is allowed but often not meant, one sentence each."""
     return [
-        warning for check in (_scorer, _completions, _gradient, _self_labels, _opponents) for warning in check(recipe)
+        warning
+        for check in (_scorer, _completions, _gradient, _self_labels, _replay, _precision, _opponents)
+        for warning in check(recipe)
     ]
 
 
@@ -50,6 +52,27 @@ def _gradient(recipe: Recipe) -> list[str]:
         elif coefficient == 1 and source.policy_labels:
             warnings.append(f"method.sources.{name}.gradient is 1: self-labelled sources were seen to diverge at 1")
     return warnings
+
+
+def _precision(recipe: Recipe) -> list[str]:
+    warnings = []
+    if recipe.policy.dtype != "float32":
+        warnings.append(
+            f"policy.dtype is {recipe.policy.dtype}: small steps of the optimizer round away on weights of half "
+            "precision; train in float32"
+        )
+    if recipe.train.training_arguments.get("bf16") or recipe.train.training_arguments.get("fp16"):
+        warnings.append(
+            "train.bf16 and train.fp16: a run that was interrupted may end in other bytes than one that was not"
+        )
+    return warnings
+
+
+def _replay(recipe: Recipe) -> list[str]:
+    is_exact = has_gradient(recipe) or (recipe.method.kl.coefficient > 0 and recipe.method.kl.gradient == "full")
+    if recipe.train.replay_rounds and is_exact and recipe.method.importance_weight_cap is None:
+        return ["train.replay_rounds without method.importance_weight_cap: replayed responses are another policy's"]
+    return []
 
 
 def _self_labels(recipe: Recipe) -> list[str]:

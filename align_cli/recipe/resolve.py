@@ -29,12 +29,13 @@ class Difference:
 def with_automatic_values(recipe: Recipe) -> Recipe:
     """The recipe with every value set that align chooses by other keys.
 
-    Unset `label.ties` and `label.equal_texts` become keep where a bilevel coefficient is above 0 (leaving pairs out
-    would bias its gradient), else drop. An unset `data.eval_preferences` becomes the built-in world of
+    Unset `label.ties` and `label.equal_texts` become keep where a bilevel coefficient or the full KL is on (leaving
+    pairs out would bias its gradient), else drop. An unset `data.eval_preferences` becomes the built-in world of
     `data.preferences`.
     """
     label = recipe.label
-    unset = "keep" if has_gradient(recipe) else "drop"
+    is_exact_kl = recipe.method.kl.coefficient > 0 and recipe.method.kl.gradient == "full"
+    unset = "keep" if has_gradient(recipe) or is_exact_kl else "drop"
     ties, equal_texts = label.ties or unset, label.equal_texts or unset
     data = recipe.data
     if data.eval_preferences is None and data.preferences in BUILT_IN_WORLDS:

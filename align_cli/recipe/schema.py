@@ -98,7 +98,7 @@ class DatasetLabelerSection(Section):
 
 
 class FunctionLabelerSection(Section):
-    """A labeler of kind `function`: Python that scores completions; TRL's reward functions work as they are."""
+    """A labeler of kind `function`: Python that scores completions, called as TRL calls reward functions on text."""
 
     kind: Literal["function"] = Field(description="what gives the labels")
     function: str = Field(description="`package.module:name` or `path/to/file.py:name`")

@@ -76,6 +76,8 @@ def align_rounds(recipe: Recipe, reporter: Reporter, *, restart: bool = False) -
             return _show_evaluations(folder, recipe, reporter)
     session = Session(recipe)
     session.check_inputs()
+    for shortage in session.shortages():
+        reporter.note(f"note: {shortage}")
     with folder.locked():
         if restart:
             folder.set_aside()

@@ -20,16 +20,18 @@ from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.load import Policy
 from align_cli.models.text import plain_text
 from align_cli.recipe import Recipe
+from align_cli.recipe.schema import LabelSection
 from align_cli.stages import NoProgress, Progress, inputs
 from align_cli.stages.evaluate import evaluate_policy, evaluation_draws
 from align_cli.stages.generate import draw_prompts, generate_completions, sampling_settings
 from align_cli.stages.label import LabelledPairs, label_completions, label_offline_pairs, self_label
-from align_cli.stages.train import TrainOutcome, train_policy
+from align_cli.stages.train import TrainOutcome, needs_others, train_policy
 from align_cli.training.checkpoints import TrainingState
 
 if TYPE_CHECKING:
     from align_cli.training.trainer import PreferenceTrainer
 
+EVALUATION_RULES = LabelSection(ties="drop", equal_texts="drop", empty_texts="keep")
 NUM_PROBES = 2
 """Texts that a labeler has to score before anything is made or written."""
 
@@ -98,6 +100,19 @@ class Session:
 
         return TransformersEngine(self.recipe.generate.batch_size)
 
+    def shortages(self) -> list[str]:
+        """Where there are fewer rows than the recipe asks for, one sentence each."""
+        found, recipe = [], self.recipe
+        if recipe.is_online and recipe.generate.prompts_per_round > len(self.prompts):
+            found.append(
+                f"{len(self.prompts)} prompts for {recipe.generate.prompts_per_round} a round: each is sampled several "
+                "times in a round"
+            )
+        if recipe.data.eval_prompts is not None and recipe.evaluate.num_prompts > len(self.eval_prompts):
+            found.append(f"{len(self.eval_prompts)} held-out prompts, where evaluate.num_prompts asks for "
+                         f"{recipe.evaluate.num_prompts}")  # fmt: skip
+        return found
+
     def scorer(self, name: str | None) -> Scorer | None:
         """The labeler with this name, made once; None for None."""
         if name is None:
@@ -138,13 +153,14 @@ class Session:
                 completions,
                 scorer,
                 recipe.label,
-                keep_others=recipe.method.sources.in_use()["dpr"].gradient > 0,  # type: ignore[union-attr]
+                num_generations=recipe.generate.num_generations,
+                keep_others=needs_others(recipe, "dpr"),
                 run_seed=recipe.seed,
                 progress=self.progress,
             )
         if policy is not None and reference is not None:
             labeler = PolicyLabeler(policy, reference, recipe.method.beta, recipe.generate.batch_size)
-            pairs = self_label(completions, labeler)
+            pairs = self_label(completions, labeler, recipe.generate.num_generations)
             counts = {**labelled.counts, "self_labelled_pairs": len(pairs)}
             labelled = LabelledPairs([*labelled.preferences, *pairs], counts)
         return labelled
@@ -216,7 +232,8 @@ class Session:
         """The evaluate stage of a round, given everybody's responses."""
         if self._eval_pairs is None:
             rows = self.eval_rows.rows
-            self._eval_pairs = label_offline_pairs(rows, policy.tokenizer, self.recipe.label, "dataset").preferences
+            # One rule for every recipe: what a method drops in training must not change what it is measured on.
+            self._eval_pairs = label_offline_pairs(rows, policy.tokenizer, EVALUATION_RULES, "dataset").preferences
         return evaluate_policy(
             policy,
             reference,

@@ -96,10 +96,13 @@ def train_once(
         reporter: shown what happens.
 
     Raises:
-        RunError: if `output` holds something that is no checkpoint.
+        RunError: if `output` holds something that is no checkpoint, or lies in a run.
     """
     if output.exists() and not (output / STATE_NAME).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise RunError("the output is there and is no checkpoint", where=str(output), hint="choose a new folder")
+    run = next((parent for parent in output.resolve().parents if (parent / "run.json").is_file()), None)
+    if run is not None:
+        raise RunError(f"the output lies in the run {run}", where=str(output), hint="choose a folder outside of runs")
     session = Session(recipe)
     folder = make_initial_policy_once(recipe, reporter)
     policy, state = _given_policy(recipe, folder, policy_path)

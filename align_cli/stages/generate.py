@@ -130,5 +130,7 @@ def _check_lengths(
             raise DataError(
                 f"the prompt with index {draw.index} ({plain_text(draw.prompt)[:60]!r}) has {len(ids)} tokens; with "
                 f"generate.max_new_tokens {max_new_tokens} that is more than the model's context of {context}",
-                hint="lower generate.max_new_tokens, or leave long prompts out",
+                hint="leave such prompts out"
+                if len(ids) >= context
+                else "lower generate.max_new_tokens, or leave such prompts out",
             )

@@ -50,6 +50,7 @@ def label_completions(
     scorer: Scorer,
     section: LabelSection,
     *,
+    num_generations: int,
     keep_others: bool,
     run_seed: int,
     progress: Progress,
@@ -57,9 +58,10 @@ def label_completions(
     """Score completions and pair those of each prompt: the pairs of source `dpr`.
 
     Args:
-        completions: any order; those of one prompt in one round belong together.
+        completions: any order; those of one draw of a prompt in one round belong together.
         scorer: the labeler.
         section: which pairs, which labels, what is dropped.
+        num_generations: samples that each draw of a prompt got.
         keep_others: whether a pair keeps the responses that it was chosen from, for the bilevel response term.
         run_seed: the run's seed; random choices derive from (round, prompt).
         progress: told of every scored completion.
@@ -67,9 +69,10 @@ def label_completions(
     scored = _score(completions, scorer, progress)
     counts: Counter[str] = Counter()
     preferences = []
-    for group in _by_prompt(scored):
+    for group in _by_draw(scored, num_generations):
         first = group[0].completion
-        rng = random.Random(derive_seed(run_seed, first.round, "label", first.prompt_index))
+        lap = first.sample_index // num_generations
+        rng = random.Random(derive_seed(run_seed, first.round, "label", first.prompt_index, lap))
         for better, worse in _candidates(group, section.pairs, rng, counts):
             preference = _label(better, worse, section, rng, counts)
             if preference is not None:
@@ -85,12 +88,12 @@ def label_completions(
     return LabelledPairs(preferences, dict(sorted(counts.items())))
 
 
-def self_label(completions: Sequence[Completion], labeler: PolicyLabeler) -> list[Preference]:
+def self_label(completions: Sequence[Completion], labeler: PolicyLabeler, num_generations: int) -> list[Preference]:
     """All pairs of each prompt's completions with the policy's own label: the pairs of source `dpp`.
 
     None is left out: no score says which to choose, and training sums over both outcomes.
     """
-    groups = _by_prompt([ScoredCompletion(completion, 0.0) for completion in completions])
+    groups = _by_draw([ScoredCompletion(completion, 0.0) for completion in completions], num_generations)
     pairs = [_pair(one, two, 0.5) for group in groups for one, two in combinations(group, 2)]
     labels = labeler.prefer(pairs)
     return [
@@ -137,10 +140,12 @@ def _score(completions: Sequence[Completion], scorer: Scorer, progress: Progress
     return [ScoredCompletion(*both) for both in zip(completions, scores, strict=True)]
 
 
-def _by_prompt(scored: Iterable[ScoredCompletion]) -> Iterable[list[ScoredCompletion]]:
-    groups: dict[tuple[int, int], list[ScoredCompletion]] = {}
+def _by_draw(scored: Iterable[ScoredCompletion], num_generations: int) -> Iterable[list[ScoredCompletion]]:
+    """A prompt that was drawn twice in a round is two draws of K samples each, not one of 2K."""
+    groups: dict[tuple[int, int, int], list[ScoredCompletion]] = {}
     for item in scored:
-        groups.setdefault((item.completion.round, item.completion.prompt_index), []).append(item)
+        lap = item.completion.sample_index // num_generations
+        groups.setdefault((item.completion.round, item.completion.prompt_index, lap), []).append(item)
     for group in groups.values():
         yield sorted(group, key=lambda item: item.completion.sample_index)
 

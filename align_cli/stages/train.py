@@ -57,7 +57,12 @@ def train_policy(
         per_round=[name for name, section in sources.items() if section.policy_responses],
     )
     pools = {
-        name: _pool([pair for pair in preferences if pair.source == _pool_of(name)], position, section)
+        name: _pool(
+            [pair for pair in preferences if pair.source == _pool_of(name)],
+            position,
+            section,
+            needs_others(recipe, name),
+        )
         for position, (name, section) in enumerate(sources.items())
     }
     _check_sources(preferences, [_pool_of(name) for name in sources])
@@ -79,14 +84,26 @@ def train_policy(
 
 def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:
     """The choice of best and worst of K depended on all K responses, and all of them have to carry the term."""
-    gradient = getattr(recipe.method.sources.in_use().get("dpr"), "gradient", 0.0)
-    if not gradient or recipe.generate.num_generations == 2 or recipe.label.pairs == "all":
+    sources = recipe.method.sources.in_use()
+    unweighable = [pair for pair in preferences if pair.source in ("dpp", "dpr") and pair.chosen_logp is None]
+    if recipe.method.importance_weight_cap is not None and unweighable:
+        raise DataError(
+            f"{len(unweighable)} pairs hold no log-probabilities of their sampling, which importance weights need",
+            where="method.importance_weight_cap",
+            hint="label completions of `align generate`, or leave the key out",
+        )
+    if (
+        "dpr" not in sources
+        or not needs_others(recipe, "dpr")
+        or recipe.generate.num_generations == 2
+        or recipe.label.pairs == "all"
+    ):
         return
     lacking = [pair for pair in preferences if pair.source == "dpr" and pair.other_ids is None]
     if lacking:
         raise DataError(
             f"{len(lacking)} pairs of source dpr were chosen from {recipe.generate.num_generations} responses and hold "
-            "none of the others, which the bilevel response term needs",
+            "none of the others, which the bilevel response term and importance weights need",
             where="method.sources.dpr.gradient",
             hint="label them with this recipe, or set method.sources.dpr.gradient to 0",
         )
@@ -107,8 +124,16 @@ def _pool_of(name: str) -> str:
     return "offline" if name == "ddp" else name
 
 
-def _pool(preferences: Sequence[Preference], position: int, section: SourceSection) -> list[TrainingPair]:
-    needs_others = section.policy_responses and getattr(section, "gradient", 0.0) > 0
+def needs_others(recipe: Recipe, name: str) -> bool:
+    """Whether a source's pairs need the responses that they were chosen from: for the bilevel term, or for weights."""
+    section = recipe.method.sources.in_use()[name]
+    weighs = recipe.method.importance_weight_cap is not None
+    return section.policy_responses and (getattr(section, "gradient", 0.0) > 0 or weighs)
+
+
+def _pool(
+    preferences: Sequence[Preference], position: int, section: SourceSection, with_others: bool
+) -> list[TrainingPair]:
     groups: dict[tuple[int, int | None], int] = {}
     return [
         TrainingPair(
@@ -119,12 +144,13 @@ def _pool(preferences: Sequence[Preference], position: int, section: SourceSecti
             source=position,
             pair_id=index,
             group_id=groups.setdefault((pair.round, pair.prompt_index), len(groups)),
-            other_ids=tuple(pair.other_ids or ()) if needs_others else (),
-            sampled_logp=_sampled_logp(pair) if section.policy_responses else 0.0,
+            other_ids=tuple(pair.other_ids or ()) if with_others else (),
+            sampled_logp=_sampled_logp(pair, with_others) if section.policy_responses else 0.0,
         )
         for index, pair in enumerate(preferences)
     ]
 
 
-def _sampled_logp(pair: Preference) -> float:
-    return (pair.chosen_logp or 0.0) + (pair.rejected_logp or 0.0) + sum(pair.other_logps or ())
+def _sampled_logp(pair: Preference, with_others: bool) -> float:
+    others = sum(pair.other_logps or ()) if with_others else 0.0
+    return (pair.chosen_logp or 0.0) + (pair.rejected_logp or 0.0) + others

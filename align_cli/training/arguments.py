@@ -52,6 +52,7 @@ def dpo_config(recipe: Recipe, scratch_dir: Path, *, use_cache: bool) -> DPOConf
         "seed": recipe.seed,
         "save_strategy": "no",
         "eval_strategy": "no",
+        "logging_strategy": "steps",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "max_length": None,

@@ -50,7 +50,7 @@ def test_what_ends_a_response_is_the_tokenizers_and_the_generation_configs(folde
 
 def test_a_missing_folder_is_a_user_error(tmp_path: Path) -> None:
     missing = tmp_path / "none"
-    with pytest.raises(AlignError, match="the model cannot be loaded") as caught:
+    with pytest.raises(AlignError, match="there is no such model folder") as caught:
         load_policy(missing)
     assert caught.value.faults[0].where == str(missing)
     assert "save_pretrained" in caught.value.faults[0].hint
@@ -75,7 +75,7 @@ def test_pickled_weights_are_not_loaded(folder: Path, tiny_policy: Policy) -> No
 
 
 def test_an_empty_folder_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(AlignError, match="the model cannot be loaded"):
+    with pytest.raises(AlignError, match="this folder holds no model"):
         load_policy(tmp_path)
 
 

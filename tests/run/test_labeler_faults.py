@@ -22,8 +22,14 @@ LABELERS = {
         "labelers.ours: the function returned inf for the prompt with index 1",
         "hint: every score must be a finite number",
     ],
-    "return 'high'": ["labelers.ours: the function returned str; it must return a list of numbers"],
-    "return None": ["labelers.ours: the function returned NoneType; it must return a list of numbers"],
+    "return 'high'": [
+        "labelers.ours: the function returned str; it must return a list of numbers",
+        "hint: return one number a completion, in their order",
+    ],
+    "return None": [
+        "labelers.ours: the function returned NoneType; it must return a list of numbers",
+        "hint: return one number a completion, in their order",
+    ],
 }
 INPUTS: dict[str, tuple[dict[str, Any], str]] = {
     "no prompts": ({"data__prompts": "empty.jsonl"}, "empty.jsonl: there are no rows"),

@@ -55,11 +55,11 @@ def test_a_chain_in_a_shell_makes_what_the_first_round_makes(
     assert done.stdout == ""
     lines = [re.sub(r"[\d.]+ s, .*|loss .*", "", line) for line in done.stderr.splitlines()]
     assert lines == [
-        "round 0 sft: 12 steps, ",
-        "round 1 generate: 32 completions, ",
-        "round 1 label: 32 completions, ",
+        "round 0 sft: ",
+        "round 1 generate: ",
+        "round 1 label: ",
         "16 pairs",
-        "round 1 train: 3 steps, ",
+        "round 1 train: ",
         "round 1 is in next: ",
     ]
     for name in ("completions.jsonl", "preferences.jsonl"):

@@ -60,11 +60,14 @@ def draw(make_completion: Callable[..., Completion]) -> Callable[..., Drawn]:
     return drawn
 
 
-def label(drawn: Drawn, run_seed: int = 0, keep_others: bool = False, **section: Any) -> LabelledPairs:
+def label(
+    drawn: Drawn, run_seed: int = 0, keep_others: bool = False, num_generations: int = 8, **section: Any
+) -> LabelledPairs:
     return label_completions(
         drawn.completions,
         drawn.scorer,
         LabelSection(**{**KEEP, **section}),
+        num_generations=num_generations,
         keep_others=keep_others,
         run_seed=run_seed,
         progress=NoProgress(),
@@ -324,13 +327,12 @@ def test_every_candidate_ends_as_a_pair_or_in_exactly_one_count(
         assert (pair.label == 0.5) is (pair.chosen_score == pair.rejected_score)
 
 
-def test_all_samples_of_a_prompt_in_a_round_are_one_group_however_often_it_was_drawn(
-    draw: Callable[..., Drawn],
-) -> None:
+def test_a_prompt_that_was_drawn_twice_in_a_round_is_two_draws(draw: Callable[..., Drawn]) -> None:
     """With two generations a draw, samples 0 and 1 are of the first draw, 2 and 3 of the second."""
-    made = label(draw([[0.0, 1.0, 3.0, 2.0]]), pairs="best_worst")
-    assert scores_of(made) == [(3.0, 0.0)]
-    assert made.counts == {"pairs": 1}
+    made = label(draw([[0.0, 1.0, 3.0, 2.0]]), pairs="best_worst", num_generations=2)
+    assert scores_of(made) == [(1.0, 0.0), (3.0, 2.0)]
+    assert made.counts == {"pairs": 2}
+    assert [pair.other_ids for pair in made.preferences] == [None, None]
 
 
 @pytest.mark.parametrize("pairs", ["best_worst", "best_random"])
@@ -392,11 +394,13 @@ def test_the_policys_own_pairs_are_all_of_a_prompts_in_the_order_of_sampling(
     drawn = draw([[0.0, 0.0, 0.0], [0.0], [0.0, 0.0]])
     shorter = [replace(each, completion_ids=[10 + each.sample_index, 1]) for each in drawn.completions]
     labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1, batch_size=3)
-    pairs = self_label(shorter[::-1], labeler)
+    pairs = self_label(shorter[::-1], labeler, num_generations=3)
     places = sorted((pair.prompt_index, pair.chosen_index, pair.rejected_index) for pair in pairs)
     assert places == [(0, 0, 1), (0, 0, 2), (0, 1, 2), (2, 0, 1)]
     assert [pair.label for pair in pairs] == labeler.prefer(pairs)
     assert {(pair.source, pair.labeler, pair.chosen_score, pair.rejected_score) for pair in pairs} == {
         ("dpp", "policy", None, None)
     }
-    assert self_label([], labeler) == []
+    assert self_label([], labeler, num_generations=3) == []
+    twice = self_label(shorter[4:], labeler, num_generations=1)
+    assert twice == []

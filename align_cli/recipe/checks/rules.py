@@ -179,7 +179,7 @@ def _gradient_corrects_for_temperature(view: View) -> Iterator[RuleFault]:
 
 
 def _gradient_keeps_every_pair(view: View) -> Iterator[RuleFault]:
-    if _gradient_source(view) != "dpr":
+    if not (view.get("method.sources.dpr.mixing") and view.get("method.sources.dpr.gradient")):
         return
     for key in ("label.ties", "label.equal_texts", "label.empty_texts"):
         if view.sound(key) == "drop":
@@ -209,6 +209,18 @@ def _kl_has_responses(view: View) -> Iterator[RuleFault]:
             "own responses alone"
         )
         yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or method.kl.on to policy")
+    if view.get("method.kl.gradient") != "full" or not from_policy:
+        return
+    chosen = view.get("generate.num_generations") > 2 and view.get("label.pairs") != "all"
+    if chosen and view.get("method.sources.dpr.mixing"):
+        what = (
+            "method.kl.gradient is full, and label.pairs chooses two of more responses; chosen responses are no draws "
+            "from the policy, so it would not be exact"
+        )
+        yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or label.pairs to all")
+    if view.get("generate.top_k") or view.get("generate.top_p") < 1:
+        what = "method.kl.gradient is full; with top_k or top_p responses are no draws from the policy"
+        yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or sample the whole distribution")
 
 
 def _one_model(view: View) -> Iterator[RuleFault]:
