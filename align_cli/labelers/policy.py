@@ -35,18 +35,7 @@ class PolicyLabeler:
         import torch
 
         from align_cli.methods.bilevel import policy_labels
-        from align_cli.models.scoring import pad_batch, response_logps
+        from align_cli.models.scoring import implicit_reward_margins
 
-        labels: list[float] = []
-        for start in range(0, len(pairs), self.batch_size):
-            chunk = pairs[start : start + self.batch_size]
-            tokens = pad_batch(
-                [pair.prompt_ids or [] for pair in chunk] * 2,
-                [pair.chosen_ids or [] for pair in chunk] + [pair.rejected_ids or [] for pair in chunk],
-                self.policy.tokenizer.pad_token_id,
-            ).to(self.policy.model.device)
-            with torch.no_grad():
-                ratios_2B = response_logps(self.policy.model, tokens) - response_logps(self.reference.model, tokens)
-                chosen_B, rejected_B = ratios_2B.chunk(2)
-                labels += policy_labels(self.beta * (chosen_B - rejected_B)).tolist()
-        return labels
+        batches = implicit_reward_margins(self.policy, self.reference, pairs, self.beta, self.batch_size)
+        return [label for margins in batches for label in policy_labels(torch.tensor(margins)).tolist()]

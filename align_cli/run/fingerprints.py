@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def step_inputs(recipe: Recipe, step: Step, upstream: Mapping[str, str]) -> dict
     paths = {
         key: path for key, path in local_files(recipe).items() if any(f"{key}.".startswith(f"{of}.") for of in keys)
     }
-    files = {key: checksum(path) for key, path in paths.items()}
+    files = {key: _input_checksum(path) for key, path in paths.items()}
     model = Path(recipe.policy.model_name_or_path or ".")
     if recipe.policy.model_name_or_path and model.is_dir():
         files["policy.model_name_or_path"] = _model_checksum(model)
@@ -83,6 +84,18 @@ def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str
             f"it was written with artifact schema {recorded['schema_version']}, this is {current['schema_version']}"
         )
     return found
+
+
+def _input_checksum(path: Path) -> str:
+    """The checksum of a file or folder that a recipe reads; read once a process while it stays as it is."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(str(file), file.stat()) for file in files if file.is_file()]
+    return _checksum_as_of(path, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
+@cache
+def _checksum_as_of(path: Path, _: tuple[tuple[str, int, int], ...]) -> str:
+    return checksum(path)
 
 
 def _model_checksum(folder: Path) -> str:

@@ -133,23 +133,12 @@ def _preference_metrics(
     pairs = [pair for pair in pairs if pair.label != 0.5]
     if not pairs:
         return None
-    import torch
-
-    from align_cli.models.scoring import pad_batch, response_logps
+    from align_cli.models.scoring import implicit_reward_margins
 
     margins: list[float] = []
-    for start in range(0, len(pairs), recipe.generate.batch_size):
-        chunk = pairs[start : start + recipe.generate.batch_size]
-        tokens = pad_batch(
-            [pair.prompt_ids or [] for pair in chunk] * 2,
-            [pair.chosen_ids or [] for pair in chunk] + [pair.rejected_ids or [] for pair in chunk],
-            policy.tokenizer.pad_token_id,
-        ).to(policy.model.device)
-        with torch.no_grad():
-            ratios_2B = response_logps(policy.model, tokens) - response_logps(reference.model, tokens)
-            chosen_B, rejected_B = ratios_2B.chunk(2)
-        preferred = [1 if pair.label > 0.5 else -1 for pair in chunk]
-        found = (recipe.method.beta * (chosen_B - rejected_B)).tolist()
-        margins += [sign * margin for sign, margin in zip(preferred, found, strict=True)]
-        progress.advance(len(chunk))
+    batches = implicit_reward_margins(policy, reference, pairs, recipe.method.beta, recipe.generate.batch_size)
+    for found in batches:
+        labels = [pair.label for pair in pairs[len(margins) : len(margins) + len(found)]]
+        margins += [margin if label > 0.5 else -margin for margin, label in zip(found, labels, strict=True)]
+        progress.advance(len(found))
     return pair_accuracy(margins)._asdict()
