@@ -74,6 +74,10 @@ class RunError(AlignError):
     """A run folder that cannot be used as asked: another recipe's, locked, damaged or missing."""
 
 
+class DivergedError(AlignError):
+    """A training step whose loss or gradient was infinite or no number."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to a mistyped one, or None where nothing is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -28,24 +28,38 @@ from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.playground import hidden_reward, world
 from align_cli.seeds import derive_seed
 
-BETA, NUM_PAIRS = 0.1, 32
+BETA, NUM_PROMPTS = 0.1, 32
 
 
 class Setting(NamedTuple):
-    """One row: source, baseline, how policy labels enter, responses a prompt."""
+    """One row: source, pairs of a prompt's K responses, baseline, how policy labels enter, K."""
 
     source: str
+    pairs: str
     baseline: str
     labels: str
     num_generations: int
 
 
 SETTINGS = [
-    *(Setting("dpr", baseline, "reward", 2) for baseline in ("none", "batch")),
-    *(Setting("dpr, best and worst", "batch", "reward", number) for number in (4, 8)),
-    *(Setting("dpr, best and worst", "none", "reward", number) for number in (4, 8)),
-    *(Setting("dpp", baseline, labels, 2) for labels in ("drawn", "exact") for baseline in ("none", "batch")),
-    *(Setting("ddp", "–", labels, 2) for labels in ("drawn", "exact")),
+    *(Setting("dpr", "the two", baseline, "reward", 2) for baseline in ("none", "batch")),
+    *(Setting("dpr", "best, worst", baseline, "reward", number) for number in (4, 8) for baseline in ("none", "batch")),
+    *(
+        Setting("dpr", "all", baseline, "reward", number)
+        for number in (3, 4, 8)
+        for baseline in ("none", "batch", "prompt")
+    ),
+    *(
+        Setting("dpp", "the two", baseline, labels, 2)
+        for labels in ("drawn", "exact")
+        for baseline in ("none", "batch")
+    ),
+    *(
+        Setting("dpp", "all", baseline, "exact", number)
+        for number in (4, 8)
+        for baseline in ("none", "batch", "prompt")
+    ),
+    *(Setting("ddp", "the two", "–", labels, 2) for labels in ("drawn", "exact")),
 ]
 
 
@@ -76,7 +90,7 @@ def batch_gradient(policy: Policy, reference: Policy, setting: Setting, number: 
         [response for group in responses for response in group],
         policy.tokenizer.pad_token_id,
     )
-    shape = (NUM_PAIRS, setting.num_generations)
+    shape = (NUM_PROMPTS, setting.num_generations)
     logps = response_logps(policy.model, tokens).view(shape)
     with torch.no_grad():
         ratios = logps - response_logps(reference.model, tokens).view(shape)
@@ -96,39 +110,70 @@ def terms(
     setting: Setting, logps: torch.Tensor, ratios: torch.Tensor, scores: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """The surrogate of every pair of the batch, without the plain loss."""
-    rows = torch.arange(NUM_PAIRS)
-    first, second = (
-        (scores.argmax(1), scores.argmin(1)) if setting.source.startswith("dpr") else (rows * 0, rows * 0 + 1)
-    )
-    margins = ratios[rows, first] - ratios[rows, second]
+    by_reward = setting.source == "dpr"
+    prompts, first, second, members = pairs_of(setting, scores)
+    margins = ratios[prompts, first] - ratios[prompts, second]
     logits = BETA * margins
-    labels = torch.ones(NUM_PAIRS)
-    if not setting.source.startswith("dpr"):
+    labels = torch.ones(len(prompts))
+    if not by_reward:
         labels = policy_labels(logits)
         labels = torch.bernoulli(labels, generator=generator) if setting.labels == "drawn" else labels
     losses = expected_preference_loss(margins, labels, "sigmoid", BETA)
-    value = torch.zeros(NUM_PAIRS)
+    value = torch.zeros(len(prompts))
     if setting.source != "ddp":
-        baselines = torch.zeros(NUM_PAIRS)
-        if setting.baseline == "batch":
-            baselines = leave_one_out_baseline(losses, rows, rows, 0.0)
-        value = value + response_term(losses, baselines, logps.sum(1))
-    if not setting.source.startswith("dpr"):
+        value = value + response_terms(setting, losses, logps, prompts, members)
+    if not by_reward:
         forward, backward = (preference_loss(sign * margins, "sigmoid", BETA) for sign in (1, -1))
         value = value + label_term(forward, backward, labels, logits)
     return value
 
 
+def pairs_of(setting: Setting, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of every pair: its prompt, the chosen and the rejected response, and all responses that carry the term."""
+    number, prompts = setting.num_generations, torch.arange(NUM_PROMPTS)
+    if setting.pairs == "best, worst":
+        return prompts, scores.argmax(1), scores.argmin(1), torch.arange(number).expand(NUM_PROMPTS, number)
+    one, two = torch.combinations(torch.arange(number)).T.repeat(1, NUM_PROMPTS)
+    prompts = prompts.repeat_interleave(len(one) // NUM_PROMPTS)
+    if setting.source == "dpr":
+        swapped = scores[prompts, one] < scores[prompts, two]
+        one, two = torch.where(swapped, two, one), torch.where(swapped, one, two)
+    return prompts, one, two, torch.stack([one, two], 1)
+
+
+def response_terms(
+    setting: Setting, losses: torch.Tensor, logps: torch.Tensor, prompts: torch.Tensor, members: torch.Tensor
+) -> torch.Tensor:
+    """The response term of every pair; `batch` leaves the whole prompt out, `prompt` looks at its other pairs first."""
+    response_ids = prompts.unsqueeze(1) * setting.num_generations + members
+    asked = response_ids if setting.baseline == "prompt" else torch.full_like(response_ids, -1)
+    contained = response_ids if setting.baseline == "prompt" else asked
+    pair_of = torch.arange(len(prompts)).repeat_interleave(members.shape[1])
+    baselines = torch.zeros(len(pair_of))
+    if setting.baseline != "none":
+        baselines = leave_one_out_baseline(
+            losses,
+            prompts,
+            contained,
+            prompts[pair_of],
+            asked.flatten(),
+            preference_loss(torch.zeros(1), "sigmoid", BETA).item(),
+        )
+    found = response_term(losses[pair_of], baselines, logps[prompts[pair_of], members.flatten()])
+    return torch.zeros(len(prompts)).index_add(0, pair_of, found)
+
+
 def sample(policy: Policy, num_generations: int, number: int) -> tuple[list[list[int]], list[list[list[int]]]]:
     """Fresh prompts of the playground, and fresh responses to each."""
-    rows = world.prompts(0)[NUM_PAIRS * number : NUM_PAIRS * (number + 1)]
+    rows = world.prompts(0)[NUM_PROMPTS * number : NUM_PROMPTS * (number + 1)]
     prompts = [policy.tokenizer(row["prompt"])["input_ids"] for row in rows]
     requests = [
         Request(prompt, derive_seed(0, number, index, sample))
         for index, prompt in enumerate(prompts)
         for sample in range(num_generations)
     ]
-    samples = dict(TransformersEngine(256).generate(policy, requests, SamplingSettings(1.0, 0, 1.0, 24)))
+    batches = TransformersEngine(256).generate(policy, requests, SamplingSettings(1.0, 0, 1.0, 24))
+    samples = dict(sample for batch in batches for sample in batch)
     ordered = [samples[index].token_ids for index in range(len(requests))]
     return prompts, [ordered[start : start + num_generations] for start in range(0, len(ordered), num_generations)]
 
@@ -136,13 +181,14 @@ def sample(policy: Policy, num_generations: int, number: int) -> tuple[list[list
 def report(rows: list[tuple[Setting, float, float]], num_batches: int) -> None:
     """Print the table."""
     sys.stdout.write(
-        f"`python benchmarks/gradient_variance.py`: {num_batches} batches of {NUM_PAIRS} prompts, DPO, β {BETA}; "
+        f"`python benchmarks/gradient_variance.py --policy CHECKPOINT --batches {num_batches}`: {num_batches} batches "
+        f"of {NUM_PROMPTS} prompts, DPO, β {BETA}; "
         "gradient of the bilevel terms alone.\n\n"
-        "| source | baseline | labels | K | variance (first row = 1) | norm of the mean gradient |\n"
-        "|---|---|---|---|---|---|\n"
+        "| source | K | pairs | baseline | labels | variance (first row = 1) | norm of the mean gradient |\n"
+        "|---|---|---|---|---|---|---|\n"
     )
     for setting, variance, norm in rows:
-        cells = [setting.source, setting.baseline, setting.labels, str(setting.num_generations)]
+        cells = [setting.source, str(setting.num_generations), setting.pairs, setting.baseline, setting.labels]
         sys.stdout.write(f"| {' | '.join(cells)} | {variance / rows[0][1]:.4g} | {norm:.3g} |\n")
 
 

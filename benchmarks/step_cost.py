@@ -26,7 +26,8 @@ from trl import DPOConfig
 from align_cli.models.load import load_policy
 from align_cli.playground.model import make_model_from_scratch
 from align_cli.training.batches import PairCollator, TrainingPair
-from align_cli.training.trainer import PreferenceTrainer, SourceTerms
+from align_cli.training.objective import Objective, SourceTerms
+from align_cli.training.trainer import PreferenceTrainer
 
 BATCH, PROMPT, RESPONSE, VOCABULARY = 16, 32, 64, 4096
 
@@ -65,7 +66,7 @@ def prepare(scratch: Path) -> tuple[PreferenceTrainer, dict[str, torch.Tensor]]:
         )
     policy, reference = load_policy(scratch / "policy"), load_policy(scratch / "reference")
     args = DPOConfig(output_dir=str(scratch), bf16=False, activation_checkpointing=False, report_to="none")
-    trainer = PreferenceTrainer(policy, reference.model, VARIANTS["both terms and KL"], args)
+    trainer = PreferenceTrainer(policy, reference.model, None, args)
     rng = random.Random(0)
 
     def tokens(count: int) -> list[int]:
@@ -79,7 +80,7 @@ def prepare(scratch: Path) -> tuple[PreferenceTrainer, dict[str, torch.Tensor]]:
 
 def step_seconds(trainer: PreferenceTrainer, inputs: dict[str, torch.Tensor], sources: list[SourceTerms]) -> float:
     """Seconds of forward, reference forward, loss and backward."""
-    trainer.sources = sources
+    trainer.objective = Objective(tuple(sources))
     trainer.model.train()
     trainer.model.zero_grad()
     begin = time.perf_counter()

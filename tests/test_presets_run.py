@@ -1,40 +1,166 @@
-"""Every preset runs two rounds on the playground."""
+"""Every preset runs two rounds on the playground; what a round leaves is what its paper's method makes."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
+from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.artifacts.store import read_json, read_records
 from align_cli.cli.output import RunReporter
-from align_cli.recipe import load_recipe
-from align_cli.recipe.presets import preset_names
+from align_cli.models.load import weights_version
+from align_cli.recipe import Recipe, load_recipe
+from align_cli.recipe.presets import FOLDER, preset_names
 from align_cli.run.rounds import align_rounds
+from align_cli.stages import inputs
 
 RECIPE = """
 preset: {preset}
 output_dir: {folder}
 rounds: 2
 policy: {{model_name_or_path: playground, sft: {{dataset: playground, max_steps: 12}}}}
-data: {{prompts: playground, preferences: playground, eval_prompts: playground}}
+data: {{prompts: playground, preferences: playground, demonstrations: playground, eval_prompts: playground}}
 labelers:
   reward: {{kind: function, function: "align_cli.playground:hidden_reward"}}
 generate: {{prompts_per_round: 16, max_new_tokens: 16}}
 train: {{steps_per_round: 2, per_device_train_batch_size: 8, learning_rate: 1.0e-3}}
 evaluate: {{num_prompts: 16, scorer: reward}}
 """
-WITH_REWARD = ("iterative-dpo", "online-dpo", "sail-dpr", "sail-mix")
-
+STEPS, BATCH = 2, 8
+NUM_PROMPTS = 16
 
 pytestmark = pytest.mark.long
 
 
+class Run(NamedTuple):
+    """A finished run of a preset."""
+
+    folder: Path
+    recipe: Recipe
+    evaluations: list[Evaluation]
+
+    def completions(self, number: int) -> list[Completion]:
+        return read_records(self.round(number) / "completions.jsonl", Completion)
+
+    def preferences(self, number: int) -> list[Preference]:
+        return read_records(self.round(number) / "preferences.jsonl", Preference)
+
+    def round(self, number: int) -> Path:
+        return self.folder / "rounds" / f"{number:03d}"
+
+    def version(self, number: int) -> str:
+        """The policy after this many rounds."""
+        return weights_version(self.round(number) / "checkpoint")
+
+    def trained(self, number: int) -> dict[str, Any]:
+        """What the ledger says of a round's training."""
+        return self.figures(number, "train")
+
+    def figures(self, number: int, stage: str) -> dict[str, Any]:
+        events = [json.loads(line) for line in (self.folder / "ledger.jsonl").read_text("utf-8").splitlines()]
+        (found,) = [
+            event["figures"]
+            for event in events
+            if (event["event"], event.get("round"), event.get("stage")) == ("finish", number, stage)
+        ]
+        return found
+
+
+def keys_of(preset: str) -> dict[str, Any]:
+    return yaml.safe_load((FOLDER / f"{preset}.yaml").read_text(encoding="utf-8"))
+
+
+def run_preset(preset: str, folder: Path) -> Run:
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(preset=preset, folder=folder / "run"), encoding="utf-8")
+    labeler = ["method.sources.dpr.labeler=reward"] if "dpr" in keys_of(preset)["method"]["sources"] else []
+    recipe = load_recipe(path, labeler)
+    return Run(folder / "run", recipe, align_rounds(recipe, RunReporter()))
+
+
 @pytest.mark.parametrize("preset", preset_names())
 def test_a_preset_runs_two_rounds_and_moves_the_policy(preset: str, tmp_path: Path) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE.format(preset=preset, folder=tmp_path / "run"), encoding="utf-8")
-    labeler = ["method.sources.dpr.labeler=reward"] if preset in WITH_REWARD else []
-    evaluations = align_rounds(load_recipe(path, labeler), RunReporter())
-    assert [evaluation.round for evaluation in evaluations] == [0, 1, 2]
-    assert len({evaluation.policy for evaluation in evaluations}) == 3
-    assert evaluations[2].kl["mean"] > 1e-6
+    run = run_preset(preset, tmp_path)
+    assert [evaluation.round for evaluation in run.evaluations] == [0, 1, 2]
+    assert len({evaluation.policy for evaluation in run.evaluations}) == 3
+    assert run.evaluations[2].kl["mean"] > 1e-6
+    assert run.recipe.preset == preset
+    check = CHECKS.get(preset)
+    if check is not None:
+        check(run)
+
+
+def check_spin(run: Run) -> None:
+    shown = {(row["prompt"], row["completion"]) for row in inputs.demonstrations(run.recipe)}
+    for number in (1, 2):
+        pairs, completions = run.preferences(number), run.completions(number)
+        counts = run.figures(number, "label")
+        assert len(completions) == sum(counts.values()) == NUM_PROMPTS, "every response is in a pair or in a count"
+        assert len(pairs) == counts["mixed_pairs"] >= 4
+        assert {(pair.source, pair.chosen_by, pair.rejected_by) for pair in pairs} == {("dmd", "dataset", "policy")}
+        assert {(pair.label, pair.policy, pair.round) for pair in pairs} == {(1.0, run.version(number - 1), number)}
+        sampled = {(item.prompt_index, item.sample_index): item for item in completions}
+        for pair in pairs:
+            assert (pair.prompt, pair.chosen) in shown
+            own = sampled[pair.prompt_index, pair.rejected_index]
+            assert (pair.rejected_ids, pair.prompt) == (own.completion_ids, own.prompt)
+            assert pair.chosen_logp is None and pair.rejected_logp is not None
+        assert run.trained(number)["reference"] == run.version(number - 1), "the opponent is the policy before"
+    assert_replays(run, "dmd")
+
+
+def check_selm(run: Run) -> None:
+    for number in (1, 2):
+        pairs = run.preferences(number)
+        assert {(pair.source, pair.chosen_by, pair.rejected_by) for pair in pairs} == {("dpr", "policy", "policy")}
+        assert {pair.policy for pair in pairs} == {run.version(number - 1)}
+        assert run.trained(number)["reference"] == run.version(number - 1)
+        # Ties stay: the optimism term is an expectation over all that the reference sampled.
+        assert run.figures(number, "label")["pairs"] == NUM_PROMPTS
+        assert "dpr/optimism_term" in run.trained(number)["last_step"]
+    assert run.version(0) != run.version(1)
+
+
+def check_xpo(run: Run) -> None:
+    for number in (1, 2):
+        completions, pairs = run.completions(number), run.preferences(number)
+        own = {item.prompt_index: item for item in completions if item.sampled_by == "policy"}
+        of_reference = {item.prompt_index: item for item in completions if item.sampled_by == "reference"}
+        assert len(own) == len(of_reference) == NUM_PROMPTS and own.keys() == of_reference.keys()
+        assert {item.policy for item in own.values()} == {run.version(number - 1)}
+        assert {item.policy for item in of_reference.values()} == {run.version(0)}
+        assert not {item.seed for item in own.values()} & {item.seed for item in of_reference.values()}
+        if number == 1:
+            # Policy and reference are equal then; with the same random numbers they would say the same.
+            differing = [own[index].completion_ids != of_reference[index].completion_ids for index in own]
+            assert sum(differing) >= 12
+        assert len(pairs) == NUM_PROMPTS
+        assert {(pair.source, pair.chosen_by, pair.rejected_by) for pair in pairs} == {
+            ("dpr", "policy", "reference"),
+            ("dpr", "reference", "policy"),
+        }
+        assert {pair.policy for pair in pairs} == {run.version(number - 1)}
+        for pair in pairs:
+            by_writer = {"policy": own[pair.prompt_index], "reference": of_reference[pair.prompt_index]}
+            assert pair.chosen_ids == by_writer[pair.chosen_by].completion_ids
+            assert pair.rejected_ids == by_writer[pair.rejected_by].completion_ids
+            assert pair.chosen_score >= pair.rejected_score
+        assert run.trained(number)["reference"] == run.version(0)
+        assert "dpr/optimism_term" in run.trained(number)["last_step"]
+    assert_replays(run, "dpr")
+
+
+def assert_replays(run: Run, source: str) -> None:
+    """Round 2 trains on the pairs of both rounds: none is used again before all were."""
+    upstream = read_json(run.round(2) / "manifest.json")["stages"]["train"]["inputs"]["upstream"]
+    assert {f"rounds/{number:03d}/preferences.jsonl" for number in (1, 2)} <= upstream.keys()
+    num_different = sum(run.trained(2)["usage"][source].values())
+    assert num_different == min(STEPS * BATCH, len(run.preferences(1)) + len(run.preferences(2)))
+
+
+CHECKS = {"spin": check_spin, "selm": check_selm, "xpo": check_xpo}
+"""What the artifacts of a preset say besides."""

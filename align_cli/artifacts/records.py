@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -25,6 +25,8 @@ UNION_BRANCHES = ("str", "list[dict[str,any]]")
 """What pydantic adds to the place of a fault to say which type of a union it tried."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Sampler = Literal["policy", "reference"]
+Writer = Literal["dataset", "policy", "reference"]
 
 
 class MalformedRecordError(ValueError):
@@ -77,9 +79,10 @@ class Completion(Record):
         prompt_index: row of the prompt in its dataset.
         sample_index: which of the prompt's samples, from 0.
         seed: what the sample was drawn with.
-        policy: version of the policy that sampled it.
+        policy: version of the model that sampled it.
         engine: what generated it.
         sampling: temperature, top_k, top_p, max_new_tokens.
+        sampled_by: `policy` or `reference`: which model of the round that was.
     """
 
     prompt: Text
@@ -96,6 +99,7 @@ class Completion(Record):
     policy: str
     engine: str
     sampling: dict[str, float | int]
+    sampled_by: Sampler = "policy"
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class Preference(Record):
         chosen: the response that won, or is likelier to be better.
         rejected: the other.
         label: probability that `chosen` is the better one, in [0, 1]; 1 is a hard label, 0.5 a tie.
-        source: `offline`, `dpp` or `dpr`.
+        source: `offline`, `dpp`, `dpr` or `dmd`.
         labeler: name of the labeler in the recipe; `dataset` for labels that came with the data.
         prompt_ids: token ids of the prompt.
         chosen_ids: token ids of `chosen`; for a policy's responses exactly those that it sampled.
@@ -120,9 +124,11 @@ class Preference(Record):
         prompt_index: row of the prompt in its dataset.
         chosen_index: which of the prompt's samples.
         rejected_index: likewise.
-        policy: version of the policy that sampled the responses.
-        other_ids: token ids of the prompt's other responses where the choice of these two depended on them and a
-            bilevel coefficient is set; None otherwise.
+        policy: version of the policy whose responses these are.
+        chosen_by: who wrote the chosen response: `dataset`, `policy` or `reference`.
+        rejected_by: likewise.
+        other_ids: token ids of the policy's other responses to the prompt where the choice of these two depended on
+            them and a bilevel coefficient is set; None otherwise.
         other_logps: log-probability of each of those when it was sampled, in nats.
     """
 
@@ -144,6 +150,8 @@ class Preference(Record):
     chosen_index: int | None = None
     rejected_index: int | None = None
     policy: str | None = None
+    chosen_by: Writer = "dataset"
+    rejected_by: Writer = "dataset"
     other_ids: list[list[int]] | None = None
     other_logps: list[float] | None = None
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,15 @@ REPLACED_SUFFIX = ".replaced"
 """What a folder is called while a new one takes its place."""
 
 MAX_FAULTS_SHOWN = 20
+
+MAX_CHARS = 64 * 2**20
+MAX_DEPTH = 100
+"""What no line and no document of ours comes near; more is refused before it fills the memory or the stack."""
+
+OPEN_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+"""Names of what the shell has opened for this process, as in `-i <(command)`: opening them waits for nobody."""
+
+DAMAGE_HINT = "restore it from a copy, or make it again"
 
 RecordType = TypeVar("RecordType", bound=Record)
 
@@ -74,11 +84,27 @@ def read_json(path: Path) -> Any:
         DataError: if it is missing or broken.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with _opened(path) as stream:
+            text = stream.read(MAX_CHARS + 1)
+        if len(text) > MAX_CHARS:
+            raise ValueError(f"it is longer than {MAX_CHARS // 2**20} MiB")
+        return _decode(text)
     except FileNotFoundError:
         raise DataError("no such file", where=str(path)) from None
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path)) from None
+        raise DataError(f"cannot be read: {error}", where=str(path), hint=DAMAGE_HINT) from None
+
+
+def read_record(path: Path, kind: type[RecordType]) -> RecordType:
+    """The record that is a JSON document of its own, as an evaluation is.
+
+    Raises:
+        DataError: if it is missing or broken, or no such record.
+    """
+    try:
+        return _record_of(read_json(path), kind)
+    except MalformedRecordError as error:
+        raise DataError(f"{error}", where=str(path), hint=DAMAGE_HINT) from None
 
 
 def read_records(path: Path, kind: type[RecordType]) -> list[RecordType]:
@@ -88,50 +114,110 @@ def read_records(path: Path, kind: type[RecordType]) -> list[RecordType]:
         DataError: if the file is missing; or with every broken line (at most twenty are shown), by its number.
     """
     try:
-        with path.open(encoding="utf-8") as stream:
+        with _opened(path) as stream:
             return parse_records(stream, kind, str(path))
     except FileNotFoundError:
         raise DataError("no such file", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path)) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error}", where=str(path), hint=DAMAGE_HINT) from None
 
 
 def parse_records(lines: Iterable[str], kind: type[RecordType], name: str) -> list[RecordType]:
     """Records from JSON Lines that come from a file or from a pipe.
 
     Args:
-        lines: the lines; blank ones are passed over.
+        lines: the lines, or a text stream of them; blank ones are passed over.
         kind: the record that each line holds.
         name: what to call the place in errors, such as a path or `<stdin>`.
 
     Raises:
-        DataError: with every broken line (at most twenty are shown), by its number.
+        DataError: with every broken line (at most twenty are shown), by its number; or if the stream is not UTF-8.
     """
     records: list[RecordType] = []
     faults: list[Fault] = []
-    for number, line in enumerate(lines, start=1):
+    num_faults = 0
+    hint = f"each line is one {kind.__name__.lower()} in JSON"
+    for number, line in enumerate(_lines_of(lines, name), start=1):
         if not line.strip():
             continue
         try:
             records.append(_parse_record(line, kind))
         except MalformedRecordError as error:
-            faults.append(Fault(f"{error}", f"{name}:{number}", f"each line is one {kind.__name__.lower()} in JSON"))
+            num_faults += 1
+            if len(faults) < MAX_FAULTS_SHOWN:
+                faults.append(Fault(f"{error}", f"{name}:{number}", hint))
+    if num_faults > len(faults):
+        faults.append(Fault(f"and {num_faults - len(faults)} more broken lines", name))
     if faults:
-        shown = faults[:MAX_FAULTS_SHOWN]
-        if len(faults) > len(shown):
-            shown.append(Fault(f"and {len(faults) - len(shown)} more broken lines", name))
-        raise DataError.of(shown)
+        raise DataError.of(faults)
     return records
+
+
+def _opened(path: Path) -> IO[str]:
+    """Open what ends by itself: a file, or a stream that is open already; never wait for who might write to a pipe.
+
+    Raises:
+        OSError: if it cannot be opened, or is a pipe or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a NUL in the name
+        raise OSError(f"{error}") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or str(path).startswith(OPEN_STREAMS)):
+        raise OSError("it is a pipe or a device, not a file")
+    return path.open(encoding="utf-8")
+
+
+def _lines_of(lines: Iterable[str], name: str) -> Iterator[str]:
+    """The lines; of a stream, none longer than an artifact's can be."""
+    readline = getattr(lines, "readline", None)
+    try:
+        for line in iter(lambda: readline(MAX_CHARS + 1), "") if readline else lines:
+            if len(line) > MAX_CHARS:
+                raise DataError(f"a line is longer than {MAX_CHARS // 2**20} MiB", where=name, hint=DAMAGE_HINT)
+            yield line
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot be read: {error}", where=name, hint="records are UTF-8 text") from None
 
 
 def _parse_record(line: str, kind: type[RecordType]) -> RecordType:
     try:
-        row = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
+        row = _decode(line)
+    except ValueError as error:
         raise MalformedRecordError(f"not JSON: {error}") from None
+    return _record_of(row, kind)
+
+
+def _record_of(row: Any, kind: type[RecordType]) -> RecordType:
     if not isinstance(row, dict):
         raise MalformedRecordError(f"not a JSON object but {type(row).__name__}")
-    return kind.from_dict(row)
+    try:
+        return kind.from_dict(row)
+    except MalformedRecordError as error:
+        raise MalformedRecordError(_printable(f"{error}")) from None
+
+
+def _decode(text: str) -> Any:
+    """A JSON value whose numbers are finite and fit 64 bits, and that is not nested too deeply to be written again.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        nested = (inner for inner in level if isinstance(inner, dict | list))
+        level = [item for inner in nested for item in (inner.values() if isinstance(inner, dict) else inner)]
+    return bool(level)
 
 
 def _refuse_constant(name: str) -> None:
@@ -141,8 +227,25 @@ def _refuse_constant(name: str) -> None:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is beyond all numbers")
+        raise ValueError(f"{_short(text)} is beyond all numbers")
     return number
+
+
+def _whole(digits: str) -> int:
+    number = int(digits) if len(digits) <= 20 else 2**63
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{_short(digits)} is a whole number of more than 64 bits")
+    return number
+
+
+def _short(text: str, longest: int = 40) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def _printable(text: str) -> str:
+    """A message that names keys as the file spells them, safe for a terminal and not endless."""
+    characters = (char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    return _short("".join(characters), 200)
 
 
 @contextmanager

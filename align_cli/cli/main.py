@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import typer
 
 from align_cli.cli import check, evaluate, generate, label, status, train
+from align_cli.cli.output import Terminated
 
 app = typer.Typer(
     name="align",
@@ -33,4 +35,10 @@ def main() -> None:
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(name, value)
+    signal.signal(signal.SIGTERM, _terminated)
     app()
+
+
+def _terminated(*_: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does: what is durable stays, and it says how to go on."""
+    raise Terminated

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which is Ctrl-C by another hand."""
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,8 +61,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
                 print(f"{len(error.faults)} faults", file=sys.stderr)
             raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt as interrupt:
-            print("; ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            is_terminated = isinstance(interrupt, Terminated)
+            what = "terminated" if is_terminated else "interrupted"
+            print("; ".join([what, *map(str, interrupt.args)]), file=sys.stderr)
+            raise typer.Exit(EXIT_TERMINATED if is_terminated else EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             # Whoever read our output has closed it, as `head` does.
             sys.stderr.close()

@@ -25,6 +25,8 @@ def command(
         talk.data(status.to_dict())
         return
     talk.text(f"{run}: {len(status.finished)} of {len(status.planned)} steps finished, next: {status.next_step}")
+    if status.lineage is not None:
+        talk.text(f"forked from {status.lineage['run']} after round {status.lineage['round']}")
     if status.evaluations:
         talk.table(rounds_table(status.evaluations))
     talk.table(stages_table(status.ledger))

@@ -24,6 +24,9 @@ def command(
     ] = None,
     policy: PolicyPath = None,
     restart: Annotated[bool, typer.Option("--restart", help="Remove the run that is there and begin anew.")] = False,
+    origin: Annotated[
+        str | None, typer.Option("--from", metavar="RUN@K", help="Begin with the rounds up to K of another run.")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -32,28 +35,30 @@ def command(
     if preferences is None:
         if output is not None or policy is not None:
             raise typer.BadParameter("-o and --policy go with --preferences; the recipe's output_dir holds a run")
-        _all_rounds(talk, recipe, overrides or [], restart)
+        _all_rounds(talk, recipe, overrides or [], restart, origin)
     else:
         if output is None:
             raise typer.BadParameter("--preferences needs -o DIR for the new checkpoint")
-        if restart:
-            raise typer.BadParameter("--restart is for whole runs, not for one stage")
+        if restart or origin is not None:
+            raise typer.BadParameter("--restart and --from are for whole runs, not for one stage")
         _one_stage(talk, recipe, overrides or [], preferences, policy, output)
 
 
-def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool) -> None:
+def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, origin: str | None) -> None:
     from align_cli.recipe import load_recipe, warnings_for
     from align_cli.report.tables import rounds_table
+    from align_cli.run.fork import parse_origin
     from align_cli.run.rounds import align_rounds
 
+    forked_from = parse_origin(origin) if origin is not None else None
     recipe = load_recipe(path, overrides)
     for warning in warnings_for(recipe):
         talk.warn(warning)
     try:
         with talk.reporter() as reporter:
-            evaluations = align_rounds(recipe, reporter, restart=restart)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("`align train` with the same recipe goes on where it stopped") from None
+            evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from)
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)("`align train` with the same recipe goes on where it stopped") from None
     talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
 
 

@@ -7,6 +7,7 @@ Stages and the recipe's check call them.
     sources.py         what a name stands for; all rows of it, or all its faults
     files.py           one row at a time from .jsonl, .json, .csv and .txt, compressed or not
     tables.py          one row at a time from .parquet, a folder or the Hub
+    limits.py          how much a file may hold
     strict_json.py     JSON without its traps: NaN, repeated keys
     faults.py          faults of rows, collected and shown at once
     messages.py        conversations: TRL's and ShareGPT's shapes -> one

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from itertools import islice
 from typing import Any
 
 from align_cli.errors import DataError, Fault, nearest
 
 MAX_FAULTS = 20
+MAX_COUNTED_FAULTS = 1000
 MAX_SHOWN_CHARS = 80
 MAX_SHOWN_KEYS = 8
+MAX_COMPARED_KEYS = 100
 MISSPELLING_RATIO = 0.75
 
 
@@ -32,7 +35,7 @@ class RowError(Exception):
 
 
 class FaultLog:
-    """The faults of one source; keeps the first 20 and counts the rest."""
+    """The faults of one source; keeps the first 20, and counts the rest up to 1000, when reading may stop."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -44,12 +47,18 @@ class FaultLog:
         if len(self._shown) < MAX_FAULTS:
             self._shown.append(fault)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is wrong that counting on tells nothing more."""
+        return self._num_faults >= MAX_COUNTED_FAULTS
+
     def raise_if_any(self) -> None:
         """Raise every fault that was added as one `DataError`."""
         if not self._num_faults:
             return
         num_hidden = self._num_faults - len(self._shown)
-        more = [Fault(f"and {num_hidden} more", self._source)] if num_hidden else []
+        rest = "; what follows was not read" if self.is_full else ""
+        more = [Fault(f"and {num_hidden} more{rest}", self._source)] if num_hidden else []
         raise DataError.of([*self._shown, *more])
 
 
@@ -105,7 +114,7 @@ def misspelling_of(wanted: Iterable[str], keys: Iterable[str]) -> dict[str, str]
 
     Stricter than `nearest`: `system_prompt` is no misspelling of `prompt`, nor `passages` of `messages`.
     """
-    present = list(keys)
+    present = list(islice(keys, MAX_COMPARED_KEYS))
     pairs = ((name, nearest(name, present)) for name in wanted)
     return {
         name: close for name, close in pairs if close and SequenceMatcher(None, name, close).ratio() > MISSPELLING_RATIO

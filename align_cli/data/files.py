@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align_cli.data.faults import RowError, describe, shorten
+from align_cli.data.limits import bounded_bytes, bounded_lines, unpacked_limit
 from align_cli.data.strict_json import JsonSyntaxError, decode_at, skip_whitespace
 from align_cli.errors import DataError, Fault
 
@@ -53,10 +54,15 @@ def read_text_file(name: str, path: Path) -> Iterator[SourceRow | Fault]:
         DataError: for a fault after which nothing more can be read.
     """
     suffix = suffix_of(path)
-    read = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".txt": _read_txt}
+    is_packed = suffix.endswith(".gz")
     try:
-        with gzip.open(path, "rb") if suffix.endswith(".gz") else path.open("rb") as handle:
-            yield from read[suffix.removesuffix(".gz")](name, handle)
+        limit = unpacked_limit(path.stat().st_size) if is_packed else None
+        with io.BufferedReader(gzip.open(path, "rb")) if is_packed else path.open("rb") as handle:
+            if suffix.startswith(".jsonl"):
+                yield from _read_jsonl(name, bounded_lines(handle, name, limit))
+            else:
+                read = {".json": _read_json, ".csv": _read_csv, ".txt": _read_txt}[suffix.removesuffix(".gz")]
+                yield from read(name, bounded_bytes(handle, name, limit))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
             f"the gzip stream is damaged ({error})", where=name, hint="download or compress the file again"
@@ -65,9 +71,9 @@ def read_text_file(name: str, path: Path) -> Iterator[SourceRow | Fault]:
         raise DataError(f"the file cannot be read ({error.strerror or error})", where=name) from error
 
 
-def _read_jsonl(name: str, handle: io.BufferedIOBase) -> Iterator[SourceRow | Fault]:
+def _read_jsonl(name: str, lines: Iterator[bytes]) -> Iterator[SourceRow | Fault]:
     is_first_row = True
-    for number, line in enumerate(handle, start=1):
+    for number, line in enumerate(lines, start=1):
         if number == 1:
             line = _without_mark(line, name)
         if not line.strip():
@@ -102,8 +108,8 @@ def _decode_line(line: bytes) -> dict[str, Any]:
     return _object_of(value, problem)
 
 
-def _read_json(name: str, handle: io.BufferedIOBase) -> Iterator[SourceRow | Fault]:
-    text = _decode_all(handle.read(), name)
+def _read_json(name: str, data: bytes) -> Iterator[SourceRow | Fault]:
+    text = _decode_all(data, name)
     start = skip_whitespace(text, 0)
     if start == len(text):
         return
@@ -154,8 +160,8 @@ def _object_of(value: Any, problem: RowError | None) -> dict[str, Any]:
     return value
 
 
-def _read_csv(name: str, handle: io.BufferedIOBase) -> Iterator[SourceRow | Fault]:
-    text = _decode_all(handle.read(), name)
+def _read_csv(name: str, data: bytes) -> Iterator[SourceRow | Fault]:
+    text = _decode_all(data, name)
     # The module's own limit is 131072 characters a field, less than a long transcript. It is global: put it back.
     limit = csv.field_size_limit(MAX_CSV_FIELD_CHARS)
     try:
@@ -188,9 +194,11 @@ def _csv_rows(name: str, text: str) -> Iterator[SourceRow | Fault]:
 
 
 def _checked_header(where: str, cells: list[str]) -> list[str]:
-    twice = [cell for position, cell in enumerate(cells) if cell in cells[:position]]
-    if twice:
-        raise DataError(f"two columns are named {shorten(twice[0])}", where=where, hint="rename one of the two")
+    seen: set[str] = set()
+    for cell in cells:
+        if cell in seen:
+            raise DataError(f"two columns are named {shorten(cell)}", where=where, hint="rename one of the two")
+        seen.add(cell)
     return cells
 
 
@@ -206,16 +214,24 @@ def _csv_fields(header: list[str], cells: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _read_txt(name: str, handle: io.BufferedIOBase) -> Iterator[SourceRow]:
-    data = _without_mark(handle.read(), name)
+def _read_txt(name: str, data: bytes) -> Iterator[SourceRow]:
+    data = _without_mark(data, name)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
-    # Not str.splitlines: a form feed or U+2028 may stand within a text.
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_split_lines(text), start=1):
         if line.strip():
             yield SourceRow(f"{name}:{number}", {"text": line.removesuffix("\r")})
+
+
+def _split_lines(text: str) -> Iterator[str]:
+    """One line after the other; not str.splitlines, since a form feed or U+2028 may stand within a text."""
+    begin = 0
+    while (end := text.find("\n", begin)) >= 0:
+        yield text[begin:end]
+        begin = end + 1
+    yield text[begin:]
 
 
 def _decode_all(data: bytes, name: str) -> str:
@@ -223,9 +239,10 @@ def _decode_all(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line_index = data.count(b"\n", 0, error.start)
-        line = data.split(b"\n")[line_index]
-        raise DataError.of([_not_utf8(line, error).at(f"{name}:{line_index + 1}")]) from None
+        begin, end = data.rfind(b"\n", 0, error.start) + 1, data.find(b"\n", error.start)
+        line = data[begin : end if end >= 0 else None]
+        number = data.count(b"\n", 0, error.start) + 1
+        raise DataError.of([_not_utf8(line, error).at(f"{name}:{number}")]) from None
 
 
 def _without_mark(data: bytes, name: str) -> bytes:

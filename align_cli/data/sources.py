@@ -37,18 +37,20 @@ def convert_rows(name_or_path: str, split: str, convert: Callable[[dict[str, Any
 
     Raises:
         DataError: for a source that cannot be read or holds no row, and for rows that cannot be used: the first 20
-            of them and the number of the rest.
+            of them and the number of the rest; after 1000 of them reading stops.
     """
     log = FaultLog(name_or_path)
     converted = []
     for row in read_rows(name_or_path, split):
         if isinstance(row, Fault):
             log.add(row)
-            continue
-        try:
-            converted.append(convert(row.fields))
-        except RowError as error:
-            log.add(error.at(row.where))
+        else:
+            try:
+                converted.append(convert(row.fields))
+            except RowError as error:
+                log.add(error.at(row.where))
+        if log.is_full:
+            break
     log.raise_if_any()
     if not converted:
         raise DataError("there are no rows", where=name_or_path, hint="give a source with at least one row")
@@ -83,6 +85,8 @@ def is_text_file(name_or_path: str) -> bool:
 
 
 def _read_file(name: str, path: Path) -> Iterator[SourceRow | Fault]:
+    if not path.is_file():
+        raise DataError("this is a pipe or a device, not a file", where=name, hint="write its rows to a file first")
     suffix = suffix_of(path)
     if suffix not in KNOWN_SUFFIXES:
         raise DataError(
@@ -107,6 +111,8 @@ def _looks_like_hub_id(name: str) -> bool:
 
 
 def _hint_at_file(path: Path) -> str:
+    if path.is_symlink():
+        return "it is a link to what is not there"
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either; check the path"
     close = _nearest_file(path)

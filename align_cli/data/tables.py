@@ -11,22 +11,27 @@ from typing import Any
 
 from align_cli.data.faults import shorten
 from align_cli.data.files import SourceRow
+from align_cli.data.limits import check_unpacked, unpacked_limit
 from align_cli.errors import DataError
+
+_ROWS_AT_ONCE = 256  # few, since a value that stands in the file once can stand in every row of a batch
 
 
 def read_parquet(name: str, path: Path) -> Iterator[SourceRow]:
     """The rows of a Parquet file.
 
     Raises:
-        DataError: if the file is no Parquet, or damaged.
+        DataError: if the file is no Parquet, or damaged, or unpacks to far more than its size.
     """
-    import pyarrow  # type: ignore[import-untyped, unused-ignore]
     import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
 
     try:
+        limit = unpacked_limit(path.stat().st_size)
         with pyarrow.parquet.ParquetFile(path) as table:
-            yield from _table_rows(name, (row for batch in table.iter_batches() for row in batch.to_pylist()))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+            yield from _table_rows(name, _parquet_rows(name, table.iter_batches(_ROWS_AT_ONCE), limit))
+    except DataError:
+        raise
+    except Exception as error:  # dates out of range, unknown time zones: whatever Python cannot hold raises its own
         raise DataError(
             f"not a readable Parquet file ({_first_line(error)})", where=name, hint="write or download the file again"
         ) from error
@@ -48,12 +53,19 @@ def read_dataset(name: str, source: str, configuration: str | None, split: str, 
     import datasets  # type: ignore[import-untyped, unused-ignore]
 
     try:
-        rows = datasets.load_dataset(source, configuration, split=split)
+        yield from _table_rows(name, datasets.load_dataset(source, configuration, split=split))
     except Exception as error:  # datasets, huggingface_hub, httpx and pyarrow each have a family of their own
         cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
         reason = f"{type(cause or error).__name__}: {_first_line(cause or error)}"
         raise DataError(f"split {split!r} cannot be loaded ({reason})", where=name, hint=hint) from error
-    yield from _table_rows(name, rows)
+
+
+def _parquet_rows(name: str, batches: Iterable[Any], limit: int) -> Iterator[dict[str, Any]]:
+    num_bytes = 0
+    for batch in batches:
+        num_bytes += batch.nbytes
+        check_unpacked(num_bytes, limit, name)
+        yield from batch.to_pylist()
 
 
 def _table_rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[SourceRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 
@@ -49,7 +49,15 @@ class Engine(Protocol):
     name: str
 
     def generate(
-        self, policy: Any, requests: Sequence[Request], settings: SamplingSettings
-    ) -> Iterator[tuple[int, Sample]]:
-        """Yield `(index of the request, its sample)`, in any order, as they are done."""
+        self, policy: Any, requests: Sequence[Request], settings: SamplingSettings, done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Sample]]]:
+        """Yield `(index of the request, its sample)`, in any order, as many at a time as are done together.
+
+        Args:
+            policy: what is sampled.
+            requests: all responses wanted.
+            settings: how.
+            done: indices of those that are there already. What is generated together may depend on all requests, so
+                that going on gives the bytes of not having been interrupted; what is there may be yielded again.
+        """
         ...

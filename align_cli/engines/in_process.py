@@ -10,12 +10,13 @@ Shapes: B sequences, V vocabulary.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
 from align_cli.errors import AlignError
+from align_cli.models.memory import out_of_memory_as_memory_error
 
 if TYPE_CHECKING:
     import torch
@@ -29,22 +30,47 @@ class TransformersEngine:
 
     Args:
         batch_size: sequences generated together, at least 1; changes speed and memory, not the samples.
+        note: told when a batch was too large for the memory.
     """
 
     name = "transformers"
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, note: Callable[[str], None] = lambda text: None) -> None:
         self.batch_size = batch_size
+        self.note = note
 
     def generate(
-        self, policy: Policy, requests: Sequence[Request], settings: SamplingSettings
-    ) -> Iterator[tuple[int, Sample]]:
-        """Yield `(index, sample)` batch by batch, longest prompts first: so memory runs out at once or not at all."""
+        self, policy: Policy, requests: Sequence[Request], settings: SamplingSettings, done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Sample]]]:
+        """Yield `(index, sample)` batch by batch, longest prompts first: so memory runs out at once or not at all.
+
+        Which requests make a batch does not depend on what is done: a batch of which anything lacks is made whole,
+        because a log-probability's last digits depend on the batch.
+        """
         by_length = sorted(range(len(requests)), key=lambda index: -len(requests[index].prompt_ids))
         for start in range(0, len(by_length), self.batch_size):
             indices = by_length[start : start + self.batch_size]
-            samples = _generate_batch(policy, [requests[index] for index in indices], settings)
-            yield from zip(indices, samples, strict=True)
+            if all(index in done for index in indices):
+                continue
+            samples = self._generate(policy, [requests[index] for index in indices], settings)
+            yield list(zip(indices, samples, strict=True))
+
+    def _generate(self, policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:
+        """One batch; in halves where the memory does not hold it."""
+        try:
+            with out_of_memory_as_memory_error():
+                return _generate_batch(policy, requests, settings)
+        except MemoryError as error:
+            half = len(requests) // 2
+            if not half:
+                raise AlignError(
+                    f"out of memory while one response was sampled: {error}",
+                    where="generate",
+                    hint="lower generate.max_new_tokens, or take a smaller model",
+                ) from None
+        self.note(f"generate: out of memory with {len(requests)} sequences together; going on with {half} at a time")
+        parts = (requests[:half], requests[half:])
+        return [sample for part in parts for sample in self._generate(policy, part, settings)]
 
 
 def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:

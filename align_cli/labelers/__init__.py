@@ -12,9 +12,10 @@ from align_cli.recipe.schema import FunctionLabelerSection, LabelerSection
 
 
 class Scorer(Protocol):
-    """A labeler that gives each completion a score of its own."""
+    """A labeler that gives each completion a score of its own, best in batches of `batch_size`."""
 
     name: str
+    batch_size: int
 
     def score(
         self, prompts: Sequence[str], completions: Sequence[str], prompt_indices: Sequence[int] | None = None

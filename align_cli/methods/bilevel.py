@@ -15,7 +15,7 @@ Its sign is the opposite of the term above (both logarithms are negative), the d
 derivation, it is not averaged over the batch, and it has no baseline. Trained so, responses shrink to nothing (from
 11.7 to 2.0 tokens in 150 steps on short reviews). Here the terms are the formula's.
 
-Shapes: B pairs of a micro-batch, G pairs of the global batch, P pairs of one prompt.
+Shapes: B pairs of a micro-batch, R responses of the policy in them, G pairs of the global batch, K responses of a pair.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ class ImportanceWeights(NamedTuple):
     truncated_B: torch.Tensor
 
 
-def response_term(losses_B: torch.Tensor, baselines_B: torch.Tensor, response_logps_B: torch.Tensor) -> torch.Tensor:
-    """sg[ℓ̄ − b] · Σ_i log πθ(y_i): the surrogate of the term for responses that come from the policy.
+def response_term(losses_R: torch.Tensor, baselines_R: torch.Tensor, logps_R: torch.Tensor) -> torch.Tensor:
+    """sg[ℓ̄ − b_i] · log πθ(y_i): the surrogate of the term for a response that comes from the policy.
 
-    A response that makes the loss larger than usual becomes less likely. The value means nothing; the gradient does.
-    Where best and worst of K responses were chosen, the choice depends on all K, and all of them belong to the sum.
+    A response that makes its pair's loss larger than usual becomes less likely. The value means nothing; the gradient
+    does. A pair's term is the sum over its responses; where best and worst of K were chosen, the choice depends on all
+    K, and all of them belong to the sum.
 
     Args:
-        losses_B: ℓ̄ of each pair; detached here.
-        baselines_B: b of each pair, independent of the responses in the sum.
-        response_logps_B: Σ_i log πθ(y_i) over the responses of the pair, with gradient.
+        losses_R: ℓ̄ of the pair that each response belongs to; detached here.
+        baselines_R: b_i, independent of y_i.
+        logps_R: log πθ(y_i), with gradient.
 
     Returns:
-        (B,), to be scaled by the source's gradient coefficient.
+        (R,), to be summed by pair and scaled by the source's gradient coefficient.
 
     Source: the second term of ∇J, arXiv:2406.15567; baselines as in REINFORCE (Williams 1992).
     """
-    return (losses_B - baselines_B).detach() * response_logps_B
+    return (losses_R - baselines_R).detach() * logps_R
 
 
 def policy_labels(preference_logits_B: torch.Tensor) -> torch.Tensor:
@@ -99,28 +100,40 @@ def label_term(
 
 
 def leave_one_out_baseline(
-    losses_G: torch.Tensor, group_ids_G: torch.Tensor, group_ids_B: torch.Tensor, empty: float
+    losses_G: torch.Tensor,
+    prompt_ids_G: torch.Tensor,
+    response_ids_GK: torch.Tensor,
+    prompt_ids_R: torch.Tensor,
+    response_ids_R: torch.Tensor,
+    empty: float,
 ) -> torch.Tensor:
-    """b_i: the mean loss of the same source's other pairs in the whole global batch.
+    """b_i: the mean loss of the prompt's other pairs that do not contain y_i, else of all other prompts' pairs.
 
-    Pairs of one group share responses (copies of a pair, or pairs of the same prompt's K responses), so all of a group
-    are left out together. Averaging over a micro-batch instead would make the result depend on how memory was cut.
+    Only what shares nothing with y_i may enter: with K > 2 samples a prompt, leaving out the pair alone would leave in
+    pairs that contain y_i too, and bias the gradient. All pairs are those of one source in the whole global batch;
+    averaging over a micro-batch would make the result depend on how memory was cut.
 
     Args:
-        losses_G: ℓ̄ of every pair of one source in the global batch; detached here.
-        group_ids_G: equal integers mean that pairs share responses.
-        group_ids_B: the groups to compute a baseline for.
-        empty: what to return where no other pair is left, such as ℓ(0), which depends on no response.
+        losses_G: ℓ̄ of every pair; detached here.
+        prompt_ids_G: equal integers mean the same prompt.
+        response_ids_GK: the responses that each pair depends on; equal integers mean the same response.
+        prompt_ids_R: the prompt of each response that a baseline is wanted for.
+        response_ids_R: that response.
+        empty: what to return where no pair is left, such as ℓ(0), which depends on no response.
 
     Returns:
-        (B,) without gradient.
+        (R,) without gradient.
 
     Source: leave-one-out baselines, Kool et al. 2019; independence of y_i is what keeps the term unbiased.
     """
-    other_BG = (group_ids_B.unsqueeze(1) != group_ids_G.unsqueeze(0)).to(losses_G.dtype)
-    num_others_B = other_BG.sum(-1)
-    means_B = (other_BG @ losses_G.detach()) / num_others_B.clamp(min=1)
-    return torch.where(num_others_B > 0, means_B, torch.full_like(means_B, empty))
+    same_prompt_RG = prompt_ids_R.unsqueeze(1) == prompt_ids_G.unsqueeze(0)
+    contains_RG = (response_ids_R.view(-1, 1, 1) == response_ids_GK.unsqueeze(0)).any(-1)
+    baselines_R = torch.full_like(losses_G[:1], empty).expand(len(prompt_ids_R))
+    for allowed_RG in (~same_prompt_RG, same_prompt_RG & ~contains_RG):
+        num_pairs_R = allowed_RG.sum(-1)
+        means_R = (allowed_RG.to(losses_G.dtype) @ losses_G.detach()) / num_pairs_R.clamp(min=1)
+        baselines_R = torch.where(num_pairs_R > 0, means_R, baselines_R)
+    return baselines_R
 
 
 def importance_weights(

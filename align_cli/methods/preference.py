@@ -5,6 +5,9 @@ SLiC stands here with a reference (arXiv:2309.06657), where arXiv:2305.10425 has
 makes the three losses functions of one margin. IPO's margin is normalised by length, as TRL has it after asking the
 paper's authors; the paper's text does not say so.
 
+SimPO (arXiv:2405.14734) stands beside them as a baseline: its s(y) = log πθ(y|x) has no reference, is normalised by
+length too, and has to win by a target margin γ.
+
 Shapes: B pairs.
 """
 
@@ -12,6 +15,9 @@ from __future__ import annotations
 
 import torch
 from torch.nn.functional import logsigmoid
+
+LENGTH_NORMALISED = ("ipo", "simpo")
+REFERENCE_FREE = ("simpo",)
 
 
 def preference_margin(
@@ -21,25 +27,25 @@ def preference_margin(
     rejected_lengths_B: torch.Tensor,
     loss_type: str,
 ) -> torch.Tensor:
-    """The margin that the loss looks at: s(y_w) − s(y_l), for IPO with each s divided by its response's length.
+    """The margin that the loss looks at: s(y_w) − s(y_l), for IPO and SimPO each s divided by its response's length.
 
     Args:
-        chosen_logratios_B: s of the chosen responses, in nats.
+        chosen_logratios_B: s of the chosen responses, in nats: for SimPO log πθ alone.
         rejected_logratios_B: s of the rejected responses.
         chosen_lengths_B: response lengths in tokens; a length of 0 counts as 1.
         rejected_lengths_B: likewise.
-        loss_type: `sigmoid`, `hinge` or `ipo`.
+        loss_type: `sigmoid`, `hinge`, `ipo` or `simpo`.
 
     Returns:
         (B,) margins; swapping the responses changes their sign and nothing else.
     """
-    if loss_type == "ipo":
+    if loss_type in LENGTH_NORMALISED:
         chosen_logratios_B = chosen_logratios_B / chosen_lengths_B.clamp(min=1)
         rejected_logratios_B = rejected_logratios_B / rejected_lengths_B.clamp(min=1)
     return chosen_logratios_B - rejected_logratios_B
 
 
-def preference_loss(margins_B: torch.Tensor, loss_type: str, beta: float) -> torch.Tensor:
+def preference_loss(margins_B: torch.Tensor, loss_type: str, beta: float, gamma: float = 0.0) -> torch.Tensor:
     """ℓ(h) for one direction.
 
     | loss_type | ℓ(h) | source |
@@ -47,11 +53,13 @@ def preference_loss(margins_B: torch.Tensor, loss_type: str, beta: float) -> tor
     | sigmoid | −log σ(βh) | DPO, Eq. 7, arXiv:2305.18290 |
     | ipo | (h − 1/(2β))² | IPO, Eq. 17, arXiv:2310.12036 |
     | hinge | max(0, 1 − βh) | SLiC, arXiv:2305.10425 and arXiv:2309.06657 |
+    | simpo | −log σ(βh − γ) | SimPO, Eq. 6, arXiv:2405.14734 |
 
     Args:
         margins_B: h from `preference_margin`.
-        loss_type: `sigmoid`, `ipo` or `hinge`.
+        loss_type: `sigmoid`, `ipo`, `hinge` or `simpo`.
         beta: above 0 (IPO's τ).
+        gamma: SimPO's target margin, at least 0; the others have none.
 
     Returns:
         (B,), each at least 0.
@@ -65,23 +73,26 @@ def preference_loss(margins_B: torch.Tensor, loss_type: str, beta: float) -> tor
         return (margins_B - 1 / (2 * beta)) ** 2
     if loss_type == "hinge":
         return torch.relu(1 - beta * margins_B)
+    if loss_type == "simpo":
+        return -logsigmoid(beta * margins_B - gamma)
     raise ValueError(f"unknown loss type {loss_type!r}")
 
 
 def expected_preference_loss(
-    margins_B: torch.Tensor, labels_B: torch.Tensor, loss_type: str, beta: float
+    margins_B: torch.Tensor, labels_B: torch.Tensor, loss_type: str, beta: float, gamma: float = 0.0
 ) -> torch.Tensor:
     """ℓ̄ = q ℓ(h) + (1 − q) ℓ(−h): the loss in expectation over which response wins.
 
     Args:
         margins_B: h from `preference_margin`.
         labels_B: q, the probability that the chosen response is the better one, in [0, 1]; 1 is a hard label.
-        loss_type: `sigmoid`, `ipo` or `hinge`.
+        loss_type: `sigmoid`, `ipo`, `hinge` or `simpo`.
         beta: above 0.
+        gamma: as in `preference_loss`.
 
     Returns:
         (B,).
     """
-    forward_B = preference_loss(margins_B, loss_type, beta)
-    backward_B = preference_loss(-margins_B, loss_type, beta)
+    forward_B = preference_loss(margins_B, loss_type, beta, gamma)
+    backward_B = preference_loss(-margins_B, loss_type, beta, gamma)
     return labels_B * forward_B + (1 - labels_B) * backward_B

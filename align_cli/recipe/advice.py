@@ -10,7 +10,17 @@ def warnings_for(recipe: Recipe) -> list[str]:
     """What is allowed but often not meant, one sentence each."""
     return [
         warning
-        for check in (_scorer, _completions, _gradient, _self_labels, _replay, _precision, _opponents)
+        for check in (
+            _scorer,
+            _completions,
+            _gradient,
+            _self_labels,
+            _replay,
+            _precision,
+            _opponents,
+            _cut_losses,
+            _demonstrated_prompts,
+        )
         for warning in check(recipe)
     ]
 
@@ -94,4 +104,24 @@ def _self_labels(recipe: Recipe) -> list[str]:
 def _opponents(recipe: Recipe) -> list[str]:
     if recipe.evaluate.scorer is None and recipe.evaluate.against:
         return ["evaluate.scorer is not set: evaluations hold no win rate"]
+    return []
+
+
+def _demonstrated_prompts(recipe: Recipe) -> list[str]:
+    samples = [name for name, source in recipe.method.sources.in_use().items() if source.policy_responses]
+    if samples == ["dmd"] and recipe.data.prompts is not None:
+        return [
+            "data.prompts is set, and dmd alone samples the policy: prompts without a demonstration are sampled in "
+            "vain; left out, the prompts are those of data.demonstrations"
+        ]
+    return []
+
+
+def _cut_losses(recipe: Recipe) -> list[str]:
+    cut = [loss for loss in recipe.method.loss_types if loss in ("aot", "aot_unpaired", "sft")]
+    if cut and recipe.train.gradient_accumulation_steps > 1:
+        return [
+            f"method.loss_type {' and '.join(cut)}: TRL computes it over each forward pass, so the result depends on "
+            "train.per_device_train_batch_size"
+        ]
     return []

@@ -78,7 +78,7 @@ def section_models(annotation: Any) -> list[type[BaseModel]]:
 
 def choices(info: FieldInfo) -> list[str]:
     """The texts that a field may be, aliases included; empty where it is not a choice."""
-    found = [str(choice) for choice in _literals(info.annotation)]
+    found = list(dict.fromkeys(str(choice) for choice in _literals(info.annotation)))
     return [*found, *LOSS_TYPE_ALIASES] if set(LOSS_TYPE_ALIASES.values()) <= set(found) else found
 
 
@@ -174,5 +174,7 @@ def _type_words(annotation: Any) -> str:
         return f"a list, each {_type_words(arguments[0])}"
     if origin in (Union, types.UnionType):
         words = list(dict.fromkeys(_type_words(part) for part in arguments if part is not type(None)))
+        if len(words) == 2 and words[1] == f"a list, each {words[0]}":
+            return f"{words[0]}, or a list of them"
         return " or ".join(words)
     return "a section"

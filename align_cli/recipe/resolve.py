@@ -29,13 +29,14 @@ class Difference:
 def with_automatic_values(recipe: Recipe) -> Recipe:
     """The recipe with every value set that align chooses by other keys.
 
-    Unset `label.ties` and `label.equal_texts` become keep where a bilevel coefficient or the full KL is on (leaving
-    pairs out would bias its gradient), else drop. An unset `data.eval_preferences` becomes the built-in world of
-    `data.preferences`.
+    Unset `label.ties` and `label.equal_texts` become keep where a bilevel coefficient, the full KL or optimism is
+    on (leaving pairs out would bias its gradient), else drop. An unset `data.eval_preferences` becomes the
+    built-in world of `data.preferences`.
     """
     label = recipe.label
     is_exact_kl = recipe.method.kl.coefficient > 0 and recipe.method.kl.gradient == "full"
-    unset = "keep" if has_gradient(recipe) or is_exact_kl else "drop"
+    is_optimistic = recipe.method.optimism.coefficient > 0
+    unset = "keep" if has_gradient(recipe) or is_exact_kl or is_optimistic else "drop"
     ties, equal_texts = label.ties or unset, label.equal_texts or unset
     data = recipe.data
     if data.eval_preferences is None and data.preferences in BUILT_IN_WORLDS:
@@ -45,8 +46,9 @@ def with_automatic_values(recipe: Recipe) -> Recipe:
 
 
 def has_gradient(recipe: Recipe) -> bool:
-    """Whether pairs that a labeler makes carry the bilevel response term."""
-    return getattr(recipe.method.sources.in_use().get("dpr"), "gradient", 0.0) > 0
+    """Whether pairs that the label stage may leave out carry the bilevel response term."""
+    sources = recipe.method.sources.in_use()
+    return any(getattr(sources.get(name), "gradient", 0.0) > 0 for name in ("dpr", "dmd"))
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

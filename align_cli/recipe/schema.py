@@ -8,16 +8,32 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 LOSS_TYPE_ALIASES = {"dpo": "sigmoid", "slic": "hinge"}
+BILEVEL_LOSSES = ("sigmoid", "ipo", "hinge")
+OWN_LOSSES = (*BILEVEL_LOSSES, "simpo")
 
 
 def _canonical_loss_type(value: Any) -> Any:
     return LOSS_TYPE_ALIASES.get(value, value) if isinstance(value, str) else value
 
 
-LossType = Annotated[Literal["sigmoid", "ipo", "hinge"], BeforeValidator(_canonical_loss_type)]
+def _one_or_many(value: Any) -> str:
+    return "many" if isinstance(value, list) else "one"
+
+
+LossType = Annotated[
+    Literal[
+        "sigmoid", "ipo", "hinge", "simpo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+        "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+    ],
+    BeforeValidator(_canonical_loss_type),
+]  # fmt: skip
+LossTypes = Annotated[
+    Annotated[LossType, Tag("one")] | Annotated[list[LossType], Field(min_length=1), Tag("many")],
+    Discriminator(_one_or_many),
+]
 KeepOrDrop = Literal["keep", "drop"]
 
 
@@ -70,6 +86,9 @@ class DataSection(Section):
 
     prompts: str | None = Field(None, description="training prompts; each round takes the next of a seeded order")
     preferences: str | None = Field(None, description="offline pairs for the `offline` source")
+    demonstrations: str | None = Field(
+        None, description="prompts with a response each, which the source `dmd` chooses over the policy's"
+    )
     eval_prompts: str | None = Field(None, description="held-out prompts, never trained on")
     eval_preferences: str | None = Field(None, description="held-out offline pairs; a built-in world brings its own")
 
@@ -158,7 +177,19 @@ class DprSourceSection(Section):
     labeler: str | None = Field(None, description="name of the labeler that scores the responses")
 
 
-SourceSection = OfflineSourceSection | DdpSourceSection | DppSourceSection | DprSourceSection
+class DmdSourceSection(Section):
+    """`method.sources.dmd`: mixed pairs, a demonstration chosen over the policy's response to its prompt (SPIN)."""
+
+    policy_responses: ClassVar[bool] = True
+    policy_labels: ClassVar[bool] = False
+
+    mixing: float = Field(ge=0, le=1, description="share of every batch")
+    gradient: float = Field(
+        0.0, ge=0, description="coefficient of the bilevel term of the policy's response: 1 exact, 0 plain loss"
+    )
+
+
+SourceSection = OfflineSourceSection | DdpSourceSection | DppSourceSection | DprSourceSection | DmdSourceSection
 
 
 class SourcesSection(Section):
@@ -168,6 +199,7 @@ class SourcesSection(Section):
     ddp: DdpSourceSection | None = Field(None, description="dataset pairs, the policy's own labels (SAIL-DP)")
     dpp: DppSourceSection | None = Field(None, description="policy pairs, the policy's own labels (SAIL-PP)")
     dpr: DprSourceSection | None = Field(None, description="policy pairs, reward labels (SAIL-PR)")
+    dmd: DmdSourceSection | None = Field(None, description="a demonstration against the policy's response (SPIN)")
 
     def in_use(self) -> dict[str, SourceSection]:
         """The sources with a share, by name, in the schema's order: the order of the mixture everywhere."""
@@ -187,16 +219,74 @@ class KlSection(Section):
     )
 
 
+class OptimismSection(Section):
+    """`method.optimism`: makes likelier what the reference would not say (XPO arXiv:2405.21046, SELM 2405.19332)."""
+
+    coefficient: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the mean log-ratio of responses that the reference sampled (SELM's αβ, XPO's α)",
+    )
+    on: Literal["reference", "policy"] = Field(
+        "reference",
+        description="responses that carry it: those of generate.num_reference_generations, or the round's own where "
+        "policy.reference is previous, since that policy sampled them",
+    )
+
+
 class MethodSection(Section):
     """`method`: the loss, the mixture of sources and the bilevel coefficients."""
 
-    loss_type: LossType = Field("sigmoid", description="sigmoid (dpo), ipo or hinge (slic)")
+    TRL_OPTIONS: ClassVar[tuple[str, ...]] = (
+        "label_smoothing", "f_divergence_type", "f_alpha_divergence_coef", "use_weighting", "discopop_tau", "ld_alpha",
+    )  # fmt: skip
+
+    loss_type: LossTypes = Field(
+        "sigmoid",
+        description="sigmoid (dpo), ipo, hinge (slic) or simpo; the others are TRL's own, one of them or a list, and "
+        "take no coefficients",
+    )
     beta: float = Field(0.1, gt=0, description="inverse strength of the loss's tie to the reference (IPO: tau)")
     sources: SourcesSection = Field(description="the mixture")
     kl: KlSection = KlSection()
+    optimism: OptimismSection = OptimismSection()
     importance_weight_cap: float | None = Field(
         None, gt=0, description="largest weight πθ/π_sampled of a pair of the policy's; unset trains as sampled"
     )
+    simpo_gamma: float = Field(0.5, ge=0, description="simpo: the margin to win by (γ); the paper takes 0.1β to 0.8β")
+    loss_weights: list[float] | None = Field(None, description="a weight for each of a list of losses; unset: 1 each")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="robust: share of labels that are flipped; exo_pair: its ε"
+    )
+    f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = Field(
+        "reverse_kl", description="f-DPO's divergence (arXiv:2309.16240)"
+    )
+    f_alpha_divergence_coef: float = Field(0.5, description="α of alpha_divergence")
+    use_weighting: bool = Field(
+        False, description="weigh pairs by their probability under the policy (WPO, 2406.11827)"
+    )
+    discopop_tau: float = Field(0.05, gt=0, description="temperature of discopop")
+    ld_alpha: float | None = Field(
+        None, ge=0, le=1, description="weight of the tokens beyond the shorter response's length (LD-DPO, 2409.06411)"
+    )
+
+    @property
+    def loss_types(self) -> list[str]:
+        """The losses, also where there is one."""
+        return list(self.loss_type) if isinstance(self.loss_type, list) else [self.loss_type]
+
+    @property
+    def trl_keys(self) -> list[str]:
+        """The keys that make the loss TRL's own: losses that align has not, several at once, or options of TRL's."""
+        fields = type(self).model_fields
+        options = [name for name in self.TRL_OPTIONS if getattr(self, name) != fields[name].default]
+        is_other = len(self.loss_types) > 1 or self.loss_types[0] not in OWN_LOSSES
+        return [*(["loss_type"] if is_other else []), *options]
+
+    @property
+    def uses_trl_loss(self) -> bool:
+        """Whether TRL computes the loss, as it stands."""
+        return bool(self.trl_keys)
 
 
 class GenerateSection(Section):
@@ -204,6 +294,9 @@ class GenerateSection(Section):
 
     engine: Literal["transformers"] = Field("transformers", description="what generates text")
     num_generations: int = Field(2, ge=1, description="completions a prompt (K)")
+    num_reference_generations: int = Field(
+        0, ge=0, description="completions a prompt that the reference samples besides, for the source dpr"
+    )
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     top_k: int = Field(0, ge=0, description="keep the k likeliest tokens; 0 keeps all")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus mass; 1 keeps all")
@@ -246,11 +339,95 @@ class TrainSection(BaseModel):
     )
     reset_optimizer_each_round: bool = Field(False, description="drop Adam's moments at the start of each round")
     replay_rounds: int = Field(0, ge=0, description="earlier rounds whose pairs join the round's own")
+    source_grad_norms: Literal["round", "step", "never"] = Field(
+        "round",
+        description="when the gradient norm of each source is measured, for the price of a step: at each round's first "
+        "step, at every step, or never",
+    )
 
     @property
     def training_arguments(self) -> dict[str, Any]:
         """The keys that pass through to TrainingArguments."""
         return dict(self.model_extra or {})
+
+
+class CheckpointsSection(Section):
+    """`checkpoints`: how much work a kill can cost, and how many rounds' checkpoints stay."""
+
+    every_steps: int | None = Field(
+        None, ge=1, description="optimizer steps between checkpoints within a round; unset: none but at its end"
+    )
+    keep: int | None = Field(
+        None, ge=1, description="latest rounds whose checkpoints stay, besides the initial and the best one; unset: all"
+    )
+
+
+GuardAction = Literal["stop", "rollback", "warn"]
+_ACTION = "what to do: stop the run, roll back to the best round's policy, or warn"
+
+
+class NonFiniteGuardSection(Section):
+    """`guards.non_finite`: a loss or a gradient of a step is infinite or no number."""
+
+    action: Literal["stop", "rollback"] = Field(
+        "stop", description="stop the run, or give the round up and go on from the best round's policy"
+    )
+
+
+class KlGuardSection(Section):
+    """`guards.kl`: the evaluation's KL to the reference is too large."""
+
+    above: float = Field(50.0, gt=0, description="nats a response")
+    action: GuardAction = Field("warn", description=_ACTION)
+
+
+class LengthGuardSection(Section):
+    """`guards.length`: responses collapse or explode, measured by the initial policy's mean length."""
+
+    shrunk_to: float = Field(0.25, ge=0, lt=1, description="share of the initial length below which they collapse")
+    grown_to: float = Field(4.0, gt=1, description="multiple of the initial length above which they explode")
+    action: GuardAction = Field("warn", description=_ACTION)
+
+
+class EosGuardSection(Section):
+    """`guards.eos_rate`: responses no longer end by themselves, measured by the initial policy's EOS rate."""
+
+    fallen_to: float = Field(0.5, gt=0, lt=1, description="share of the initial EOS rate")
+    action: GuardAction = Field("warn", description=_ACTION)
+
+
+class StuckLossGuardSection(Section):
+    """`guards.stuck_loss`: DPO's loss stays at ln 2, as if the pairs said nothing."""
+
+    steps: int = Field(50, ge=1, description="last steps of a round that have to stay there")
+    within: float = Field(1.0e-3, gt=0, description="distance from ln 2 that counts as there")
+    action: GuardAction = Field("warn", description=_ACTION)
+
+
+class WinRateGuardSection(Section):
+    """`guards.win_rate`: the win rate against the initial policy falls round after round."""
+
+    rounds: int = Field(2, ge=1, description="rounds in a row")
+    action: GuardAction = Field("warn", description=_ACTION)
+
+
+class RewardGapGuardSection(Section):
+    """`guards.reward_gap`: the training labeler's reward rises while the evaluation scorer's falls."""
+
+    rounds: int = Field(2, ge=1, description="rounds in a row")
+    action: GuardAction = Field("warn", description=_ACTION)
+
+
+class GuardsSection(Section):
+    """`guards`: what tells that training goes wrong, and what to do about it; null switches one off."""
+
+    non_finite: NonFiniteGuardSection = NonFiniteGuardSection()
+    kl: KlGuardSection | None = KlGuardSection()
+    length: LengthGuardSection | None = LengthGuardSection()
+    eos_rate: EosGuardSection | None = EosGuardSection()
+    stuck_loss: StuckLossGuardSection | None = StuckLossGuardSection()
+    win_rate: WinRateGuardSection | None = WinRateGuardSection()
+    reward_gap: RewardGapGuardSection | None = RewardGapGuardSection()
 
 
 class EvaluateSection(Section):
@@ -279,7 +456,9 @@ class Recipe(Section):
     generate: GenerateSection = GenerateSection()
     label: LabelSection = LabelSection()
     train: TrainSection
+    checkpoints: CheckpointsSection = CheckpointsSection()
     evaluate: EvaluateSection = EvaluateSection()
+    guards: GuardsSection = GuardsSection()
 
     @property
     def global_batch_size(self) -> int:

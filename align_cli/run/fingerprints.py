@@ -34,10 +34,11 @@ def stage_keys(recipe: Recipe, stage: str) -> tuple[str, ...]:
     reward = getattr(recipe.method.sources.in_use().get("dpr"), "labeler", None)
     labelers = {"label": reward, "evaluate": recipe.evaluate.scorer}
     labeler = (f"labelers.{labelers[stage]}",) if labelers.get(stage) else ()
+    prompts_too = ("data.demonstrations",) if recipe.data.prompts is None else ()
     return {
         "sft": _POLICY_KEYS,
-        "generate": (*_POLICY_KEYS, "data.prompts", "generate"),
-        "label": (*_POLICY_KEYS, "label", "method.beta", "method.sources", *labeler),
+        "generate": (*_POLICY_KEYS, "data.prompts", *prompts_too, "generate"),
+        "label": (*_POLICY_KEYS, "data.demonstrations", "label", "method.beta", "method.sources", *labeler),
         "train": (*_POLICY_KEYS, "data.preferences", "label", "method", "train"),
         "evaluate": (
             *_POLICY_KEYS, "data.eval_prompts", "data.eval_preferences", "generate", "label", "method.beta", "evaluate",

@@ -15,7 +15,7 @@ import platform
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +28,7 @@ from align_cli.errors import DataError, RunError
 from align_cli.run.plan import Step
 
 VERSIONED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
-RUN_NAMES = ("ledger.jsonl", "recipe.yaml", "rounds", "run.json")
+RUN_NAMES = ("work", "ledger.jsonl", "recipe.yaml", "lineage.json", "rounds", "run.json")
 """What a run writes; run.json, which makes a folder a run's, is moved last and comes back first."""
 
 SET_ASIDE = ".previous"
@@ -47,11 +47,17 @@ class RunFolder:
         self.recipe_path = self.path / "recipe.yaml"
         self.run_path = self.path / "run.json"
         self.ledger_path = self.path / "ledger.jsonl"
+        self.work_path = self.path / "work"
+        self.lineage_path = self.path / "lineage.json"
 
     @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return self.run_path.is_file()
+
+    def lineage(self) -> dict[str, Any] | None:
+        """Where the run was forked from, `{"run", "round"}`; None for a run of its own."""
+        return read_json(self.lineage_path) if self.exists and self.lineage_path.is_file() else None
 
     def artifact(self, round_number: int, name: str) -> Path:
         """Where an artifact of a round lies, or will."""
@@ -66,7 +72,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunError("output_dir is a file", where=str(self.path), hint="choose another output_dir")
         if not self.exists and self.path.is_dir():
-            strangers = sorted(entry.name for entry in self.path.iterdir() if not _is_leftover(entry.name))
+            begun = ("lineage.json", "rounds") if self.lineage_path.is_file() else ()  # a fork that was killed
+            names = (entry.name for entry in self.path.iterdir())
+            strangers = sorted(name for name in names if name not in begun and not _is_leftover(name))
             if strangers:
                 raise RunError(
                     f"output_dir holds files that are no run: {', '.join(strangers[:3])}",
@@ -95,7 +103,8 @@ class RunFolder:
         """Undo `set_aside`, and remove what the new run has written since."""
         if not (self.path / SET_ASIDE / "run.json").is_file():
             return
-        shutil.rmtree(self.path / "rounds", ignore_errors=True)
+        for name in ("work", "rounds"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         for name in reversed(RUN_NAMES):
             if (self.path / SET_ASIDE / name).exists():
                 (self.path / SET_ASIDE / name).replace(self.path / name)
@@ -123,18 +132,39 @@ class RunFolder:
         """The inputs and outputs of a finished step, or None."""
         return self.manifest(step.round)["stages"].get(step.stage)
 
-    def finish(self, step: Step, inputs: Mapping[str, Any], names: list[str]) -> None:
+    def finish(
+        self,
+        step: Step,
+        inputs: Mapping[str, Any],
+        names: list[str],
+        guards: Sequence[Mapping[str, str]] = (),
+        continues_from: int | None = None,
+    ) -> None:
         """Take a step's results into the manifest: from here on the step is finished.
 
         Args:
             step: which step.
             inputs: from `step_inputs`.
             names: its artifacts in the round's folder.
+            guards: what guards saw when the round was over.
+            continues_from: the round whose policy the next one starts from, where that is another.
         """
         outputs = {name: checksum(self.artifact(step.round, name)) for name in names}
         manifest = self.manifest(step.round)
-        manifest["stages"][step.stage] = {"inputs": dict(inputs), "outputs": outputs}
+        entry: dict[str, Any] = {"inputs": dict(inputs), "outputs": outputs}
+        if guards:
+            entry["guards"] = [dict(finding) for finding in guards]
+        if continues_from is not None:
+            entry["continues_from"] = continues_from
+        manifest["stages"][step.stage] = entry
         write_json(self.artifact(step.round, "manifest.json"), manifest)
+
+    def base(self, round_number: int) -> int:
+        """The round whose policy the next one starts from: this one, unless a guard rolled it back."""
+        for stage in self.manifest(round_number)["stages"].values():
+            if "continues_from" in stage:
+                return int(stage["continues_from"])
+        return round_number
 
     def recorded_checksum(self, round_number: int, name: str) -> str | None:
         """The checksum under which a finished artifact was taken in, or None."""
@@ -151,6 +181,12 @@ class RunFolder:
         """
         path = self.artifact(round_number, name)
         recorded = self.recorded_checksum(round_number, name)
+        if recorded is not None and self._is_dropped(round_number, name):
+            raise RunError(
+                f"the {name} of round {round_number} was let go, as checkpoints.keep says",
+                where=str(path),
+                hint="take a round that is kept, or run again with a higher checkpoints.keep",
+            )
         if recorded is None or not path.exists():
             raise RunError("the artifact is missing", where=str(path), hint=_damage_remedy(self.path))
         if checksum(path) != recorded:
@@ -160,6 +196,18 @@ class RunFolder:
                 hint=_damage_remedy(self.path),
             )
         return path
+
+    def drop(self, round_number: int, name: str) -> None:
+        """Let go of a finished artifact that nothing needs any more; its checksum stays on record."""
+        manifest = self.manifest(round_number)
+        for stage in manifest["stages"].values():
+            if name in stage["outputs"] and name not in stage.get("dropped", []):
+                stage["dropped"] = [*stage.get("dropped", []), name]
+                write_json(self.artifact(round_number, "manifest.json"), manifest)
+        shutil.rmtree(self.artifact(round_number, name), ignore_errors=True)
+
+    def _is_dropped(self, round_number: int, name: str) -> bool:
+        return any(name in stage.get("dropped", []) for stage in self.manifest(round_number)["stages"].values())
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event with its time to the ledger."""

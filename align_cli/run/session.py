@@ -7,24 +7,32 @@ neither reads nor writes a run's folder.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.artifacts.records import Completion, Evaluation, Preference, Sampler
 from align_cli.engines.base import Engine
+from align_cli.errors import AlignError
 from align_cli.labelers import Scorer, build_scorer
 from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.load import Policy
 from align_cli.models.text import plain_text
 from align_cli.recipe import Recipe
 from align_cli.recipe.schema import LabelSection
-from align_cli.stages import NoProgress, Progress, inputs
+from align_cli.stages import Journals, NoProgress, Progress, inputs, no_journals
 from align_cli.stages.evaluate import evaluate_policy, evaluation_draws
 from align_cli.stages.generate import draw_prompts, generate_completions, sampling_settings
-from align_cli.stages.label import LabelledPairs, label_completions, label_offline_pairs, self_label
+from align_cli.stages.label import (
+    LabelledPairs,
+    label_completions,
+    label_offline_pairs,
+    pair_with_demonstrations,
+    self_label,
+)
 from align_cli.stages.train import TrainOutcome, needs_others, train_policy
 from align_cli.training.checkpoints import TrainingState
 
@@ -43,10 +51,14 @@ class Session:
     Args:
         recipe: what to do.
         progress: told how far the stage at hand is.
+        journals: where the stage at hand keeps its work in progress.
+        note: told what a user should know.
     """
 
     recipe: Recipe
     progress: Progress = field(default_factory=NoProgress)
+    journals: Journals = no_journals
+    note: Callable[[str], None] = lambda text: None
 
     def __post_init__(self) -> None:
         self._scorers: dict[str, Scorer] = {}
@@ -63,12 +75,13 @@ class Session:
         """
         if self.recipe.is_online:
             self._probe(self._reward_labeler, self.prompts)
+            _ = self.demonstrations
         if self._uses_offline_pairs:
             _ = self.offline_rows
         if self.recipe.data.eval_prompts is not None:
             self._probe(self.recipe.evaluate.scorer, self.eval_prompts)
             _ = self.eval_rows
-        inputs.demonstrations(self.recipe)
+        inputs.sft_demonstrations(self.recipe)
         from align_cli.training.arguments import dpo_config
 
         dpo_config(self.recipe, Path(self._scratch.name), use_cache=True)
@@ -77,6 +90,11 @@ class Session:
     def prompts(self) -> inputs.Rows:
         """Training prompts."""
         return inputs.training_prompts(self.recipe)
+
+    @cached_property
+    def demonstrations(self) -> inputs.Rows:
+        """What mixed pairs choose; none where no source asks for it."""
+        return inputs.demonstrations(self.recipe) if "dmd" in self.recipe.method.sources.in_use() else []
 
     @cached_property
     def eval_prompts(self) -> inputs.Rows:
@@ -98,7 +116,7 @@ class Session:
         """What generates text."""
         from align_cli.engines.in_process import TransformersEngine
 
-        return TransformersEngine(self.recipe.generate.batch_size)
+        return TransformersEngine(self.recipe.generate.batch_size, lambda text: self.note(text))
 
     def shortages(self) -> list[str]:
         """Where there are fewer rows than the recipe asks for, one sentence each."""
@@ -121,20 +139,41 @@ class Session:
             self._scorers[name] = build_scorer(name, self.recipe.labelers[name])
         return self._scorers[name]
 
-    def generate(self, policy: Policy, round_number: int) -> list[Completion]:
-        """The generate stage of a round."""
+    def generate(self, policy: Policy, reference: Policy | None, round_number: int) -> list[Completion]:
+        """The generate stage of a round: the policy's completions, then the reference's.
+
+        Args:
+            policy: the round's policy.
+            reference: needed where `samples_reference` says so.
+            round_number: from 1.
+        """
+        section = self.recipe.generate
+        completions = self._sampled(policy, round_number, "policy", section.num_generations)
+        if reference is not None and self.samples_reference:
+            completions += self._sampled(reference, round_number, "reference", section.num_reference_generations)
+        return completions
+
+    def _sampled(self, model: Policy, round_number: int, sampled_by: Sampler, number: int) -> list[Completion]:
         recipe = self.recipe
-        return generate_completions(
-            policy,
-            draw_prompts(self.prompts, round_number, recipe.generate.prompts_per_round, recipe.seed),
-            self.engine,
-            sampling_settings(recipe.generate),
-            num_generations=recipe.generate.num_generations,
-            round_number=round_number,
-            stage="generate",
-            run_seed=recipe.seed,
-            progress=self.progress,
-        )
+        with self.journals(f"{sampled_by}-samples") as journal:
+            return generate_completions(
+                model,
+                draw_prompts(self.prompts, round_number, recipe.generate.prompts_per_round, recipe.seed),
+                self.engine,
+                sampling_settings(recipe.generate),
+                num_generations=number,
+                round_number=round_number,
+                stage="generate",
+                run_seed=recipe.seed,
+                progress=self.progress,
+                sampled_by=sampled_by,
+                journal=journal,
+            )
+
+    @property
+    def samples_reference(self) -> bool:
+        """Whether the generate stage needs the reference."""
+        return self.recipe.generate.num_reference_generations > 0
 
     def label(
         self, completions: Sequence[Completion], policy: Policy | None, reference: Policy | None
@@ -143,32 +182,41 @@ class Session:
 
         Args:
             completions: what to pair.
-            policy: needed where `labels_itself` says so.
+            policy: needed where `label_needs` names it.
             reference: likewise.
         """
         recipe, scorer = self.recipe, self.scorer(self._reward_labeler)
         labelled = LabelledPairs([], {})
         if scorer is not None:
-            labelled = label_completions(
-                completions,
-                scorer,
-                recipe.label,
-                num_generations=recipe.generate.num_generations,
-                keep_others=needs_others(recipe, "dpr"),
-                run_seed=recipe.seed,
-                progress=self.progress,
-            )
+            with self.journals("scores") as journal:
+                labelled = label_completions(
+                    completions,
+                    scorer,
+                    recipe.label,
+                    num_generations=recipe.generate.num_generations,
+                    num_reference_generations=recipe.generate.num_reference_generations,
+                    keep_others=needs_others(recipe, "dpr"),
+                    run_seed=recipe.seed,
+                    progress=self.progress,
+                    journal=journal,
+                )
         if policy is not None and reference is not None:
             labeler = PolicyLabeler(policy, reference, recipe.method.beta, recipe.generate.batch_size)
             pairs = self_label(completions, labeler, recipe.generate.num_generations)
             counts = {**labelled.counts, "self_labelled_pairs": len(pairs)}
             labelled = LabelledPairs([*labelled.preferences, *pairs], counts)
+        if policy is not None and "dmd" in recipe.method.sources.in_use():
+            mixed = pair_with_demonstrations(
+                completions, self.demonstrations, policy.tokenizer, recipe.label, recipe.seed
+            )
+            labelled = LabelledPairs([*labelled.preferences, *mixed.preferences], _added(labelled.counts, mixed.counts))
         return labelled
 
     @property
-    def labels_itself(self) -> bool:
-        """Whether the label stage needs the policy: source `dpp` is in use."""
-        return "dpp" in self.recipe.method.sources.in_use()
+    def label_needs(self) -> tuple[str, ...]:
+        """What the label stage needs besides completions: `policy` for its tokenizer, `reference` for its labels."""
+        sources = self.recipe.method.sources.in_use()
+        return ("policy", "reference") if "dpp" in sources else ("policy",) if "dmd" in sources else ()
 
     def offline_pairs(self, policy: Policy) -> LabelledPairs:
         """Offline pairs, tokenised by the policy's tokenizer; none where no source takes them."""
@@ -188,6 +236,7 @@ class Session:
         preferences: Sequence[Preference],
         start: TrainingState,
         optimizer_state: dict[str, Any] | None,
+        keep: Callable[[TrainingState], None] = lambda state: None,
     ) -> TrainOutcome:
         """The train stage of a round: these pairs beside the recipe's offline share.
 
@@ -199,27 +248,60 @@ class Session:
             scratch = Path(self._scratch.name)
             self._trainer = make_trainer(policy, reference.model, self.recipe, scratch, self._advance)
         self.progress.start(self.recipe.train.steps_per_round, "steps")
+        self.progress.advance(len(start.steps or ()))
         pairs = [*self.offline_pairs(policy).preferences, *preferences]
-        return train_policy(self._trainer, self.recipe, pairs, start, optimizer_state)
+        return train_policy(self._trainer, self.recipe, pairs, start, optimizer_state, keep)
 
     def optimizer(self) -> Any:
         """The optimizer of the last train stage."""
         return self._trainer.optimizer if self._trainer is not None else None
 
+    def training_state(self) -> TrainingState:
+        """Where the train stage at hand stands within its round, and the figures of the steps that it has done."""
+        assert self._trainer is not None
+        return replace(self._trainer.state_now(), steps=list(self._trainer.step_records))
+
+    def forget_optimizer(self) -> None:
+        """Let the next train stage begin with a new optimizer, unless it is given a state."""
+        if self._trainer is not None:
+            self._trainer.optimizer = None
+
+    def halve_micro_batch(self, error: MemoryError) -> str:
+        """Cut each forward pass of training in half, at the same global batch; says so in words.
+
+        Raises:
+            AlignError: if there is nothing left to cut.
+        """
+        if self._trainer is None or not self._trainer.halve_micro_batch():
+            raise AlignError(
+                f"out of memory: {error}",
+                where="train",
+                hint="one pair a forward pass is too much: lower generate.max_new_tokens, set "
+                "train.gradient_checkpointing to true, or take a smaller model",
+            ) from None
+        args = self._trainer.args
+        return (
+            f"out of memory; the round begins again with {args.per_device_train_batch_size} pairs a forward pass and "
+            f"{args.gradient_accumulation_steps} passes a step, which is the same global batch. Set "
+            "train.per_device_train_batch_size and train.gradient_accumulation_steps so next time"
+        )
+
     def evaluation_samples(self, policy: Policy) -> list[Completion]:
         """A policy's responses to the held-out prompts, drawn with the same random numbers for every policy."""
         recipe = self.recipe
-        return generate_completions(
-            policy,
-            evaluation_draws(self.eval_prompts, recipe.evaluate.num_prompts, recipe.seed),
-            self.engine,
-            sampling_settings(recipe.generate),
-            num_generations=1,
-            round_number=0,
-            stage="evaluate",
-            run_seed=recipe.seed,
-            progress=self.progress,
-        )
+        with self.journals("evaluation-samples") as journal:
+            return generate_completions(
+                policy,
+                evaluation_draws(self.eval_prompts, recipe.evaluate.num_prompts, recipe.seed),
+                self.engine,
+                sampling_settings(recipe.generate),
+                num_generations=1,
+                round_number=0,
+                stage="evaluate",
+                run_seed=recipe.seed,
+                progress=self.progress,
+                journal=journal,
+            )
 
     def evaluate(
         self,
@@ -244,6 +326,7 @@ class Session:
             pairs=self._eval_pairs,
             scorer=self.scorer(self.recipe.evaluate.scorer),
             progress=self.progress,
+            journals=self.journals,
         )
 
     @property
@@ -264,3 +347,7 @@ class Session:
         if scorer is not None:
             texts = [plain_text(row["prompt"]) for row in rows[:NUM_PROBES]]
             scorer.score(texts, texts)
+
+
+def _added(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted((Counter(counts) + Counter(more)).items()))

@@ -18,14 +18,9 @@ from align_cli.recipe import Recipe
 from align_cli.run.fingerprints import changes, step_inputs
 from align_cli.run.folder import RunFolder
 from align_cli.run.plan import Step
-from align_cli.run.rounds import (
-    Reporter,
-    load_round_policy,
-    make_initial_policy_once,
-    opponent_rounds,
-    upstream,
-)
+from align_cli.run.rounds import Reporter, make_initial_policy_once
 from align_cli.run.session import Session
+from align_cli.run.steps import load_round_policy, opponent_rounds, upstream
 from align_cli.stages.label import LabelledPairs
 from align_cli.stages.train import TrainOutcome
 from align_cli.training.checkpoints import (
@@ -49,8 +44,9 @@ def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
     _ = session.prompts
     folder = make_initial_policy_once(recipe, reporter)
     policy, state = _given_policy(recipe, folder, policy_path)
+    reference = _reference_of(recipe, folder, policy_path) if session.samples_reference else None
     with reporter.stage(state.round + 1, "generate") as session.progress:
-        return session.generate(policy, state.round + 1)
+        return session.generate(policy, reference, state.round + 1)
 
 
 def label_once(
@@ -71,14 +67,14 @@ def label_once(
         raise RunError(
             "no source of this recipe labels completions",
             where="method.sources",
-            hint="give source dpr a share and a labeler, or dpp a share",
+            hint="give source dpr a share and a labeler, or dpp or dmd a share",
         )
     session = Session(recipe)
     policy, reference = None, None
-    if session.labels_itself:
+    if session.label_needs:
         folder = make_initial_policy_once(recipe, reporter)
         policy, _ = _given_policy(recipe, folder, policy_path)
-        reference, _ = _given_policy(recipe, folder, policy_path if recipe.policy.reference == "previous" else None)
+        reference = _reference_of(recipe, folder, policy_path) if "reference" in session.label_needs else None
     with reporter.stage(completions[0].round, "label") as session.progress:
         return session.label(completions, policy, reference)
 
@@ -107,8 +103,7 @@ def train_once(
     folder = make_initial_policy_once(recipe, reporter)
     policy, state = _given_policy(recipe, folder, policy_path)
     optimizer_state = read_optimizer_state(policy_path, state) if policy_path is not None else None
-    previous = recipe.policy.reference == "previous"
-    reference, _ = _given_policy(recipe, folder, policy_path if previous else None)
+    reference = _reference_of(recipe, folder, policy_path)
     parent = policy.version
     with reporter.stage(state.round + 1, "train") as session.progress:
         _check_texts(pairs)
@@ -138,7 +133,7 @@ def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
     with reporter.stage(state.round, "evaluate") as session.progress:
         opponents = {
             name: _opponent_samples(recipe, folder, session, number)
-            for name, number in opponent_rounds(recipe, state.round).items()
+            for name, number in opponent_rounds(recipe, folder, state.round).items()
         }
         samples = session.evaluation_samples(policy)
         return session.evaluate(policy, reference, state.round, samples, opponents)
@@ -149,6 +144,12 @@ def _given_policy(recipe: Recipe, folder: RunFolder, path: Path | None) -> tuple
         return load_round_policy(recipe, folder, 0)
     policy = load_policy(path, dtype=recipe.policy.dtype, trust_remote_code=recipe.policy.trust_remote_code)
     return policy, read_training_state(path) or TrainingState(round=0, global_step=0, parent=None)
+
+
+def _reference_of(recipe: Recipe, folder: RunFolder, path: Path | None) -> Policy:
+    """The reference of the round that follows a policy's; always another object than the policy."""
+    reference, _ = _given_policy(recipe, folder, path if recipe.policy.reference == "previous" else None)
+    return reference
 
 
 def _opponent_samples(recipe: Recipe, folder: RunFolder, session: Session, number: int) -> list[Completion]:

@@ -10,8 +10,9 @@ from align_cli.artifacts.records import Evaluation
 from align_cli.errors import RunError
 from align_cli.recipe import load_recipe
 from align_cli.run.folder import RunFolder
+from align_cli.run.fork import inherited
 from align_cli.run.plan import Step, plan_steps
-from align_cli.run.rounds import evaluations
+from align_cli.run.steps import evaluations
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class RunStatus:
         finished: those that are in a manifest.
         evaluations: of all rounds so far.
         ledger: every event.
+        lineage: the run and the round that it was forked from; None for a run of its own.
     """
 
     planned: list[Step]
     finished: list[Step]
     evaluations: list[Evaluation]
     ledger: list[dict[str, Any]]
+    lineage: dict[str, Any] | None
 
     @property
     def next_step(self) -> Step | str:
@@ -42,6 +45,7 @@ class RunStatus:
             "finished": [step._asdict() for step in self.finished],
             "evaluations": [evaluation.to_dict() for evaluation in self.evaluations],
             "ledger": self.ledger,
+            "lineage": self.lineage,
         }
 
 
@@ -56,5 +60,5 @@ def run_status(path: Path) -> RunStatus:
         raise RunError("there is no run in this folder", where=str(path), hint="give a recipe's output_dir")
     recipe = load_recipe(folder.recipe_path, check_files=False)
     steps = plan_steps(recipe)
-    finished = [step for step in steps if folder.finished(step) is not None]
-    return RunStatus(steps, finished, evaluations(folder, recipe), folder.ledger())
+    finished = [step for step in steps if inherited(folder, step) or folder.finished(step) is not None]
+    return RunStatus(steps, finished, evaluations(folder, recipe), folder.ledger(), folder.lineage())

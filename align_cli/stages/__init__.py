@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+from align_cli.artifacts.journal import Journal
+
+Journals = Callable[[str], Journal]
+"""Where a stage keeps work in progress, by name: what was done before an interruption is in the journal already."""
+
+
+def no_journals(name: str) -> Journal:
+    """A journal that nobody resumes."""
+    return Journal()
 
 
 class Progress(Protocol):

@@ -11,12 +11,12 @@ from align_cli.metrics.estimates import estimate
 from align_cli.metrics.preference import pair_accuracy, win_rate
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
-from align_cli.models.text import plain_text
 from align_cli.recipe.schema import Recipe
 from align_cli.seeds import derive_seed, seeded_order
-from align_cli.stages import Progress
+from align_cli.stages import Journals, Progress, no_journals
 from align_cli.stages.generate import PromptDraw
 from align_cli.stages.inputs import Rows
+from align_cli.stages.label import score_completions
 
 
 class Judged(NamedTuple):
@@ -43,6 +43,7 @@ def evaluate_policy(
     pairs: Sequence[Preference],
     scorer: Scorer | None,
     progress: Progress,
+    journals: Journals = no_journals,
 ) -> Evaluation:
     """Everything that is known of a policy at the end of a round.
 
@@ -56,22 +57,20 @@ def evaluate_policy(
         pairs: held-out offline pairs, tokenised.
         scorer: None leaves rewards and win rates out.
         progress: told of every response and pair.
+        journals: where scores are kept as they come, by whose they are.
     """
+    judged = _judge("own", samples, scorer, progress, journals)
+    opposing = {name: _judge(name, responses, scorer, progress, journals) for name, responses in opponents.items()}
     progress.start(len(samples) + len(pairs), "sequences")
     kl = estimate(list(_sequence_kls(policy, reference, samples, recipe.generate.batch_size, progress)))
     lengths = estimate([float(sample.num_tokens) for sample in samples])
-    judged = _judge(samples, scorer)
     return Evaluation(
         round=round_number,
         policy=policy.version,
         num_prompts=len(samples),
         scorer=scorer.name if scorer else None,
         reward=estimate(judged.scores)._asdict() if scorer else None,
-        against={
-            name: _compare(judged, _judge(responses, scorer), recipe.seed)
-            for name, responses in opponents.items()
-            if scorer
-        },
+        against={name: _compare(judged, opponent, recipe.seed) for name, opponent in opposing.items() if scorer},
         kl={**kl._asdict(), "reference": reference.version},
         length=lengths._asdict(),
         eos_rate=sum(sample.finish_reason == "stop" for sample in samples) / len(samples),
@@ -81,12 +80,13 @@ def evaluate_policy(
     )
 
 
-def _judge(samples: Sequence[Completion], scorer: Scorer | None) -> Judged:
+def _judge(
+    name: str, samples: Sequence[Completion], scorer: Scorer | None, progress: Progress, journals: Journals
+) -> Judged:
     if scorer is None:
         return Judged(samples, [])
-    prompts = [plain_text(sample.prompt) for sample in samples]
-    texts = [plain_text(sample.completion) for sample in samples]
-    return Judged(samples, scorer.score(prompts, texts, [sample.prompt_index for sample in samples]))
+    with journals(f"{name}-scores") as journal:
+        return Judged(samples, score_completions(samples, scorer, progress, journal))
 
 
 def _compare(judged: Judged, opponent: Judged, seed: int) -> dict[str, float | int | str]:

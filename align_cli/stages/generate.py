@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from align_cli.artifacts.records import Completion, Text
-from align_cli.engines.base import Engine, Request, SamplingSettings
+from align_cli.artifacts.journal import Journal
+from align_cli.artifacts.records import Completion, Sampler, Text
+from align_cli.engines.base import Engine, Request, Sample, SamplingSettings
 from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.models.text import decode_completion, plain_text, prompt_token_ids
@@ -66,11 +67,13 @@ def generate_completions(
     stage: str,
     run_seed: int,
     progress: Progress,
+    sampled_by: Sampler = "policy",
+    journal: Journal | None = None,
 ) -> list[Completion]:
     """Sample each prompt, each sample with a seed of its own from (round, stage, prompt, sample).
 
     Args:
-        policy: what is sampled.
+        policy: the model that is sampled.
         draws: the prompts.
         engine: what samples.
         settings: how.
@@ -79,6 +82,8 @@ def generate_completions(
         stage: `generate` or `evaluate`; keeps their random numbers apart.
         run_seed: the run's seed.
         progress: told of every completion.
+        sampled_by: whether the model is the round's policy or its reference; keeps their random numbers apart too.
+        journal: what was sampled before an interruption, and where each batch is kept; None keeps none.
 
     Returns:
         `len(draws) * num_generations` completions, by prompt, then by sample.
@@ -93,13 +98,13 @@ def generate_completions(
         for draw, ids in zip(draws, prompt_ids, strict=True)
         for sample in range(num_generations)
     ]
-    seeds = [derive_seed(run_seed, round_number, stage, draw.index, sample) for draw, _, sample in wanted]
+    lane = stage if sampled_by == "policy" else f"{stage} {sampled_by}"
+    seeds = [derive_seed(run_seed, round_number, lane, draw.index, sample) for draw, _, sample in wanted]
     requests = [Request(ids, seed) for (_, ids, _), seed in zip(wanted, seeds, strict=True)]
     progress.start(len(requests), "completions")
-    completions: list[Completion | None] = [None] * len(requests)
-    for position, sample in engine.generate(policy, requests, settings):
-        draw, ids, sample_index = wanted[position]
-        completions[position] = Completion(
+    samples = _sample(policy, engine, requests, settings, progress, journal or Journal())
+    return [
+        Completion(
             prompt=draw.prompt,
             completion=decode_completion(policy.tokenizer, draw.prompt, sample.token_ids),
             prompt_ids=ids,
@@ -110,13 +115,32 @@ def generate_completions(
             round=round_number,
             prompt_index=draw.index,
             sample_index=sample_index,
-            seed=seeds[position],
+            seed=request.seed,
             policy=policy.version,
             engine=engine.name,
             sampling=settings._asdict(),
+            sampled_by=sampled_by,
         )
-        progress.advance()
-    return [completion for completion in completions if completion is not None]
+        for (draw, ids, sample_index), request, sample in zip(wanted, requests, samples, strict=True)
+    ]
+
+
+def _sample(
+    policy: Policy,
+    engine: Engine,
+    requests: Sequence[Request],
+    settings: SamplingSettings,
+    progress: Progress,
+    journal: Journal,
+) -> list[Sample]:
+    """A sample for each request: those of the journal, and the others, which go into it batch by batch."""
+    samples = {row["position"]: Sample(**row["sample"]) for row in journal.rows if row["position"] < len(requests)}
+    progress.advance(len(samples))
+    for batch in engine.generate(policy, requests, settings, done=samples):
+        journal.append({"position": position, "sample": sample._asdict()} for position, sample in batch)
+        progress.advance(sum(position not in samples for position, _ in batch))
+        samples.update(batch)
+    return [samples[position] for position in range(len(requests))]
 
 
 def _check_lengths(

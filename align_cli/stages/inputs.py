@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from align_cli.artifacts.store import to_json
 from align_cli.errors import DataError
 from align_cli.playground import reviews, world
 from align_cli.recipe.schema import Recipe, ReviewsSection
@@ -26,11 +27,14 @@ class PairRows(NamedTuple):
 
 
 def training_prompts(recipe: Recipe) -> Rows:
-    """`data.prompts`.
+    """`data.prompts`; the prompts of `data.demonstrations` where a recipe leaves them out.
 
     Raises:
         DataError: if there are none.
     """
+    if recipe.data.prompts is None and recipe.data.demonstrations is not None:
+        prompts = {to_json(row["prompt"]): row["prompt"] for row in demonstrations(recipe)}
+        return [{"prompt": prompt} for prompt in prompts.values()]
     return _prompts(recipe, recipe.data.prompts, "data.prompts", world.prompts, reviews.prompts)
 
 
@@ -53,11 +57,17 @@ def evaluation_pairs(recipe: Recipe) -> PairRows:
     return _pairs(recipe, recipe.data.eval_preferences, world.eval_preferences, reviews.eval_preferences)
 
 
-def demonstrations(recipe: Recipe) -> Rows:
+def sft_demonstrations(recipe: Recipe) -> Rows:
     """`policy.sft.dataset`; empty without a warm start."""
-    if recipe.policy.sft is None:
-        return []
-    name = recipe.policy.sft.dataset
+    return [] if recipe.policy.sft is None else _demonstrations(recipe, recipe.policy.sft.dataset)
+
+
+def demonstrations(recipe: Recipe) -> Rows:
+    """`data.demonstrations`: prompts with the responses that mixed pairs choose; empty where the recipe names none."""
+    return [] if recipe.data.demonstrations is None else _demonstrations(recipe, recipe.data.demonstrations)
+
+
+def _demonstrations(recipe: Recipe, name: str) -> Rows:
     if name == PLAYGROUND:
         return world.sft_corpus(recipe.seed)
     if name == REVIEWS:
@@ -72,6 +82,7 @@ def local_files(recipe: Recipe) -> dict[str, Path]:
     named = {
         "data.prompts": recipe.data.prompts,
         "data.preferences": recipe.data.preferences,
+        "data.demonstrations": recipe.data.demonstrations,
         "data.eval_prompts": recipe.data.eval_prompts,
         "data.eval_preferences": recipe.data.eval_preferences,
         "policy.sft.dataset": recipe.policy.sft.dataset if recipe.policy.sft else None,

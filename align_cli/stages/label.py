@@ -13,7 +13,9 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion, Preference
+from align_cli.artifacts.store import to_json
 from align_cli.labelers import Scorer
 from align_cli.labelers.dataset import label_pairs
 from align_cli.labelers.policy import PolicyLabeler
@@ -51,9 +53,11 @@ def label_completions(
     section: LabelSection,
     *,
     num_generations: int,
+    num_reference_generations: int = 0,
     keep_others: bool,
     run_seed: int,
     progress: Progress,
+    journal: Journal | None = None,
 ) -> LabelledPairs:
     """Score completions and pair those of each prompt: the pairs of source `dpr`.
 
@@ -61,23 +65,26 @@ def label_completions(
         completions: any order; those of one draw of a prompt in one round belong together.
         scorer: the labeler.
         section: which pairs, which labels, what is dropped.
-        num_generations: samples that each draw of a prompt got.
+        num_generations: samples that each draw of a prompt got from the policy.
+        num_reference_generations: samples that it got from the reference.
         keep_others: whether a pair keeps the responses that it was chosen from, for the bilevel response term.
         run_seed: the run's seed; random choices derive from (round, prompt).
         progress: told of every scored completion.
+        journal: what was scored before an interruption, and where each batch is kept; None keeps none.
     """
-    scored = _score(completions, scorer, progress)
+    scores = score_completions(completions, scorer, progress, journal)
+    scored = [ScoredCompletion(*both) for both in zip(completions, scores, strict=True)]
     counts: Counter[str] = Counter()
     preferences = []
-    for group in _by_draw(scored, num_generations):
+    for (_, _, lap), group in _by_draw(scored, num_generations, num_reference_generations).items():
         first = group[0].completion
-        lap = first.sample_index // num_generations
         rng = random.Random(derive_seed(run_seed, first.round, "label", first.prompt_index, lap))
         for better, worse in _candidates(group, section.pairs, rng, counts):
             preference = _label(better, worse, section, rng, counts)
             if preference is not None:
-                others = [item.completion for item in group if item not in (better, worse)]
-                if keep_others and others and section.pairs != "all":
+                if keep_others and len(group) > 2 and section.pairs != "all":
+                    others = [item.completion for item in group if item not in (better, worse)]
+                    others = [other for other in others if other.sampled_by == "policy"]
                     preference = replace(
                         preference,
                         other_ids=[other.completion_ids for other in others],
@@ -88,18 +95,91 @@ def label_completions(
     return LabelledPairs(preferences, dict(sorted(counts.items())))
 
 
+def score_completions(
+    completions: Sequence[Completion], scorer: Scorer, progress: Progress, journal: Journal | None = None
+) -> list[float]:
+    """The labeler's score of every completion; those of the journal are not asked for again.
+
+    The labeler sees the same batches whether it was interrupted or not.
+    """
+    journal = journal or Journal()
+    scores = [score for row in journal.rows for score in row["scores"]]
+    progress.start(len(completions), "completions")
+    progress.advance(len(scores))
+    for start in range(len(scores), len(completions), scorer.batch_size):
+        batch = completions[start : start + scorer.batch_size]
+        found = scorer.score(
+            [plain_text(completion.prompt) for completion in batch],
+            [plain_text(completion.completion) for completion in batch],
+            [completion.prompt_index for completion in batch],
+        )
+        scores += found
+        journal.append([{"scores": found}])
+        progress.advance(len(batch))
+    return scores
+
+
 def self_label(completions: Sequence[Completion], labeler: PolicyLabeler, num_generations: int) -> list[Preference]:
     """All pairs of each prompt's completions with the policy's own label: the pairs of source `dpp`.
 
     None is left out: no score says which to choose, and training sums over both outcomes.
     """
-    groups = _by_draw([ScoredCompletion(completion, 0.0) for completion in completions], num_generations)
+    own = [ScoredCompletion(item, 0.0) for item in completions if item.sampled_by == "policy"]
+    groups = _by_draw(own, num_generations).values()
     pairs = [_pair(one, two, 0.5) for group in groups for one, two in combinations(group, 2)]
     labels = labeler.prefer(pairs)
     return [
         replace(pair, label=label, source="dpp", labeler=labeler.name, chosen_score=None, rejected_score=None)
         for pair, label in zip(pairs, labels, strict=True)
     ]
+
+
+def pair_with_demonstrations(
+    completions: Sequence[Completion],
+    demonstrations: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    section: LabelSection,
+    run_seed: int,
+) -> LabelledPairs:
+    """Mixed pairs: a demonstration of the prompt is chosen, the policy's response rejected: the pairs of source `dmd`.
+
+    Args:
+        completions: any order.
+        demonstrations: `prompt` and `completion`; of several to one prompt each completion gets a seeded choice.
+        tokenizer: the policy's.
+        section: what is dropped.
+        run_seed: the run's seed.
+
+    Source: SPIN, arXiv:2401.01335.
+    """
+    by_prompt: dict[str, list[Any]] = {}
+    for row in demonstrations:
+        by_prompt.setdefault(to_json(row["prompt"]), []).append(row["completion"])
+    counts: Counter[str] = Counter()
+    preferences = []
+    for completion in (item for item in completions if item.sampled_by == "policy"):
+        shown = by_prompt.get(to_json(completion.prompt))
+        if shown is None:
+            counts["without_demonstration"] += 1
+            continue
+        place = (completion.round, "demonstration", completion.prompt_index, completion.sample_index)
+        text = random.Random(derive_seed(run_seed, *place)).choice(shown)
+        pair = _pair(ScoredCompletion(completion, 0.0), ScoredCompletion(completion, 0.0), 1.0)
+        pair = replace(
+            pair,
+            chosen=text,
+            chosen_ids=completion_token_ids(tokenizer, completion.prompt, completion.prompt_ids, text),
+            chosen_by="dataset",
+            chosen_index=None,
+            chosen_logp=None,
+            chosen_score=None,
+            rejected_score=None,
+            source="dmd",
+        )
+        if _is_kept(pair, False, section, counts):
+            preferences.append(pair)
+    counts["mixed_pairs"] = len(preferences)
+    return LabelledPairs(preferences, dict(sorted(counts.items())))
 
 
 def label_offline_pairs(
@@ -129,25 +209,23 @@ def label_offline_pairs(
     return LabelledPairs(preferences, dict(sorted(counts.items())))
 
 
-def _score(completions: Sequence[Completion], scorer: Scorer, progress: Progress) -> list[ScoredCompletion]:
-    progress.start(len(completions), "completions")
-    scores = scorer.score(
-        [plain_text(completion.prompt) for completion in completions],
-        [plain_text(completion.completion) for completion in completions],
-        [completion.prompt_index for completion in completions],
-    )
-    progress.advance(len(completions))
-    return [ScoredCompletion(*both) for both in zip(completions, scores, strict=True)]
+def _by_draw(
+    scored: Iterable[ScoredCompletion], num_generations: int, num_reference_generations: int = 0
+) -> dict[tuple[int, int, int], list[ScoredCompletion]]:
+    """Completions by (round, prompt, lap): a prompt drawn twice in a round is two draws of K samples, not one of 2K.
 
-
-def _by_draw(scored: Iterable[ScoredCompletion], num_generations: int) -> Iterable[list[ScoredCompletion]]:
-    """A prompt that was drawn twice in a round is two draws of K samples each, not one of 2K."""
+    The policy's samples stand before the reference's.
+    """
+    samples_a_draw = {"policy": num_generations, "reference": max(num_reference_generations, 1)}
     groups: dict[tuple[int, int, int], list[ScoredCompletion]] = {}
     for item in scored:
-        lap = item.completion.sample_index // num_generations
-        groups.setdefault((item.completion.round, item.completion.prompt_index, lap), []).append(item)
-    for group in groups.values():
-        yield sorted(group, key=lambda item: item.completion.sample_index)
+        completion = item.completion
+        lap = completion.sample_index // samples_a_draw[completion.sampled_by]
+        groups.setdefault((completion.round, completion.prompt_index, lap), []).append(item)
+    return {
+        place: sorted(group, key=lambda item: (item.completion.sampled_by, item.completion.sample_index))
+        for place, group in groups.items()
+    }
 
 
 def _candidates(
@@ -199,7 +277,11 @@ def _pair(chosen: ScoredCompletion, rejected: ScoredCompletion, label: float) ->
         prompt_index=chosen.completion.prompt_index,
         chosen_index=chosen.completion.sample_index,
         rejected_index=rejected.completion.sample_index,
-        policy=chosen.completion.policy,
+        policy=next(
+            (item.policy for item in (chosen.completion, rejected.completion) if item.sampled_by == "policy"), None
+        ),
+        chosen_by=chosen.completion.sampled_by,
+        rejected_by=rejected.completion.sampled_by,
     )
 
 

@@ -6,8 +6,9 @@ Three things can be asked for: a world's tiny model, a new model from scratch, a
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from align_cli.errors import DataError
 from align_cli.models.load import Policy, load_policy
@@ -16,7 +17,20 @@ from align_cli.playground import model as playground_model
 from align_cli.recipe.schema import Recipe
 from align_cli.seeds import derive_seed
 from align_cli.stages import Progress
-from align_cli.stages.inputs import PLAYGROUND, Rows, demonstrations
+from align_cli.stages.inputs import PLAYGROUND, Rows, sft_demonstrations
+from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state
+
+
+class WarmStartWork(NamedTuple):
+    """Work in progress of a warm start.
+
+    Args:
+        begun: the checkpoint that a killed process left; None begins anew.
+        keep: takes in a checkpoint: the policy, where training stands, the optimizer.
+    """
+
+    begun: Path | None = None
+    keep: Callable[[Policy, TrainingState, Any], None] = lambda *_: None
 
 
 def makes_policy(recipe: Recipe) -> bool:
@@ -25,12 +39,15 @@ def makes_policy(recipe: Recipe) -> bool:
     return policy.sft is not None or policy.from_scratch is not None or policy.model_name_or_path == PLAYGROUND
 
 
-def make_initial_policy(recipe: Recipe, progress: Progress) -> tuple[Policy, list[float]]:
+def make_initial_policy(
+    recipe: Recipe, progress: Progress, work: WarmStartWork | None = None
+) -> tuple[Policy, list[float]]:
     """The initial policy, and the losses of its warm start.
 
     Args:
         recipe: the whole recipe.
         progress: told of every optimizer step.
+        work: where to go on from and where to keep checkpoints; None begins and keeps none.
 
     Returns:
         The policy, in memory, and the loss of every step in nats a token (empty without a warm start).
@@ -38,13 +55,18 @@ def make_initial_policy(recipe: Recipe, progress: Progress) -> tuple[Policy, lis
     Raises:
         DataError: if there are no demonstrations.
     """
-    rows = demonstrations(recipe)
+    rows = sft_demonstrations(recipe)
     if recipe.policy.sft is not None and not rows:
         raise DataError("there are no demonstrations", where="policy.sft.dataset")
     with tempfile.TemporaryDirectory(prefix="align-") as scratch:
         folder = Path(scratch, "model")
-        policy = _untrained_policy(recipe, rows, folder)
-        losses = _warm_start(policy, recipe, rows, Path(scratch, "trainer"), progress)
+        work = work or WarmStartWork()
+        policy = (
+            load_policy(work.begun, dtype=recipe.policy.dtype)
+            if work.begun
+            else _untrained_policy(recipe, rows, folder)
+        )
+        losses = _warm_start(policy, recipe, rows, Path(scratch, "trainer"), progress, work)
     return policy, losses
 
 
@@ -75,11 +97,13 @@ def _texts(rows: Rows) -> Iterable[str]:
     return (plain_text(row["prompt"]) + plain_text(row["completion"]) for row in rows)
 
 
-def _warm_start(policy: Policy, recipe: Recipe, rows: Rows, scratch: Path, progress: Progress) -> list[float]:
+def _warm_start(
+    policy: Policy, recipe: Recipe, rows: Rows, scratch: Path, progress: Progress, work: WarmStartWork
+) -> list[float]:
     section = recipe.policy.sft
     if section is None:
         return []
-    from align_cli.training.sft import train_supervised
+    from align_cli.training.sft import SupervisedTrainer
 
     pairs = []
     for row in rows:
@@ -87,10 +111,28 @@ def _warm_start(policy: Policy, recipe: Recipe, rows: Rows, scratch: Path, progr
         completion_ids = completion_token_ids(policy.tokenizer, row["prompt"], prompt_ids, row["completion"])
         pairs.append((prompt_ids, completion_ids))
     _check_lengths(pairs, policy)
+    begun = read_training_state(work.begun) if work.begun else None
+    start = begun or TrainingState(round=0, global_step=0, parent=None)
     progress.start(section.max_steps, "steps")
-    return train_supervised(
-        policy, pairs, section, seed=recipe.seed, scratch_dir=scratch, on_step=lambda: progress.advance()
+    if begun:
+        progress.advance(start.global_step)
+    trainer = SupervisedTrainer(
+        policy, section, seed=recipe.seed, scratch_dir=scratch, on_step=lambda: progress.advance()
     )
+    try:
+        return trainer.train_on(
+            pairs,
+            start,
+            read_optimizer_state(work.begun, start) if work.begun else None,
+            lambda state: work.keep(policy, state, trainer.optimizer),
+            recipe.checkpoints.every_steps,
+        )
+    except MemoryError as error:
+        raise DataError(
+            f"out of memory: {error}",
+            where="policy.sft",
+            hint="lower policy.sft.per_device_train_batch_size, or take a smaller model",
+        ) from None
 
 
 def _check_lengths(pairs: list[tuple[list[int], list[int]]], policy: Policy) -> None:

@@ -7,7 +7,7 @@ TrainingArguments key passes through as the recipe has it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align_cli.errors import RecipeError
 from align_cli.recipe.schema import Recipe
@@ -47,8 +47,7 @@ def dpo_config(recipe: Recipe, scratch_dir: Path, *, use_cache: bool) -> DPOConf
         "learning_rate": train.learning_rate,
         "per_device_train_batch_size": train.per_device_train_batch_size,
         "gradient_accumulation_steps": train.gradient_accumulation_steps,
-        "loss_type": [recipe.method.loss_type],
-        "beta": recipe.method.beta,
+        **_loss(recipe),
         "seed": recipe.seed,
         "save_strategy": "no",
         "eval_strategy": "no",
@@ -72,3 +71,12 @@ def dpo_config(recipe: Recipe, scratch_dir: Path, *, use_cache: bool) -> DPOConf
         return DPOConfig(**{**defaults, **passed, **ours})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TrainingArguments refuses the section: {error}", where="train") from error
+
+
+def _loss(recipe: Recipe) -> dict[str, Any]:
+    """The loss where it is TRL's own; align's has no need of these."""
+    method = recipe.method
+    if not method.uses_trl_loss:
+        return {}
+    names = ("beta", "loss_weights", *type(method).TRL_OPTIONS)
+    return {"loss_type": method.loss_types, **{name: getattr(method, name) for name in names}}

@@ -5,9 +5,11 @@ Everything is a function of the global step, so resuming needs no position but t
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from align_cli.models.scoring import pad_batch
@@ -28,10 +30,16 @@ class TrainingPair:
         label: probability in [0, 1] that `chosen` is the better one; not looked at where labels are the policy's.
         source: position of the source in the mixture.
         pair_id: the same number for every use of the same pair, distinct within a source and round.
-        group_id: the same number for pairs that share a response; baselines leave a whole group out.
-        other_ids: responses besides these two that the choice of the pair depended on, as of best and worst of K.
-        sampled_logp: log-probability under which all of the pair's responses together were sampled, in nats; 0 for
-            responses from a dataset.
+        prompt_id: the same number for pairs of the same prompt, distinct within a source and round.
+        other_ids: responses of the policy besides these two that the choice of the pair depended on, as of best and
+            worst of K.
+        sampled_logp: log-probability under which all of the pair's responses of the policy together were sampled, in
+            nats; 0 for responses from a dataset.
+        response_ids: numbers of the chosen, the rejected and the other responses, at least 0, equal where pairs of a
+            source share a response; empty for a pair that shares none.
+        of_policy: whether the policy sampled the chosen and the rejected one; looked at where the source's responses
+            come from the policy at all.
+        from_reference: whether the reference sampled them, for the optimism term.
     """
 
     prompt_ids: list[int]
@@ -40,9 +48,12 @@ class TrainingPair:
     label: float
     source: int
     pair_id: int
-    group_id: int
+    prompt_id: int
     other_ids: tuple[list[int], ...] = ()
     sampled_logp: float = 0.0
+    response_ids: tuple[int, ...] = ()
+    of_policy: tuple[bool, bool] = (True, True)
+    from_reference: tuple[bool, bool] = (False, False)
 
 
 def batch_counts(shares: Sequence[float], batch_size: int, num_steps: int) -> list[list[int]]:
@@ -84,7 +95,7 @@ class Mixture:
     """
 
     def __init__(
-        self, shares: Mapping[str, float], batch_size: int, seed: int, *, per_round: Sequence[str] = ("dpp", "dpr")
+        self, shares: Mapping[str, float], batch_size: int, seed: int, *, per_round: Sequence[str] = ()
     ) -> None:
         self.shares = dict(shares)
         self.batch_size = batch_size
@@ -97,7 +108,8 @@ class Mixture:
         """The batches of one round.
 
         Pools that stay are walked through across rounds; a round's own pairs are walked through within the round. Both
-        in fresh seeded orders, cycling when the steps need more than there are.
+        in fresh seeded orders of prompts, cycling when the steps need more than there are. Pairs of a prompt follow one
+        another, so that they stand in one batch and are each other's baseline.
 
         Args:
             pools: pairs of each source; a source with a share must have some.
@@ -115,10 +127,25 @@ class Mixture:
             used_before = 0 if is_fresh else sum(batch[source] for batch in counts[:steps_before])
             lane: tuple[str | int, ...] = ("train", round_number, name) if is_fresh else ("train", name)
             needed = [batch[source] for batch in counts[steps_before:]]
-            walk = iter(seeded_cycle(len(pools.get(name, ())), used_before, sum(needed), self.seed, *lane))
+            walk = _walk(pools.get(name, ()), used_before, sum(needed), self.seed, lane)
             for batch, count in zip(batches, needed, strict=True):
-                batch.extend(pools[name][next(walk)] for _ in range(count))
+                batch.extend(islice(walk, count))
         return batches
+
+
+def _walk(
+    pool: Sequence[TrainingPair], start: int, count: int, seed: int, lane: tuple[str | int, ...]
+) -> Iterator[TrainingPair]:
+    """Pairs `start` to `start + count` of an endless walk through a pool, prompt by prompt in seeded orders."""
+    by_prompt: defaultdict[int, list[TrainingPair]] = defaultdict(list)
+    for pair in pool:
+        by_prompt[pair.prompt_id].append(pair)
+    prompts = list(by_prompt.values())
+    # A pass over the pool is a pass over its prompts; what is left of the start is skipped pair by pair.
+    passes, skipped = divmod(start, max(len(pool), 1))
+    more_passes = math.ceil((skipped + count) / max(len(pool), 1))
+    order = seeded_cycle(len(prompts), passes * len(prompts), more_passes * max(len(prompts), 1), seed, *lane)
+    return islice((pair for position in order for pair in prompts[position]), skipped, skipped + count)
 
 
 def usage(batches: Sequence[Sequence[TrainingPair]], names: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -131,22 +158,29 @@ def usage(batches: Sequence[Sequence[TrainingPair]], names: Sequence[str]) -> di
     }
 
 
+MODEL_INPUTS = ("input_ids", "attention_mask", "completion_mask")
+"""What of a collated batch TRL's own loss knows."""
+
+
 class PairCollator:
     """Pairs as tensors, padded on the right: the chosen responses, the rejected ones, then all others.
 
     Args:
         pad_token_id: what fills the rest; it is masked.
+        num_responses: the width of `response_ids` (K), at least; batches that are put together need the same.
     """
 
-    def __init__(self, pad_token_id: int) -> None:
+    def __init__(self, pad_token_id: int, num_responses: int = 2) -> None:
         self.pad_token_id = pad_token_id
+        self.num_responses = num_responses
 
     def __call__(self, pairs: Sequence[TrainingPair]) -> dict[str, torch.Tensor]:
         """The batch.
 
         Returns:
-            `input_ids`, `attention_mask`, `completion_mask` (2B + M, T), `pair_of` (2B + M,), the pair that each
-            sequence belongs to, and `label`, `sampled_logp`, `source`, `pair_id`, `group_id` (B,).
+            `input_ids`, `attention_mask`, `completion_mask` (2B + M, T); of each sequence (2B + M,) `pair_of`, the pair
+            that it belongs to, `of_policy` and `response_id`; of each pair (B,) `label`, `sampled_logp`, `source`,
+            `pair_id`, `prompt_id`, (B, 2) `from_reference` and (B, K) `response_ids`, filled up with −1.
         """
         import torch
 
@@ -156,15 +190,53 @@ class PairCollator:
             [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs] + [ids for _, ids in others],
             self.pad_token_id,
         )
+        responses = [_response_ids(pair) for pair in pairs]
+        other_responses = [number for numbers in responses for number in numbers[2:]]
+        width = max(self.num_responses, *(len(numbers) for numbers in responses))
         columns: dict[str, Any] = {
             "input_ids": batch.input_ids_BT,
             "attention_mask": batch.attention_mask_BT,
             "completion_mask": batch.completion_mask_BT,
-            "pair_of": torch.tensor([*range(len(pairs)), *range(len(pairs)), *(index for index, _ in others)]),
+            "pair_of": [*range(len(pairs)), *range(len(pairs)), *(index for index, _ in others)],
+            "of_policy": [pair.of_policy[side] for side in (0, 1) for pair in pairs] + [True] * len(others),
+            "response_id": [numbers[side] for side in (0, 1) for numbers in responses] + other_responses,
             "label": torch.tensor([pair.label for pair in pairs], dtype=torch.float32),
             "sampled_logp": torch.tensor([pair.sampled_logp for pair in pairs], dtype=torch.float32),
-            "source": torch.tensor([pair.source for pair in pairs]),
-            "pair_id": torch.tensor([pair.pair_id for pair in pairs]),
-            "group_id": torch.tensor([pair.group_id for pair in pairs]),
+            "source": [pair.source for pair in pairs],
+            "pair_id": [pair.pair_id for pair in pairs],
+            "prompt_id": [pair.prompt_id for pair in pairs],
+            "from_reference": [pair.from_reference for pair in pairs],
+            "response_ids": [[*numbers, *[-1] * (width - len(numbers))] for numbers in responses],
         }
-        return columns
+        return {name: torch.as_tensor(column) for name, column in columns.items()}
+
+
+def select_pairs(inputs: Mapping[str, torch.Tensor], rows_B: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The part of a collated batch that holds some of its pairs; what is the whole step's stays as it is."""
+    num_pairs, num_sequences = len(rows_B), len(inputs["pair_of"])
+    sequences_S = rows_B[inputs["pair_of"]]
+    new_position_B = rows_B.cumsum(0) - 1
+    part = {}
+    for name, column in inputs.items():
+        if name.startswith("global_"):
+            part[name] = column
+        elif name in PER_SEQUENCE:
+            assert len(column) == num_sequences
+            part[name] = column[sequences_S]
+        else:
+            assert len(column) == num_pairs
+            part[name] = column[rows_B]
+    part["pair_of"] = new_position_B[part["pair_of"]]
+    return part
+
+
+PER_SEQUENCE = (*MODEL_INPUTS, "pair_of", "of_policy", "response_id")
+
+
+def _response_ids(pair: TrainingPair) -> tuple[int, ...]:
+    """The pair's response numbers; for one that shares none, negative ones of its own: its copies share them."""
+    number = 2 + len(pair.other_ids)
+    return pair.response_ids or tuple(-2 - pair.pair_id * _MOST_RESPONSES - position for position in range(number))
+
+
+_MOST_RESPONSES = 1 << 20

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder that `from_pretrained` loads, with `optimizer.safetensors` and `training_state.json` beside the
 weights. Nothing is pickled; no time, path or log history is kept. Random generators are seeded anew from (seed, round)
-when a round begins, so a checkpoint at a round's end needs no state of theirs.
+when a round begins, so a checkpoint at a round's end needs no state of theirs; one from within a round has it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "training_state.json"
+ALWAYS_WRITTEN = ("round", "global_step", "parent", "scheduler", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class TrainingState:
         parent: version of the policy that the round started from; None for the initial policy.
         scheduler: the learning-rate scheduler's own state.
         optimizer: what is not a tensor in the optimizer's state.
+        steps: within a round, the figures of the steps that are done; None at a round's end.
+        random: within a round, the state of the random generators.
     """
 
     round: int
@@ -38,6 +41,52 @@ class TrainingState:
     parent: str | None
     scheduler: dict[str, Any] | None = None
     optimizer: dict[str, Any] | None = None
+    steps: list[dict[str, float]] | None = None
+    random: dict[str, Any] | None = None
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random generator that training may draw from, as JSON can hold it."""
+    import random
+
+    import numpy as np
+    import torch
+
+    version, numbers, gauss = random.getstate()
+    algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [algorithm, [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
+        "torch": _as_hex(torch.get_rng_state()),
+        "cuda": [_as_hex(state) for state in cuda],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put every random generator where `random_state` found it."""
+    import random
+
+    import numpy as np
+    import torch
+
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    algorithm, keys, *rest = state["numpy"]
+    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(_from_hex(state["torch"]))
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([_from_hex(device) for device in state["cuda"]])
+
+
+def _as_hex(state: torch.Tensor) -> str:
+    return bytes(state.tolist()).hex()
+
+
+def _from_hex(text: str) -> torch.Tensor:
+    import torch
+
+    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
 
 
 def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimizer: torch.optim.Optimizer | None) -> str:
@@ -57,7 +106,7 @@ def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimize
     with writing_folder(folder) as temporary:
         policy.model.save_pretrained(temporary)
         policy.tokenizer.save_pretrained(temporary)
-        document = asdict(state)
+        document = {name: value for name, value in asdict(state).items() if value is not None or name in ALWAYS_WRITTEN}
         if optimizer is not None:
             tensors, document["optimizer"] = _split_optimizer_state(optimizer.state_dict())
             save_file(tensors, temporary / OPTIMIZER_NAME)

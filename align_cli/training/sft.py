@@ -7,96 +7,118 @@ texts padding would otherwise be half of the work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
 from align_cli.models.load import Policy
+from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.recipe.schema import SftSection
 from align_cli.seeds import derive_seed
+from align_cli.training.checkpoints import TrainingState
+from align_cli.training.resumable import Resumable
 
 IGNORED = -100
 """The label that transformers leaves out of the loss."""
 
+Demonstrations = Sequence[tuple[list[int], list[int]]]
+"""(prompt ids, completion ids), the completion with its end-of-sequence token."""
 
-def train_supervised(
-    policy: Policy,
-    demonstrations: Sequence[tuple[list[int], list[int]]],
-    section: SftSection,
-    *,
-    seed: int,
-    scratch_dir: Path,
-    on_step: Callable[[], None],
-) -> list[float]:
-    """Train a model in place on demonstrations.
+
+class SupervisedTrainer(Resumable, Trainer):
+    """Trains a model on demonstrations, from whatever step a `TrainingState` stands at.
 
     Args:
-        policy: model and tokenizer.
-        demonstrations: (prompt ids, completion ids), the completion with its end-of-sequence token.
+        policy: model and tokenizer; the model is trained in place.
         section: steps, batch size, learning rate.
         seed: the run's seed.
         scratch_dir: a folder that the trainer may write to; nothing in it is kept.
         on_step: called after every optimizer step.
-
-    Returns:
-        The loss of every step, in nats a token.
     """
-    from transformers import (
-        DataCollatorForSeq2Seq,
-        PrinterCallback,
-        ProgressCallback,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-    )
 
-    losses: list[float] = []
+    def __init__(
+        self, policy: Policy, section: SftSection, *, seed: int, scratch_dir: Path, on_step: Callable[[], None]
+    ) -> None:
+        self.section, self.run_seed = section, seed
+        super().__init__(
+            model=policy.model,
+            args=TrainingArguments(
+                output_dir=str(scratch_dir),
+                max_steps=section.max_steps,
+                per_device_train_batch_size=section.per_device_train_batch_size,
+                learning_rate=section.learning_rate,
+                warmup_steps=section.warmup_steps,
+                weight_decay=section.weight_decay,
+                lr_scheduler_type="cosine",
+                seed=derive_seed(seed, "sft") % 2**32,
+                logging_steps=1,
+                logging_nan_inf_filter=False,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                use_cache=policy.model.config.use_cache,
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=[{}],
+            data_collator=DataCollatorForSeq2Seq(policy.tokenizer, label_pad_token_id=IGNORED),
+            processing_class=policy.tokenizer,
+        )
+        self.listen(on_step)
 
-    class StepCallback(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            on_step()
+    def train_on(
+        self,
+        demonstrations: Demonstrations,
+        start: TrainingState,
+        optimizer_state: dict[str, Any] | None,
+        keep: Callable[[TrainingState], None],
+        keep_every: int | None,
+    ) -> list[float]:
+        """Train to the last step.
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                losses.append(logs["loss"])
+        Args:
+            demonstrations: what to learn.
+            start: where training stands: at step 0, or where a killed process left off.
+            optimizer_state: what belongs to `start`.
+            keep: called with where training stands after every `keep_every` steps but the last.
+            keep_every: steps between those calls; None for none.
 
-    rows = [
-        {
-            "input_ids": prompt_ids + completion_ids,
-            "attention_mask": [1] * (len(prompt_ids) + len(completion_ids)),
-            "labels": [IGNORED] * len(prompt_ids) + completion_ids,
-        }
-        for prompt_ids, completion_ids in demonstrations
-    ]
-    arguments = TrainingArguments(
-        output_dir=str(scratch_dir),
-        max_steps=section.max_steps,
-        per_device_train_batch_size=section.per_device_train_batch_size,
-        learning_rate=section.learning_rate,
-        warmup_steps=section.warmup_steps,
-        weight_decay=section.weight_decay,
-        lr_scheduler_type="cosine",
-        seed=derive_seed(seed, "sft") % 2**32,
-        train_sampling_strategy="group_by_length",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cache=policy.model.config.use_cache,
-        dataloader_pin_memory=False,
-    )
-    trainer = Trainer(
-        model=policy.model,
-        args=arguments,
-        train_dataset=rows,
-        data_collator=DataCollatorForSeq2Seq(policy.tokenizer, label_pad_token_id=IGNORED),
-        processing_class=policy.tokenizer,
-        callbacks=[StepCallback()],
-    )
-    for printer in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printer)
-    trainer.train()
-    policy.model.eval()
-    return losses
+        Returns:
+            The loss of every step, in nats a token.
+        """
+        section = self.section
+        rows = [_row(prompt_ids, completion_ids) for prompt_ids, completion_ids in demonstrations]
+        order = length_grouped_order([len(row["input_ids"]) for row in rows], section, self.run_seed)
+        size = section.per_device_train_batch_size
+        batches = [[rows[index] for index in islice(order, size)] for _ in range(section.max_steps)]
+        self.plan(batches, start, start.global_step, optimizer_state, self.args.seed, keep, keep_every)
+        with out_of_memory_as_memory_error():
+            self.train()
+        self.model.eval()
+        return [record["loss"] for record in self.step_records]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            self.step_records.append({"step": self.state.global_step, "loss": logs["loss"]})
+            self.step_is_logged()
+        super().log(logs, start_time)
+
+
+def length_grouped_order(lengths: Sequence[int], section: SftSection, seed: int) -> Iterator[int]:
+    """An endless walk through the demonstrations: each pass in a seeded order, batch by batch of similar length."""
+    for lap in count():
+        generator = torch.Generator().manual_seed(derive_seed(seed, "sft", lap))
+        yield from get_length_grouped_indices(lengths, section.per_device_train_batch_size, generator=generator)
+
+
+def _row(prompt_ids: list[int], completion_ids: list[int]) -> dict[str, list[int]]:
+    return {
+        "input_ids": prompt_ids + completion_ids,
+        "attention_mask": [1] * (len(prompt_ids) + len(completion_ids)),
+        "labels": [IGNORED] * len(prompt_ids) + completion_ids,
+    }

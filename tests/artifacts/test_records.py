@@ -54,6 +54,8 @@ def test_the_fields_of_the_artifacts_are_those_of_their_schema_version() -> None
         (Preference, PAIR),
         (Preference, {**PAIR, "label": 0.5, "chosen_ids": [1, 2], "chosen_score": -1.5, "round": 2, "policy": "v"}),
         (Preference, {"prompt": CHAT, "chosen": REPLY, "rejected": REPLY}),
+        (Preference, {**PAIR, "source": "dmd", "chosen_by": "dataset", "rejected_by": "policy", "rejected_logp": -2.0}),
+        (Preference, {**PAIR, "source": "dpr", "chosen_by": "reference", "rejected_by": "policy"}),
         (Evaluation, EVALUATION),
         (Evaluation, {**EVALUATION, "scorer": None, "reward": None, "against": {}, "preferences": None}),
     ],
@@ -93,16 +95,32 @@ def test_a_missing_key_of_an_evaluation_is_named(key: str) -> None:
         Evaluation.from_dict(row)
 
 
-def test_every_key_of_a_completion_is_required(make_completion: Callable[..., Completion]) -> None:
+def test_every_key_of_a_completion_is_required_but_who_sampled_it(
+    make_completion: Callable[..., Completion],
+) -> None:
     row = make_completion().to_dict()
+    assert row.pop("sampled_by") == Completion.from_dict(row).sampled_by == "policy"
     for key in row:
         with pytest.raises(MalformedRecordError, match=f"^key '{key}' is missing$"):
             Completion.from_dict({name: value for name, value in row.items() if name != key})
 
 
+def test_a_pair_of_unknown_writers_is_a_datasets() -> None:
+    pair = Preference.from_dict(PAIR)
+    assert (pair.chosen_by, pair.rejected_by) == ("dataset", "dataset")
+
+
+@pytest.mark.parametrize("sampler", ["dataset", "model", None, 1])
+def test_only_the_policy_and_the_reference_sample(make_completion: Callable[..., Completion], sampler: Any) -> None:
+    with pytest.raises(MalformedRecordError, match=r"^key 'sampled_by': input should be 'policy' or 'reference'$"):
+        Completion.from_dict({**make_completion().to_dict(), "sampled_by": sampler})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"chosen_by": "reward"}, "key 'chosen_by': input should be 'dataset', 'policy' or 'reference'"),
+        ({"rejected_by": None}, "key 'rejected_by': input should be 'dataset', 'policy' or 'reference'"),
         ({"label": "1"}, "key 'label': input should be a valid number"),
         ({"label": None}, "key 'label': input should be a valid number"),
         ({"round": 1.5}, "key 'round': input should be a valid integer"),

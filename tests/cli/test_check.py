@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml
 from run_fixtures import Align, MakeFolder, assert_refused, files_below
+
+from align_cli.recipe.presets import FOLDER, preset_names
+from align_cli.recipe.schema import LOSS_TYPE_ALIASES
 
 RECIPE_TESTS = Path(__file__).parent.parent / "recipe"
 
@@ -40,6 +46,39 @@ def test_what_is_shown_reads_back_to_the_same_recipe(make_folder: MakeFolder, al
     (folder / "shown.yaml").write_text(first.out.split("\n\n")[1])
     assert align("check", "shown.yaml", cwd=folder).out == first.out
     assert "  beta: 0.3\n" in first.out
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_preset_is_shown_as_the_keys_that_it_expands_to(
+    make_folder: MakeFolder, align: Align, tmp_path: Path, preset: str
+) -> None:
+    changes: dict[str, Any] = {"method": None, "generate": None, "label": None, "method__sources__dpr__labeler": None}
+    expansion = yaml.safe_load((FOLDER / f"{preset}.yaml").read_text(encoding="utf-8"))
+    if "dpr" in expansion["method"]["sources"]:
+        changes |= {"method": {"sources": {"dpr": {"labeler": "ours"}}}}
+    # A preset may say how many steps a round has; what the recipe says would win.
+    steps = {} if "steps_per_round" in expansion.get("train", {}) else {"steps_per_round": 2}
+    folder = make_folder(tmp_path, preset=preset, data__demonstrations="demonstrations.jsonl", train=steps, **changes)
+    shown = align("check", "recipe.yaml", cwd=folder)
+    assert shown.code == 0, shown.err
+    (text,) = (part for part in shown.out.split("\n\n") if part.startswith("output_dir:"))
+    tree = yaml.safe_load(text)
+    assert tree["preset"] == preset
+    written = dict(leaves(expansion))
+    found = dict(leaves(tree))
+    assert {key: found.get(key) for key in written} == {
+        key: LOSS_TYPE_ALIASES.get(value, value) for key, value in written.items()
+    }
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Every value of a tree of settings with its dotted key; PyYAML takes the key `on` for true."""
+    named = {"on" if key is True else key: value for key, value in tree.items()}
+    return [
+        leaf
+        for key, value in named.items()
+        for leaf in (leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
+    ]
 
 
 def test_json_holds_the_recipe_the_code_the_warnings_and_the_plan(

@@ -107,7 +107,7 @@ def test_a_file_named_by_an_option_takes_the_data_and_a_note_says_so(finished_co
         (["-o", "next"], "-o and --policy go with --preferences"),
         (["--policy", "next"], "-o and --policy go with --preferences"),
         (["--preferences", "-"], "--preferences needs -o DIR"),
-        (["--preferences", "-", "-o", "next", "--restart"], "--restart is for whole runs"),
+        (["--preferences", "-", "-o", "next", "--restart"], "--restart and --from are for whole runs"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

@@ -28,7 +28,8 @@ WARPED = SamplingSettings(temperature=0.7, top_k=5, top_p=0.9, max_new_tokens=12
 def sample_all(
     policy: Policy, requests: list[Request], settings: SamplingSettings = BARE, batch_size: int = 64
 ) -> list[Sample]:
-    samples = dict(TransformersEngine(batch_size).generate(policy, requests, settings))
+    batches = TransformersEngine(batch_size).generate(policy, requests, settings)
+    samples = dict(sample for batch in batches for sample in batch)
     assert sorted(samples) == list(range(len(requests))), "each request is answered once"
     return [samples[index] for index in range(len(requests))]
 
@@ -317,3 +318,14 @@ def test_no_uniform_number_gives_a_token_of_probability_zero(probabilities: list
     assert probabilities[token] > 0
     below, above = math.fsum(probabilities[:token]) / total, math.fsum(probabilities[: token + 1]) / total
     assert below - 1e-9 <= uniform <= above + 1e-9
+
+
+def test_a_batch_that_is_done_is_passed_over_and_one_that_lacks_a_response_is_made_whole(
+    warm_policy: Policy, requests_of_many_lengths: list[Request]
+) -> None:
+    requests, engine, settings = requests_of_many_lengths[:7], TransformersEngine(2), BARE
+    whole = list(engine.generate(warm_policy, requests, settings))
+    first = [index for index, _ in whole[0]]
+    assert list(engine.generate(warm_policy, requests, settings, done=first)) == whole[1:]
+    assert list(engine.generate(warm_policy, requests, settings, done=first[:1])) == whole
+    assert list(engine.generate(warm_policy, requests, settings, done=range(len(requests)))) == []

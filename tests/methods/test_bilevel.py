@@ -1,118 +1,143 @@
-"""The bilevel response term: exact by enumeration, and wrong in no sign or factor."""
+"""The bilevel terms one by one: hand-worked values, stop-gradients, and what a baseline may average.
+
+That they are exact together stands in `test_enumeration.py`.
+"""
 
 from __future__ import annotations
 
-from itertools import product
+import math
 
 import pytest
 import torch
 
-from align_cli.methods.bilevel import leave_one_out_baseline, response_term
-from align_cli.methods.preference import expected_preference_loss, preference_margin
-
-NUM_RESPONSES = 5
-BETA = 0.5
-
-
-class Enumerated:
-    """A policy over five responses that can be listed; pairs are two independent draws, labelled by a fixed reward."""
-
-    def __init__(self, loss_type: str) -> None:
-        generator = torch.Generator().manual_seed(3)
-        self.logits = torch.randn(NUM_RESPONSES, generator=generator, dtype=torch.float64).requires_grad_()
-        self.reference = torch.randn(NUM_RESPONSES, generator=generator, dtype=torch.float64).log_softmax(-1)
-        self.reward = torch.randn(NUM_RESPONSES, generator=generator, dtype=torch.float64)
-        self.lengths = torch.arange(1, NUM_RESPONSES + 1)
-        self.loss_type = loss_type
-        self.pairs = torch.tensor(list(product(range(NUM_RESPONSES), repeat=2)))
-
-    def losses(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """ℓ̄, log πθ(y1) + log πθ(y2), and the probability of every pair."""
-        logps = self.logits.log_softmax(-1)
-        ratios = logps - self.reference
-        one, two = self.pairs.T
-        margins = preference_margin(ratios[one], ratios[two], self.lengths[one], self.lengths[two], self.loss_type)
-        labels = torch.sigmoid(self.reward[one] - self.reward[two])
-        losses = expected_preference_loss(margins, labels, self.loss_type, BETA)
-        pair_logps = logps[one] + logps[two]
-        return losses, pair_logps, pair_logps.exp()
-
-    def gradient(self, value: torch.Tensor) -> torch.Tensor:
-        return torch.autograd.grad(value, self.logits)[0]
+from align_cli.methods.bilevel import (
+    importance_weights,
+    label_term,
+    leave_one_out_baseline,
+    policy_labels,
+    response_term,
+)
 
 
-@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
-@pytest.mark.parametrize("baseline", [0.0, 0.7])
-def test_at_coefficient_one_the_surrogate_has_the_gradient_of_the_enumerated_objective(
-    loss_type: str, baseline: float
-) -> None:
-    policy = Enumerated(loss_type)
-    losses, _, probabilities = policy.losses()
-    exact = policy.gradient((probabilities * losses).sum())
-    losses, pair_logps, probabilities = policy.losses()
-    surrogate = losses + response_term(losses, torch.full_like(losses, baseline), pair_logps)
-    averaged = policy.gradient((probabilities.detach() * surrogate).sum())
-    torch.testing.assert_close(averaged, exact, rtol=1e-10, atol=1e-12)
+class TestResponseTerm:
+    def test_it_pushes_down_responses_that_cost_more_than_usual(self) -> None:
+        logps = torch.tensor([-2.0, -2.0], requires_grad=True)
+        response_term(torch.tensor([1.0, 0.2]), torch.tensor([0.5, 0.5]), logps).sum().backward()
+        assert logps.grad is not None
+        assert logps.grad.tolist() == pytest.approx([0.5, -0.3])  # descent lowers the first, raises the second
+
+    def test_it_sends_no_gradient_through_loss_or_baseline(self) -> None:
+        losses, baselines, logps = (torch.ones(2, requires_grad=True) for _ in range(3))
+        response_term(losses, baselines, logps).sum().backward()
+        assert losses.grad is None and baselines.grad is None and logps.grad is not None
 
 
-@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
-def test_the_enumerated_gradient_tells_a_wrong_sign_or_factor(loss_type: str) -> None:
-    """The test above can fail: the term with another sign, with a factor, or left out gives another gradient."""
-    policy = Enumerated(loss_type)
-    losses, _, probabilities = policy.losses()
-    exact = policy.gradient((probabilities * losses).sum())
-    for wrong_factor in (-1.0, 0.0, 0.5, 2.0):
-        losses, pair_logps, probabilities = policy.losses()
-        surrogate = losses + wrong_factor * response_term(losses, torch.zeros_like(losses), pair_logps)
-        averaged = policy.gradient((probabilities.detach() * surrogate).sum())
-        assert (averaged - exact).abs().max().item() > 1e-3
+class TestLabelTerm:
+    def test_it_has_its_hand_worked_value_and_gradient(self) -> None:
+        """q = ¾, ℓ(h) = 2, ℓ(−h) = 4, log-odds 0: both log pθ are −log 2, their gradients ½ and −½."""
+        logits = torch.zeros(1, requires_grad=True)
+        term = label_term(torch.tensor([2.0]), torch.tensor([4.0]), torch.tensor([0.75]), logits)
+        term.sum().backward()
+        assert term.item() == pytest.approx(-(0.75 * 2 + 0.25 * 4) * math.log(2))
+        assert logits.grad is not None and logits.grad.item() == pytest.approx((0.75 * 2 - 0.25 * 4) / 2)
+
+    def test_it_sends_no_gradient_through_losses_or_labels(self) -> None:
+        forward, backward, labels, logits = (torch.full((2,), 0.5, requires_grad=True) for _ in range(4))
+        label_term(forward, backward, labels, logits).sum().backward()
+        assert forward.grad is None and backward.grad is None and labels.grad is None and logits.grad is not None
+
+    def test_policy_labels_are_bradley_terry_without_gradient(self) -> None:
+        labels = policy_labels(torch.tensor([0.0, math.log(3)], requires_grad=True))
+        assert labels.tolist() == pytest.approx([0.5, 0.75])
+        assert not labels.requires_grad
 
 
-@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
-def test_a_leave_one_out_baseline_over_a_batch_keeps_the_gradient_exact(loss_type: str) -> None:
-    """Every batch of two independent pairs, weighted by its probability."""
-    policy = Enumerated(loss_type)
-    losses, _, probabilities = policy.losses()
-    exact = policy.gradient((probabilities * losses).sum())
-    losses, pair_logps, probabilities = policy.losses()
-    one, two = torch.tensor(list(product(range(len(losses)), repeat=2))).T
-    batch_losses = torch.stack([losses[one], losses[two]])
-    baselines = torch.stack(
-        [leave_one_out_baseline(batch, torch.tensor([0, 1]), torch.tensor([0, 1]), 0.0) for batch in batch_losses.T]
-    ).T
-    torch.testing.assert_close(baselines, batch_losses.flip(0).detach())
-    terms = response_term(batch_losses, baselines, torch.stack([pair_logps[one], pair_logps[two]]))
-    weights = (probabilities[one] * probabilities[two]).detach()
-    averaged = policy.gradient((weights * (batch_losses + terms).mean(0)).sum())
-    torch.testing.assert_close(averaged, exact, rtol=1e-10, atol=1e-12)
+class TestImportanceWeights:
+    def test_they_are_the_ratio_of_probabilities_up_to_the_cap(self) -> None:
+        logps = torch.tensor([math.log(0.2), math.log(0.9)], requires_grad=True)
+        found = importance_weights(logps, torch.tensor([math.log(0.4), math.log(0.3)]), cap=2.0)
+        assert found.weights_B.tolist() == pytest.approx([0.5, 2.0])
+        assert found.truncated_B.tolist() == [False, True]
+        assert not found.weights_B.requires_grad
 
 
-def test_the_term_pushes_down_responses_that_cost_more_than_usual() -> None:
-    logps = torch.tensor([-2.0, -2.0], requires_grad=True)
-    response_term(torch.tensor([1.0, 0.2]), torch.tensor([0.5, 0.5]), logps).sum().backward()
-    assert logps.grad is not None
-    assert logps.grad.tolist() == pytest.approx([0.5, -0.3])  # descent lowers the first, raises the second
+# One prompt with responses 0, 1, 2 and all their pairs, then another with responses 3 and 4.
+LOSSES = torch.tensor([1.0, 2.0, 4.0, 10.0])
+PROMPTS = torch.tensor([0, 0, 0, 1])
+RESPONSES = torch.tensor([[0, 1], [0, 2], [1, 2], [3, 4]])
 
 
-def test_the_term_sends_no_gradient_through_loss_or_baseline() -> None:
-    losses, baselines, logps = (torch.ones(2, requires_grad=True) for _ in range(3))
-    response_term(losses, baselines, logps).sum().backward()
-    assert losses.grad is None and baselines.grad is None and logps.grad is not None
+def baselines(
+    prompts: list[int],
+    responses: list[int],
+    losses: torch.Tensor = LOSSES,
+    of_prompts: torch.Tensor = PROMPTS,
+    of_responses: torch.Tensor = RESPONSES,
+    empty: float = 0.25,
+) -> list[float]:
+    found = leave_one_out_baseline(
+        losses, of_prompts, of_responses, torch.tensor(prompts), torch.tensor(responses), empty
+    )
+    return found.tolist()
 
 
-def test_the_baseline_leaves_out_every_copy_of_a_pair() -> None:
-    losses, ids = torch.tensor([1.0, 2.0, 4.0, 2.0]), torch.tensor([7, 8, 9, 8])
-    baselines = leave_one_out_baseline(losses, ids, ids, empty=0.0)
-    assert baselines.tolist() == pytest.approx([8 / 3, 5 / 2, 5 / 3, 5 / 2])
+class TestLeaveOneOutBaseline:
+    def test_it_is_the_loss_of_the_prompts_pairs_without_the_response(self) -> None:
+        assert baselines([0, 0, 0], [0, 1, 2]) == [4.0, 2.0, 1.0]
 
+    def test_of_several_such_pairs_it_is_the_mean(self) -> None:
+        """Four responses, all six pairs: those without response 0 are 1 against 2, 1 against 3 and 2 against 3."""
+        responses = torch.combinations(torch.arange(4))
+        losses = torch.tensor([50.0, 60.0, 70.0, 1.0, 2.0, 6.0])
+        assert baselines([5], [0], losses, torch.full((6,), 5), responses) == [3.0]
 
-def test_the_baseline_of_a_lone_pair_is_what_the_caller_says() -> None:
-    ids = torch.tensor([3, 3])
-    assert leave_one_out_baseline(torch.tensor([1.0, 5.0]), ids, ids, empty=0.25).tolist() == [0.25, 0.25]
+    def test_where_the_prompt_has_none_it_is_the_mean_of_other_prompts_pairs(self) -> None:
+        assert baselines([1, 1], [3, 4]) == [pytest.approx(7 / 3)] * 2
 
+    def test_where_every_pair_of_the_prompt_has_the_response_other_prompts_stand_in(self) -> None:
+        """The third pair of the three stands in another batch: 0 is in both that are left, 1 and 2 in one each."""
+        kept = torch.tensor([0, 1, 3])
+        assert baselines([0, 0, 0], [0, 1, 2], LOSSES[kept], PROMPTS[kept], RESPONSES[kept]) == [10.0, 2.0, 1.0]
 
-def test_the_baseline_of_a_micro_batch_averages_the_global_batch() -> None:
-    losses, ids = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 1, 2])
-    whole = leave_one_out_baseline(losses, ids, ids, empty=0.0)
-    parts = [leave_one_out_baseline(losses, ids, ids[part], empty=0.0) for part in (slice(0, 1), slice(1, 3))]
-    assert torch.equal(torch.cat(parts), whole)
+    def test_with_no_pair_left_it_is_what_the_caller_says(self) -> None:
+        one = torch.tensor([0])
+        assert baselines([0, 0], [0, 1], LOSSES[one], PROMPTS[one], RESPONSES[one]) == [0.25, 0.25]
+
+    def test_copies_of_a_pair_are_left_out_with_it(self) -> None:
+        twice = torch.tensor([0, 0, 0, 2])
+        assert baselines([0], [0], LOSSES[twice], PROMPTS[twice], RESPONSES[twice]) == [4.0]
+        copies = torch.tensor([3, 3, 0])
+        assert baselines([1], [3], LOSSES[copies], PROMPTS[copies], RESPONSES[copies]) == [1.0]
+
+    def test_pairs_that_were_chosen_with_the_help_of_the_response_are_left_out(self) -> None:
+        """Best against worst of three: the third response is in no pair, but the choice depended on it."""
+        responses = torch.tensor([[0, 1, 2], [3, 4, 5]])
+        two, prompts = torch.tensor([1.0, 3.0]), torch.tensor([0, 0])
+        assert baselines([0, 0, 0], [0, 1, 2], two, prompts, responses) == [3.0] * 3
+        assert baselines([0], [2], two, prompts, torch.tensor([[0, 1, 2], [2, 4, 5]])) == [0.25]
+
+    def test_what_fills_up_shorter_pairs_is_no_response(self) -> None:
+        responses = torch.tensor([[0, 1, -1], [2, 3, -1]])
+        assert baselines([0], [0], torch.tensor([1.0, 3.0]), torch.tensor([0, 0]), responses) == [3.0]
+
+    def test_it_does_not_move_with_pairs_that_hold_the_response(self) -> None:
+        """Whatever y_i does to the pairs that it is in, its own baseline stays."""
+        for response in range(3):
+            contains = RESPONSES.eq(response).any(1)
+            changed = torch.where(contains, LOSSES + 100, LOSSES)
+            assert baselines([0], [response], changed) == baselines([0], [response])
+
+    @pytest.mark.parametrize("size", [1, 2, 3])
+    def test_rows_of_a_micro_batch_get_the_numbers_of_the_whole(self, size: int) -> None:
+        prompts, responses = [0, 0, 0, 0, 0, 0, 1, 1], [0, 1, 0, 2, 1, 2, 3, 4]
+        whole = baselines(prompts, responses)
+        parts = [
+            baselines(prompts[start : start + size], responses[start : start + size])
+            for start in range(0, len(prompts), size)
+        ]
+        assert sum(parts, []) == whole  # noqa: RUF017
+
+    def test_it_carries_no_gradient(self) -> None:
+        losses = LOSSES.clone().requires_grad_()
+        found = leave_one_out_baseline(losses, PROMPTS, RESPONSES, torch.tensor([0]), torch.tensor([0]), 0.0)
+        assert not found.requires_grad

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from align_cli.methods.preference import expected_preference_loss, preference_loss, preference_margin
 
-LOSS_TYPES = ["sigmoid", "ipo", "hinge"]
+LOSS_TYPES = ["sigmoid", "ipo", "hinge", "simpo"]
 finite = st.floats(-30, 30, allow_nan=False)
 
 
@@ -55,10 +55,11 @@ def test_an_unknown_loss_is_an_error() -> None:
         preference_loss(of(0.0), "dpo", 0.1)
 
 
-def test_ipo_alone_divides_each_score_by_its_own_length() -> None:
+def test_ipo_and_simpo_divide_each_score_by_its_own_length() -> None:
     scores = of(6.0), of(-4.0)
     lengths = torch.tensor([3]), torch.tensor([2])
     assert preference_margin(*scores, *lengths, "ipo").item() == 6 / 3 + 4 / 2
+    assert preference_margin(*scores, *lengths, "simpo").item() == 6 / 3 + 4 / 2
     assert preference_margin(*scores, *lengths, "sigmoid").item() == 10
     assert preference_margin(*scores, *lengths, "hinge").item() == 10
 
@@ -102,3 +103,63 @@ def test_a_policy_label_leaves_dpo_no_expected_gradient() -> None:
     labels = torch.sigmoid(0.1 * margins).detach()
     (gradient,) = torch.autograd.grad(expected_preference_loss(margins, labels, "sigmoid", 0.1).sum(), margins)
     assert gradient.abs().max().item() < 1e-15
+
+
+class TestSimpo:
+    """−log σ(β/|y_w| log π(y_w) − β/|y_l| log π(y_l) − γ): Eq. 6 of arXiv:2405.14734."""
+
+    def loss(self, chosen: torch.Tensor, rejected: torch.Tensor, beta: float, gamma: float) -> torch.Tensor:
+        margins = preference_margin(chosen, rejected, torch.tensor([4]), torch.tensor([2]), "simpo")
+        return preference_loss(margins, "simpo", beta, gamma)
+
+    @pytest.mark.parametrize(
+        ("beta", "gamma", "logit"),
+        [
+            (2.0, 0.0, 1.0),  # 2 · (−6 / 4) − 2 · (−4 / 2)
+            (2.0, 1.0, 0.0),
+            (2.0, 1.6, -0.6),
+            (2.5, 0.5, 0.75),
+            (10.0, 3.0, 2.0),
+        ],
+    )
+    def test_it_has_its_hand_worked_values(self, beta: float, gamma: float, logit: float) -> None:
+        found = self.loss(of(-6.0), of(-4.0), beta, gamma).item()
+        assert found == pytest.approx(math.log(1 + math.exp(-logit)), abs=1e-12)
+
+    def test_its_margin_is_that_of_log_probabilities_a_token(self) -> None:
+        margin = preference_margin(of(-6.0), of(-4.0), torch.tensor([4]), torch.tensor([2]), "simpo")
+        assert margin.item() == -6 / 4 + 4 / 2
+
+    def test_its_gradient_is_the_papers(self) -> None:
+        """β σ(γ − βh), divided by each response's length: Eq. 7 and appendix."""
+        chosen, rejected = of(-6.0).requires_grad_(), of(-4.0).requires_grad_()
+        gradients = torch.autograd.grad(self.loss(chosen, rejected, 2.0, 1.6).sum(), (chosen, rejected))
+        weight = 2.0 / (1 + math.exp(-0.6))
+        assert [gradient.item() for gradient in gradients] == pytest.approx([-weight / 4, weight / 2])
+
+    def test_it_has_the_gradient_of_finite_differences(self) -> None:
+        logps = of(-6.0).requires_grad_(), of(-4.0).requires_grad_()
+        assert torch.autograd.gradcheck(lambda one, two: self.loss(one, two, 2.0, 0.7), logps)
+
+    def test_without_a_target_margin_it_is_the_sigmoid_loss_of_its_margin(self) -> None:
+        margins = torch.linspace(-9, 9, 19, dtype=torch.float64)
+        assert torch.equal(preference_loss(margins, "simpo", 2.0, 0.0), preference_loss(margins, "sigmoid", 2.0))
+
+    def test_at_the_target_margin_it_is_log_two_and_far_beyond_it_nothing(self) -> None:
+        at, beyond, short = preference_loss(of(0.4, 100.0, -100.0), "simpo", 2.0, 0.8)
+        assert at.item() == pytest.approx(math.log(2))
+        assert beyond.item() < 1e-12
+        assert short.item() == pytest.approx(200.8)
+
+    def test_a_larger_target_margin_costs_more(self) -> None:
+        losses = [preference_loss(of(0.3), "simpo", 2.0, gamma).item() for gamma in (0.0, 0.5, 1.0, 2.0)]
+        assert losses == sorted(losses) and len(set(losses)) == 4
+
+    def test_a_soft_label_asks_either_response_to_win_by_the_margin(self) -> None:
+        found = expected_preference_loss(of(0.3), of(0.75), "simpo", 2.0, 0.5).item()
+        ahead, behind = (math.log(1 + math.exp(-(sign * 0.6 - 0.5))) for sign in (1, -1))
+        assert found == pytest.approx(0.75 * ahead + 0.25 * behind)
+
+    @pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
+    def test_the_other_losses_know_no_target_margin(self, loss_type: str) -> None:
+        assert preference_loss(of(0.3), loss_type, 0.5, 7.0).item() == preference_loss(of(0.3), loss_type, 0.5).item()

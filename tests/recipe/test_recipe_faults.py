@@ -11,6 +11,10 @@ from align_cli.recipe import load_recipe
 from align_cli.recipe.schema import LabelSection
 
 HERE = Path(__file__).parent
+LOSSES = (
+    "sigmoid, ipo, hinge, simpo, exo_pair, nca_pair, robust, bco_pair, sppo_hard, aot, aot_unpaired, apo_zero, "
+    "apo_down, discopop, sft, sigmoid_norm, dpo, slic"
+)
 
 
 def test_ten_faults_are_reported_at_once_in_these_words(monkeypatch):
@@ -59,8 +63,62 @@ def test_ten_faults_are_reported_at_once_in_these_words(monkeypatch):
         ),
         (
             "method.loss_type=ipoo",
-            "method.loss_type is 'ipoo'; it must be one of sigmoid, ipo, hinge, dpo, slic",
+            f"method.loss_type is 'ipoo'; it must be one of {LOSSES}",
             "did you mean ipo?",
+        ),
+        (
+            "method.loss_type=[dpo, ipoo]",
+            f"method.loss_type[1] is 'ipoo'; it must be one of {LOSSES}",
+            "did you mean ipo?",
+        ),
+        ("method.loss_type=[]", f"method.loss_type is []; it must be one of {LOSSES}", ""),
+        ("method.loss_type={dpo: 1}", f"method.loss_type is a section; it must be one of {LOSSES}", ""),
+        ("method.loss_type=[dpo, 3]", f"method.loss_type[1] is 3; it must be one of {LOSSES}", ""),
+        ("method.loss_weights=3", "method.loss_weights is 3; it must be a list, each a number", ""),
+        ("method.simpo_gamma=-1", "method.simpo_gamma is -1; it must be at least 0", ""),
+        ("method.label_smoothing=0.5", "method.label_smoothing is 0.5; it must be at least 0 and below 0.5", ""),
+        ("method.label_smoothing=-0.1", "method.label_smoothing is -0.1; it must be at least 0 and below 0.5", ""),
+        ("method.discopop_tau=0", "method.discopop_tau is 0; it must be above 0", ""),
+        ("method.ld_alpha=1.5", "method.ld_alpha is 1.5; it must be at least 0 and at most 1", ""),
+        ("method.ld_alpha=-0.5", "method.ld_alpha is -0.5; it must be at least 0 and at most 1", ""),
+        ("method.use_weighting=1", "method.use_weighting is 1; it must be true or false", ""),
+        (
+            "method.f_divergence_type=js_diverjence",
+            "method.f_divergence_type is 'js_diverjence'; it must be one of reverse_kl, forward_kl, js_divergence, "
+            "alpha_divergence",
+            "did you mean js_divergence?",
+        ),
+        ("method.f_alpha_divergence_coef=a", "method.f_alpha_divergence_coef is 'a'; it must be a number", ""),
+        ("method.optimism.coefficient=-1", "method.optimism.coefficient is -1; it must be at least 0", ""),
+        (
+            "method.optimism.on=refrence",
+            "method.optimism.on is 'refrence'; it must be one of reference, policy",
+            "did you mean reference?",
+        ),
+        (
+            "method.sources.dmd={mixing: 1.5}",
+            "method.sources.dmd.mixing is 1.5; it must be at least 0 and at most 1",
+            "",
+        ),
+        (
+            "method.sources.dmd={mixing: 0, gradient: -1}",
+            "method.sources.dmd.gradient is -1; it must be at least 0",
+            "",
+        ),
+        (
+            "generate.num_reference_generations=-1",
+            "generate.num_reference_generations is -1; it must be at least 0",
+            "",
+        ),
+        (
+            "generate.num_reference_generations=0.5",
+            "generate.num_reference_generations is 0.5; it must be a whole number at least 0",
+            "",
+        ),
+        (
+            "train.source_grad_norms=steps",
+            "train.source_grad_norms is 'steps'; it must be one of round, step, never",
+            "did you mean step?",
         ),
     ],
 )
@@ -93,7 +151,7 @@ def test_a_wrong_value_is_named_with_what_it_must_be(faults_of, override, what, 
         (
             "data.xyzzy=1",
             "unknown key data.xyzzy",
-            "data has the keys prompts, preferences, eval_prompts, eval_preferences",
+            "data has the keys prompts, preferences, demonstrations, eval_prompts, eval_preferences",
         ),
     ],
 )
@@ -105,8 +163,7 @@ def test_an_unknown_key_gets_the_nearest_known_one(faults_of, override, what, hi
 @pytest.mark.parametrize(
     "override",
     [
-        "preset=spin",
-        "guards={}",
+        "preset=self-rewarding",
         "policy.peft={}",
         "policy.lora.r=8",
         "labelers.x.kind=policy",
@@ -115,29 +172,26 @@ def test_an_unknown_key_gets_the_nearest_known_one(faults_of, override, what, hi
         "labelers.x.kind=person",
         "generate.engine=openai",
         "generate.engine=vllm",
-        *(
-            f"method.loss_type={loss}"
-            for loss in [
-                "exo_pair",
-                "nca_pair",
-                "robust",
-                "bco_pair",
-                "sppo_hard",
-                "aot",
-                "aot_unpaired",
-                "apo_zero",
-                "apo_down",
-                "discopop",
-                "sft",
-                "sigmoid_norm",
-            ]
-        ),
     ],
 )
 def test_what_is_not_served_yet_is_called_so_and_has_a_remedy(faults_of, override):
     (fault,) = faults_of(override)
     assert fault.what.endswith("is not served yet")
     assert fault.hint
+
+
+def test_a_wrong_loss_in_a_list_is_located_at_its_item(faults_of, minimal):
+    text = minimal.replace("method:\n", "method:\n  loss_type: [dpo, sftt, ipo, {a: 1}]\n")
+    first, second = faults_of(text=text)
+    assert (first.where, first.snippet.splitlines()[1].index("^")) == ("recipe.yaml:12:20", 21)
+    assert first.what.startswith("method.loss_type[1] is 'sftt'; it must be one of sigmoid, ")
+    assert first.hint == "did you mean sft?"
+    assert (second.where, second.what.split(";")[0]) == ("recipe.yaml:12:31", "method.loss_type[3] is a section")
+
+
+def test_a_weight_that_is_no_number_is_located_at_its_item(faults_of, minimal):
+    (fault,) = faults_of(text=minimal.replace("method:\n", "method:\n  loss_weights: [1, b, 2]\n"))
+    assert (fault.where, fault.what) == ("recipe.yaml:12:21", "method.loss_weights[1] is 'b'; it must be a number")
 
 
 def test_a_missing_key_points_to_the_section_that_lacks_it(faults_of, minimal):

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from align_cli.recipe.checks.passthrough import training_argument_types
+from align_cli.recipe.schema import MethodSection
 
 
 def test_the_names_read_from_the_source_are_those_of_the_class():
@@ -98,6 +99,19 @@ def test_what_align_owns_is_refused_with_where_to_set_it(faults_of, key):
     (fault,) = faults_of(f"train.{key}=x")
     assert "is refused" in fault.what
     assert fault.hint
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "beta", "loss_type", "loss_weights", "label_smoothing", "f_divergence_type", "f_alpha_divergence_coef",
+        "use_weighting", "discopop_tau", "ld_alpha", "simpo_gamma",
+    ],
+)  # fmt: skip
+def test_a_key_of_trls_loss_is_one_of_the_methods(faults_of, key):
+    (fault,) = faults_of(f"train.{key}=1")
+    assert fault.hint == f"set method.{key}"
+    assert key in MethodSection.model_fields
 
 
 def test_every_key_that_trl_adds_has_an_answer(faults_of):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,11 @@ RECIPE = """
 output_dir: out
 preset: {preset}
 policy: {{model_name_or_path: playground, sft: {{dataset: playground}}}}
-data: {{prompts: playground, preferences: playground, eval_prompts: playground}}
+data:
+  prompts: playground
+  preferences: playground
+  demonstrations: playground
+  eval_prompts: playground
 labelers:
   reward: {{kind: function, function: "align_cli.playground:hidden_reward"}}
 train: {{steps_per_round: 2}}
@@ -24,7 +29,7 @@ train: {{steps_per_round: 2}}
 def load(folder: Path, preset: str, *overrides: str) -> Recipe:
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(preset=preset), encoding="utf-8")
-    names_labeler = preset in ("iterative-dpo", "online-dpo", "sail-dpr", "sail-mix")
+    names_labeler = preset in ("iterative-dpo", "online-dpo", "sail-dpr", "sail-mix", "selm", "xpo")
     labeler = ["method.sources.dpr.labeler=reward"] if names_labeler else []
     return load_recipe(path, [*labeler, *overrides])
 
@@ -43,6 +48,10 @@ def test_every_preset_loads_and_says_its_paper(preset: str, tmp_path: Path) -> N
         ("offline-dpo", {"offline": (1.0, None)}),
         ("offline-ipo", {"offline": (1.0, None)}),
         ("offline-slic", {"offline": (1.0, None)}),
+        ("offline-simpo", {"offline": (1.0, None)}),
+        ("spin", {"dmd": (1.0, 0.0)}),
+        ("selm", {"dpr": (1.0, 0.0)}),
+        ("xpo", {"dpr": (1.0, 0.0)}),
         ("iterative-dpo", {"dpr": (1.0, 0.0)}),
         ("online-dpo", {"dpr": (1.0, 0.0)}),
         ("sail-ddp", {"offline": (0.6, None), "ddp": (0.4, 0.2)}),
@@ -58,6 +67,102 @@ def test_a_preset_is_the_mixture_of_its_method(
     sources = load(tmp_path, preset).method.sources.in_use()
     found = {name: (source.mixing, getattr(source, "gradient", None)) for name, source in sources.items()}
     assert found == coefficients
+
+
+@pytest.mark.parametrize(
+    ("preset", "keys"),
+    [
+        (
+            "offline-simpo",
+            {
+                "method.loss_type": "simpo",
+                "method.beta": 2.0,
+                "method.simpo_gamma": 1.0,
+                "method.optimism.coefficient": 0.0,
+                "policy.reference": "initial",
+                "label.ties": "drop",
+            },
+        ),
+        (
+            "spin",
+            {
+                "method.loss_type": "sigmoid",
+                "method.beta": 0.1,
+                "policy.reference": "previous",
+                "generate.num_generations": 1,
+                "generate.num_reference_generations": 0,
+                "generate.temperature": 1.0,
+                "train.schedule": "round",
+                "train.reset_optimizer_each_round": True,
+                "train.replay_rounds": 1,
+                "label.equal_texts": "drop",
+            },
+        ),
+        (
+            "selm",
+            {
+                "method.loss_type": "sigmoid",
+                "method.beta": 0.01,
+                "method.optimism.coefficient": 1.0e-5,
+                "method.optimism.on": "policy",
+                "policy.reference": "previous",
+                "generate.num_generations": 2,
+                "generate.num_reference_generations": 0,
+                "generate.temperature": 1.0,
+                "label.pairs": "best_worst",
+                "label.labels": "hard",
+                "label.ties": "keep",
+                "label.equal_texts": "keep",
+                "train.schedule": "round",
+                "train.reset_optimizer_each_round": True,
+                "train.replay_rounds": 0,
+            },
+        ),
+        (
+            "xpo",
+            {
+                "method.loss_type": "sigmoid",
+                "method.beta": 0.1,
+                "method.optimism.coefficient": 1.0e-5,
+                "method.optimism.on": "reference",
+                "policy.reference": "initial",
+                "generate.num_generations": 1,
+                "generate.num_reference_generations": 1,
+                "generate.temperature": 1.0,
+                "label.pairs": "best_worst",
+                "label.labels": "hard",
+                "label.ties": "keep",
+                "train.schedule": "run",
+                "train.reset_optimizer_each_round": False,
+                "train.replay_rounds": 1000,
+            },
+        ),
+    ],
+)
+def test_a_preset_expands_to_its_methods_settings(preset: str, keys: dict[str, object], tmp_path: Path) -> None:
+    tree = resolved(load(tmp_path, preset))
+    found = {key: value_at(tree, key) for key in keys}
+    assert found == keys
+
+
+def value_at(tree: dict[str, Any], key: str) -> object:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+def test_spin_samples_the_prompts_of_its_demonstrations_where_there_are_no_others(tmp_path: Path) -> None:
+    recipe = load(tmp_path, "spin", "data={demonstrations: playground}")
+    assert recipe.is_online and recipe.data.prompts is None
+
+
+def test_spin_without_demonstrations_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as raised:
+        load(tmp_path, "spin", "data.demonstrations=null")
+    assert str(raised.value).splitlines()[0] == (
+        "override 'data.demonstrations=null': data.demonstrations is not set; the source dmd takes the chosen "
+        "responses from it"
+    )
 
 
 def test_what_the_recipe_says_wins_key_by_key(tmp_path: Path) -> None:

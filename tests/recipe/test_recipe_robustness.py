@@ -52,6 +52,17 @@ KEYS = st.sampled_from(
         "train.replay_rounds",
         "reviews.liked",
         "method.loss_type",
+        "method.loss_type.0",
+        "method.loss_weights",
+        "method.label_smoothing",
+        "method.f_divergence_type",
+        "method.optimism",
+        "method.optimism.coefficient",
+        "method.optimism.on",
+        "method.sources.dmd",
+        "method.sources.dmd.mixing",
+        "data.demonstrations",
+        "generate.num_reference_generations",
     ]
 )
 VALUES = st.recursive(
@@ -60,7 +71,7 @@ VALUES = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(max_size=10)
-    | st.sampled_from(["hidden", "dataset"]),
+    | st.sampled_from(["hidden", "dataset", "sft", "simpo", "exo_pair"]),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.just("kind"), inner, max_size=3)
     ),

@@ -37,7 +37,7 @@ class Stop(NamedTuple):
     Args:
         before: `manifest` (a stage's results are written, the manifest is not), `ledger` (the manifest is written, the
             ledger's finish is not), `rename` (a file or folder is whole under its temporary name) or `step` (of the
-            optimizer: in the middle of training).
+            optimizer, in the train stage: in the middle of training).
         nth: at which of these moments, from 1.
         signal: what it is sent.
     """
@@ -123,13 +123,18 @@ def _arrange(stop: Stop) -> None:
     """Replace the one function that the process must not get through, by one that counts and then dies."""
     from align_cli.artifacts.store import TEMPORARY_SUFFIX
     from align_cli.run.folder import RunFolder
-    from align_cli.training.trainer import _RoundCallback
+    from align_cli.training.resumable import _BeginAndEnd
+    from align_cli.training.trainer import PreferenceTrainer
 
     owner, name, counts = {
         "manifest": (RunFolder, "finish", lambda *_, **__: True),
         "ledger": (RunFolder, "log", lambda _, event, **__: event == "finish"),
         "rename": (Path, "replace", lambda path, *_: path.name.endswith(TEMPORARY_SUFFIX)),
-        "step": (_RoundCallback, "on_step_end", lambda *_, **__: True),
+        "step": (
+            _BeginAndEnd,
+            "on_step_end",
+            lambda callback, *_, **__: isinstance(callback.trainer, PreferenceTrainer),
+        ),
     }[stop.before]
     _replace_method(owner, name, _dying(getattr(owner, name), counts, stop))
 

@@ -13,6 +13,7 @@ import pytest
 from forked import Finished, run_align
 
 NUM_PAIRS, NUM_EVAL_PAIRS = 40, 12
+NUM_DEMONSTRATIONS, NUM_SECOND_DEMONSTRATIONS = 24, 8
 LABELER = '''"""The playground's own reward, in a file of the user's."""
 
 from align_cli.playground import hidden_reward
@@ -30,6 +31,21 @@ OFFLINE_ONLY: dict[str, Any] = {
     "method__sources": {"offline": {"mixing": 1.0}},
     "data__prompts": None,
     "generate": None,
+}
+SPIN_LIKE: dict[str, Any] = {
+    "policy__reference": "previous",
+    "data__prompts": None,
+    "data__demonstrations": "demonstrations.jsonl",
+    "method__sources": {"dmd": {"mixing": 1.0}},
+    "generate__num_generations": 1,
+    "train__schedule": "round",
+    "train__reset_optimizer_each_round": True,
+}
+XPO_LIKE: dict[str, Any] = {
+    "method__sources": {"dpr": {"mixing": 1.0, "labeler": "ours"}},
+    "method__optimism": {"coefficient": 0.01, "on": "reference"},
+    "generate__num_generations": 1,
+    "generate__num_reference_generations": 1,
 }
 NO_EVALUATION: dict[str, Any] = {"data__eval_prompts": None, "data__eval_preferences": None, "evaluate": None}
 
@@ -84,12 +100,17 @@ def make_folder(write_recipe: Callable[..., Path]) -> MakeFolder:
 
     Two such folders with the same changes hold the same bytes, and so must their runs.
     """
-    from align_cli.playground.world import eval_preferences, preferences
+    from align_cli.playground.world import eval_preferences, preferences, sft_corpus
+
+    shown = sft_corpus(0)[: NUM_DEMONSTRATIONS + NUM_SECOND_DEMONSTRATIONS]
+    for row, first in zip(shown[NUM_DEMONSTRATIONS:], shown[:NUM_SECOND_DEMONSTRATIONS], strict=True):
+        row["prompt"] = first["prompt"]
 
     def make(folder: Path, **changes: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_rows(folder / "pairs.jsonl", preferences("few", 0)[:NUM_PAIRS])
         write_rows(folder / "eval_pairs.jsonl", eval_preferences("few", 0)[:NUM_EVAL_PAIRS])
+        write_rows(folder / "demonstrations.jsonl", shown)
         (folder / "labeler.py").write_text(LABELER, encoding="utf-8")
         defaults = {
             "output_dir": "run",

@@ -141,6 +141,9 @@ def test_every_pair_holds_the_ids_that_were_sampled(finished: Path) -> None:
             assert (pair.chosen_ids, pair.rejected_ids) == (chosen.completion_ids, rejected.completion_ids)
             assert (pair.chosen, pair.rejected) == (chosen.completion, rejected.completion)
             assert pair.policy == chosen.policy
+            assert (
+                (pair.chosen_by, pair.rejected_by) == (chosen.sampled_by, rejected.sampled_by) == ("policy", "policy")
+            )
             assert (pair.source, pair.labeler, pair.round) == ("dpr", "ours", number)
 
 

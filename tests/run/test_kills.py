@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from forked import Stop
-from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_same_runs, read_rows
+from run_fixtures import NO_EVALUATION, SPIN_LIKE, XPO_LIKE, Align, MakeFolder, assert_same_runs, read_rows
 
 STEPS = [
     "round 0 sft",
@@ -31,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "method__sources": {"offline": {"mixing": 0.5}, "dpp": {"mixing": 0.5, "gradient": 0.2}},
         "method__kl": {"coefficient": 0.02},
     },
+    "a demonstration is chosen over the policy's response": {**SPIN_LIKE, "train__replay_rounds": 1},
+    "the reference's responses are among the pairs": {**XPO_LIKE, "train__replay_rounds": 1},
 }
 PAIRED_VARIANTS = {
     "previous reference, ipo": ["the reference is the previous policy", "the loss is ipo"],

@@ -227,6 +227,27 @@ def test_the_remedy_for_offline_pairs_alone_speaks_of_the_pairs_that_were_given(
     assert "--preferences" in train_on(lines(*FOREIGN), finished_copy, align)
 
 
+def test_pairs_that_do_not_say_that_the_policy_wrote_them_are_refused_in_plain_words(
+    finished_copy: Path, align: Align
+) -> None:
+    rows = read_rows(finished_copy / "run" / "rounds" / "001" / "preferences.jsonl")
+    for row in rows[2:]:
+        assert (row.pop("chosen_by"), row.pop("rejected_by")) == ("policy", "policy")
+    assert train_on(lines(*rows), finished_copy, align) == (
+        f"method.sources.dpr: {len(rows) - 2} pairs of source dpr say of neither response that the policy wrote it\n"
+        "hint: label completions of `align generate`; or set chosen_by and rejected_by of each pair\n"
+    )
+
+
+def test_pairs_of_an_unknown_writer_are_refused_by_their_lines(finished_copy: Path, align: Align) -> None:
+    rows = read_rows(finished_copy / "run" / "rounds" / "001" / "preferences.jsonl")
+    rows[1]["rejected_by"] = "gpt"
+    assert train_on(lines(*rows), finished_copy, align) == (
+        "<stdin>:2: key 'rejected_by': input should be 'dataset', 'policy' or 'reference'\n"
+        "hint: each line is one preference in JSON\n"
+    )
+
+
 def test_pairs_of_a_source_that_the_mixture_lacks_are_refused(
     make_folder: MakeFolder, finished: Path, align: Align, tmp_path: Path
 ) -> None:
@@ -270,7 +291,7 @@ def test_completions_without_a_source_that_labels_them_are_refused(
     assert_refused(refused)
     assert refused.err == (
         "method.sources: no source of this recipe labels completions\n"
-        "hint: give source dpr a share and a labeler, or dpp a share\n"
+        "hint: give source dpr a share and a labeler, or dpp or dmd a share\n"
     )
 
 

@@ -124,6 +124,32 @@ def test_another_round_stage_or_run_draws_other_numbers(change: dict[str, Any], 
     assert [one.completion_ids for one in before] != [other.completion_ids for other in after]
 
 
+def test_policy_and_reference_draw_numbers_of_their_own_from_the_same_weights(warm_policy: Policy) -> None:
+    of_policy = sample(warm_policy, PLAYGROUND_DRAWS, sampled_by="policy")
+    of_reference = sample(warm_policy, PLAYGROUND_DRAWS, sampled_by="reference")
+    assert {one.sampled_by for one in of_policy} == {"policy"}
+    assert {one.sampled_by for one in of_reference} == {"reference"}
+    assert not {one.seed for one in of_policy} & {one.seed for one in of_reference}
+    same = [a.completion_ids == b.completion_ids for a, b in zip(of_policy, of_reference, strict=True)]
+    assert sum(same) < len(same) / 2
+    places = [(one.prompt_index, one.sample_index) for one in of_policy]
+    assert places == [(one.prompt_index, one.sample_index) for one in of_reference]
+
+
+def test_the_policys_samples_are_those_that_it_would_give_without_a_reference(warm_policy: Policy) -> None:
+    assert sample(warm_policy, PLAYGROUND_DRAWS, sampled_by="policy") == sample(warm_policy, PLAYGROUND_DRAWS)
+    for one in sample(warm_policy, PLAYGROUND_DRAWS[:3]):
+        assert one.seed == derive_seed(0, 1, "generate", one.prompt_index, one.sample_index)
+
+
+def test_the_policys_first_samples_are_these(warm_policy: Policy) -> None:
+    """Golden: a change of the seeds or of the order of sampling would change every run that is under way."""
+    seeds = [one.seed for one in sample(warm_policy, PLAYGROUND_DRAWS[:2])]
+    assert seeds == [4057100262725006560, 5585426955783132748, 8730010702209822502, 3247292532790803160]
+    seeds = [one.seed for one in sample(warm_policy, PLAYGROUND_DRAWS[:1], sampled_by="reference")]
+    assert seeds == [200002236630737106, 4758899083333545755]
+
+
 def test_a_chat_is_answered_with_an_assistants_message(warm_policy: Policy) -> None:
     chat = [{"role": "user", "content": "review of the food :"}]
     warm_policy.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"

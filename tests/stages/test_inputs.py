@@ -16,6 +16,7 @@ from align_cli.stages.inputs import (
     evaluation_prompts,
     local_files,
     offline_pairs,
+    sft_demonstrations,
     training_prompts,
 )
 
@@ -42,7 +43,8 @@ def test_the_playground_is_read_with_the_recipes_seed_and_setting(tiny_recipe: T
     recipe = tiny_recipe(tmp_path, "seed=3", "playground.setting=almost-none")
     assert training_prompts(recipe) == world.prompts(3)
     assert evaluation_prompts(recipe) == world.eval_prompts(3)
-    assert demonstrations(recipe) == world.sft_corpus(3)
+    assert sft_demonstrations(recipe) == world.sft_corpus(3)
+    assert demonstrations(tiny_recipe(tmp_path, "seed=3", "data.demonstrations=playground")) == world.sft_corpus(3)
     assert offline_pairs(recipe) == (world.preferences("almost-none", 3), {})
 
 
@@ -52,7 +54,7 @@ def test_no_held_out_prompt_is_a_training_prompt(tiny_recipe: TinyRecipe, tmp_pa
     assert held_out
     assert not held_out & {row["prompt"] for row in training_prompts(recipe)}
     assert not held_out & {row["prompt"] for row in offline_pairs(recipe).rows}
-    assert not held_out & {row["prompt"] for row in demonstrations(recipe)}
+    assert not held_out & {row["prompt"] for row in sft_demonstrations(recipe)}
 
 
 def test_a_built_in_world_brings_its_own_held_out_pairs(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
@@ -62,7 +64,7 @@ def test_a_built_in_world_brings_its_own_held_out_pairs(tiny_recipe: TinyRecipe,
 def test_the_reviews_are_read_from_their_two_files(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     for name, lines in SENTENCES.items():
         Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    names = dict.fromkeys(("prompts", "preferences", "eval_prompts"), "reviews")
+    names = dict.fromkeys(("prompts", "preferences", "demonstrations", "eval_prompts"), "reviews")
     recipe = tiny_recipe(
         tmp_path,
         "policy.sft.dataset=reviews",
@@ -71,7 +73,8 @@ def test_the_reviews_are_read_from_their_two_files(tiny_recipe: TinyRecipe, tmp_
     )
     prompts = training_prompts(recipe)
     assert prompts and all(len(row["prompt"].split()) == 2 for row in prompts)
-    assert evaluation_prompts(recipe) and demonstrations(recipe) and offline_pairs(recipe).rows
+    assert evaluation_prompts(recipe) and offline_pairs(recipe).rows
+    assert demonstrations(recipe) and demonstrations(recipe) == sft_demonstrations(recipe)
     assert set(offline_pairs(recipe).rows[0]) >= {"prompt", "chosen", "rejected"}
 
 
@@ -83,13 +86,15 @@ def test_files_are_read_like_a_world(tiny_recipe: TinyRecipe, tmp_path: Path) ->
         data={
             "prompts": write_lines("prompts.jsonl", {"prompt": "p"}, {"prompt": "q"}),
             "preferences": write_lines("pairs.jsonl", {**pair, "label": 0.75}, pair),
+            "demonstrations": write_lines("shown.jsonl", {"prompt": "p", "completion": " d"}),
             "eval_prompts": write_lines("held-out.jsonl", {"prompt": "r"}),
             "eval_preferences": write_lines("held-out-pairs.jsonl", pair),
         },
     )
     assert training_prompts(recipe) == [{"prompt": "p"}, {"prompt": "q"}]
     assert evaluation_prompts(recipe) == [{"prompt": "r"}]
-    assert demonstrations(recipe) == [{"prompt": "p", "completion": " c"}]
+    assert sft_demonstrations(recipe) == [{"prompt": "p", "completion": " c"}]
+    assert demonstrations(recipe) == [{"prompt": "p", "completion": " d"}]
     assert offline_pairs(recipe) == ([{**pair, "label": 0.75}, pair], {})
     assert evaluation_pairs(recipe) == ([pair], {})
 
@@ -116,7 +121,7 @@ def test_what_the_recipe_does_not_name_is_empty(tiny_recipe: TinyRecipe, tmp_pat
         method={"sources": {"dpr": {"mixing": 1.0, "labeler": "hidden"}}},
         evaluate={"against": []},
     )
-    assert demonstrations(recipe) == []
+    assert demonstrations(recipe) == sft_demonstrations(recipe) == []
     assert offline_pairs(recipe) == evaluation_pairs(recipe) == ([], {})
     with pytest.raises(DataError, match=r"^data\.eval_prompts: there are no prompts\nhint: set data\.eval_prompts to"):
         evaluation_prompts(recipe)
@@ -134,6 +139,7 @@ def test_local_files_are_the_files_that_the_recipe_reads(tiny_recipe: TinyRecipe
         tmp_path,
         policy__sft__dataset=write_lines("sft.jsonl", {"text": "a"}),
         data__prompts=write_lines("prompts.jsonl", {"prompt": "p"}),
+        data__demonstrations=write_lines("shown.jsonl", {"prompt": "p", "completion": "c"}),
         labelers={
             "hidden": {"kind": "function", "function": "judge.py:score"},
             "other": {"kind": "function", "function": "align_cli.playground:hidden_reward"},
@@ -142,6 +148,7 @@ def test_local_files_are_the_files_that_the_recipe_reads(tiny_recipe: TinyRecipe
     )
     assert local_files(recipe) == {
         "data.prompts": Path("prompts.jsonl"),
+        "data.demonstrations": Path("shown.jsonl"),
         "policy.sft.dataset": Path("sft.jsonl"),
         "labelers.hidden.function": Path("judge.py"),
     }
@@ -156,3 +163,42 @@ def test_a_folder_of_data_is_one_of_the_files_that_the_recipe_reads(tiny_recipe:
     recipe = tiny_recipe(tmp_path, data__prompts="./mine")
     assert training_prompts(recipe) == [{"prompt": "p"}]
     assert local_files(recipe) == {"data.prompts": Path("mine")}
+
+
+def question(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def answer(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def test_the_prompts_of_demonstrations_are_sampled_once_each_where_there_are_no_others(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    shown = write_lines(
+        "shown.jsonl",
+        {"prompt": "q", "completion": " 1"},
+        {"prompt": "p", "completion": " 2"},
+        {"prompt": "q", "completion": " 3"},
+        {"prompt": "p ", "completion": " 2"},
+    )
+    recipe = tiny_recipe(tmp_path, data__prompts=None, data__demonstrations=shown)
+    assert training_prompts(recipe) == [{"prompt": "q"}, {"prompt": "p"}, {"prompt": "p "}]
+    own = tiny_recipe(
+        tmp_path, data__prompts=write_lines("prompts.jsonl", {"prompt": "own"}), data__demonstrations=shown
+    )
+    assert training_prompts(own) == [{"prompt": "own"}]
+
+
+def test_chat_prompts_of_demonstrations_are_told_apart_by_what_they_say(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    shown = write_lines(
+        "shown.jsonl",
+        {"messages": question("why?") + answer("because")},
+        {"messages": question("how?") + answer("so")},
+        {"messages": question("why?") + answer("it is so")},
+    )
+    recipe = tiny_recipe(tmp_path, data__prompts=None, data__demonstrations=shown)
+    assert training_prompts(recipe) == [{"prompt": question("why?")}, {"prompt": question("how?")}]

@@ -15,7 +15,13 @@ from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
 from align_cli.recipe.schema import LabelSection
 from align_cli.stages import NoProgress
-from align_cli.stages.label import LabelledPairs, label_completions, label_offline_pairs, self_label
+from align_cli.stages.label import (
+    LabelledPairs,
+    label_completions,
+    label_offline_pairs,
+    pair_with_demonstrations,
+    self_label,
+)
 
 KEEP = {"ties": "keep", "equal_texts": "keep", "empty_texts": "keep"}
 DROP = {"ties": "drop", "equal_texts": "drop", "empty_texts": "drop"}
@@ -26,6 +32,7 @@ class GivenScores:
     """A scorer that knows every completion's score by its text."""
 
     name = "given"
+    batch_size = 7
 
     def __init__(self, scores: dict[str, float]) -> None:
         self.scores = scores
@@ -61,13 +68,19 @@ def draw(make_completion: Callable[..., Completion]) -> Callable[..., Drawn]:
 
 
 def label(
-    drawn: Drawn, run_seed: int = 0, keep_others: bool = False, num_generations: int = 8, **section: Any
+    drawn: Drawn,
+    run_seed: int = 0,
+    keep_others: bool = False,
+    num_generations: int = 8,
+    num_reference_generations: int = 0,
+    **section: Any,
 ) -> LabelledPairs:
     return label_completions(
         drawn.completions,
         drawn.scorer,
         LabelSection(**{**KEEP, **section}),
         num_generations=num_generations,
+        num_reference_generations=num_reference_generations,
         keep_others=keep_others,
         run_seed=run_seed,
         progress=NoProgress(),
@@ -101,6 +114,8 @@ def test_a_pair_carries_exactly_what_was_sampled(draw: Callable[..., Drawn]) -> 
         chosen_index=1,
         rejected_index=0,
         policy=better.policy,
+        chosen_by="policy",
+        rejected_by="policy",
     )
 
 
@@ -377,6 +392,7 @@ def test_offline_pairs_are_tokenised_behind_their_prompt(tiny_policy: Policy) ->
         assert pair.rejected_ids == completion_token_ids(tokenizer, row["prompt"], prompt_ids, row["rejected"])
         assert pair.chosen_ids[-1] == tokenizer.eos_token_id
         assert (pair.source, pair.labeler, pair.round) == ("offline", "dataset", 0)
+        assert (pair.chosen_by, pair.rejected_by, pair.policy) == ("dataset", "dataset", None)
 
 
 def test_offline_pairs_keep_their_labels_and_are_counted(tiny_policy: Policy) -> None:
@@ -404,3 +420,260 @@ def test_the_policys_own_pairs_are_all_of_a_prompts_in_the_order_of_sampling(
     assert self_label([], labeler, num_generations=3) == []
     twice = self_label(shorter[4:], labeler, num_generations=1)
     assert twice == []
+
+
+def test_self_labels_know_nothing_of_the_references_responses(
+    warm_policy: Policy, tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    own = [make_completion(0, sample, completion_ids=[10 + sample, 1]) for sample in range(2)]
+    foreign = [
+        make_completion(0, sample, completion_ids=[30 + sample, 1], sampled_by="reference", policy="fedcba9876543210")
+        for sample in range(3)
+    ]
+    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1, batch_size=4)
+    (pair,) = self_label([*foreign, *own], labeler, num_generations=2)
+    assert [pair] == self_label(own, labeler, num_generations=2)
+    assert (pair.chosen_ids, pair.rejected_ids) == ([10, 1], [11, 1])
+    assert (pair.chosen_by, pair.rejected_by, pair.policy) == ("policy", "policy", own[0].policy)
+    assert self_label(foreign, labeler, num_generations=2) == []
+
+
+REFERENCE = "fedcba9876543210"
+
+
+@pytest.fixture(scope="session")
+def draw_both(make_completion: Callable[..., Completion]) -> Callable[..., Drawn]:
+    """`draw_both([[1.0, 0.5]], [[2.0]])`: per prompt, responses of policy and of reference with these scores."""
+
+    def drawn(of_policy: Sequence[Group], of_reference: Sequence[Group]) -> Drawn:
+        completions, scores = [], {}
+        for sampler, version, groups in (("policy", "0" * 16, of_policy), ("reference", REFERENCE, of_reference)):
+            for prompt, group in enumerate(groups):
+                for sample, score in enumerate(group):
+                    text = f" {sampler} {prompt} {sample} ."
+                    scores[text] = score
+                    ids = [100 + prompt, (500 if sampler == "policy" else 700) + sample, 1]
+                    changes = {"completion": text, "completion_ids": ids, "sampled_by": sampler, "policy": version}
+                    completions.append(make_completion(prompt, sample, **changes))
+        return Drawn(completions, GivenScores(scores))
+
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("of_policy", "of_reference", "writers"),
+    [(2.0, 1.0, ("policy", "reference")), (1.0, 2.0, ("reference", "policy"))],
+    ids=["the policy's is better", "the reference's is better"],
+)
+def test_a_pair_of_policy_and_reference_says_who_wrote_which(
+    of_policy: float, of_reference: float, writers: tuple[str, str], draw_both: Callable[..., Drawn]
+) -> None:
+    drawn = draw_both([[of_policy]], [[of_reference]])
+    (pair,) = label(drawn, num_generations=1, num_reference_generations=1).preferences
+    by_writer = {each.sampled_by: each for each in drawn.completions}
+    chosen, rejected = (by_writer[writer] for writer in writers)  # type: ignore[index]
+    assert (pair.chosen_by, pair.rejected_by) == writers
+    assert (pair.chosen_ids, pair.rejected_ids) == (chosen.completion_ids, rejected.completion_ids)
+    assert (pair.chosen_index, pair.rejected_index) == (0, 0)
+    assert (pair.chosen_logp, pair.rejected_logp) == (-1.5, -1.5)
+    assert pair.policy == by_writer["policy"].policy != REFERENCE
+    assert (pair.source, pair.other_ids) == ("dpr", None)
+
+
+def test_two_responses_of_the_reference_are_a_pair_of_no_policy(draw_both: Callable[..., Drawn]) -> None:
+    made = label(draw_both([[2.0]], [[3.0, 1.0]]), num_generations=1, num_reference_generations=2)
+    (pair,) = made.preferences
+    assert (pair.chosen_by, pair.rejected_by, pair.policy) == ("reference", "reference", None)
+
+
+def test_equal_scores_put_the_policys_response_first(draw_both: Callable[..., Drawn]) -> None:
+    drawn = draw_both([[1.0]], [[1.0]])
+    for completions in (drawn.completions, drawn.completions[::-1]):
+        both = Drawn(completions, drawn.scorer)
+        (pair,) = label(both, num_generations=1, num_reference_generations=1).preferences
+        assert (pair.chosen_by, pair.rejected_by, pair.label) == ("policy", "reference", 0.5)
+
+
+def test_a_prompt_that_was_drawn_twice_pairs_each_laps_own_responses(draw_both: Callable[..., Drawn]) -> None:
+    """Two of the policy and one of the reference a draw: samples 0, 1 and 0 are of one lap, 2, 3 and 1 of the next."""
+    drawn = draw_both([[1.0, 2.0, 5.0, 6.0]], [[0.0, 9.0]])
+    made = label(drawn, num_generations=2, num_reference_generations=1, pairs="all")
+    assert scores_of(made) == [(2.0, 1.0), (2.0, 0.0), (1.0, 0.0), (9.0, 6.0), (9.0, 5.0), (6.0, 5.0)]
+    backwards = Drawn(drawn.completions[::-1], drawn.scorer)
+    made = label(backwards, num_generations=2, num_reference_generations=1, pairs="all")
+    assert sorted(scores_of(made)) == sorted(
+        [(2.0, 1.0), (2.0, 0.0), (1.0, 0.0), (9.0, 6.0), (9.0, 5.0), (6.0, 5.0)]  # type: ignore[list-item]
+    )
+    one_each = label(drawn, num_generations=4, num_reference_generations=2, pairs="all")
+    assert len(one_each.preferences) == 15, "one draw of four and two"
+
+
+def test_the_others_of_a_choice_are_the_policys_alone(draw_both: Callable[..., Drawn]) -> None:
+    drawn = draw_both([[4.0, 2.0, 3.0]], [[1.0, 2.5]])
+    options = {"num_generations": 3, "num_reference_generations": 2, "keep_others": True}
+    (pair,) = label(drawn, **options).preferences  # type: ignore[arg-type]
+    assert scores_of(LabelledPairs([pair], {})) == [(4.0, 1.0)]
+    assert (pair.chosen_by, pair.rejected_by) == ("policy", "reference")
+    assert pair.other_ids == [[100, 501, 1], [100, 502, 1]]
+    assert pair.other_logps == [-1.5, -1.5]
+
+
+def test_without_others_of_the_policys_the_list_of_others_is_empty(draw_both: Callable[..., Drawn]) -> None:
+    drawn = draw_both([[4.0]], [[1.0, 2.5]])
+    (pair,) = label(drawn, num_generations=1, num_reference_generations=2, keep_others=True).preferences
+    assert (pair.other_ids, pair.other_logps) == ([], [])
+
+
+SHOWN = [
+    {"prompt": "prompt 0 :", "completion": " the food was good ."},
+    {"prompt": "prompt 1 :", "completion": " the room was quiet ."},
+    {"prompt": "prompt 1 :", "completion": " the bed was soft ."},
+    {"prompt": "prompt 1 :", "completion": " we liked the pool ."},
+]
+
+
+def pair_with(
+    policy: Policy, completions: Sequence[Completion], shown: Any = SHOWN, run_seed: int = 0, **section: Any
+) -> LabelledPairs:
+    rules = LabelSection(**{**KEEP, **section})
+    return pair_with_demonstrations(completions, shown, policy.tokenizer, rules, run_seed)
+
+
+def test_a_mixed_pair_chooses_the_demonstration_and_rejects_what_was_sampled(
+    tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    completion = make_completion(0, 2, completion_ids=[7, 8, 9], logps=[-0.5, -0.25, -1.0], round=3)
+    made = pair_with(tiny_policy, [completion])
+    text = SHOWN[0]["completion"]
+    assert made.preferences == [
+        Preference(
+            prompt="prompt 0 :",
+            chosen=text,
+            rejected=" answer 2 .",
+            label=1.0,
+            source="dmd",
+            labeler="dataset",
+            prompt_ids=completion.prompt_ids,
+            chosen_ids=completion_token_ids(tiny_policy.tokenizer, "prompt 0 :", completion.prompt_ids, text),
+            rejected_ids=[7, 8, 9],
+            rejected_logp=-1.75,
+            round=3,
+            prompt_index=0,
+            rejected_index=2,
+            policy=completion.policy,
+            chosen_by="dataset",
+            rejected_by="policy",
+        )
+    ]
+    assert made.counts == {"mixed_pairs": 1}
+    (pair,) = made.preferences
+    assert pair.chosen_ids and pair.chosen_ids[-1] == tiny_policy.tokenizer.eos_token_id
+    assert Preference.from_dict(pair.to_dict()) == pair
+
+
+def test_what_the_policy_sampled_is_rejected_token_by_token_even_where_its_text_has_another_spelling(
+    tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    tokenizer = tiny_policy.tokenizer
+    sampled = [7, tokenizer.pad_token_id, 8]
+    text = tokenizer.decode(sampled, skip_special_tokens=True)
+    assert tokenizer.encode(text, add_special_tokens=False) == [7, 8]
+    (pair,) = pair_with(tiny_policy, [make_completion(0, completion=text, completion_ids=sampled)]).preferences
+    assert (pair.rejected, pair.rejected_ids) == (text, sampled)
+
+
+def test_of_several_demonstrations_each_response_gets_a_seeded_one(
+    tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    completions = [make_completion(1, sample) for sample in range(60)]
+    pairs = pair_with(tiny_policy, completions).preferences
+    chosen = [pair.chosen for pair in pairs]
+    assert [chosen.count(row["completion"]) for row in SHOWN[1:]] == pytest.approx([20, 20, 20], abs=12)
+    backwards = pair_with(tiny_policy, completions[::-1]).preferences[::-1]
+    assert backwards == pairs
+    assert pair_with(tiny_policy, completions[30:]).preferences == pairs[30:]
+    assert [pair.chosen for pair in pair_with(tiny_policy, completions, run_seed=1).preferences] != chosen
+    later = [replace(completion, round=2) for completion in completions]
+    assert [pair.chosen for pair in pair_with(tiny_policy, later).preferences] != chosen
+
+
+def test_a_prompt_without_a_demonstration_is_counted(
+    tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    completions = [make_completion(prompt, sample) for prompt in (0, 5, 1) for sample in range(2)]
+    made = pair_with(tiny_policy, completions)
+    assert made.counts == {"mixed_pairs": 4, "without_demonstration": 2}
+    assert [pair.prompt_index for pair in made.preferences] == [0, 0, 1, 1]
+    assert pair_with(tiny_policy, completions, shown=[]).counts == {"mixed_pairs": 0, "without_demonstration": 6}
+    assert pair_with(tiny_policy, []) == LabelledPairs([], {"mixed_pairs": 0})
+
+
+def test_the_references_responses_are_in_no_mixed_pair(
+    tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    completions = [
+        make_completion(0),
+        make_completion(0, sampled_by="reference"),
+        make_completion(7, sampled_by="reference"),
+    ]
+    assert pair_with(tiny_policy, completions).counts == {"mixed_pairs": 1}
+
+
+def test_chat_prompts_are_paired_with_the_demonstrations_of_the_same_chat(
+    tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    def chat(text: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": text}]
+
+    def reply(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    shown = [
+        {"prompt": chat("why?"), "completion": reply("because")},
+        {"prompt": "why?", "completion": " not a chat"},
+        {"prompt": [{"role": "system", "content": "be brief"}, *chat("why?")], "completion": reply("so")},
+    ]
+    tokenizer = tiny_policy.tokenizer
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }}{% if m['role'] == 'assistant' %}"
+        "{{ eos_token }}{% endif %} {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
+    )
+    try:
+        ids = prompt_token_ids(tokenizer, chat("why?"))
+        completion = make_completion(0, prompt=chat("why?"), prompt_ids=ids, completion=reply("no idea"))
+        other = make_completion(1, prompt=chat("how?"), completion=reply("so"))
+        made = pair_with(tiny_policy, [completion, other], shown)
+        expected = completion_token_ids(tokenizer, chat("why?"), ids, reply("because"))
+    finally:
+        tokenizer.chat_template = None
+    assert made.counts == {"mixed_pairs": 1, "without_demonstration": 1}
+    (pair,) = made.preferences
+    assert (pair.prompt, pair.chosen, pair.rejected) == (chat("why?"), reply("because"), reply("no idea"))
+    assert (pair.chosen_ids, pair.rejected_ids) == (expected, completion.completion_ids)
+
+
+def test_a_response_that_repeats_its_demonstration_is_kept_or_dropped(
+    tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    text = SHOWN[0]["completion"]
+    prompt_ids = make_completion(0).prompt_ids
+    ids = completion_token_ids(tiny_policy.tokenizer, "prompt 0 :", prompt_ids, text)
+    same = [make_completion(0, 0, completion=text, completion_ids=ids), make_completion(0, 1)]
+    assert pair_with(tiny_policy, same).counts == {"equal_texts_kept": 1, "mixed_pairs": 2}
+    dropped = pair_with(tiny_policy, same, equal_texts="drop")
+    assert dropped.counts == {"equal_texts_dropped": 1, "mixed_pairs": 1}
+    assert [pair.rejected_index for pair in dropped.preferences] == [1]
+    cut = make_completion(0, 0, completion=text, completion_ids=ids[:-1])
+    assert pair_with(tiny_policy, [cut], equal_texts="drop").counts == {"mixed_pairs": 1}, "other tokens, same text"
+
+
+def test_mixed_pairs_with_an_empty_side_are_kept_or_dropped_and_are_never_ties(
+    tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    empty = make_completion(0, completion="", completion_ids=[1])
+    assert pair_with(tiny_policy, [empty]).counts == {"empty_texts_kept": 1, "mixed_pairs": 1}
+    assert pair_with(tiny_policy, [empty], empty_texts="drop").counts == {"empty_texts_dropped": 1, "mixed_pairs": 0}
+    nothing_shown = [{"prompt": "prompt 0 :", "completion": ""}]
+    full = make_completion(0)
+    assert pair_with(tiny_policy, [full], nothing_shown, empty_texts="drop").preferences == []
+    assert pair_with(tiny_policy, [full], ties="drop", min_margin=5.0).counts == {"mixed_pairs": 1}

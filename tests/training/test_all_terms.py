@@ -1,161 +1,235 @@
-"""Every term at once through the trainer: all sources, KL, importance weights, best of more than two."""
+"""Every term at once through the trainer, however the batch is cut: sources, baselines, weights, KL, optimism."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 import torch
-from trl import DPOConfig
+from small_training import (
+    DESCENT,
+    START,
+    Models,
+    Records,
+    assert_same_records,
+    collated,
+    load_models,
+    logp_alone,
+    loss_and_gradients,
+    make_trainer,
+    random_pair,
+    random_tokens,
+    sampled_nearby,
+    weights,
+)
 
 from align_cli.methods.logprobs import token_kl, token_logps
-from align_cli.models.load import Policy, load_policy
-from align_cli.models.scoring import pad_batch, response_logits, response_logps
-from align_cli.playground.model import make_policy
-from align_cli.training.batches import PairCollator, TrainingPair
-from align_cli.training.checkpoints import TrainingState
-from align_cli.training.trainer import PreferenceTrainer, SourceTerms
+from align_cli.models.scoring import pad_batch, response_logits
+from align_cli.training.batches import TrainingPair
+from align_cli.training.objective import Objective, SourceTerms, pair_losses
 
-START = TrainingState(round=0, global_step=0, parent=None)
-BATCH, NUM_STEPS = 8, 2
-SOURCES = [
-    SourceTerms("offline", kl_coefficient=0.1),
-    SourceTerms("ddp", 0.2, policy_labels=True, kl_coefficient=0.1),
-    SourceTerms("dpp", 0.2, policy_responses=True, policy_labels=True, kl_coefficient=0.1),
-    SourceTerms("dpr", 0.3, policy_responses=True, kl_coefficient=0.1),
-]
+BATCH, NUM_STEPS = 16, 2
+OBJECTIVE = Objective(
+    (
+        SourceTerms("offline", kl_coefficient=0.1),
+        SourceTerms("ddp", 0.2, policy_labels=True, kl_coefficient=0.1),
+        SourceTerms("dpp", 0.2, policy_responses=True, policy_labels=True, kl_coefficient=0.1),
+        SourceTerms("dpr", 0.3, policy_responses=True, kl_coefficient=0.1, optimism_coefficient=0.05),
+        SourceTerms("dmd", 0.3, policy_responses=True, kl_coefficient=0.1, kl_on_all=False),
+    ),
+    kl_gradient="full",
+    importance_weight_cap=2.0,
+)
+OFFLINE, DDP, DPP, DPR, DMD = range(5)
+
+
+def all_pairs_of_three(rng: random.Random, source: int, prompt: int, labels: tuple[float, ...]) -> list[TrainingPair]:
+    """The three pairs of three responses to one prompt: each response stands in two of them."""
+    prompt_ids, responses = random_tokens(rng, 2, 9), [random_tokens(rng, 1, 12) for _ in range(3)]
+    return [
+        TrainingPair(
+            prompt_ids,
+            responses[one],
+            responses[two],
+            label,
+            source,
+            pair_id=10 * prompt + number,
+            prompt_id=prompt,
+            response_ids=(10 * prompt + one, 10 * prompt + two),
+        )
+        for number, ((one, two), label) in enumerate(zip(combinations(range(3), 2), labels, strict=True))
+    ]
+
+
+def one_step(rng: random.Random) -> list[TrainingPair]:
+    """Sixteen pairs, a source after the other, as a round's batches have them.
+
+    Two offline and two self-labelled offline ones; three of three of the policy's responses, and a pair of another
+    prompt; three of three labelled by a reward, best of four, and a pair with the reference's response; two mixed ones.
+    """
+    with_reference = replace(random_pair(rng, DPR, 205), of_policy=(True, False), from_reference=(False, True))
+    best_of_four = [
+        replace(random_pair(rng, DPR, number), other_ids=(random_tokens(rng, 1, 9), random_tokens(rng, 1, 9)))
+        for number in (203, 204)
+    ]
+    return [
+        random_pair(rng, OFFLINE, 0, label=0.7),
+        random_pair(rng, OFFLINE, 1),
+        random_pair(rng, DDP, 2),
+        random_pair(rng, DDP, 3),
+        *all_pairs_of_three(rng, DPP, 10, (1.0, 1.0, 1.0)),
+        random_pair(rng, DPP, 4),
+        *all_pairs_of_three(rng, DPR, 10, (1.0, 0.5, 0.8)),
+        *best_of_four,
+        with_reference,
+        replace(random_pair(rng, DMD, 301), of_policy=(False, True)),
+        replace(random_pair(rng, DMD, 302), of_policy=(False, True)),
+    ]
+
+
+def two_steps(models: Models) -> list[list[TrainingPair]]:
+    rng = random.Random(1)
+    pairs = [pair for _ in range(NUM_STEPS) for pair in one_step(rng)]
+    sampled = [
+        weighed if OBJECTIVE.sources[pair.source].policy_responses else pair
+        for pair, weighed in zip(pairs, sampled_nearby(models, pairs), strict=True)
+    ]
+    return [sampled[:BATCH], sampled[BATCH:]]
+
+
+class Trained(NamedTuple):
+    """What two steps left."""
+
+    weights: torch.Tensor
+    records: Records
+
+
+def trained(folders: list[Path], scratch: Path, objective: Objective, micro: int, source_grad_norms: str) -> Trained:
+    models = load_models(folders)
+    arguments = {"max_steps": NUM_STEPS, **DESCENT, "learning_rate": 1e-3}
+    settings = {"batch": BATCH, "micro": micro, "arguments": arguments, "source_grad_norms": source_grad_norms}
+    trainer = make_trainer(models, objective, scratch, **settings)
+    trainer.train_round(two_steps(load_models(folders)), START)
+    return Trained(weights(models.policy), trainer.step_records)
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    made = [tmp_path_factory.mktemp(f"seed{seed}") for seed in (0, 1)]
-    for seed, folder in enumerate(made):
-        make_policy(folder, seed)
-    return made
+def whole(model_folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """The batch uncut, for each loss."""
+    scratch = tmp_path_factory.mktemp("whole")
+    return {
+        loss_type: trained(model_folders, scratch, replace(OBJECTIVE, loss_type=loss_type), BATCH, "step")
+        for loss_type in ("sigmoid", "ipo")
+    }
 
 
-def some_pairs(count: int) -> list[TrainingPair]:
-    rng = random.Random(1)
-
-    def tokens(least: int, most: int) -> list[int]:
-        return [rng.randrange(5, 150) for _ in range(rng.randint(least, most))]
-
-    pairs = []
-    for index in range(count):
-        source = index % 4
-        others = (tokens(1, 9), tokens(1, 9)) if source == 3 else ()
-        prompt, chosen, rejected = tokens(2, 9), tokens(1, 12), tokens(1, 12)
-        num_tokens = len(chosen) + len(rejected) + sum(len(other) for other in others)
-        # An untrained model gives each of its 191 tokens a log-probability near −5.25.
-        sampled = -5.25 * num_tokens + rng.uniform(-1, 1) if source >= 2 else 0.0
-        pairs.append(TrainingPair(prompt, chosen, rejected, 1.0, source, index, index // 8, others, sampled))
-    return pairs
-
-
-def make(folders: list[Path], scratch: Path, micro: int = BATCH, **changes: Any) -> tuple[PreferenceTrainer, Policy]:
-    policy, reference = (load_policy(folder) for folder in folders)
-    args = DPOConfig(
-        output_dir=str(scratch),
-        bf16=False,
-        activation_checkpointing=False,
-        max_steps=NUM_STEPS,
-        optim="sgd",
-        learning_rate=0.1,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=BATCH // micro,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    sources = changes.pop("sources", SOURCES)
-    settings = {"kl_gradient": "full", "importance_weight_cap": 2.0, **changes}
-    return PreferenceTrainer(policy, reference.model, sources, args, **settings), policy
-
-
-def weights(policy: Policy) -> torch.Tensor:
-    return torch.cat([tensor.flatten() for tensor in policy.model.state_dict().values()])
-
-
-@pytest.mark.parametrize("micro", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("micro", "source_grad_norms", "loss_type"),
+    [
+        (1, "step", "sigmoid"),
+        (1, "never", "sigmoid"),
+        (2, "step", "sigmoid"),
+        (2, "never", "ipo"),
+        (4, "step", "ipo"),
+        (4, "never", "sigmoid"),
+        (BATCH, "never", "sigmoid"),
+    ],
+)
 def test_with_every_term_steps_do_not_depend_on_how_the_batch_is_cut(
-    folders: list[Path], tmp_path: Path, micro: int
+    model_folders: list[Path],
+    tmp_path: Path,
+    whole: dict[str, Trained],
+    micro: int,
+    source_grad_norms: str,
+    loss_type: str,
 ) -> None:
-    pairs = some_pairs(BATCH * NUM_STEPS)
-    batches = [pairs[:BATCH], pairs[BATCH:]]
-    whole, whole_policy = make(folders, tmp_path)
-    whole.train_round(batches, START)
-    cut, cut_policy = make(folders, tmp_path, micro)
-    cut.train_round(batches, START)
-    torch.testing.assert_close(weights(cut_policy), weights(whole_policy), rtol=1e-6, atol=1e-6)
-    for one, other in zip(cut.step_records, whole.step_records, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    """Micro-batches of 1, 2 and 4 cut the prompts with three pairs, whose baselines are each other."""
+    cut = trained(model_folders, tmp_path, replace(OBJECTIVE, loss_type=loss_type), micro, source_grad_norms)
+    torch.testing.assert_close(cut.weights, whole[loss_type].weights, rtol=1e-6, atol=1e-6)
+    assert (cut.weights - weights(load_models(model_folders).policy)).abs().max() > 1e-3
+    norms = {f"{source.name}/grad_norm" for source in OBJECTIVE.sources}
+    left_out = norms if source_grad_norms == "never" else set()
+    expected = [
+        {name: value for name, value in record.items() if name not in left_out} for record in whole[loss_type].records
+    ]
+    assert_same_records(cut.records, expected)
 
 
-def test_every_terms_size_is_logged_per_source(folders: list[Path], tmp_path: Path) -> None:
-    trainer, _ = make(folders, tmp_path)
-    trainer.train_round([some_pairs(BATCH)], START)
-    (record,) = trainer.step_records
-    assert {key for key in record if key.endswith("/response_term")} == {"dpp/response_term", "dpr/response_term"}
-    assert {key for key in record if key.endswith("/label_term")} == {"ddp/label_term", "dpp/label_term"}
-    assert {key for key in record if key.endswith("/kl")} == {f"{source.name}/kl" for source in SOURCES}
-    assert 0 < record["importance_weight"] <= 2
-    assert 0 <= record["importance_weight_truncated"] <= 1
+def test_every_terms_size_is_logged_per_source(whole: dict[str, Trained]) -> None:
+    record = whole["sigmoid"].records[0]
+
+    def having(figure: str) -> set[str]:
+        return {name.split("/")[0] for name in record if name.endswith(f"/{figure}")}
+
+    everything = {source.name for source in OBJECTIVE.sources}
+    assert having("loss") == having("kl") == having("grad_norm") == everything
+    assert having("response_term") == having("baseline") == {"dpp", "dpr", "dmd"}
+    assert having("importance_weight") == having("importance_weight_truncated") == {"dpp", "dpr", "dmd"}
+    assert having("label_term") == having("confidence") == {"ddp", "dpp"}
+    assert having("accuracy") == having("margin") == everything - {"ddp", "dpp"}
+    assert having("optimism_term") == {"dpr"}
+    assert all(0 < record[f"{name}/importance_weight"] <= 2 for name in ("dpp", "dpr", "dmd"))
+    assert 0 < record["dpr/importance_weight_truncated"] < 1
+    assert all(record[f"{name}/grad_norm"] > 0 for name in everything)
 
 
-def collated(policy: Policy, pairs: list[TrainingPair]) -> dict[str, torch.Tensor]:
-    return PairCollator(policy.tokenizer.pad_token_id)(pairs)
+def test_the_gradients_of_the_sources_add_up_to_the_steps(model_folders: list[Path], tmp_path: Path) -> None:
+    """Leaving a source's pairs out of the mean takes away its share; the shares together are the whole."""
+    models = load_models(model_folders)
+    (batch, _) = two_steps(models)
+    trainer = make_trainer(models, OBJECTIVE, tmp_path, batch=BATCH)
+    _, together = loss_and_gradients(trainer, collated(models, batch))
+    total = {name: torch.zeros_like(gradient) for name, gradient in together.items()}
+    for source in range(len(OBJECTIVE.sources)):
+        own = [pair for pair in batch if pair.source == source]
+        _, gradients = loss_and_gradients(trainer, collated(models, own))
+        for name, gradient in gradients.items():
+            total[name] += gradient * len(own) / BATCH
+    for name, gradient in together.items():
+        torch.testing.assert_close(total[name], gradient, rtol=1e-4, atol=2e-5)
 
 
-def test_the_kl_is_the_mean_over_the_pairs_responses(folders: list[Path], tmp_path: Path) -> None:
-    trainer, policy = make(folders, tmp_path)
-    pair = some_pairs(4)[3]
-    found = trainer._pair_losses(policy.model, collated(policy, [pair])).kl_B
+def test_the_kl_is_the_mean_over_the_pairs_responses(model_folders: list[Path]) -> None:
+    models = load_models(model_folders)
+    pair = next(pair for pair in two_steps(models)[0] if pair.other_ids)
+    objective = Objective((SourceTerms("dpr", policy_responses=True, kl_coefficient=0.1),))
+    alone = replace(pair, source=0)
+    found = pair_losses(objective, models.policy.model, models.reference.model, collated(models, [alone])).kl_B
     by_hand = []
     for ids in (pair.chosen_ids, pair.rejected_ids):
-        batch = pad_batch([pair.prompt_ids], [ids], policy.tokenizer.pad_token_id)
-        ours, theirs = response_logits(policy.model, batch), response_logits(trainer.ref_model, batch)
+        batch = pad_batch([pair.prompt_ids], [ids], models.policy.tokenizer.pad_token_id)
+        ours, theirs = (response_logits(policy.model, batch) for policy in models)
         by_hand.append((token_kl(ours.logits_BCV, theirs.logits_BCV) * ours.mask_BC).sum().item())
     assert found.item() == pytest.approx(sum(by_hand) / 2, rel=1e-5)
 
 
-def test_the_score_runs_over_all_responses_that_the_pair_was_chosen_from(folders: list[Path], tmp_path: Path) -> None:
-    trainer, policy = make(folders, tmp_path)
-    pairs = some_pairs(4)
-    found = trainer._pair_losses(policy.model, collated(policy, pairs)).response_logps_B
-    for pair, value in zip(pairs, found.tolist(), strict=True):
-        responses = [pair.chosen_ids, pair.rejected_ids, *pair.other_ids]
-        batch = pad_batch([pair.prompt_ids] * len(responses), responses, policy.tokenizer.pad_token_id)
-        assert value == pytest.approx(response_logps(policy.model, batch).sum().item(), rel=1e-5)
+def test_every_response_of_a_batch_has_the_log_probability_that_it_has_alone(model_folders: list[Path]) -> None:
+    models = load_models(model_folders)
+    (batch, _) = two_steps(models)
+    inputs = collated(models, batch)
+    found = pair_losses(OBJECTIVE, models.policy.model, models.reference.model, inputs)
+    others = [(index, ids) for index, pair in enumerate(batch) for ids in pair.other_ids]
+    responses = [
+        *((index, pair.chosen_ids) for index, pair in enumerate(batch)),
+        *((index, pair.rejected_ids) for index, pair in enumerate(batch)),
+        *others,
+    ]
+    assert inputs["pair_of"].tolist() == [index for index, _ in responses]
+    with torch.no_grad():
+        alone = [logp_alone(models.policy.model, batch[index].prompt_ids, ids).item() for index, ids in responses]
+    assert found.logps_S.tolist() == pytest.approx(alone, rel=1e-5)
+    of_policy = [
+        OBJECTIVE.sources[pair.source].policy_responses and pair.of_policy[side] for side in (0, 1) for pair in batch
+    ]
+    assert found.of_policy_S.tolist() == of_policy + [True] * len(others)
 
 
-def test_weights_are_ratios_capped_and_one_for_dataset_responses(folders: list[Path], tmp_path: Path) -> None:
-    trainer, policy = make(folders, tmp_path)
-    pairs = some_pairs(8)
-    inputs = collated(policy, pairs)
-    losses = trainer._pair_losses(policy.model, inputs)
-    found = trainer._weights(losses, inputs)
-    ratios = (losses.response_logps_B - inputs["sampled_logp"]).exp()
-    for index, pair in enumerate(pairs):
-        expected = min(ratios[index].item(), 2.0) if pair.source >= 2 else 1.0
-        assert found[index].item() == pytest.approx(expected, rel=1e-5)
-    assert not found.requires_grad
-
-
-def test_policy_labels_follow_the_policy_and_not_what_is_stored(folders: list[Path], tmp_path: Path) -> None:
-    trainer, policy = make(folders, tmp_path)
-    losses = trainer._pair_losses(policy.model, collated(policy, some_pairs(4)))
-    expected = losses.preference_logits_B.sigmoid()
-    assert losses.labels_B[[1, 2]].tolist() == pytest.approx(expected[[1, 2]].tolist())
-    assert losses.labels_B[[0, 3]].tolist() == [1.0, 1.0]
-
-
-def test_token_logps_at_response_positions_are_those_of_the_sampled_tokens(folders: list[Path]) -> None:
-    policy = load_policy(folders[0])
+def test_token_logps_at_response_positions_are_those_of_the_sampled_tokens(model_folders: list[Path]) -> None:
+    policy = load_models(model_folders).policy
     batch = pad_batch([[5, 6]], [[7, 8]], 0)
     predicted = response_logits(policy.model, batch)
     logps = token_logps(predicted.logits_BCV, predicted.targets_BC)[predicted.mask_BC.bool()]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_cli.training.batches import Mixture, PairCollator, TrainingPair, batch_counts, usage
+from align_cli.training.batches import Mixture, PairCollator, TrainingPair, batch_counts, select_pairs, usage
 
 
 def pool(source: int, size: int) -> list[TrainingPair]:
@@ -63,7 +64,7 @@ def test_offline_pairs_are_all_seen_before_one_repeats_also_across_rounds() -> N
 
 
 def test_a_rounds_own_pairs_cycle_in_fresh_orders_within_the_round() -> None:
-    mixture = Mixture({"dpr": 1.0}, 4, seed=0)
+    mixture = Mixture({"dpr": 1.0}, 4, seed=0, per_round=["dpr"])
     first, second = (mixture.round_batches({"dpr": pool(0, 6)}, number, 3) for number in (1, 2))
     assert sorted(ids(first, 0)[:6]) == sorted(ids(first, 0)[6:]) == list(range(6))
     assert ids(first, 0) != ids(second, 0)
@@ -72,11 +73,12 @@ def test_a_rounds_own_pairs_cycle_in_fresh_orders_within_the_round() -> None:
 def test_the_same_round_is_drawn_the_same_way_whatever_was_drawn_before() -> None:
     pools = {"offline": pool(0, 7), "dpr": pool(1, 5)}
     shares = {"offline": 0.7, "dpr": 0.3}
-    mixture = Mixture(shares, 8, seed=3)
+    mixture = Mixture(shares, 8, seed=3, per_round=["dpr"])
     for number in (1, 2):
         mixture.round_batches(pools, number, 4)
-    assert mixture.round_batches(pools, 3, 4) == Mixture(shares, 8, seed=3).round_batches(pools, 3, 4)
-    assert mixture.round_batches(pools, 3, 4) != Mixture(shares, 8, seed=4).round_batches(pools, 3, 4)
+    drawn = mixture.round_batches(pools, 3, 4)
+    assert drawn == Mixture(shares, 8, seed=3, per_round=["dpr"]).round_batches(pools, 3, 4)
+    assert drawn != Mixture(shares, 8, seed=4, per_round=["dpr"]).round_batches(pools, 3, 4)
 
 
 def test_usage_counts_how_often_pairs_were_used() -> None:
@@ -95,7 +97,7 @@ def test_the_collator_stacks_chosen_over_rejected_and_masks_the_rest() -> None:
     assert columns["attention_mask"].sum(-1).tolist() == [3, 3, 5, 2]
     assert columns["label"].tolist() == [1.0, 0.5]
     assert columns["source"].tolist() == [0, 1] and columns["pair_id"].tolist() == [0, 4]
-    assert columns["pair_of"].tolist() == [0, 1, 0, 1] and columns["group_id"].tolist() == [0, 7]
+    assert columns["pair_of"].tolist() == [0, 1, 0, 1] and columns["prompt_id"].tolist() == [0, 7]
 
 
 def test_the_collator_puts_other_responses_behind_the_pairs() -> None:
@@ -107,6 +109,94 @@ def test_the_collator_puts_other_responses_behind_the_pairs() -> None:
     assert columns["input_ids"].tolist() == [[1, 2, 0], [4, 5, 0], [1, 3, 0], [4, 6, 0], [4, 7, 8], [4, 9, 0]]
     assert columns["pair_of"].tolist() == [0, 1, 0, 1, 1, 1]
     assert columns["sampled_logp"].tolist() == [0.0, -3.5]
+    assert columns["of_policy"].tolist() == [True] * 6
+
+
+def test_the_collator_says_whose_responses_these_are() -> None:
+    mixed = TrainingPair([1], [2], [3], 1.0, 0, 0, 0, ([4],), 0.0, (7, 8, 9), (False, True), (True, False))
+    columns = PairCollator(0, num_responses=4)([mixed, TrainingPair([1], [2], [3], 1.0, 0, 1, 1)])
+    assert columns["of_policy"].tolist() == [False, True, True, True, True]
+    assert columns["from_reference"].tolist() == [[True, False], [False, False]]
+    assert columns["response_id"].tolist()[0::2] == [7, 8, 9]
+    assert columns["response_ids"].tolist()[0] == [7, 8, 9, -1]
+
+
+def test_a_pair_that_shares_no_response_gets_numbers_that_no_other_pair_has() -> None:
+    alone = [TrainingPair([1], [2], [3], 1.0, 0, number, 0, ([4],) * (number % 3)) for number in range(6)]
+    sharing = TrainingPair([1], [2], [3], 1.0, 0, 6, 0, (), 0.0, (0, 1))
+    columns = PairCollator(0)([*alone, sharing, alone[0]])
+    rows = [{number for number in row if number != -1} for row in columns["response_ids"].tolist()]
+    assert rows[0] == rows[-1], "copies of a pair share its responses"
+    numbers = [number for row in rows[:-1] for number in row]
+    assert len(numbers) == len(set(numbers)) == sum(2 + len(pair.other_ids) for pair in alone) + 2
+    in_order = columns["response_id"].tolist()
+    for row, pair_responses in enumerate(rows):
+        mine = {number for number, pair in zip(in_order, columns["pair_of"].tolist(), strict=True) if pair == row}
+        assert mine == pair_responses
+
+
+def test_a_part_of_a_batch_is_what_its_pairs_alone_would_be_but_for_the_padding() -> None:
+    pairs = [
+        TrainingPair([1], [2], [3, 3], 1.0, 0, 0, 0),
+        TrainingPair([4, 4], [5], [6], 0.5, 1, 1, 1, ([7, 8], [9]), -3.5, (3, 4, 5, 6), (False, True), (True, False)),
+        TrainingPair([1, 5], [6], [7], 0.75, 0, 2, 2, ([1],), -1.0),
+        TrainingPair([1], [2, 2, 2, 2], [3], 1.0, 1, 3, 3),
+    ]
+    collate = PairCollator(0, num_responses=5)
+    whole = {**collate(pairs), "global_loss": torch.arange(4.0)}
+    for kept in ([1], [0, 2], [3], [0, 1, 2, 3]):
+        rows = torch.tensor([position in kept for position in range(4)])
+        part, alone = select_pairs(whole, rows), collate([pairs[position] for position in kept])
+        assert torch.equal(part.pop("global_loss"), torch.arange(4.0))
+        assert part.keys() == alone.keys()
+        for name, column in alone.items():
+            width = column.shape[1] if column.dim() == 2 else None
+            found = part[name] if width is None else part[name][:, :width]
+            assert torch.equal(found, column), name
+            assert width is None or not part[name][:, width:].any()
+
+
+def in_groups(source: int, prompts: int, pairs_each: int) -> list[TrainingPair]:
+    """Pairs of several to a prompt, those of a prompt not side by side."""
+    return [
+        TrainingPair([1], [2], [3], 1.0, source, pair * prompts + prompt, prompt)
+        for pair in range(pairs_each)
+        for prompt in range(prompts)
+    ]
+
+
+def test_pairs_of_a_prompt_follow_one_another() -> None:
+    mixture = Mixture({"offline": 0.25, "dpr": 0.75}, 8, seed=0, per_round=["dpr"])
+    (batches,) = [mixture.round_batches({"offline": pool(0, 9), "dpr": in_groups(1, 6, 3)}, 1, 3)]
+    for batch in batches:
+        prompts = [pair.prompt_id for pair in batch if pair.source == 1]
+        assert len(prompts) == 6 and len(set(prompts)) == 2
+        assert prompts[:3] == [prompts[0]] * 3 and prompts[3:] == [prompts[3]] * 3
+    assert sorted(ids(batches, 1)) == list(range(18)), "all of the pool before one repeats"
+
+
+@given(
+    prompts=st.integers(1, 6), pairs_each=st.integers(1, 4), batch_size=st.integers(1, 7), num_rounds=st.integers(1, 4)
+)
+def test_a_walk_across_rounds_is_cut_nowhere_but_at_batches(
+    prompts: int, pairs_each: int, batch_size: int, num_rounds: int
+) -> None:
+    """Rounds of two steps draw what one round of all steps would, and a pass holds every pair once."""
+    pools = {"offline": in_groups(0, prompts, pairs_each)}
+    mixture = Mixture({"offline": 1.0}, batch_size, seed=1)
+    by_round = [pair for number in range(num_rounds) for pair in ids(mixture.round_batches(pools, number + 1, 2), 0)]
+    assert by_round == ids(mixture.round_batches(pools, 1, 2 * num_rounds), 0)
+    size = prompts * pairs_each
+    for start in range(0, len(by_round) - size + 1, size):
+        assert sorted(by_round[start : start + size]) == list(range(size))
+
+
+def test_only_a_rounds_own_pools_begin_anew() -> None:
+    pools = {"offline": pool(0, 50), "dpr": pool(1, 50)}
+    mixture = Mixture({"offline": 0.5, "dpr": 0.5}, 4, seed=0, per_round=["dpr"])
+    first, second = (mixture.round_batches(pools, number, 5) for number in (1, 2))
+    assert not set(ids(first, 0)) & set(ids(second, 0))
+    assert set(ids(first, 1)) & set(ids(second, 1)), "two draws of 10 of 50 from the same pool"
 
 
 def test_a_source_with_a_share_needs_pairs() -> None:

@@ -1,92 +1,52 @@
-"""Rounds through one trainer: micro-batches, baselines, schedules, and what we rely on in TRL and transformers."""
+"""Rounds through one trainer: gradients, micro-batches, schedules, and what we rely on in TRL and transformers."""
 
 from __future__ import annotations
 
 import inspect
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_training import (
+    DESCENT,
+    START,
+    Gradients,
+    Models,
+    assert_same_gradients,
+    assert_same_records,
+    collated,
+    load_models,
+    logp_alone,
+    loss_and_gradients,
+    make_trainer,
+    random_pair,
+    training_arguments,
+    weights,
+)
+from torch.nn.functional import logsigmoid
 from transformers import Trainer
 from trl import DPOConfig, DPOTrainer
 
-from align_cli.methods.bilevel import response_term
-from align_cli.methods.preference import expected_preference_loss, preference_margin
-from align_cli.models.load import Policy, load_policy
-from align_cli.models.scoring import pad_batch, response_logps
-from align_cli.playground.model import make_policy
-from align_cli.training.batches import PairCollator, TrainingPair
+from align_cli.errors import AlignError
+from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
-from align_cli.training.trainer import PreferenceTrainer, SourceTerms
+from align_cli.training.objective import Objective, SourceTerms
+from align_cli.training.trainer import PreferenceTrainer
 
-START = TrainingState(round=0, global_step=0, parent=None)
 NUM_STEPS = 3
 BATCH = 8
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    made = [tmp_path_factory.mktemp(f"seed{seed}") for seed in (0, 1)]
-    for seed, folder in enumerate(made):
-        make_policy(folder, seed)
-    return made
 
 
 def some_pairs(count: int, seed: int = 0) -> list[TrainingPair]:
     """Pairs of random tokens, offline and policy in turn, some with soft labels."""
     rng = random.Random(seed)
-
-    def tokens(least: int, most: int) -> list[int]:
-        return [rng.randrange(5, 150) for _ in range(rng.randint(least, most))]
-
     return [
-        TrainingPair(
-            prompt_ids=tokens(2, 9),
-            chosen_ids=tokens(1, 12),
-            rejected_ids=tokens(1, 12),
-            label=rng.choice([1.0, 1.0, 0.7, 0.5]),
-            source=index % 2,
-            pair_id=index // 2,
-            group_id=index // 2,
-        )
+        random_pair(rng, source=index % 2, number=index // 2, label=rng.choice([1.0, 1.0, 0.7, 0.5]))
         for index in range(count)
     ]
-
-
-def make(
-    folders: list[Path], scratch: Path, *, coefficient: float = 0.3, micro: int = BATCH, **settings: Any
-) -> tuple[PreferenceTrainer, Policy, Policy]:
-    policy, reference = (load_policy(folder) for folder in folders)
-    schedule_spans_run = settings.pop("schedule_spans_run", True)
-    reset_optimizer = settings.pop("reset_optimizer", False)
-    args = DPOConfig(
-        output_dir=str(scratch),
-        bf16=False,
-        activation_checkpointing=False,
-        max_length=None,
-        max_steps=settings.pop("max_steps", NUM_STEPS),
-        learning_rate=settings.pop("learning_rate", 1e-3),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=BATCH // micro,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        **settings,
-    )
-    sources = [SourceTerms("offline", 0.0), SourceTerms("dpr", coefficient, policy_responses=True)]
-    trainer = PreferenceTrainer(
-        policy,
-        reference.model,
-        sources,
-        args,
-        schedule_spans_run=schedule_spans_run,
-        reset_optimizer=reset_optimizer,
-    )
-    return trainer, policy, reference
 
 
 def batches(num_steps: int = NUM_STEPS, seed: int = 0) -> list[list[TrainingPair]]:
@@ -94,69 +54,93 @@ def batches(num_steps: int = NUM_STEPS, seed: int = 0) -> list[list[TrainingPair
     return [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
 
 
-def weights(policy: Policy) -> torch.Tensor:
-    return torch.cat([tensor.flatten() for tensor in policy.model.state_dict().values()])
+def two_sources(coefficient: float = 0.3, **settings: Any) -> Objective:
+    return Objective((SourceTerms("offline"), SourceTerms("dpr", coefficient, policy_responses=True)), **settings)
 
 
-def test_the_gradient_of_a_batch_is_the_formulas(folders: list[Path], tmp_path: Path) -> None:
-    """Loss and response term written out by hand, from the pure functions, in one pass."""
-    trainer, policy, _ = make(folders, tmp_path, coefficient=0.7)
-    batch = some_pairs(BATCH)
-    trainer.model.train()
-    trainer.compute_loss(trainer.model, PairCollator(policy.tokenizer.pad_token_id)(batch)).backward()
-    found = {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None}
+def make(
+    folders: list[Path],
+    scratch: Path,
+    objective: Objective | None = None,
+    *,
+    micro: int = BATCH,
+    arguments: dict[str, Any] | None = None,
+    **settings: Any,
+) -> tuple[PreferenceTrainer, Models]:
+    models = load_models(folders)
+    arguments = {"max_steps": NUM_STEPS, "learning_rate": 1e-3, **(arguments or {})}
+    objective = objective or two_sources()
+    trainer = make_trainer(models, objective, scratch, batch=BATCH, micro=micro, arguments=arguments, **settings)
+    return trainer, models
 
-    mine, reference = (load_policy(folder) for folder in folders)
-    pad = mine.tokenizer.pad_token_id
-    prompts = [pair.prompt_ids for pair in batch]
-    chosen = pad_batch(prompts, [pair.chosen_ids for pair in batch], pad)
-    rejected = pad_batch(prompts, [pair.rejected_ids for pair in batch], pad)
-    chosen_logps, rejected_logps = response_logps(mine.model, chosen), response_logps(mine.model, rejected)
-    with torch.no_grad():
-        reference_ratio = response_logps(reference.model, chosen), response_logps(reference.model, rejected)
-    lengths = chosen.completion_mask_BT.sum(-1), rejected.completion_mask_BT.sum(-1)
-    ratios = chosen_logps - reference_ratio[0], rejected_logps - reference_ratio[1]
-    margins = preference_margin(*ratios, *lengths, "sigmoid")
-    losses = expected_preference_loss(margins, torch.tensor([pair.label for pair in batch]), "sigmoid", 0.1)
+
+def values_by_hand(models: Models, batch: list[TrainingPair], coefficient: float, beta: float = 0.1) -> torch.Tensor:
+    """(B,) DPO's loss, and on source 1 the response term with the mean of its other pairs as baseline."""
+    chosen, rejected, references = [], [], []
+    for pair in batch:
+        ours = [logp_alone(models.policy.model, pair.prompt_ids, ids) for ids in (pair.chosen_ids, pair.rejected_ids)]
+        with torch.no_grad():
+            theirs = [
+                logp_alone(models.reference.model, pair.prompt_ids, ids) for ids in (pair.chosen_ids, pair.rejected_ids)
+            ]
+        chosen.append(ours[0])
+        rejected.append(ours[1])
+        references.append(theirs[0] - theirs[1])
+    margins = torch.stack(chosen) - torch.stack(rejected) - torch.stack(references)
+    labels = torch.tensor([pair.label for pair in batch])
+    losses = -labels * logsigmoid(beta * margins) - (1 - labels) * logsigmoid(-beta * margins)
     rows = [index for index, pair in enumerate(batch) if pair.source == 1]
-    baselines = torch.stack([losses[[other for other in rows if other != row]].mean() for row in rows])
-    terms = response_term(losses[rows], baselines, (chosen_logps + rejected_logps)[rows])
-    (losses.mean() + 0.7 * terms.sum() / BATCH).backward()
-    for name, parameter in mine.model.named_parameters():
-        assert parameter.grad is not None
-        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+    terms = [torch.zeros(())] * len(batch)
+    for row in rows:
+        baseline = torch.stack([losses[other] for other in rows if other != row]).mean()
+        terms[row] = coefficient * (losses[row] - baseline).detach() * (chosen[row] + rejected[row])
+    return losses + torch.stack(terms)
+
+
+def gradient_of(value: torch.Tensor, models: Models) -> Gradients:
+    names, parameters = zip(*models.policy.model.named_parameters(), strict=True)
+    found = torch.autograd.grad(value, parameters, retain_graph=True)
+    return dict(zip(names, found, strict=True))
+
+
+def test_the_gradient_of_a_batch_is_the_formulas(model_folders: list[Path], tmp_path: Path) -> None:
+    """Loss and response term written out by hand, one sequence at a time."""
+    trainer, models = make(model_folders, tmp_path, two_sources(0.7))
+    batch = some_pairs(BATCH)
+    loss, found = loss_and_gradients(trainer, collated(models, batch))
+    mine = load_models(model_folders)
+    expected = values_by_hand(mine, batch, 0.7).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert_same_gradients(found, gradient_of(expected, mine), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
-def test_steps_do_not_depend_on_how_the_batch_is_cut(folders: list[Path], tmp_path: Path, micro: int) -> None:
-    # Plain gradient descent: Adam divides by the gradient's size, which blows rounding up where it is near zero.
-    descent = {"optim": "sgd", "learning_rate": 0.1}
-    whole, whole_policy, _ = make(folders, tmp_path, **descent)
+def test_steps_do_not_depend_on_how_the_batch_is_cut(model_folders: list[Path], tmp_path: Path, micro: int) -> None:
+    whole, whole_models = make(model_folders, tmp_path, arguments=DESCENT)
     whole.train_round(batches(), START)
-    cut, cut_policy, _ = make(folders, tmp_path, micro=micro, **descent)
+    cut, cut_models = make(model_folders, tmp_path, micro=micro, arguments=DESCENT)
     cut.train_round(batches(), START)
-    torch.testing.assert_close(weights(cut_policy), weights(whole_policy), rtol=1e-6, atol=1e-6)
-    assert (weights(cut_policy) - weights(load_policy(folders[0]))).abs().max() > 1e-3
-    for one, other in zip(cut.step_records, whole.step_records, strict=True):
-        assert one["step"] == other["step"]
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
-        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+    torch.testing.assert_close(weights(cut_models.policy), weights(whole_models.policy), rtol=1e-6, atol=1e-6)
+    untrained = weights(load_models(model_folders).policy)
+    assert (weights(cut_models.policy) - untrained).abs().max() > 1e-3
+    assert_same_records(cut.step_records, whole.step_records)
 
 
-def test_two_rounds_equal_one_of_both_lengths(folders: list[Path], tmp_path: Path) -> None:
+def test_two_rounds_equal_one_of_both_lengths(model_folders: list[Path], tmp_path: Path) -> None:
     """Schedule and Adam's moments run on across rounds."""
-    together, together_policy, _ = make(folders, tmp_path, max_steps=4)
+    four = {"max_steps": 4}
+    together, together_models = make(model_folders, tmp_path, arguments=four)
     together.train_round(batches(4), START)
-    apart, apart_policy, _ = make(folders, tmp_path, max_steps=4)
+    apart, apart_models = make(model_folders, tmp_path, arguments=four)
     state = apart.train_round(batches(4)[:2], START)
     first_records = apart.step_records
     apart.train_round(batches(4)[2:], state)
-    assert torch.equal(weights(apart_policy), weights(together_policy))
+    assert torch.equal(weights(apart_models.policy), weights(together_models.policy))
     assert first_records + apart.step_records == together.step_records
 
 
-def test_a_schedule_of_its_own_begins_anew_each_round(folders: list[Path], tmp_path: Path) -> None:
-    trainer, _, _ = make(folders, tmp_path, schedule_spans_run=False)
+def test_a_schedule_of_its_own_begins_anew_each_round(model_folders: list[Path], tmp_path: Path) -> None:
+    trainer, _ = make(model_folders, tmp_path, schedule_spans_run=False)
     state = trainer.train_round(batches(), START)
     first = [record["learning_rate"] for record in trainer.step_records]
     trainer.train_round(batches(seed=1), state)
@@ -165,48 +149,157 @@ def test_a_schedule_of_its_own_begins_anew_each_round(folders: list[Path], tmp_p
     assert state.global_step == NUM_STEPS
 
 
-def test_a_longer_plan_is_followed_from_where_the_last_one_ended(folders: list[Path], tmp_path: Path) -> None:
+def test_a_longer_plan_is_followed_from_where_the_last_one_ended(model_folders: list[Path], tmp_path: Path) -> None:
     """Raised `rounds`: the learning rate of a schedule over six steps, from its fourth on."""
-    short, _, _ = make(folders, tmp_path)
+    short, _ = make(model_folders, tmp_path)
     state = short.train_round(batches(), START)
-    longer, _, _ = make(folders, tmp_path, max_steps=6)
+    longer, _ = make(model_folders, tmp_path, arguments={"max_steps": 6})
     longer.train_round(batches(seed=1), state, short.optimizer.state_dict())
     rates = [record["learning_rate"] for record in longer.step_records]
     assert rates == pytest.approx([1e-3 * (1 - step / 6) for step in (3, 4, 5)])
 
 
-def test_the_optimizer_can_begin_anew_each_round(folders: list[Path], tmp_path: Path) -> None:
+def test_the_optimizer_can_begin_anew_each_round(model_folders: list[Path], tmp_path: Path) -> None:
     found = []
     for reset in (False, True):
-        trainer, policy, _ = make(folders, tmp_path, max_steps=6, reset_optimizer=reset)
+        trainer, models = make(model_folders, tmp_path, arguments={"max_steps": 6}, reset_optimizer=reset)
         state = trainer.train_round(batches(), START)
         trainer.train_round(batches(seed=1), state)
         steps = {float(values["step"]) for values in trainer.optimizer.state_dict()["state"].values()}
         assert steps == ({3.0} if reset else {6.0})
-        found.append(weights(policy))
+        found.append(weights(models.policy))
     assert not torch.equal(*found)
 
 
-def test_a_round_ends_in_evaluation_mode_and_reports_each_step(folders: list[Path], tmp_path: Path) -> None:
+def test_a_round_ends_in_evaluation_mode_and_reports_each_step(model_folders: list[Path], tmp_path: Path) -> None:
     calls = []
-    trainer, policy, _ = make(folders, tmp_path)
+    trainer, models = make(model_folders, tmp_path)
     trainer.on_step = lambda: calls.append(1)
     trainer.train_round(batches(), START)
-    assert not policy.model.training and len(calls) == NUM_STEPS
+    assert not models.policy.model.training and len(calls) == NUM_STEPS
+    assert [record["step"] for record in trainer.step_records] == [1, 2, 3]
     record = trainer.step_records[0]
-    assert {"step", "loss", "grad_norm", "learning_rate", "dpr/baseline", "dpr/response_term", "offline/loss"} <= set(
-        record
-    )
+    expected = {"step", "loss", "grad_norm", "learning_rate", "dpr/baseline", "dpr/response_term", "offline/loss"}
+    assert expected <= set(record)
     assert "offline/response_term" not in record
     half = (record["dpr/loss"] + record["offline/loss"]) / 2
     assert record["loss"] == pytest.approx(half, rel=1e-5)
 
 
-def test_an_equal_text_pair_costs_the_loss_at_zero_margin(folders: list[Path], tmp_path: Path) -> None:
-    same = TrainingPair([5, 6], [7, 8], [7, 8], 0.5, 0, 0, 0)
-    trainer, policy, _ = make(folders, tmp_path)
-    losses = trainer._pair_losses(policy.model, PairCollator(0)([same])).losses_B
-    assert losses.item() == pytest.approx(0.693147, abs=1e-6)
+def test_a_step_whose_loss_is_no_number_stops_with_what_to_do(model_folders: list[Path], tmp_path: Path) -> None:
+    trainer, models = make(model_folders, tmp_path)
+    models.policy.model.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(AlignError, match="training diverged at step 1: loss nan"):
+        trainer.train_round(batches(1), START)
+
+
+def test_pairs_of_many_widths_stand_in_one_step(model_folders: list[Path], tmp_path: Path) -> None:
+    """Micro-batches whose pairs were chosen from different numbers of responses go into one global batch."""
+    batch = some_pairs(BATCH)
+    for row, others in ((1, 1), (5, 4)):
+        batch[row] = replace(batch[row], other_ids=tuple([7, 8 + number] for number in range(others)))
+    records = []
+    for micro in (1, BATCH):
+        trainer, _ = make(model_folders, tmp_path, micro=micro, arguments=DESCENT)
+        trainer.train_round([batch], START)
+        records += trainer.step_records
+    assert_same_records(records[:1], records[1:])
+
+
+class TestSimpoRunsNoReference:
+    def calls(self, folders: list[Path], scratch: Path, objective: Objective, micro: int) -> int:
+        trainer, models = make(folders, scratch, objective, micro=micro, source_grad_norms="step")
+        found = []
+        models.reference.model.register_forward_hook(lambda *_: found.append(1))
+        trainer.train_round(batches(2), START)
+        return len(found)
+
+    def test_through_a_round(self, model_folders: list[Path], tmp_path: Path) -> None:
+        simpo = two_sources(0.0, loss_type="simpo", beta=2.0, gamma=1.0)
+        assert self.calls(model_folders, tmp_path, simpo, micro=4) == 0
+
+    def test_while_others_run_it_once_a_pass(self, model_folders: list[Path], tmp_path: Path) -> None:
+        """Two steps of two micro-batches: for the step itself, and once more for each source's gradient norm."""
+        assert self.calls(model_folders, tmp_path, two_sources(0.0), micro=4) == 2 * 2 * (1 + 2)
+
+    def test_unless_it_is_anchored_to_it(self, model_folders: list[Path], tmp_path: Path) -> None:
+        sources = (SourceTerms("offline"), SourceTerms("dpr", policy_responses=True, kl_coefficient=0.1))
+        anchored = Objective(sources, loss_type="simpo", beta=2.0, gamma=1.0)
+        assert self.calls(model_folders, tmp_path, anchored, micro=BATCH) == 2 * (1 + 2)
+
+
+class TestGradientNormsOfSources:
+    def test_each_is_the_norm_of_what_its_pairs_alone_add(self, model_folders: list[Path], tmp_path: Path) -> None:
+        """Its share of the step's gradient: its pairs' values summed and divided by the whole batch's pairs."""
+        batch = some_pairs(BATCH)[:-1]  # Four offline pairs and three of the policy's.
+        trainer, _ = make(model_folders, tmp_path, two_sources(0.7), source_grad_norms="step")
+        trainer.train_round([batch], START)
+        (record,) = trainer.step_records
+        mine = load_models(model_folders)
+        values = values_by_hand(mine, batch, 0.7)
+        for position, name in enumerate(("offline", "dpr")):
+            of_source = torch.tensor([pair.source == position for pair in batch])
+            gradients = gradient_of(values[of_source].sum() / len(batch), mine)
+            norm = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm().item()
+            assert record[f"{name}/grad_norm"] == pytest.approx(norm, rel=1e-4)
+        whole = torch.cat([gradient.flatten() for gradient in gradient_of(values.mean(), mine).values()]).norm().item()
+        assert record["grad_norm"] == pytest.approx(whole, rel=1e-4)
+
+    def test_measuring_changes_no_weight_and_no_other_figure(self, model_folders: list[Path], tmp_path: Path) -> None:
+        for micro in (BATCH, 2):
+            found = []
+            for when in ("never", "step"):
+                trainer, models = make(model_folders, tmp_path, micro=micro, source_grad_norms=when)
+                trainer.train_round(batches(), START)
+                rest = [
+                    {
+                        name: value
+                        for name, value in record.items()
+                        if name not in ("offline/grad_norm", "dpr/grad_norm")
+                    }
+                    for record in trainer.step_records
+                ]
+                found.append((weights(models.policy), rest))
+            assert torch.equal(found[0][0], found[1][0])
+            assert_same_records(found[0][1], found[1][1])
+
+    @pytest.mark.parametrize("when", ["round", "step", "never"])
+    @pytest.mark.parametrize("schedule_spans_run", [True, False])
+    def test_they_are_measured_when_asked(
+        self, model_folders: list[Path], tmp_path: Path, when: str, schedule_spans_run: bool
+    ) -> None:
+        measured = []
+        trainer, _ = make(
+            model_folders,
+            tmp_path,
+            arguments={"max_steps": 2 * NUM_STEPS},
+            source_grad_norms=when,
+            schedule_spans_run=schedule_spans_run,
+        )
+        state = START
+        for seed in (0, 1):
+            state = trainer.train_round(batches(seed=seed), state)
+            measured += [sum(name.endswith("/grad_norm") for name in record) for record in trainer.step_records]
+        first, other = {"round": (2, 0), "step": (2, 2), "never": (0, 0)}[when]
+        assert measured == [first, other, other] * 2
+
+    def test_a_source_without_a_pair_in_the_batch_has_none(self, model_folders: list[Path], tmp_path: Path) -> None:
+        offline_alone = [pair for pair in some_pairs(BATCH) if pair.source == 0]
+        trainer, _ = make(model_folders, tmp_path, source_grad_norms="step")
+        trainer.train_round([offline_alone], START)
+        (record,) = trainer.step_records
+        assert record["dpr/grad_norm"] == 0.0
+        assert record["offline/grad_norm"] == pytest.approx(record["grad_norm"], rel=1e-5)
+
+    def test_with_one_source_it_is_the_steps(self, model_folders: list[Path], tmp_path: Path) -> None:
+        objective = Objective((SourceTerms("offline"),))
+        pairs = [replace(pair, source=0) for pair in some_pairs(BATCH)]
+        for when, names in (("round", {"offline/grad_norm"}), ("never", set())):
+            trainer, _ = make(model_folders, tmp_path, objective, source_grad_norms=when)
+            trainer.train_round([pairs], START)
+            (record,) = trainer.step_records
+            assert {name for name in record if name.endswith("/grad_norm")} == names
+            assert all(record[name] == record["grad_norm"] for name in names)
 
 
 class TestWhatWeRelyOn:
@@ -231,9 +324,9 @@ class TestWhatWeRelyOn:
         assert DPOTrainer.loss_is_scaled_for_ga is False
 
     def test_a_train_call_begins_at_step_zero_with_a_new_schedule_and_keeps_the_optimizer(
-        self, folders: list[Path], tmp_path: Path
+        self, model_folders: list[Path], tmp_path: Path
     ) -> None:
-        trainer, _, _ = make(folders, tmp_path)
+        trainer, _ = make(model_folders, tmp_path)
         trainer.train_round(batches(), START)
         optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
         trainer.train_round(batches(), START)
@@ -241,17 +334,22 @@ class TestWhatWeRelyOn:
         assert trainer.lr_scheduler is not scheduler
         assert trainer.state.global_step == NUM_STEPS
 
-    def test_every_trainer_wraps_the_models_forward_once_more(self, folders: list[Path], tmp_path: Path) -> None:
-        _, policy, _ = make(folders, tmp_path)
-        assert "forward" in vars(policy.model)
+    def test_every_trainer_wraps_the_models_forward_once_more(self, model_folders: list[Path], tmp_path: Path) -> None:
+        _, models = make(model_folders, tmp_path)
+        assert "forward" in vars(models.policy.model)
 
     def test_the_defaults_that_surprise_are_still_trls(self) -> None:
         fields = DPOConfig.__dataclass_fields__
         assert fields["max_length"].default == 1024
         assert fields["gradient_checkpointing"].default is True
         assert fields["bf16"].default is None
+        assert fields["disable_dropout"].default is True
 
-    def test_the_last_logged_step_is_kept_where_we_set_it(self, folders: list[Path], tmp_path: Path) -> None:
-        trainer, _, _ = make(folders, tmp_path)
+    def test_the_last_logged_step_is_kept_where_we_set_it(self, model_folders: list[Path], tmp_path: Path) -> None:
+        trainer, _ = make(model_folders, tmp_path)
         trainer.train_round(batches(), START)
         assert trainer._globalstep_last_logged == NUM_STEPS
+
+    def test_a_state_of_zero_rounds_is_where_a_run_begins(self) -> None:
+        assert TrainingState(round=0, global_step=0, parent=None) == START
+        assert training_arguments(Path("unused")).max_length is None

@@ -39,9 +39,9 @@ _USUAL = {
 
 
 def key_path_of(error: ErrorDetails) -> KeyPath:
-    """The key path of a pydantic error, without the kind that pydantic puts after a labeler's name."""
+    """The key path of a pydantic error, without what pydantic puts there to say which of a union's types it tried."""
     path = error["loc"]
-    if len(path) > 2 and path[0] == "labelers":
+    if len(path) > 2 and (path[0] == "labelers" or path[:2] == ("method", "loss_type")):
         return (*path[:2], *path[3:])
     return path
 
@@ -130,9 +130,10 @@ def _wanted(path: KeyPath, value: Any) -> tuple[str, str]:
         return "something else", ""
     if keys.section_models(info.annotation) or path == ("labelers",):
         return "a section", _section_hint(path) if value is None else ""
-    type_words = keys.type_words(info)
-    if isinstance(path[-1], int) or (keys.choices(info) and "a list" not in type_words):
-        choices = keys.choices(info)
+    type_words, choices = keys.type_words(info), keys.choices(info)
+    if isinstance(path[-1], int):
+        type_words = type_words.removeprefix("a list, each ")
+    if choices and not type_words.startswith("a list"):
         words = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
         return words, _did_you_mean(value, choices)
     return _wanted_of_type(type_words, keys.range_words(info), value, _USUAL.get(dotted(path), ""))

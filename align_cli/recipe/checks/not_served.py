@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-_LOSSES = "sigmoid (dpo), ipo and hinge (slic) are served"
 _LABELERS = "call it from a labeler of kind function"
 _PEFT = "train all weights: leave the key out"
 
 _KEYS = {
-    "guards": "leave it out; watch the evaluation of each round",
     "policy.peft": _PEFT,
     "policy.lora": _PEFT,
 }
@@ -20,23 +18,6 @@ _KEYS = {
 _VALUES: dict[str, dict[str, str]] = {
     "generate.engine": dict.fromkeys(("openai", "vllm"), "set generate.engine to transformers"),
     "labelers.kind": dict.fromkeys(("policy", "reward_model", "judge", "person"), _LABELERS),
-    "method.loss_type": dict.fromkeys(
-        (
-            "exo_pair",
-            "nca_pair",
-            "robust",
-            "bco_pair",
-            "sppo_hard",
-            "aot",
-            "aot_unpaired",
-            "apo_zero",
-            "apo_down",
-            "discopop",
-            "sft",
-            "sigmoid_norm",
-        ),
-        _LOSSES,
-    ),
 }
 
 

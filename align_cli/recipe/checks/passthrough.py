@@ -22,13 +22,12 @@ from align_cli.recipe.written.scalars import rewritten
 from align_cli.recipe.written.tree import shown
 
 _RESUME = "align goes on where a run stopped; run the same command again"
-_CHECKPOINTS = "align writes a checkpoint each round; leave it out"
+_CHECKPOINTS = "align writes a checkpoint each round; for more, set checkpoints.every_steps"
 _EVALUATE = "set evaluate.num_prompts, evaluate.against and evaluate.scorer"
 _LENGTH = "set rounds and train.steps_per_round"
 _ORDER = "the mixture of method.sources decides the order of the pairs; leave it out"
 _HUB = "push the run's folder yourself when it is finished"
 _COLUMNS = "align hands over its own batches; leave it out"
-_LOSS = "set method.loss_type and method.beta"
 
 _OWNED_BY_ALIGN = {
     "output_dir": "set output_dir at the top of the recipe",
@@ -78,8 +77,8 @@ _GONE_FROM_TRANSFORMERS = {
 _FROM_TRL = {
     "beta": "set method.beta",
     "loss_type": "set method.loss_type",
-    "loss_weights": _LOSS,
-    "label_smoothing": "set label.labels to soft for labels that are not certain",
+    "loss_weights": "set method.loss_weights",
+    "label_smoothing": "set method.label_smoothing",
     "max_length": "set generate.max_new_tokens for what the policy writes",
     "max_prompt_length": "set generate.max_new_tokens for what the policy writes",
     "max_completion_length": "set generate.max_new_tokens for what the policy writes",
@@ -91,12 +90,13 @@ _FROM_TRL = {
     "ref_model_sync_steps": "set policy.reference to previous for a reference that follows the policy",
     "model_init_kwargs": "set policy.dtype, policy.revision and policy.trust_remote_code",
     "trust_remote_code": "set policy.trust_remote_code",
-    "f_divergence_type": _LOSS,
-    "f_alpha_divergence_coef": _LOSS,
-    "use_weighting": _LOSS,
-    "discopop_tau": _LOSS,
-    "ld_alpha": _LOSS,
-    "reference_free": "set policy.reference",
+    "f_divergence_type": "set method.f_divergence_type",
+    "f_alpha_divergence_coef": "set method.f_alpha_divergence_coef",
+    "use_weighting": "set method.use_weighting",
+    "discopop_tau": "set method.discopop_tau",
+    "ld_alpha": "set method.ld_alpha",
+    "simpo_gamma": "set method.simpo_gamma",
+    "reference_free": "set method.loss_type to simpo",
     "disable_dropout": "align keeps TRL's default; leave it out",
     "padding_free": _COLUMNS,
     "dataset_num_proc": _COLUMNS,

@@ -1,27 +1,27 @@
 """What spans several keys of a recipe: one small function a rule, with its reason and its remedy in the text.
 
-Rules read a `View`, which stops a rule whose keys are faulty themselves. Called by `check`; what concerns files is in
-`rules_files`.
+Rules read a `View`, which stops a rule whose keys are faulty themselves. Called by `check`; what concerns the method is
+in `rules_method`, what concerns files in `rules_files`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from align_cli.errors import nearest
 from align_cli.recipe.checks.rules_files import FILE_RULES
-from align_cli.recipe.checks.view import RuleFault, UnsoundError, View, rule_fault
+from align_cli.recipe.checks.rules_method import DATASET_SOURCES, METHOD_RULES
+from align_cli.recipe.checks.view import Rule, RuleFault, UnsoundError, View, rule_fault
+from align_cli.recipe.schema import GuardsSection
 from align_cli.recipe.written.tree import shown
 
 SHARE_TOLERANCE = 1e-9
-POLICY_SOURCES = ("dpp", "dpr")
-_BIAS = "leaving pairs out would bias the bilevel gradient"
 
 
 def broken_rules(view: View, *, with_files: bool = True) -> list[RuleFault]:
     """The faults of every rule whose keys are sound; `with_files`, also of those that look at the disk."""
     faults: list[RuleFault] = []
-    for rule in (*RULES, *(FILE_RULES if with_files else ())):
+    for rule in (*RULES, *METHOD_RULES, *(FILE_RULES if with_files else ())):
         try:
             faults.extend(rule(view))
         except UnsoundError:
@@ -118,7 +118,7 @@ def _dataset_is_no_other_labelers_name(view: View) -> Iterator[RuleFault]:
 
 
 def _dataset_sources_need_preferences(view: View) -> Iterator[RuleFault]:
-    for name in ("offline", "ddp"):
+    for name in DATASET_SOURCES:
         if view.get(f"method.sources.{name}.mixing") and view.get("data.preferences") is None:
             what = f"data.preferences is not set; the source {name} takes its pairs from it"
             yield rule_fault("data.preferences", what, f"set data.preferences, or remove method.sources.{name}")
@@ -126,16 +126,25 @@ def _dataset_sources_need_preferences(view: View) -> Iterator[RuleFault]:
 
 
 def _policy_sources_need_prompts(view: View) -> Iterator[RuleFault]:
-    for name in POLICY_SOURCES:
-        if view.get(f"method.sources.{name}.mixing") and view.get("data.prompts") is None:
+    if view.get("data.prompts") is not None or view.get("data.demonstrations") is not None:
+        return
+    for name in ("dpp", "dpr"):
+        if view.get(f"method.sources.{name}.mixing"):
             what = f"data.prompts is not set; the source {name} samples the policy on it"
             yield rule_fault("data.prompts", what, f"set data.prompts, or remove method.sources.{name}")
             return
 
 
-def _policy_sources_need_two_completions(view: View) -> Iterator[RuleFault]:
-    for name in POLICY_SOURCES:
-        if view.get(f"method.sources.{name}.mixing") and (number := view.get("generate.num_generations")) < 2:
+def _mixed_pairs_need_demonstrations(view: View) -> Iterator[RuleFault]:
+    if view.get("method.sources.dmd.mixing") and view.get("data.demonstrations") is None:
+        what = "data.demonstrations is not set; the source dmd takes the chosen responses from it"
+        yield rule_fault("data.demonstrations", what, "set data.demonstrations, or remove method.sources.dmd")
+
+
+def _pairs_need_two_completions(view: View) -> Iterator[RuleFault]:
+    number, of_reference = view.get("generate.num_generations"), view.get("generate.num_reference_generations")
+    for name, completions in (("dpp", number), ("dpr", number + of_reference)):
+        if view.get(f"method.sources.{name}.mixing") and completions < 2:
             what = (
                 f"generate.num_generations is {number}; a pair of the source {name} needs at least 2 completions of a "
                 "prompt"
@@ -144,83 +153,15 @@ def _policy_sources_need_two_completions(view: View) -> Iterator[RuleFault]:
             return
 
 
-def _gradient_source(view: View) -> str | None:
-    """The first source whose responses carry the bilevel response term."""
-    for name in POLICY_SOURCES:
-        if view.get(f"method.sources.{name}.mixing") and view.get(f"method.sources.{name}.gradient"):
-            return name
-    return None
-
-
-def _gradient_needs_the_whole_distribution(view: View) -> Iterator[RuleFault]:
-    source = _gradient_source(view)
-    if source is None:
+def _reference_completions_have_a_use(view: View) -> Iterator[RuleFault]:
+    key = "generate.num_reference_generations"
+    if not (number := view.get(key)):
         return
-    reason = "with a gradient above 0 responses must come from the policy's whole distribution"
-    if (top_k := view.sound("generate.top_k")) is not None and top_k > 0:
-        yield rule_fault("generate.top_k", f"generate.top_k is {top_k}; {reason}", _off("generate.top_k to 0", source))
-    if (top_p := view.sound("generate.top_p")) is not None and top_p < 1:
-        yield rule_fault(
-            "generate.top_p", f"generate.top_p is {top_p}; {reason}", _off("generate.top_p to 1.0", source)
-        )
-
-
-def _gradient_corrects_for_temperature(view: View) -> Iterator[RuleFault]:
-    source = _gradient_source(view)
-    if source is None or view.get("method.importance_weight_cap") is not None:
-        return
-    if (temperature := view.get("generate.temperature")) != 1:
-        what = (
-            f"generate.temperature is {temperature}; with a gradient above 0 responses of another temperature than 1 "
-            "need importance weights"
-        )
-        hint = f"set method.importance_weight_cap, such as 10, or {_off('generate.temperature to 1.0', source)[4:]}"
-        yield rule_fault("generate.temperature", what, hint)
-
-
-def _gradient_keeps_every_pair(view: View) -> Iterator[RuleFault]:
-    if not (view.get("method.sources.dpr.mixing") and view.get("method.sources.dpr.gradient")):
-        return
-    for key in ("label.ties", "label.equal_texts", "label.empty_texts"):
-        if view.sound(key) == "drop":
-            yield rule_fault(key, f"{key} is drop; with a gradient above 0 {_BIAS}", _off(f"{key} to keep", "dpr"))
-    margin = view.sound("label.min_margin")
-    if margin is not None and margin > 0:
-        what = f"label.min_margin is {margin}; with a gradient above 0 {_BIAS}"
-        yield rule_fault("label.min_margin", what, _off("label.min_margin to 0", "dpr"))
-
-
-def _off(remedy: str, source: str) -> str:
-    return f"set {remedy}, or method.sources.{source}.gradient to 0"
-
-
-def _kl_has_responses(view: View) -> Iterator[RuleFault]:
-    """KL on the policy's responses needs such, and its full gradient needs nothing else."""
-    if not view.get("method.kl.coefficient"):
-        return
-    from_policy = [name for name in POLICY_SOURCES if view.get(f"method.sources.{name}.mixing")]
-    from_dataset = [name for name in ("offline", "ddp") if view.get(f"method.sources.{name}.mixing")]
-    if view.get("method.kl.on") == "policy" and not from_policy:
-        what = "method.kl.on is policy, but no source samples the policy: no response would carry the KL"
-        yield rule_fault("method.kl", what, "set method.kl.on to all and method.kl.gradient to pathwise")
-    if view.get("method.kl.on") == "all" and view.get("method.kl.gradient") == "full" and from_dataset:
-        what = (
-            f"method.kl.gradient is full on the responses of {' and '.join(from_dataset)}; it is exact on the policy's "
-            "own responses alone"
-        )
-        yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or method.kl.on to policy")
-    if view.get("method.kl.gradient") != "full" or not from_policy:
-        return
-    chosen = view.get("generate.num_generations") > 2 and view.get("label.pairs") != "all"
-    if chosen and view.get("method.sources.dpr.mixing"):
-        what = (
-            "method.kl.gradient is full, and label.pairs chooses two of more responses; chosen responses are no draws "
-            "from the policy, so it would not be exact"
-        )
-        yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or label.pairs to all")
-    if view.get("generate.top_k") or view.get("generate.top_p") < 1:
-        what = "method.kl.gradient is full; with top_k or top_p responses are no draws from the policy"
-        yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or sample the whole distribution")
+    if not view.get("method.sources.dpr.mixing"):
+        yield rule_fault(key, f"{key} is {number}; only the source dpr pairs them", f"set {key} to 0")
+    if view.get("policy.reference") == "previous":
+        what = f"{key} is {number}, but policy.reference is previous: the policy that a round samples is its reference"
+        yield rule_fault(key, what, "raise generate.num_generations instead, or set policy.reference to initial")
 
 
 def _one_model(view: View) -> Iterator[RuleFault]:
@@ -259,13 +200,21 @@ def _near_heads(width: int, heads: int) -> str:
     return f"{min(fitting, key=lambda number: abs(number - heads))} fits"
 
 
+def _rollback_knows_the_best(view: View) -> Iterator[RuleFault]:
+    for name in GuardsSection.model_fields:
+        key = f"guards.{name}.action"
+        if view.has(f"guards.{name}") and view.sound(key) == "rollback":
+            measured = view.get("evaluate.scorer") is not None and "initial" in view.get("evaluate.against")
+            if not measured:
+                what = f"{key} is rollback, but no win rate against the initial policy says which round is the best"
+                yield rule_fault(key, what, "set evaluate.scorer and evaluate.against: [initial], or another action")
+
+
 def _opponents_differ(view: View) -> Iterator[RuleFault]:
     against = view.get("evaluate.against")
     for opponent in sorted({name for name in against if against.count(name) > 1}):
         yield rule_fault("evaluate.against", f"evaluate.against names {opponent} more than once", "name it once")
 
-
-Rule = Callable[[View], Iterator[RuleFault]]
 
 RULES: tuple[Rule, ...] = (
     _some_source,
@@ -278,13 +227,12 @@ RULES: tuple[Rule, ...] = (
     _dataset_is_no_other_labelers_name,
     _dataset_sources_need_preferences,
     _policy_sources_need_prompts,
-    _policy_sources_need_two_completions,
-    _gradient_needs_the_whole_distribution,
-    _gradient_corrects_for_temperature,
-    _gradient_keeps_every_pair,
-    _kl_has_responses,
+    _mixed_pairs_need_demonstrations,
+    _pairs_need_two_completions,
+    _reference_completions_have_a_use,
     _one_model,
     _new_model_is_trained,
     _heads_divide_the_width,
     _opponents_differ,
+    _rollback_knows_the_best,
 )

@@ -5,6 +5,7 @@ Called by `rules`, so that what spans several keys is checked even when other ke
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -110,3 +111,7 @@ class RuleFault:
 def rule_fault(key: str | tuple[str, ...], what: str, hint: str) -> RuleFault:
     """A broken rule at a dotted key or a key path."""
     return RuleFault(tuple(key.split(".")) if isinstance(key, str) else key, what, hint)
+
+
+Rule = Callable[[View], Iterator[RuleFault]]
+"""Looks at one thing across keys, and yields what is wrong with it."""

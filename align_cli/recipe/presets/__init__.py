@@ -12,7 +12,7 @@ from align_cli.recipe.written.reader import read_text
 from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, shown
 
 FOLDER = Path(__file__).parent
-NOT_SERVED_YET = ("self-rewarding", "selm", "spin", "xpo")
+NOT_SERVED_YET = ("self-rewarding",)
 
 
 def preset_names() -> list[str]:

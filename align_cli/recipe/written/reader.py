@@ -8,6 +8,7 @@ Knows nothing of the recipe's keys. Called by `check` for files and by `override
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from align_cli.recipe.written.scalars import has_control_character, read_scalar
 from align_cli.recipe.written.tree import MAX_DEPTH, MAX_VALUES, Entry, Node, Place, PlacedFault, Source, escaped, shown
 
 MAX_BYTES = 256 * 1024
+OPEN_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+"""Names of what the shell has opened for this process: opening them waits for nobody."""
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _COLLECTION_TAGS = {
     MappingStartEvent: ("!", "tag:yaml.org,2002:map"),
@@ -82,8 +85,12 @@ def read_text(text: str, source: Source) -> tuple[Node | None, list[PlacedFault]
 
 
 def _read_bytes(path: str | Path) -> bytes:
-    where = escaped(str(path))
+    where = escaped(str(path)) or "''"
     try:
+        mode = Path(path).stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or str(path).startswith(OPEN_STREAMS)):
+            what = "this is a pipe or a device; a recipe is a YAML file"
+            raise RecipeError(what, where=where, hint="write the recipe to a file first")
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -260,8 +267,10 @@ class _Composer:
             self._end(event, "a key must be plain text", "put text that starts with [ or { in quotes")
         self._count(event, 1, 0)
         self._scalar(event)
-        self._anchored(event, Node(self._place(event), str(event.value)))
-        return str(event.value)
+        key = str(event.value)
+        key = escaped(key) if has_control_character(key) else key  # half a surrogate pair would stop pydantic
+        self._anchored(event, Node(self._place(event), key))
+        return key
 
     def _merge(self, node: Node, merged: Entry) -> None:
         parts = merged.node.value if isinstance(merged.node.value, list) else [merged]

@@ -1,0 +1,84 @@
+"""Work in progress, line by line: what a stage has done so far, so that a killed one goes on after its last batch.
+
+A journal is no artifact: nobody but the stage that wrote it reads it, and it goes when the stage is finished. Each line
+carries a CRC-32. A line that a kill left torn, or that was damaged, is dropped with all that follow: that work is done
+again. The first line says what the work is for; a journal for something else is begun anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from align_cli.artifacts.store import to_json
+
+
+class Journal:
+    """Rows that survive a kill, in the order in which they were written.
+
+    Args:
+        path: where they are kept; None keeps them in memory alone, for work that nobody resumes.
+        key: stands for everything that the rows depend on.
+    """
+
+    def __init__(self, path: Path | None = None, key: str = "") -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self._stream: IO[bytes] | None = None
+        if path is not None:
+            self._stream = self._opened(path, {"for": key})
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows; when this returns they are durable."""
+        added = [dict(row) for row in rows]
+        self.rows += added
+        if self._stream is not None:
+            self._stream.write(b"".join(_line(row) for row in added))
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def _opened(self, path: Path, header: dict[str, Any]) -> IO[bytes]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept, rows = _read(path)
+        if rows[:1] == [header]:
+            self.rows = rows[1:]
+            stream: IO[bytes] = path.open("r+b")
+            stream.truncate(kept)
+            stream.seek(kept)
+            return stream
+        stream = path.open("wb")
+        stream.write(_line(header))
+        return stream
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    text = to_json(dict(row)).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _read(path: Path) -> tuple[int, list[dict[str, Any]]]:
+    """The whole and undamaged lines at a file's beginning: how many bytes they take, and their rows."""
+    kept, rows = 0, []
+    if path.is_file():
+        with path.open("rb") as stream:
+            for line in stream:
+                found, _, text = line[:-1].partition(b" ")
+                if not line.endswith(b"\n") or found != b"%08x" % zlib.crc32(text):
+                    break
+                rows.append(json.loads(text))
+                kept += len(line)
+    return kept, rows

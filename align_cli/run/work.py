@@ -1,0 +1,89 @@
+"""Work in progress of one step, beside the rounds: what a killed process leaves so that the next one goes on with it.
+
+    runs/NAME/work/002-train/   journals of what was sampled and scored, checkpoints from within the train stage
+
+Nothing here is an artifact. It belongs to exactly the inputs of its step: whatever is there for other inputs, or is not
+whole, is passed over, and all of it goes when the step is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from align_cli.artifacts.journal import Journal
+from align_cli.artifacts.store import checksum, read_json, to_json, write_json
+from align_cli.errors import DataError
+from align_cli.run.plan import Step
+
+NUM_CHECKPOINTS_KEPT = 2
+"""Should the newest turn out to be damaged, there is the one before."""
+
+
+class Work:
+    """The work in progress of a step.
+
+    Args:
+        root: the run's folder for it.
+        step: which step.
+        inputs: everything that the step's results depend on.
+    """
+
+    def __init__(self, root: Path, step: Step, inputs: Mapping[str, Any]) -> None:
+        self.folder = root / f"{step.round:03d}-{step.stage}"
+        self._key = hashlib.sha256(to_json(dict(inputs)).encode()).hexdigest()
+
+    def journal(self, name: str) -> Journal:
+        """The journal of this name; it holds what was done before an interruption."""
+        return Journal(self.folder / f"{name}.jsonl", self._key)
+
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole, or None."""
+        for record_path in reversed(self._records()):
+            folder = record_path.with_suffix("")
+            try:
+                record = read_json(record_path)
+            except DataError:
+                continue
+            if record == {"for": self._key, "checksum": checksum(folder) if folder.is_dir() else None}:
+                return folder
+        return None
+
+    def keep_checkpoint(self, number: int, save: Callable[[Path], object]) -> None:
+        """Take in a checkpoint, and let go of those that are too old.
+
+        Args:
+            number: its place in the order.
+            save: writes it into the folder that it is given, in one step.
+        """
+        folder = self.folder / f"step-{number:08d}"
+        save(folder)
+        write_json(folder.with_suffix(".json"), {"for": self._key, "checksum": checksum(folder)})
+        for record_path in self._records()[:-NUM_CHECKPOINTS_KEPT]:
+            record_path.unlink()
+            shutil.rmtree(record_path.with_suffix(""), ignore_errors=True)
+
+    def remove(self) -> None:
+        """The step is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove_if_empty(self.folder.parent)
+
+    def _records(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.json"))
+
+
+def remove_other_work(root: Path, step: Step | None) -> None:
+    """Remove what is left of steps that were finished when a process was killed; the work of `step` stays."""
+    kept = None if step is None else f"{step.round:03d}-{step.stage}"
+    for folder in root.iterdir() if root.is_dir() else ():
+        if folder.name != kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    _remove_if_empty(root)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,351 @@
+"""The loss of a micro-batch: two forward passes, margins, losses, then what each source adds; one value a pair.
+
+The equations are those of `methods/`; this module says which pairs and which responses they apply to. The trainer calls
+it and takes the mean. Nothing here is TRL's.
+
+Shapes: B pairs of a micro-batch, G pairs of the global batch, S sequences (2B chosen and rejected, then all others),
+R those of them that the policy sampled, C response positions, K responses that a pair depends on.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from align_cli.methods.bilevel import (
+    importance_weights,
+    label_term,
+    leave_one_out_baseline,
+    policy_labels,
+    response_term,
+)
+from align_cli.methods.kl import sequence_kl
+from align_cli.methods.logprobs import sequence_logps, token_kl, token_logps
+from align_cli.methods.optimism import optimism_term
+from align_cli.methods.preference import (
+    REFERENCE_FREE,
+    expected_preference_loss,
+    preference_loss,
+    preference_margin,
+)
+from align_cli.models.scoring import ResponseLogits, TokenBatch, response_logits
+from align_cli.recipe.schema import Recipe
+
+Inputs = dict[str, torch.Tensor]
+"""A collated micro-batch, as `batches.PairCollator` makes it."""
+
+
+class SourceTerms(NamedTuple):
+    """What the loss needs to know of a source.
+
+    Args:
+        name: as in the recipe.
+        gradient_coefficient: c of the bilevel terms; 0 leaves them out.
+        policy_responses: whether responses of its pairs come from the policy.
+        policy_labels: whether its labels are the policy's own, recomputed at each step.
+        kl_coefficient: weight of the mean KL of its responses; 0 leaves it out.
+        kl_on_all: whether all of its responses carry the KL, or the policy's alone.
+        optimism_coefficient: weight of the optimism term; 0 leaves it out.
+    """
+
+    name: str
+    gradient_coefficient: float = 0.0
+    policy_responses: bool = False
+    policy_labels: bool = False
+    kl_coefficient: float = 0.0
+    kl_on_all: bool = True
+    optimism_coefficient: float = 0.0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss's settings.
+
+    Args:
+        sources: in the order of the mixture.
+        loss_type: `sigmoid`, `ipo`, `hinge` or `simpo`.
+        beta: above 0.
+        gamma: SimPO's target margin.
+        kl_gradient: `pathwise` or `full`.
+        importance_weight_cap: largest weight of a pair whose responses come from the policy; None weighs none.
+    """
+
+    sources: tuple[SourceTerms, ...]
+    loss_type: str = "sigmoid"
+    beta: float = 0.1
+    gamma: float = 0.0
+    kl_gradient: str = "full"
+    importance_weight_cap: float | None = None
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether any pair carries the response term."""
+        return any(source.gradient_coefficient and source.policy_responses for source in self.sources)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the reference has to run at all."""
+        anchored = any(source.kl_coefficient or source.optimism_coefficient for source in self.sources)
+        return anchored or self.loss_type not in REFERENCE_FREE
+
+    def losses(self, margins_B: torch.Tensor) -> torch.Tensor:
+        """ℓ(h)."""
+        return preference_loss(margins_B, self.loss_type, self.beta, self.gamma)
+
+
+class PairLosses(NamedTuple):
+    """Losses of a micro-batch under the current policy, and what they are made of.
+
+    Args:
+        losses_B: ℓ̄, with the labels of each pair's source.
+        forward_B: ℓ(h), the loss if the chosen response wins.
+        backward_B: ℓ(−h), the loss if the rejected one wins.
+        labels_B: q, the policy's own where the source says so.
+        margins_B: h.
+        preference_logits_B: β(s1 − s2), s summed over tokens.
+        logps_S: log πθ of every response.
+        of_policy_S: whether the policy sampled it.
+        kl_B: mean KL to the reference over those of the pair's two responses that carry it; 0 where no source asks.
+        optimism_B: the optimism term; 0 where no source asks.
+    """
+
+    losses_B: torch.Tensor
+    forward_B: torch.Tensor
+    backward_B: torch.Tensor
+    labels_B: torch.Tensor
+    margins_B: torch.Tensor
+    preference_logits_B: torch.Tensor
+    logps_S: torch.Tensor
+    of_policy_S: torch.Tensor
+    kl_B: torch.Tensor
+    optimism_B: torch.Tensor
+
+
+class GlobalLosses(NamedTuple):
+    """What baselines average: the pairs of the whole global batch.
+
+    Args:
+        losses_G: ℓ̄, without gradient.
+        sources_G: position of each pair's source.
+        prompt_ids_G: equal within a source where the prompt is the same.
+        response_ids_GK: the responses that each pair depends on.
+    """
+
+    losses_G: torch.Tensor
+    sources_G: torch.Tensor
+    prompt_ids_G: torch.Tensor
+    response_ids_GK: torch.Tensor
+
+
+class Figures:
+    """Means over a whole step, whatever its micro-batches."""
+
+    def __init__(self) -> None:
+        self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def add(self, name: str, values: torch.Tensor) -> None:
+        """Take in more values of a figure."""
+        total = self._sums[name]
+        total[0] += values.detach().sum().item()
+        total[1] += values.numel()
+
+    def take(self) -> dict[str, float]:
+        """The means by name, in alphabetical order; what was collected is forgotten."""
+        means = {name: total / count for name, (total, count) in sorted(self._sums.items()) if count}
+        self._sums.clear()
+        return means
+
+
+def pair_losses(
+    objective: Objective, model: torch.nn.Module, reference: torch.nn.Module | None, inputs: Inputs
+) -> PairLosses:
+    """Run policy and reference over a micro-batch.
+
+    Args:
+        objective: the settings.
+        model: the policy.
+        reference: what margins are taken against; may be None where the objective needs none.
+        inputs: the micro-batch.
+    """
+    batch = TokenBatch(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
+    num_pairs = len(inputs["label"])
+    chosen, rejected = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
+    predicted = response_logits(model, batch)
+    logps_SC = token_logps(predicted.logits_BCV, predicted.targets_BC)
+    logps_S = ratios_S = sequence_logps(logps_SC, predicted.mask_BC)
+    anchored = None
+    if objective.needs_reference and reference is not None:
+        with torch.no_grad():
+            anchored = response_logits(reference, batch)
+        ratios_S = logps_S - sequence_logps(token_logps(anchored.logits_BCV, anchored.targets_BC), anchored.mask_BC)
+    compared_S = logps_S if objective.loss_type in REFERENCE_FREE else ratios_S
+    lengths_S = batch.completion_mask_BT.sum(-1)
+    margins_B = preference_margin(
+        compared_S[chosen], compared_S[rejected], lengths_S[chosen], lengths_S[rejected], objective.loss_type
+    )
+    logits_B = objective.beta * (ratios_S[chosen] - ratios_S[rejected])
+    own_labels_B = flags(objective, inputs, "policy_labels")
+    labels_B = torch.where(own_labels_B, policy_labels(logits_B), inputs["label"])
+    of_policy_S = inputs["of_policy"] & flags(objective, inputs, "policy_responses")[inputs["pair_of"]]
+    return PairLosses(
+        losses_B=expected_preference_loss(margins_B, labels_B, objective.loss_type, objective.beta, objective.gamma),
+        forward_B=objective.losses(margins_B),
+        backward_B=objective.losses(-margins_B),
+        labels_B=labels_B,
+        margins_B=margins_B,
+        preference_logits_B=logits_B,
+        logps_S=logps_S,
+        of_policy_S=of_policy_S,
+        kl_B=_pair_kl(objective, predicted, anchored, logps_SC, of_policy_S, inputs),
+        optimism_B=optimism_term(ratios_S[chosen], ratios_S[rejected], inputs["from_reference"]),
+    )
+
+
+def pair_values(
+    objective: Objective, pairs: PairLosses, inputs: Inputs, batch: GlobalLosses, figures: Figures
+) -> torch.Tensor:
+    """sg[W] · {ℓ̄ + c · (bilevel terms) + KL + optimism}: what is averaged over the global batch.
+
+    Args:
+        objective: the settings.
+        pairs: from `pair_losses`.
+        inputs: the micro-batch.
+        batch: the whole global batch, for the baselines.
+        figures: told every term's size, per source.
+
+    Returns:
+        (B,).
+    """
+    values_B = pairs.losses_B
+    figures.add("loss", pairs.losses_B)
+    for position, source in enumerate(objective.sources):
+        rows_B = inputs["source"] == position
+        if not rows_B.any():
+            continue
+        _add_figures(source, pairs, rows_B, figures)
+        terms_B = torch.zeros_like(values_B)
+        if source.gradient_coefficient and source.policy_responses:
+            term_B = _response_term(objective, position, pairs, inputs, batch, figures)
+            figures.add(f"{source.name}/response_term", term_B[rows_B].abs())
+            terms_B = terms_B + source.gradient_coefficient * term_B
+        if source.gradient_coefficient and source.policy_labels:
+            term_B = label_term(pairs.forward_B, pairs.backward_B, pairs.labels_B, pairs.preference_logits_B)
+            figures.add(f"{source.name}/label_term", term_B[rows_B].abs())
+            terms_B = terms_B + source.gradient_coefficient * term_B
+        if source.kl_coefficient:
+            figures.add(f"{source.name}/kl", pairs.kl_B[rows_B])
+            terms_B = terms_B + source.kl_coefficient * pairs.kl_B
+        if source.optimism_coefficient:
+            figures.add(f"{source.name}/optimism_term", pairs.optimism_B[rows_B])
+            terms_B = terms_B + source.optimism_coefficient * pairs.optimism_B
+        values_B = values_B + torch.where(rows_B, terms_B, 0.0)
+    return _weights(objective, pairs, inputs, figures) * values_B
+
+
+def flags(objective: Objective, inputs: Inputs, name: str) -> torch.Tensor:
+    """(B,) whether each pair's source has a flag."""
+    by_source = torch.tensor([getattr(source, name) for source in objective.sources], device=inputs["source"].device)
+    return by_source[inputs["source"]]
+
+
+def _response_term(
+    objective: Objective, position: int, pairs: PairLosses, inputs: Inputs, batch: GlobalLosses, figures: Figures
+) -> torch.Tensor:
+    """(B,) the response term of every pair, with baselines from one source's pairs; that source's rows are meant."""
+    pair_of_R, logps_R = inputs["pair_of"][pairs.of_policy_S], pairs.logps_S[pairs.of_policy_S]
+    same_source_G = batch.sources_G == position
+    baselines_R = leave_one_out_baseline(
+        batch.losses_G[same_source_G],
+        batch.prompt_ids_G[same_source_G],
+        batch.response_ids_GK[same_source_G],
+        inputs["prompt_id"][pair_of_R],
+        inputs["response_id"][pairs.of_policy_S],
+        empty=objective.losses(torch.zeros(1)).item(),
+    )
+    figures.add(f"{objective.sources[position].name}/baseline", baselines_R[inputs["source"][pair_of_R] == position])
+    terms_R = response_term(pairs.losses_B[pair_of_R], baselines_R, logps_R)
+    return torch.zeros_like(pairs.losses_B).index_add(0, pair_of_R, terms_R)
+
+
+def _pair_kl(
+    objective: Objective,
+    predicted: ResponseLogits,
+    anchored: ResponseLogits | None,
+    logps_SC: torch.Tensor,
+    of_policy_S: torch.Tensor,
+    inputs: Inputs,
+) -> torch.Tensor:
+    num_pairs = len(inputs["label"])
+    is_wanted = torch.is_grad_enabled() and any(source.kl_coefficient for source in objective.sources)
+    if anchored is None or not is_wanted:
+        return torch.zeros(num_pairs, device=logps_SC.device)
+    both = slice(0, 2 * num_pairs)
+    kl_SC = token_kl(predicted.logits_BCV[both], anchored.logits_BCV[both])
+    kl_2B = sequence_kl(kl_SC, logps_SC[both], predicted.mask_BC[both], objective.kl_gradient).view(2, num_pairs)
+    carries_2B = of_policy_S[both].view(2, num_pairs) | flags(objective, inputs, "kl_on_all")
+    return (kl_2B * carries_2B).sum(0) / carries_2B.sum(0).clamp(min=1)
+
+
+def _weights(objective: Objective, pairs: PairLosses, inputs: Inputs, figures: Figures) -> torch.Tensor:
+    """(B,) importance weights over the responses that the policy sampled; 1 for pairs without such."""
+    ones_B = torch.ones_like(pairs.losses_B)
+    if objective.importance_weight_cap is None:
+        return ones_B
+    logps_B = ones_B.new_zeros(len(ones_B)).index_add(0, inputs["pair_of"], pairs.logps_S * pairs.of_policy_S)
+    found = importance_weights(logps_B, inputs["sampled_logp"], objective.importance_weight_cap)
+    for position, source in enumerate(objective.sources):
+        rows_B = inputs["source"] == position
+        if source.policy_responses and rows_B.any():
+            figures.add(f"{source.name}/importance_weight", found.weights_B[rows_B])
+            figures.add(f"{source.name}/importance_weight_truncated", found.truncated_B[rows_B].float())
+    return torch.where(flags(objective, inputs, "policy_responses"), found.weights_B, ones_B)
+
+
+def _add_figures(source: SourceTerms, pairs: PairLosses, rows_B: torch.Tensor, figures: Figures) -> None:
+    """The source's loss and margin, and how far the policy's implicit reward agrees with the labels.
+
+    A label q counts q where the policy prefers the chosen response, 1 − q where it prefers the other, ½ where neither.
+    Against its own labels a policy is always right; what is worth knowing there is how sure it is.
+    """
+    figures.add(f"{source.name}/loss", pairs.losses_B[rows_B])
+    if source.policy_labels:
+        figures.add(f"{source.name}/confidence", torch.maximum(pairs.labels_B, 1 - pairs.labels_B)[rows_B])
+        return
+    prefers_B = (pairs.margins_B.sign() + 1) / 2
+    agreement_B = pairs.labels_B * prefers_B + (1 - pairs.labels_B) * (1 - prefers_B)
+    figures.add(f"{source.name}/accuracy", agreement_B[rows_B])
+    figures.add(f"{source.name}/margin", pairs.margins_B[rows_B])
+
+
+def recipe_objective(recipe: Recipe) -> Objective:
+    """The objective of a recipe whose loss is align's own.
+
+    KL and optimism are means over the pairs of the sources that carry them. A batch holds exact shares, so dividing by
+    those sources' share makes them so, whatever the micro-batches.
+    """
+    method = recipe.method
+    sources = method.sources.in_use()
+    carries_kl = {name: method.kl.on == "all" or section.policy_responses for name, section in sources.items()}
+    kl_share = sum(section.mixing for name, section in sources.items() if carries_kl[name])
+    return Objective(
+        sources=tuple(
+            SourceTerms(
+                name,
+                gradient_coefficient=getattr(section, "gradient", 0.0),
+                policy_responses=section.policy_responses,
+                policy_labels=section.policy_labels,
+                kl_coefficient=method.kl.coefficient / kl_share if carries_kl[name] else 0.0,
+                kl_on_all=method.kl.on == "all",
+                optimism_coefficient=method.optimism.coefficient / section.mixing if name == "dpr" else 0.0,
+            )
+            for name, section in sources.items()
+        ),
+        loss_type=method.loss_types[0],
+        beta=method.beta,
+        gamma=method.simpo_gamma if method.loss_types[0] in REFERENCE_FREE else 0.0,
+        kl_gradient=method.kl.gradient,
+        importance_weight_cap=method.importance_weight_cap,
+    )
