@@ -71,9 +71,9 @@ def _precision(recipe: Recipe) -> list[str]:
             f"policy.dtype is {recipe.policy.dtype}: small steps of the optimizer round away on weights of half "
             "precision; train in float32"
         )
-    if recipe.train.training_arguments.get("bf16") or recipe.train.training_arguments.get("fp16"):
+    if recipe.train.training_arguments.get("fp16"):
         warnings.append(
-            "train.bf16 and train.fp16: a run that was interrupted may end in other bytes than one that was not"
+            "train.fp16: a run that was interrupted may end in other bytes than one that was not; bf16 may not"
         )
     return warnings
 

@@ -14,7 +14,8 @@ What it changes, and why (TRL 1.16; each point has a contract test):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self.schedule_spans_run = schedule_spans_run
         self.reset_optimizer = reset_optimizer
         self.figures = Figures()
+        self._models = (policy.model, reference)
+        self._plain_forwards = [model.forward for model in self._models]
         super().__init__(
             model=policy.model,
             ref_model=reference,
@@ -88,6 +91,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             train_dataset=Dataset.from_list([{"prompt_ids": [0]}]),
         )
         self.listen(on_step)
+        self._training_forwards = [model.forward for model in self._models]
+        self._put_forwards(self._plain_forwards)
 
     def train_round(
         self,
@@ -119,7 +124,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         first_step = start.global_step if self.schedule_spans_run else done
         seed = derive_seed(self.args.seed, start.round + 1, "train") % 2**32
         self.plan(batches, start, first_step, optimizer_state, seed, keep, keep_every)
-        with out_of_memory_as_memory_error():
+        with out_of_memory_as_memory_error(), self._as_trained():
             self.train()
         self.model.eval()
         return TrainingState(
@@ -128,6 +133,24 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             parent=None,
             scheduler=self.lr_scheduler.state_dict(),
         )
+
+    @contextmanager
+    def _as_trained(self) -> Iterator[None]:
+        """While training, the forwards as TRL and accelerate wrap them, mixed precision included; else the models' own.
+
+        Otherwise a policy would be sampled and evaluated in another precision before its trainer is made than after,
+        and a run that was interrupted would end in other bytes.
+        """
+        self._put_forwards(self._training_forwards)
+        try:
+            yield
+        finally:
+            self._training_forwards = [model.forward for model in self._models]
+            self._put_forwards(self._plain_forwards)
+
+    def _put_forwards(self, forwards: list[Any]) -> None:
+        for model, forward in zip(self._models, forwards, strict=True):
+            model.forward = forward
 
     def halve_micro_batch(self) -> bool:
         """Put at most half as many pairs into a forward pass, and as many more passes into a step.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -35,16 +36,29 @@ class Stop(NamedTuple):
     """Where a process dies.
 
     Args:
-        before: `manifest` (a stage's results are written, the manifest is not), `ledger` (the manifest is written, the
-            ledger's finish is not), `rename` (a file or folder is whole under its temporary name) or `step` (of the
-            optimizer, in the train stage: in the middle of training).
+        before: what it must not get through, one of:
+
+            `manifest` (a stage's results are written, the manifest is not), `ledger` (the manifest is written, the
+            ledger's finish is not), `rename` (a file or folder is whole under its temporary name), `step` (of the
+            optimizer, in the train stage: in the middle of training), `warm-up step`, `sampling` and `scoring` (of a
+            batch), `append` (to a journal), `fsync`, `replace`, `rmtree`, `unlink`;
+
+            `after` and one of these, such as `after fsync`: when it is done;
+
+            `amid append` (half of the bytes are there) and `amid checkpoint` (half of the weights' file is there);
+
+            `time`: after `seconds`.
         nth: at which of these moments, from 1.
         signal: what it is sent.
+        within: the step in which alone moments are counted, such as `round 1 train`; None counts in all.
+        seconds: for `time`.
     """
 
     before: str
     nth: int = 1
     signal: int = signal.SIGKILL
+    within: str | None = None
+    seconds: float = 0.0
 
 
 def run_align(
@@ -53,6 +67,8 @@ def run_align(
     stdin: str = "",
     stop: Stop | None = None,
     collated: Path | None = None,
+    worked: Path | None = None,
+    moments: Path | None = None,
 ) -> Finished:
     """Run `align ARGUMENTS` to its end.
 
@@ -62,20 +78,30 @@ def run_align(
         stdin: what it reads.
         stop: where it dies; None lets it live.
         collated: a file for the pairs that training puts into its batches, one JSON object a pair.
+        worked: a file for what the process does, one line a batch or step of the optimizer: `round 1 train: step`.
+        moments: a file for how often each moment came where a process can be stopped, as one JSON object.
     """
     _start_server()
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
         streams[0].write_text(stdin, encoding="utf-8")
-        process = _CONTEXT.Process(
-            target=_align, args=([str(part) for part in arguments], cwd, streams, stop, collated)
-        )
+        told = (stop, collated, worked, moments)
+        process = _CONTEXT.Process(target=_align, args=([str(part) for part in arguments], cwd, streams, *told))
         process.start()
+        if stop is not None and stop.before == "time":
+            process.join(stop.seconds)
+            if process.pid is not None and process.exitcode is None:
+                os.kill(process.pid, stop.signal)
         process.join(TIMEOUT_SECONDS)
         if process.exitcode is None:
             process.kill()
             raise TimeoutError(f"align {arguments} ran for more than {TIMEOUT_SECONDS} s: {streams[2].read_text()}")
-        return Finished(process.exitcode, *(stream.read_text(encoding="utf-8") for stream in streams[1:]))
+        return Finished(process.exitcode, *map(_written, streams[1:]))
+
+
+def _written(stream: Path) -> str:
+    """What a process wrote to a stream; nothing where it was killed before it opened it."""
+    return stream.read_text(encoding="utf-8") if stream.exists() else ""
 
 
 @cache
@@ -97,59 +123,176 @@ def _start_server() -> None:
         os.environ.update(before)
 
 
-def _align(arguments: list[str], cwd: Path, streams: list[Path], stop: Stop | None, collated: Path | None) -> None:
+def _align(
+    arguments: list[str],
+    cwd: Path,
+    streams: list[Path],
+    stop: Stop | None,
+    collated: Path | None,
+    worked: Path | None,
+    moments: Path | None,
+) -> None:
     from align_cli.cli.main import main
 
     os.chdir(cwd)
+    tempfile.tempdir = str(streams[0].parent)  # a killed process leaves its temporary folders behind
     for descriptor, path in enumerate(streams):
         opened = os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(opened, descriptor)
         mode, buffering = ("r", -1) if descriptor == 0 else ("w", 1)
         setattr(sys, path.name, os.fdopen(descriptor, mode, buffering, encoding="utf-8", closefd=False))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if stop is not None:
-        _arrange(stop)
+    course = _Course()
+    if stop is not None and stop.before != "time":
+        _arrange(stop, course)
     if collated is not None:
         _record_pairs(collated)
+    if worked is not None:
+        _record_work(worked, course)
+    counts = _counted_moments() if moments is not None else {}
     sys.argv = ["align", *arguments]
     try:
         main()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        if moments is not None:
+            moments.write_text(json.dumps(counts), encoding="utf-8")
 
 
-def _arrange(stop: Stop) -> None:
-    """Replace the one function that the process must not get through, by one that counts and then dies."""
+class _Course:
+    """Follows the run from step to step."""
+
+    def __init__(self) -> None:
+        from align_cli.run.steps import Steps
+
+        self.step: str | None = None
+        carry_out = Steps.carry_out
+
+        def following(steps: Steps, step: Any) -> None:
+            self.step = str(step)
+            carry_out(steps, step)
+
+        _replace_method(Steps, "carry_out", following)
+
+
+class _Moment(NamedTuple):
+    """A function that is called at a moment, and which of its calls count."""
+
+    owner: Any
+    name: str
+    counts: Callable[..., bool] = lambda *_, **__: True
+
+
+def _moments() -> dict[str, _Moment]:
+    from align_cli.artifacts.journal import Journal
     from align_cli.artifacts.store import TEMPORARY_SUFFIX
+    from align_cli.engines.in_process import TransformersEngine
+    from align_cli.labelers.function import FunctionLabeler
     from align_cli.run.folder import RunFolder
     from align_cli.training.resumable import _BeginAndEnd
+    from align_cli.training.sft import SupervisedTrainer
     from align_cli.training.trainer import PreferenceTrainer
 
-    owner, name, counts = {
-        "manifest": (RunFolder, "finish", lambda *_, **__: True),
-        "ledger": (RunFolder, "log", lambda _, event, **__: event == "finish"),
-        "rename": (Path, "replace", lambda path, *_: path.name.endswith(TEMPORARY_SUFFIX)),
-        "step": (
-            _BeginAndEnd,
-            "on_step_end",
-            lambda callback, *_, **__: isinstance(callback.trainer, PreferenceTrainer),
-        ),
-    }[stop.before]
-    _replace_method(owner, name, _dying(getattr(owner, name), counts, stop))
+    def is_of(kind: type) -> Callable[..., bool]:
+        return lambda callback, *_, **__: isinstance(callback.trainer, kind)
+
+    return {
+        "manifest": _Moment(RunFolder, "finish"),
+        "ledger": _Moment(RunFolder, "log", lambda _, event, **__: event == "finish"),
+        "rename": _Moment(Path, "replace", lambda path, *_: path.name.endswith(TEMPORARY_SUFFIX)),
+        "step": _Moment(_BeginAndEnd, "on_step_end", is_of(PreferenceTrainer)),
+        "warm-up step": _Moment(_BeginAndEnd, "on_step_end", is_of(SupervisedTrainer)),
+        "sampling": _Moment(TransformersEngine, "_generate"),
+        "scoring": _Moment(FunctionLabeler, "_score_batch"),
+        "append": _Moment(Journal, "append"),
+        "fsync": _Moment(os, "fsync"),
+        "replace": _Moment(os, "replace"),
+        "rmtree": _Moment(shutil, "rmtree"),
+        "unlink": _Moment(os, "unlink"),
+    }
 
 
-def _dying(method: Callable[..., Any], counts: Callable[..., bool], stop: Stop) -> Callable[..., Any]:
-    calls = 0
+def _amid_moments() -> dict[str, tuple[_Moment, Callable[..., None]]]:
+    """Moments in the middle of a write, and what is written of it by then."""
+    from transformers import PreTrainedTokenizerBase
+
+    from align_cli.artifacts.journal import Journal, _line
+
+    def append_half(journal: Journal, rows: Any) -> None:
+        written = b"".join(_line(row) for row in rows)
+        if journal._stream is not None:
+            journal._stream.write(written[: len(written) // 2])
+            journal._stream.flush()
+
+    def keep_half_of_the_weights(_: Any, folder: str | Path, **__: Any) -> None:
+        os.truncate(Path(folder, "model.safetensors"), Path(folder, "model.safetensors").stat().st_size // 2)
+
+    return {
+        "append": (_Moment(Journal, "append"), append_half),
+        "checkpoint": (_Moment(PreTrainedTokenizerBase, "save_pretrained"), keep_half_of_the_weights),
+    }
+
+
+def _arrange(stop: Stop, course: _Course) -> None:
+    """Replace the one function that the process must not get through, by one that counts and then dies."""
+    when, _, name = stop.before.rpartition(" ") if stop.before.startswith(("after ", "amid ")) else ("", "", stop.before)
+    moment, prepare = _amid_moments()[name] if when == "amid" else (_moments()[name], lambda *_, **__: None)
+    method, calls = getattr(moment.owner, moment.name), 0
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
-        calls += counts(*args, **kwargs)
-        if calls == stop.nth and counts(*args, **kwargs):
+        is_moment = stop.within in (None, course.step) and moment.counts(*args, **kwargs)
+        calls += is_moment
+        is_due = is_moment and calls == stop.nth
+        if is_due and when != "after":
+            prepare(*args, **kwargs)
             os.kill(os.getpid(), stop.signal)
+        result = method(*args, **kwargs)
+        if is_due and when == "after":
+            os.kill(os.getpid(), stop.signal)
+        return result
+
+    _replace_method(moment.owner, moment.name, counting)
+
+
+def _counted_moments() -> dict[str, int]:
+    """How often each moment has come so far; goes on counting."""
+    amid = {f"amid {name}": moment for name, (moment, _) in _amid_moments().items()}
+    found = _moments() | amid
+    counts = dict.fromkeys(found, 0)
+    for name, moment in found.items():
+        _replace_method(moment.owner, moment.name, _counting(moment, name, counts))
+    return counts
+
+
+def _counting(moment: _Moment, name: str, counts: dict[str, int]) -> Callable[..., Any]:
+    method = getattr(moment.owner, moment.name)
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        counts[name] += moment.counts(*args, **kwargs)
         return method(*args, **kwargs)
 
     return counting
+
+
+def _record_work(place: Path, course: _Course) -> None:
+    """Write down every batch that is begun and every step of the optimizer that is done."""
+    for name in ("sampling", "scoring", "warm-up step", "step"):
+        moment = _moments()[name]
+        _replace_method(moment.owner, moment.name, _recording(moment, name, place, course))
+
+
+def _recording(moment: _Moment, name: str, place: Path, course: _Course) -> Callable[..., Any]:
+    method = getattr(moment.owner, moment.name)
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        if course.step is not None and moment.counts(*args, **kwargs):
+            with place.open("a", encoding="utf-8") as stream:
+                stream.write(f"{course.step}: {name}\n")
+        return method(*args, **kwargs)
+
+    return recording
 
 
 def _record_pairs(place: Path) -> None:
@@ -167,5 +310,5 @@ def _record_pairs(place: Path) -> None:
     _replace_method(PairCollator, "__call__", recording)
 
 
-def _replace_method(owner: type, name: str, method: Callable[..., Any]) -> None:
+def _replace_method(owner: Any, name: str, method: Callable[..., Any]) -> None:
     setattr(owner, name, method)

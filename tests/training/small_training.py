@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,8 +115,9 @@ def loss_and_gradients(trainer: Any, inputs: dict[str, torch.Tensor]) -> tuple[t
     """What a trainer makes of one batch."""
     trainer.model.train()
     trainer.model.zero_grad()
-    loss = trainer.compute_loss(trainer.model, inputs)
-    loss.backward()
+    with trainer._as_trained() if isinstance(trainer, PreferenceTrainer) else nullcontext():
+        loss = trainer.compute_loss(trainer.model, inputs)
+        loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
