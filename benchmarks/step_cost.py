@@ -1,9 +1,10 @@
 """What the bilevel terms and the KL add to an optimizer step, on the same pairs with the same forward passes.
 
 Each repetition runs every variant once, in turn, in one process, on one batch; ratios are taken within a repetition and
-their median is reported, so that a noisy machine shifts all variants alike. About two minutes on two cores.
+their median is reported, so that a noisy machine shifts all variants alike. CPU seconds of this process are counted,
+which others on the machine do not lengthen as they do wall-clock time. About two minutes on an idle core.
 
-    python benchmarks/step_cost.py > benchmarks/results/step_cost.md
+    OMP_NUM_THREADS=1 python benchmarks/step_cost.py > benchmarks/results/step_cost.md
 """
 
 from __future__ import annotations
@@ -79,13 +80,13 @@ def prepare(scratch: Path) -> tuple[PreferenceTrainer, dict[str, torch.Tensor]]:
 
 
 def step_seconds(trainer: PreferenceTrainer, inputs: dict[str, torch.Tensor], sources: list[SourceTerms]) -> float:
-    """Seconds of forward, reference forward, loss and backward."""
+    """CPU seconds of forward, reference forward, loss and backward."""
     trainer.objective = Objective(tuple(sources))
     trainer.model.train()
     trainer.model.zero_grad()
-    begin = time.perf_counter()
+    begin = time.process_time()
     trainer.compute_loss(trainer.model, inputs).backward()
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def report(times: dict[str, list[float]]) -> None:
@@ -94,7 +95,7 @@ def report(times: dict[str, list[float]]) -> None:
     sys.stdout.write(
         f"`python benchmarks/step_cost.py`, CPU, {torch.get_num_threads()} threads, median of {len(plain)} paired "
         f"repetitions, {BATCH} pairs of {PROMPT} + {RESPONSE} tokens, 4 layers of 256, vocabulary {VOCABULARY}.\n\n"
-        "| step | seconds | times the plain step |\n|---|---|---|\n"
+        "| step | CPU seconds | times the plain step |\n|---|---|---|\n"
     )
     for name, seconds in times.items():
         ratio = statistics.median(one / other for one, other in zip(seconds, plain, strict=True))
