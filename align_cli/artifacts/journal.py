@@ -76,9 +76,21 @@ def _read(path: Path) -> tuple[int, list[dict[str, Any]]]:
     if path.is_file():
         with path.open("rb") as stream:
             for line in stream:
-                found, _, text = line[:-1].partition(b" ")
-                if not line.endswith(b"\n") or found != b"%08x" % zlib.crc32(text):
+                row = _row(line)
+                if row is None:
                     break
-                rows.append(json.loads(text))
+                rows.append(row)
                 kept += len(line)
     return kept, rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """What a whole and undamaged line holds; None for any other line."""
+    found, _, text = line[:-1].partition(b" ")
+    if not line.endswith(b"\n") or found != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        row = json.loads(text)
+    except ValueError:  # nothing at all has a CRC-32 too
+        return None
+    return row if isinstance(row, dict) else None

@@ -6,19 +6,22 @@ recipes or rounds.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from align_cli.artifacts.records import MalformedRecordError, Record
-from align_cli.errors import DataError, Fault
+from align_cli.errors import AlignError, DataError, Fault
 
 TEMPORARY_SUFFIX = ".partial"
 """What a file is called while it is being written; a leftover of a killed process is never read."""
@@ -37,27 +40,101 @@ OPEN_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 DAMAGE_HINT = "restore it from a copy, or make it again"
 
+SURROGATES = re.compile("[\ud800-\udfff]")
+AGAIN = "then run the same command again"
+DISK_FAULTS = {
+    errno.ENOSPC: ("the disk is full", f"free some space, {AGAIN}"),
+    errno.EDQUOT: ("the disk quota is used up", f"free some space or have it raised, {AGAIN}"),
+    errno.EFBIG: ("a file would be larger than files may be here", f"raise the limit (ulimit -f), {AGAIN}"),
+    errno.EROFS: ("the file system is read-only", f"make it writable or choose another place, {AGAIN}"),
+    errno.EIO: ("the disk reports an input/output error", f"look at the disk or choose another one, {AGAIN}"),
+    errno.EACCES: ("permission denied", f"give yourself the right to write there or choose another place, {AGAIN}"),
+    errno.EPERM: ("operation not permitted", f"make the place writable or choose another one, {AGAIN}"),
+}
+"""What is said of a disk that does not do what it is told; none of these is a fault of the program."""
+
+OTHER_REMEDY = f"look at what stands in this place, {AGAIN}"
+LIBRARY_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust, such as safetensors, pass an error of the system on."""
+
 RecordType = TypeVar("RecordType", bound=Record)
+
+
+class WriteError(OSError):
+    """A file or a folder that could not be written; `filename` says which."""
+
+
+def disk_error(error: Exception, place: str = "") -> AlignError | None:
+    """The user's side of an error of the disk; None where it may as well be a bug, and keeps its traceback.
+
+    Args:
+        error: any error; some libraries have one of their own for what the system said.
+        place: where it happened, should the error not know.
+    """
+    if not isinstance(error, OSError):
+        number = _library_errno(error)
+        # What libraries write into our folders is named by `writing`; the rest goes into temporary ones.
+        return disk_error(WriteError(number, os.strerror(number), tempfile.gettempdir())) if number else None
+    place = str(error.filename or place)
+    if str(error.strerror).startswith("No usable temporary directory"):
+        return AlignError("there is no folder for temporary files", hint=f"free some space or set TMPDIR, {AGAIN}")
+    is_ours = isinstance(error, WriteError) or error.errno not in (errno.EACCES, errno.EPERM) or place
+    if error.errno in DISK_FAULTS and is_ours:
+        what, hint = DISK_FAULTS[error.errno]
+        return AlignError(f"cannot be written: {what}" if place else what, where=place, hint=hint)
+    if isinstance(error, WriteError):
+        return AlignError(f"cannot be written: {error.strerror}", where=place, hint=OTHER_REMEDY)
+    return None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the place in whatever the system says against writing there.
+
+    Raises:
+        WriteError: for an error of the system, also one that a library passes on in words of its own.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror or f"{error}", str(path)) from error
+    except Exception as error:
+        number = _library_errno(error)
+        if number is None:
+            raise
+        raise WriteError(number, os.strerror(number), str(path)) from error
+
+
+def _library_errno(error: Exception) -> int | None:
+    found = LIBRARY_OS_ERROR.search(str(error))
+    return int(found[1]) if found else None
 
 
 def to_json(value: Any) -> str:
     """One line of JSON: no NaN, text as it is; half a surrogate pair, which no file can hold, is escaped."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if SURROGATES.search(text):
         text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
     return text
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: afterwards it holds all of `text`, or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except OSError:
+            _forget(temporary)  # on a full disk what is half written takes the room of what is to come
+            raise
+        _sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -117,9 +194,13 @@ def read_records(path: Path, kind: type[RecordType]) -> list[RecordType]:
         with _opened(path) as stream:
             return parse_records(stream, kind, str(path))
     except FileNotFoundError:
-        raise DataError("no such file", where=str(path)) from None
+        raise DataError("no such file", where=str(path), hint="check the name; paths start at this folder") from None
+    except IsADirectoryError:
+        raise DataError(
+            "cannot be read: it is a folder", where=str(path), hint=f"give a file of {_noun(kind)}s"
+        ) from None
     except OSError as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), hint=DAMAGE_HINT) from None
+        raise DataError(f"cannot be read: {error.strerror or error}", where=str(path), hint=DAMAGE_HINT) from None
 
 
 def parse_records(lines: Iterable[str], kind: type[RecordType], name: str) -> list[RecordType]:
@@ -136,7 +217,7 @@ def parse_records(lines: Iterable[str], kind: type[RecordType], name: str) -> li
     records: list[RecordType] = []
     faults: list[Fault] = []
     num_faults = 0
-    hint = f"each line is one {kind.__name__.lower()} in JSON"
+    hint = f"each line is one {_noun(kind)} in JSON"
     for number, line in enumerate(_lines_of(lines, name), start=1):
         if not line.strip():
             continue
@@ -151,6 +232,10 @@ def parse_records(lines: Iterable[str], kind: type[RecordType], name: str) -> li
     if faults:
         raise DataError.of(faults)
     return records
+
+
+def _noun(kind: type[Record]) -> str:
+    return kind.__name__.lower()
 
 
 def _opened(path: Path) -> IO[str]:
@@ -183,6 +268,9 @@ def _lines_of(lines: Iterable[str], name: str) -> Iterator[str]:
 def _parse_record(line: str, kind: type[RecordType]) -> RecordType:
     try:
         row = _decode(line)
+    except json.JSONDecodeError as error:
+        found = _printable(_short(line.strip()))
+        raise MalformedRecordError(f"not JSON at character {error.pos + 1} ({error.msg}): '{found}'") from None
     except ValueError as error:
         raise MalformedRecordError(f"not JSON: {error}") from None
     return _record_of(row, kind)
@@ -254,22 +342,24 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
     Whoever looks, also after a kill, finds under that name the whole old folder, the whole new one, or none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = path.with_name(path.name + TEMPORARY_SUFFIX), path.with_name(path.name + REPLACED_SUFFIX)
-    for leftover in (temporary, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                file.chmod(0o666 & ~_umask())  # some libraries make theirs for the owner alone
-            _sync(file)
-        _sync(temporary)
-        _replace_folder(path, temporary, old)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in sorted(temporary.rglob("*")):
+                # Some libraries make theirs for the owner alone. What has another name too, another run holds as well.
+                if file.is_file() and file.stat().st_nlink == 1:
+                    file.chmod(0o666 & ~_umask())
+                _sync(file)
+            _sync(temporary)
+            _replace_folder(path, temporary, old)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace_folder(path: Path, new: Path, old: Path) -> None:
@@ -295,6 +385,12 @@ def checksum(path: Path) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _forget(path: Path) -> None:
+    """Remove a file, if that can be done."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ or data sets wrote is data: its control characters are shown, not obeyed, and no
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import typer
 
 from align_cli.errors import AlignError
+from align_cli.redaction import without_environment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,10 +42,21 @@ R = TypeVar("R")
 
 
 def visible(text: str) -> str:
-    """The text with control characters shown as escapes; line breaks and tabs stay."""
+    """The text with all that a terminal would obey shown as escapes; our own line breaks and tabs stay.
+
+    Control characters, those that reverse or hide text (U+202E, U+200B) and the separators that some terminals break
+    lines at (U+2028): whatever Unicode does not call printable.
+    """
     return "".join(
         character if character in "\n\t" or character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
+    )
+
+
+def visible_json(text: str) -> str:
+    """The same for a JSON text, which stays one of the same value: there `\\u` has four digits."""
+    return "".join(
+        character if character == "\n" or character.isprintable() else json.dumps(character)[1:-1] for character in text
     )
 
 
@@ -53,12 +66,11 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            answer = command(*args, **kwargs)
+            sys.stdout.flush()  # here, since at the interpreter's end a full disk could no longer be told
+            return answer
         except AlignError as error:
-            for fault in error.faults:
-                print(visible(str(fault)), file=sys.stderr)
-            if len(error.faults) > 1:
-                print(f"{len(error.faults)} faults", file=sys.stderr)
+            _show(error)
             raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt as interrupt:
             is_terminated = isinstance(interrupt, Terminated)
@@ -69,17 +81,48 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             # Whoever read our output has closed it, as `head` does.
             sys.stderr.close()
             raise typer.Exit(0) from None
+        except Exception as error:
+            from align_cli.artifacts.store import disk_error
+
+            fault = disk_error(error)
+            if fault is None:
+                raise
+            _show(fault)
+            _give_up_stdout()
+            raise typer.Exit(EXIT_USER_ERROR) from None
 
     return inner
+
+
+def _show(error: AlignError) -> None:
+    for fault in error.faults:
+        print(visible(without_environment(str(fault))), file=sys.stderr)
+    if len(error.faults) > 1:
+        print(f"{len(error.faults)} faults", file=sys.stderr)
+
+
+def _give_up_stdout() -> None:
+    """Let go of what standard output did not take; the interpreter would try once more, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def check_output_place(place: str) -> None:
     """Refuse a place that no file can be written to, before the work is done.
 
     Raises:
-        AlignError: if it is a folder, or lies below a file.
+        AlignError: if it is a folder, a pipe or a device, or lies below a file.
     """
     path = Path(place)
+    if place != "-" and path.exists() and not (path.is_file() or path.is_dir()):
+        raise AlignError(
+            "the output is a pipe or a device, not a file",
+            where=place,
+            hint="leave -o out, and let the shell send standard output there",
+        )
     if place != "-" and path.is_dir():
         raise AlignError("the output is a folder", where=place, hint="name a file, or - for standard output")
     if place != "-" and any(parent.is_file() for parent in path.parents):
@@ -101,16 +144,16 @@ class Output:
     def note(self, text: str) -> None:
         """One line of talk."""
         if not self.quiet:
-            print(visible(text), file=sys.stderr)
+            print(visible(without_environment(text)), file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """One line that matters also to those who want quiet."""
-        print(visible(f"warning: {text}"), file=sys.stderr)
+        print(visible(without_environment(f"warning: {text}")), file=sys.stderr)
 
     def data(self, value: Any, table: TextTable | None = None) -> None:
         """A command's answer: JSON if that is wanted or there is no table, else the table."""
         if self.as_json or table is None:
-            print(json.dumps(value, ensure_ascii=False, indent=2))
+            print(visible_json(json.dumps(value, ensure_ascii=False, indent=2)))
         else:
             self.table(table)
 
@@ -134,9 +177,12 @@ class Output:
 
     def records(self, records: Sequence[Record], place: str) -> None:
         """JSON Lines into a file, or to standard output for `-`."""
-        from align_cli.artifacts.store import print_records, write_records
+        from align_cli.artifacts.store import print_records, to_json, write_records
 
-        if place == "-":
+        if place == "-" and sys.stdout.isatty():
+            for record in records:
+                print(visible_json(to_json(record.to_dict())))
+        elif place == "-":
             print_records(records, sys.stdout)
         else:
             write_records(Path(place), records)
@@ -255,7 +301,7 @@ class LiveReporter(RunReporter):
     def note(self, text: str) -> None:
         from rich.text import Text
 
-        self.console.print(Text(visible(text)))
+        self.console.print(Text(visible(without_environment(text))))
 
     def evaluated(self, evaluation: Evaluation) -> None:
         self.evaluations.append(evaluation)
@@ -292,7 +338,12 @@ def _rich_table(table: TextTable) -> Any:
 
     drawn = Table(box=box.SIMPLE_HEAD)
     for column in table.columns:
-        drawn.add_column(Text(visible(column)), justify="right", no_wrap=True)
+        drawn.add_column(Text(_one_line(column)), justify="right", no_wrap=True)
     for row in table.rows:
-        drawn.add_row(*(Text(visible(cell)) for cell in row))
+        drawn.add_row(*(Text(_one_line(cell)) for cell in row))
     return drawn
+
+
+def _one_line(cell: str) -> str:
+    """A cell's text, which must not look like further rows."""
+    return visible(cell).replace("\n", "\\n").replace("\t", "\\t")

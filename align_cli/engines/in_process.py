@@ -38,6 +38,7 @@ class TransformersEngine:
     def __init__(self, batch_size: int, note: Callable[[str], None] = lambda text: None) -> None:
         self.batch_size = batch_size
         self.note = note
+        self._noted: set[int] = set()
 
     def generate(
         self, policy: Policy, requests: Sequence[Request], settings: SamplingSettings, done: Collection[int] = ()
@@ -56,19 +57,27 @@ class TransformersEngine:
             yield list(zip(indices, samples, strict=True))
 
     def _generate(self, policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:
-        """One batch; in halves where the memory does not hold it."""
+        """One batch; in halves where the memory does not hold it.
+
+        Every batch is tried whole first, so that its parts are the same whether or not a process was interrupted.
+        """
         try:
             with out_of_memory_as_memory_error():
                 return _generate_batch(policy, requests, settings)
         except MemoryError as error:
-            half = len(requests) // 2
-            if not half:
+            half = (len(requests) + 1) // 2
+            if half == len(requests):
                 raise AlignError(
                     f"out of memory while one response was sampled: {error}",
                     where="generate",
                     hint="lower generate.max_new_tokens, or take a smaller model",
                 ) from None
-        self.note(f"generate: out of memory with {len(requests)} sequences together; going on with {half} at a time")
+        if len(requests) not in self._noted:
+            self._noted.add(len(requests))
+            self.note(
+                f"out of memory with {len(requests)} sequences together; going on with {half} at a time. Lower "
+                "generate.batch_size next time"
+            )
         parts = (requests[:half], requests[half:])
         return [sample for part in parts for sample in self._generate(policy, part, settings)]
 

@@ -62,7 +62,7 @@ class FunctionLabeler:
                 made = target(**section.arguments)
         except LabelerError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._raised(error, f"{section.function} raised while it was made with its arguments") from error
         if not callable(made):
             raise LabelerError(
@@ -79,7 +79,7 @@ class FunctionLabeler:
             return self._checked(scores, places)
         except LabelerError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raised = error
         index, culprit = self._find_culprit(prompts, completions)
         if culprit is None:
@@ -87,13 +87,13 @@ class FunctionLabeler:
             raise self._raised(raised, what) from raised
         raise self._raised(culprit, f"the function raised on the prompt with index {places[index]}") from culprit
 
-    def _find_culprit(self, prompts: list[str], completions: list[str]) -> tuple[int, Exception | None]:
+    def _find_culprit(self, prompts: list[str], completions: list[str]) -> tuple[int, BaseException | None]:
         """Which completion of the batch it is that the function cannot score: the first that raises alone."""
         for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             try:
                 with _talk_on_stderr():
                     self._function(prompts=[prompt], completions=[completion])
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 return index, error
         return 0, None
 
@@ -124,7 +124,7 @@ class FunctionLabeler:
             numbers.append(number)
         return numbers
 
-    def _raised(self, error: Exception, what: str) -> LabelerError:
+    def _raised(self, error: BaseException, what: str) -> LabelerError:
         return LabelerError(what, where=self._place, snippet=_own_traceback(error), hint=_signature_hint(error))
 
 
@@ -143,13 +143,17 @@ def find_function(place: str, where: str) -> Callable[..., Any]:
             module = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise LabelerError(f"{module_name} needs a module that is missing: {error.name}", where=where) from error
+            raise LabelerError(
+                f"{module_name} needs a module that is missing: {error.name}",
+                where=where,
+                hint="install it where align is installed, or correct its name",
+            ) from error
         raise LabelerError(
             f"there is no module {module_name!r}", where=where, hint="give package.module:name or path/to/file.py:name"
         ) from error
     except FileNotFoundError as error:
-        raise LabelerError(f"there is no file {module_name}", where=where) from error
-    except Exception as error:
+        raise LabelerError(f"there is no file {module_name}", where=where, hint="check the path") from error
+    except (Exception, SystemExit) as error:
         raise LabelerError(f"importing {module_name} raised", where=where, snippet=_own_traceback(error)) from error
     function = module
     for part in name.split("."):
@@ -157,7 +161,9 @@ def find_function(place: str, where: str) -> Callable[..., Any]:
     if not callable(function):
         known = nearest(name, [key for key, value in vars(module).items() if callable(value)])
         raise LabelerError(
-            f"{module_name} has no function {name!r}", where=where, hint=f"did you mean {known!r}?" if known else ""
+            f"{module_name} has no function {name!r}",
+            where=where,
+            hint=f"did you mean {known!r}?" if known else "define it there, or name another one",
         )
     return function
 
@@ -199,15 +205,19 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def _own_traceback(error: Exception) -> str:
+def _own_traceback(error: BaseException) -> str:
     """The traceback from where the user's own code begins; the exception alone where the call itself failed."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, importlib.__file__):
+    while trace is not None and _is_not_the_users(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
 
 
-def _signature_hint(error: Exception) -> str:
+def _is_not_the_users(file: str) -> bool:
+    return file in (__file__, importlib.__file__) or file.startswith("<frozen importlib")
+
+
+def _signature_hint(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next

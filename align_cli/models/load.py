@@ -70,11 +70,7 @@ def load_policy(
         model = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), use_safetensors=True, **shared)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise AlignError(
-            f"the model cannot be loaded: {first_line}",
-            where=place,
-            hint="give a folder made by save_pretrained (safetensors), or a Hub id that this machine can reach",
-        ) from error
+        raise AlignError(f"the model cannot be loaded: {first_line}", where=place, hint=_remedy(place)) from error
     if tokenizer.eos_token_id is None:
         raise AlignError("the tokenizer has no end-of-sequence token", where=place, hint="set eos_token and save it")
     if tokenizer.pad_token_id is None:
@@ -84,9 +80,20 @@ def load_policy(
     return Policy(model, tokenizer, _version(place, getattr(model.config, "_commit_hash", None)))
 
 
+def _remedy(place: str) -> str:
+    """What to do about a model that does not load: a folder is damaged, any other name may be a slip of the pen."""
+    if Path(place).is_dir():
+        return "the folder is damaged or incomplete: restore it, or save it again with save_pretrained (safetensors)"
+    hint = "give a folder made by save_pretrained (safetensors), or a Hub id that this machine can reach"
+    near = None if "/" in place else nearest(place, [entry.name for entry in Path().iterdir() if entry.is_dir()])
+    return f"no folder has this name, so it was taken for a Hub id; did you mean {near}? Or {hint}" if near else hint
+
+
 def _check_folder(place: str) -> None:
     """Refuse what is plainly a path, and no model's, before it is taken for a Hub id."""
     folder = Path(place)
+    if folder.is_file():
+        raise AlignError("this is a file; a model is a folder", where=place, hint="give one made by save_pretrained")
     looks_like_path = place.startswith((".", "/", "~")) or place.count("/") > 1 or Path(place.split("/")[0]).is_dir()
     if looks_like_path and not folder.is_dir():
         siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
@@ -97,6 +104,13 @@ def _check_folder(place: str) -> None:
         is_run = (folder / "run.json").is_file()
         hint = "a run's models are in its rounds/NNN/checkpoint" if is_run else "give a folder made by save_pretrained"
         raise AlignError("this folder holds no model", where=place, hint=hint)
+    pickled = sorted(file.name for file in folder.glob("pytorch_model*.bin")) if folder.is_dir() else []
+    if pickled and not any(folder.glob(WEIGHTS_PATTERN)):
+        raise AlignError(
+            f"the model cannot be loaded: its weights are pickled ({pickled[0]}), and a pickle can run code",
+            where=place,
+            hint="where you trust it, load it with transformers and save it anew: save_pretrained writes safetensors",
+        )
 
 
 def best_device() -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
+
 from align_cli.recipe.resolve import has_gradient
 from align_cli.recipe.schema import FunctionLabelerSection, Recipe
 
@@ -20,6 +24,7 @@ def warnings_for(recipe: Recipe) -> list[str]:
             _opponents,
             _cut_losses,
             _demonstrated_prompts,
+            _simpo_margin,
         )
         for warning in check(recipe)
     ]
@@ -28,7 +33,7 @@ def warnings_for(recipe: Recipe) -> list[str]:
 def code_that_runs(recipe: Recipe) -> list[str]:
     """Every piece of code outside align that the recipe will run: Python functions, code that ships with a model."""
     pieces = [
-        f"labelers.{name}: {labeler.function}"
+        f"labelers.{name}: {labeler.function}{_file_of(labeler.function)}"
         for name, labeler in recipe.labelers.items()
         if isinstance(labeler, FunctionLabelerSection)
     ]
@@ -37,6 +42,21 @@ def code_that_runs(recipe: Recipe) -> list[str]:
             f"policy.trust_remote_code: code that ships with {recipe.policy.model_name_or_path or 'the model'}"
         )
     return pieces
+
+
+def _file_of(function: str) -> str:
+    """The file that a module of somebody else's comes from, found as an import would find it, and not imported."""
+    module = function.rpartition(":")[0]
+    if module.endswith(".py") or module.partition(".")[0] == "align_cli":
+        return ""
+    names = module.split(".")
+    folders: Sequence[str] | None = [*sys.path, ""]
+    for depth in range(1, len(names) + 1):
+        spec = PathFinder.find_spec(".".join(names[:depth]), folders) if folders is not None else None
+        if spec is None:
+            return ", which is not found here"
+        folders = spec.submodule_search_locations
+    return f", from {spec.origin}" if spec is not None and spec.origin else ""
 
 
 def _scorer(recipe: Recipe) -> list[str]:
@@ -48,6 +68,8 @@ def _scorer(recipe: Recipe) -> list[str]:
 
 def _completions(recipe: Recipe) -> list[str]:
     number, sources = recipe.generate.num_generations, recipe.method.sources.in_use()
+    if recipe.preset == "iterative-dpo":  # which is just that
+        return []
     if "dpr" in sources and number > 2 and recipe.label.pairs == "best_worst" and not has_gradient(recipe):
         return [f"of generate.num_generations {number} completions a prompt, label.pairs best_worst trains on two"]
     return []
@@ -57,6 +79,11 @@ def _gradient(recipe: Recipe) -> list[str]:
     warnings = []
     for name, source in recipe.method.sources.in_use().items():
         coefficient = getattr(source, "gradient", 0.0)
+        if coefficient == 0 and source.policy_labels and recipe.method.loss_types == ["sigmoid"]:
+            warnings.append(
+                f"method.sources.{name}.gradient is 0: with DPO the policy's own labels then teach nothing, and "
+                "these pairs only carry the KL"
+            )
         if coefficient > 1:
             warnings.append(f"method.sources.{name}.gradient is {coefficient:g}: 1 is the exact bilevel gradient")
         elif coefficient == 1 and source.policy_labels:
@@ -104,6 +131,16 @@ def _self_labels(recipe: Recipe) -> list[str]:
 def _opponents(recipe: Recipe) -> list[str]:
     if recipe.evaluate.scorer is None and recipe.evaluate.against:
         return ["evaluate.scorer is not set: evaluations hold no win rate"]
+    return []
+
+
+def _simpo_margin(recipe: Recipe) -> list[str]:
+    method = recipe.method
+    if method.loss_types == ["simpo"] and method.simpo_gamma > method.beta:
+        return [
+            f"method.simpo_gamma {method.simpo_gamma:g} is above method.beta {method.beta:g}: the paper takes gamma "
+            "at 0.1 to 0.8 of beta, and beta 2 to 2.5"
+        ]
     return []
 
 

@@ -93,7 +93,8 @@ def _check(root: Node, check_files: bool) -> tuple[Recipe | None, list[PlacedFau
     recipe, faults, faulty = _check_keys(root, tree)
     passed_faults = _check_pass_through(root, tree)
     for broken in broken_rules(View(tree, faulty), with_files=check_files):
-        faults.append(PlacedFault(_rule_place(root, broken.path), broken.what, broken.hint))
+        place = key_place(root, broken.path) if broken.at_key else _rule_place(root, broken.path)
+        faults.append(PlacedFault(place, broken.what, broken.hint))
     return recipe, faults + passed_faults
 
 

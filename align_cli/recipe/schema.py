@@ -212,7 +212,7 @@ class KlSection(Section):
 
     coefficient: float = Field(0.0, ge=0, description="weight of the mean KL of a response, in nats")
     on: Literal["policy", "all"] = Field(
-        "policy", description="responses that carry it: those of the policy's sources, or all of every batch"
+        "policy", description="responses that carry it: those that the policy sampled, or all of every batch"
     )
     gradient: Literal["pathwise", "full"] = Field(
         "full", description="the exact gradient of sequence KL, or its pathwise part alone, which is a regulariser"
@@ -246,7 +246,9 @@ class MethodSection(Section):
         description="sigmoid (dpo), ipo, hinge (slic) or simpo; the others are TRL's own, one of them or a list, and "
         "take no coefficients",
     )
-    beta: float = Field(0.1, gt=0, description="inverse strength of the loss's tie to the reference (IPO: tau)")
+    beta: float = Field(
+        0.1, gt=0, description="strength of the loss's tie to the reference (IPO: tau; SimPO: scale of its margin)"
+    )
     sources: SourcesSection = Field(description="the mixture")
     kl: KlSection = KlSection()
     optimism: OptimismSection = OptimismSection()
@@ -317,10 +319,11 @@ class LabelSection(Section):
     temperature: float = Field(1.0, gt=0, description="Bradley-Terry temperature of sampled and soft labels")
     min_margin: float = Field(0.0, ge=0, description="smallest score difference; closer pairs are dropped")
     ties: KeepOrDrop | None = Field(
-        None, description="pairs of equal score: keep (label one half) or drop; unset: keep where a gradient is set"
+        None,
+        description="pairs of equal score: keep (label one half) or drop; unset: keep with gradient, full KL, optimism",
     )
     equal_texts: KeepOrDrop | None = Field(
-        None, description="pairs of the same tokens: keep or drop; unset: keep where a gradient is set"
+        None, description="pairs of the same tokens: keep or drop; unset: keep with gradient, full KL, optimism"
     )
     empty_texts: KeepOrDrop = Field("keep", description="pairs with an empty completion: keep or drop")
 

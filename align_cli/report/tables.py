@@ -79,6 +79,8 @@ def _main_figure(event: Mapping[str, Any]) -> str:
         return f"{figures['completions']} completions, {figures['tokens'] / max(event['seconds'], 1e-3):.0f} tokens/s"
     if stage == "label":
         return ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in figures.items())
+    if stage == "train" and "diverged" in figures:
+        return f"diverged; its policy is that of round {figures['policy_of_round']}"
     if stage == "train":
         return f"loss {figures['last_step']['loss']:.3f} at step {figures['last_step']['step']}"
     if stage == "sft" and figures.get("final_loss") is not None:

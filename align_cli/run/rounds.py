@@ -11,7 +11,7 @@ from align_cli.errors import RunError
 from align_cli.recipe import Recipe, dump
 from align_cli.run.fingerprints import changes, step_inputs
 from align_cli.run.folder import RunFolder
-from align_cli.run.fork import Origin, check_not_another, fork, inherited
+from align_cli.run.fork import Origin, check_fork, fork, inherited, interrupted_fork
 from align_cli.run.plan import Step, plan_steps
 from align_cli.run.session import Session
 from align_cli.run.steps import Steps, evaluations, read_evaluation, upstream
@@ -56,11 +56,14 @@ def align_rounds(
     folder = RunFolder(recipe.output_dir)
     folder.check_usable()
     plan = plan_steps(recipe)
-    if origin is not None and not restart:
-        check_not_another(folder, origin)
+    if origin is None and not restart:
+        origin = interrupted_fork(folder)
+    if origin is not None:
+        check_fork(recipe, origin, folder, restart=restart)
     if not restart and (origin is None or folder.exists):
         remaining = plan[len(finished_steps(folder, recipe, plan)) :]
         if not remaining:
+            evaluations(folder, recipe)  # what is damaged is told before anything is said to be finished
             reporter.note(f"{folder.path} is finished: {_counted(recipe.rounds)}; raise rounds= to go on")
             return _show_evaluations(folder, recipe, reporter)
     session = Session(recipe)
@@ -72,7 +75,7 @@ def align_rounds(
             folder.set_aside()
         try:
             if origin is not None:
-                fork(recipe, origin, folder)
+                fork(origin, folder)
                 folder.begin(dump(recipe), recipe.seed)
             remaining = plan[len(finished_steps(folder, recipe, plan)) :]
             _announce(folder, plan, remaining, reporter)
@@ -146,6 +149,10 @@ def make_initial_policy_once(recipe: Recipe, reporter: Reporter) -> RunFolder:
     """
     folder = RunFolder(recipe.output_dir)
     folder.check_usable()
+    if interrupted_fork(folder) is not None:
+        raise RunError(
+            "a fork was interrupted in this folder", where=str(folder.path), hint="`align train` goes on with it"
+        )
     first = Step(0, "sft")
     if makes_policy(recipe) and not finished_steps(folder, recipe, [first]):
         session = Session(recipe)

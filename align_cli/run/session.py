@@ -6,6 +6,7 @@ neither reads nor writes a run's folder.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference, Sampler
 from align_cli.engines.base import Engine
-from align_cli.errors import AlignError
+from align_cli.errors import AlignError, DataError, RunError
 from align_cli.labelers import Scorer, build_scorer
 from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.load import Policy
@@ -61,6 +62,12 @@ class Session:
     note: Callable[[str], None] = lambda text: None
 
     def __post_init__(self) -> None:
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            raise RunError(
+                f"align runs in one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']}",
+                where="WORLD_SIZE",
+                hint="start it without torchrun or accelerate launch; several processes are not served yet",
+            )
         self._scorers: dict[str, Scorer] = {}
         self._trainer: PreferenceTrainer | None = None
         self._offline: LabelledPairs | None = None
@@ -77,7 +84,7 @@ class Session:
             self._probe(self._reward_labeler, self.prompts)
             _ = self.demonstrations
         if self._uses_offline_pairs:
-            _ = self.offline_rows
+            self._check_offline_labels()
         if self.recipe.data.eval_prompts is not None:
             self._probe(self.recipe.evaluate.scorer, self.eval_prompts)
             _ = self.eval_rows
@@ -85,6 +92,15 @@ class Session:
         from align_cli.training.arguments import dpo_config
 
         dpo_config(self.recipe, Path(self._scratch.name), use_cache=True)
+
+    def _check_offline_labels(self) -> None:
+        uncertain = sum(float(row.get("label", 1.0)) != 1 for row in self.offline_rows.rows)
+        if self.recipe.method.uses_trl_loss and uncertain:
+            raise DataError(
+                f"{uncertain} pairs have a label below 1, and TRL's own losses take hard labels alone",
+                where="data.preferences",
+                hint="leave these pairs out, or set method.loss_type to sigmoid, ipo, hinge or simpo",
+            )
 
     @cached_property
     def prompts(self) -> inputs.Rows:

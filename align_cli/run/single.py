@@ -142,8 +142,23 @@ def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
 def _given_policy(recipe: Recipe, folder: RunFolder, path: Path | None) -> tuple[Policy, TrainingState]:
     if path is None:
         return load_round_policy(recipe, folder, 0)
+    _check_checkpoint(path)
     policy = load_policy(path, dtype=recipe.policy.dtype, trust_remote_code=recipe.policy.trust_remote_code)
     return policy, read_training_state(path) or TrainingState(round=0, global_step=0, parent=None)
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Refuse a run's checkpoint that is not what its manifest says; another model has nothing to compare it with.
+
+    Raises:
+        RunError: if files of it are damaged or missing.
+    """
+    place = path if len(path.parts) > 3 else path.resolve()
+    round_folder, run = place.parent, RunFolder(place.parent.parent.parent)
+    if not (run.exists and round_folder.parent.name == "rounds" and round_folder.name.isdecimal()):
+        return
+    if run.recorded_checksum(int(round_folder.name), place.name) is not None:
+        run.verified(int(round_folder.name), place.name)
 
 
 def _reference_of(recipe: Recipe, folder: RunFolder, path: Path | None) -> Policy:

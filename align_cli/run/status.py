@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.records import Evaluation
-from align_cli.errors import RunError
-from align_cli.recipe import load_recipe
 from align_cli.run.folder import RunFolder
 from align_cli.run.fork import inherited
 from align_cli.run.plan import Step, plan_steps
@@ -53,12 +51,10 @@ def run_status(path: Path) -> RunStatus:
     """The status of the run in a folder.
 
     Raises:
-        RunError: if there is none.
+        AlignError: if there is none, or if what it says of itself is damaged.
     """
     folder = RunFolder(path)
-    if not folder.exists or not folder.recipe_path.is_file():
-        raise RunError("there is no run in this folder", where=str(path), hint="give a recipe's output_dir")
-    recipe = load_recipe(folder.recipe_path, check_files=False)
+    recipe = folder.recipe()
     steps = plan_steps(recipe)
     finished = [step for step in steps if inherited(folder, step) or folder.finished(step) is not None]
     return RunStatus(steps, finished, evaluations(folder, recipe), folder.ledger(), folder.lineage())

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.artifacts.store import read_record, read_records, to_json, write_json, write_records, write_text
 from align_cli.errors import AlignError, DivergedError, RunError
@@ -63,18 +64,21 @@ class Steps:
         self._reference_round = -1
         self._state = TrainingState(round=0, global_step=0, parent=None)
         self._optimizer_round = -1
+        self._given_up_for: int | None = None  # the round whose policy took the place of one that diverged
 
     def carry_out(self, step: Step) -> None:
         """Do one step, take its artifacts into the manifest, and log it."""
         folder = self.folder
         inputs = step_inputs(self.recipe, step, upstream(folder, self.recipe, step))
         self.work = Work(folder.work_path, step, inputs)
-        self.session.journals = self.work.journal
+        self.session.journals = self._journal
         folder.log("start", round=step.round, stage=step.stage)
         begin = monotonic()
+        self._given_up_for = None
         figures = getattr(self, f"_{step.stage}")(step.round)
         found = self._findings(step.round) if step.stage == self._last_stage and step.round else []
-        base = best_round(self.folder, self.recipe) if decided(found) == "rollback" else None
+        rolled_back_to = best_round(self.folder, self.recipe) if decided(found) == "rollback" else None
+        base = self._given_up_for if rolled_back_to is None else rolled_back_to
         self._drop_old_checkpoints(step)
         folder.finish(step, inputs, ARTIFACTS[step.stage], [finding.to_dict() for finding in found], base)
         self.work.remove()
@@ -82,8 +86,8 @@ class Steps:
         folder.log("finish", round=step.round, stage=step.stage, seconds=seconds, figures=figures)
         for finding in found:
             self.note(f"guard {finding.guard}, round {step.round}: {finding.message}")
-        if base is not None:
-            self._roll_back(step.round, base)
+        if rolled_back_to is not None:
+            self._roll_back(step.round, rolled_back_to)
 
     def _sft(self, _: int) -> dict[str, Any]:
         work = WarmStartWork(self.work.checkpoint(), self._keep)
@@ -114,8 +118,11 @@ class Steps:
 
     def _train(self, number: int) -> dict[str, Any]:
         pairs: list[Preference] = []
+        sources = self.recipe.method.sources.in_use()
         for pair_round in _pair_rounds(self.recipe, self.folder, number):
-            pairs += read_records(self.folder.verified(pair_round, "preferences.jsonl"), Preference)
+            read = read_records(self.folder.verified(pair_round, "preferences.jsonl"), Preference)
+            # A run may have been forked from one with other sources, whose pairs are not replayed.
+            pairs += [pair for pair in read if pair_round == number or pair.source in sources]
         resumed_from = self._resumed_within(number)
         policy, reference = self.policy_after(number - 1), self.reference_for(number)
         start = replace(self._state, parent=self._state.parent if resumed_from else policy.version)
@@ -127,12 +134,15 @@ class Steps:
             try:
                 optimizer_state = self._optimizer_state(number, resumed_from)
                 outcome = self.session.train(policy, reference, pairs, start, optimizer_state, keep)
+                _check_finite(policy)
                 break
             except DivergedError as error:
                 return self._give_up(number, start, error)
             except MemoryError as error:
                 self.note(f"round {number} train: {self.session.halve_micro_batch(error)}")
-                self._put_back(resumed_from or self._policy_place(self.folder.base(number - 1)))
+                self.work.drop_checkpoints()
+                self._put_back(self._policy_place(self.folder.base(number - 1)))
+                resumed_from, start = None, replace(self._state_after(number - 1), parent=policy.version)
         self._state = replace(outcome.state, parent=start.parent)
         checkpoint = self.folder.artifact(number, "checkpoint")
         policy.version = save_checkpoint(checkpoint, policy, self._state, self.session.optimizer())
@@ -146,7 +156,12 @@ class Steps:
             "last_step": outcome.steps[-1],
         }
 
+    def _journal(self, name: str) -> Journal:
+        self.folder.check_held()
+        return self.work.journal(name)
+
     def _keep(self, policy: Policy, state: TrainingState, optimizer: Any) -> None:
+        self.folder.check_held()
         self.work.keep_checkpoint(state.global_step, lambda folder: save_checkpoint(folder, policy, state, optimizer))
 
     def _give_up(self, number: int, start: TrainingState, error: AlignError) -> dict[str, Any]:
@@ -157,9 +172,9 @@ class Steps:
         policy, now = self.policy_after(number - 1), self.session.training_state()
         self._put_back(self._policy_place(base))
         self._state = replace(now, round=number, parent=start.parent, steps=None)
-        policy.version = save_checkpoint(self.folder.artifact(number, "checkpoint"), policy, self._state, None)
+        save_checkpoint(self.folder.artifact(number, "checkpoint"), policy, self._state, None)
         _write_steps(self.folder.artifact(number, "training.jsonl"), now.steps or [])
-        self._policy_round = number
+        self._policy_round, self._given_up_for = number, base
         what = error.faults[0].what
         self.note(f"guard non_finite, round {number}: {what}; the round ends with the policy of round {base}")
         return {"diverged": what, "policy_of_round": base}
@@ -180,9 +195,18 @@ class Steps:
         base = self.folder.base(number - 1)
         if resumed_from is None and (base == 0 or self._optimizer_round == number - 1):
             return None
+        if resumed_from is None and not self._has_same_optimizer(base):
+            self.note(f"round {number} train: train.optim is another one now; it begins without the old one's moments")
+            return None
         checkpoint = resumed_from or self.folder.verified(base, "checkpoint")
         state = read_training_state(checkpoint)
         return read_optimizer_state(checkpoint, state) if state else None
+
+    def _has_same_optimizer(self, number: int) -> bool:
+        """Whether a round, which may be another run's, was trained with the optimizer that the recipe names."""
+        record = self.folder.finished(Step(number, "train"))
+        before = record["inputs"]["recipe"]["train"] if record is not None else {}
+        return optimizer_name(before) == optimizer_name(self.recipe.train.training_arguments)
 
     def _policy_place(self, number: int) -> Path | None:
         """The checkpoint of a round's policy; None where the initial policy is the recipe's model as it is."""
@@ -193,33 +217,37 @@ class Steps:
         assert self._policy is not None
         loaded = load_policy(place, dtype=self.recipe.policy.dtype) if place else load_recipe_policy(self.recipe)
         self._policy.model.load_state_dict(loaded.model.state_dict())
+        self._policy.model.zero_grad()
+        self._policy.model.eval()  # what went wrong went wrong in the midst of training
         self._policy.version = loaded.version
         self._optimizer_round = -1
         self.session.forget_optimizer()
 
     def _findings(self, number: int) -> list[Finding]:
         """What the guards say of a round that is over."""
-        steps = self.folder.artifact(number, "training.jsonl").read_text(encoding="utf-8").splitlines()
-        figures = RoundFigures(
-            self._evaluations_with(number), [json.loads(line) for line in steps], self._training_rewards(number)
-        )
+        is_recorded = self._last_stage != "train"  # else the manifest takes it in when the guards have looked
+        place = self.folder.verified if is_recorded else self.folder.artifact
+        steps = place(number, "training.jsonl").read_text(encoding="utf-8").splitlines()
+        standing = self._evaluations_with(number)
+        figures = RoundFigures(standing, [json.loads(line) for line in steps], self._training_rewards(standing))
         return findings(self.recipe.guards, figures, self.recipe.method.loss_types)
 
     def _evaluations_with(self, number: int) -> list[Evaluation]:
-        """The evaluations so far, with that of the round at hand, whose manifest is not yet written."""
-        found = evaluations(self.folder, self.recipe)
+        """The evaluations so far, without those of rounds that were rolled back, and with that of the round at hand,
+        whose manifest is not yet written."""
+        found = [item for item in evaluations(self.folder, self.recipe) if self.folder.base(item.round) == item.round]
         path = self.folder.artifact(number, "evaluation.json")
         if self._last_stage == "evaluate" and all(item.round != number for item in found):
             found.append(read_record(path, Evaluation))
         return found
 
-    def _training_rewards(self, number: int) -> dict[int, float]:
+    def _training_rewards(self, standing: Sequence[Evaluation]) -> dict[int, float]:
         """The labeler's mean score of the pairs of the rounds that the guard looks at."""
         guard = self.recipe.guards.reward_gap
         if guard is None or "dpr" not in self.recipe.method.sources.in_use():
             return {}
         rewards = {}
-        for round_number in range(max(1, number - guard.rounds), number + 1):
+        for round_number in [item.round for item in standing][-guard.rounds - 1 :]:
             if self.folder.recorded_checksum(round_number, "preferences.jsonl") is None:
                 continue
             pairs = read_records(self.folder.verified(round_number, "preferences.jsonl"), Preference)
@@ -239,7 +267,10 @@ class Steps:
         keep = self.recipe.checkpoints.keep
         if keep is None or step.stage not in ("train", "evaluate"):
             return
-        safe = step.round if step.stage == "evaluate" else step.round - 1
+        # A process that is killed before the manifest is written does this step again, and needs what it starts from:
+        # to train the policy before, to evaluate the reference.
+        is_last_need = step.stage == "evaluate" and self.recipe.policy.reference == "initial"
+        safe = step.round if is_last_need else step.round - 1
         best = best_round(self.folder, self.recipe)
         for number in range(1, safe - keep + 1):
             if number != best:
@@ -264,12 +295,17 @@ class Steps:
             base = self.folder.base(number)
             self._policy, self._state = load_round_policy(self.recipe, self.folder, base)
             if base != number:
-                now = read_training_state(self.folder.verified(number, "checkpoint"))
-                self._state = now or self._state
+                self._state = self._state_after(number)
             self._policy_round = number
         if self._policy_round != number:
             raise RuntimeError(f"the policy in memory is of round {self._policy_round}, not {number}")
         return self._policy
+
+    def _state_after(self, number: int) -> TrainingState:
+        """Where training stands after this many rounds, also where a guard gave the last one's policy up."""
+        place = self._policy_place(number)
+        state = read_training_state(place) if place else None
+        return state or TrainingState(round=0, global_step=0, parent=None)
 
     def reference_for(self, number: int) -> Policy:
         """The reference of a round's training and evaluation: always the same object, since the trainer holds it."""
@@ -282,6 +318,22 @@ class Steps:
             self._reference.version = policy.version
         self._reference_round = wanted
         return self._reference
+
+
+def _check_finite(policy: Policy) -> None:
+    """A loss is of the weights before its step: what the last step made of them, no loss has seen."""
+    if not all(bool(parameter.isfinite().all()) for parameter in policy.model.parameters()):
+        raise DivergedError(
+            "training diverged: the last step's weights are not finite",
+            where="train",
+            hint="a lower train.learning_rate needs another output_dir, --restart or --from; guards.non_finite can "
+            "roll back by itself",
+        )
+
+
+def optimizer_name(train: Mapping[str, Any]) -> str:
+    """The optimizer of a `train` section; the fused and the plain kernel of one are the same optimizer."""
+    return str(train.get("optim") or "adamw_torch").removesuffix("_fused")
 
 
 def upstream(folder: RunFolder, recipe: Recipe, step: Step) -> dict[str, str]:
@@ -344,7 +396,9 @@ def best_round(folder: RunFolder, recipe: Recipe) -> int | None:
     rates = {
         item.round: float(item.against["initial"]["win_rate"]) if item.round else 0.5
         for item in evaluations(folder, recipe)
-        if (item.round == 0 or "initial" in item.against) and folder.base(item.round) == item.round
+        if (item.round == 0 or "initial" in item.against)
+        and folder.base(item.round) == item.round
+        and not folder.is_dropped(item.round, "checkpoint")  # by the run that this one was forked from
     }
     return max(rates, key=lambda number: rates[number]) if rates else None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,13 @@ class Work:
     def checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole, or None."""
         for record_path in reversed(self._records()):
-            folder = record_path.with_suffix("")
-            try:
-                record = read_json(record_path)
-            except DataError:
-                continue
-            if record == {"for": self._key, "checksum": checksum(folder) if folder.is_dir() else None}:
+            folder, recorded = record_path.with_suffix(""), self._recorded_checksum(record_path)
+            if recorded is not None and folder.is_dir() and checksum(folder) == recorded:
                 return folder
         return None
 
     def keep_checkpoint(self, number: int, save: Callable[[Path], object]) -> None:
-        """Take in a checkpoint, and let go of those that are too old.
+        """Take in a checkpoint, and let go of those that are too old or made from other inputs.
 
         Args:
             number: its place in the order.
@@ -62,9 +58,12 @@ class Work:
         folder = self.folder / f"step-{number:08d}"
         save(folder)
         write_json(folder.with_suffix(".json"), {"for": self._key, "checksum": checksum(folder)})
-        for record_path in self._records()[:-NUM_CHECKPOINTS_KEPT]:
-            record_path.unlink()
-            shutil.rmtree(record_path.with_suffix(""), ignore_errors=True)
+        ours = [path.stem for path in self._records() if self._recorded_checksum(path) is not None]
+        self._remove_checkpoints_but(ours[-NUM_CHECKPOINTS_KEPT:])
+
+    def drop_checkpoints(self) -> None:
+        """The step begins again."""
+        self._remove_checkpoints_but([])
 
     def remove(self) -> None:
         """The step is finished."""
@@ -73,6 +72,23 @@ class Work:
 
     def _records(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"))
+
+    def _recorded_checksum(self, record_path: Path) -> str | None:
+        """The checksum of a checkpoint that was made from this step's inputs; None for any other record."""
+        try:
+            record = read_json(record_path)
+        except DataError:
+            return None
+        return record.get("checksum") if isinstance(record, dict) and record.get("for") == self._key else None
+
+    def _remove_checkpoints_but(self, kept: Sequence[str]) -> None:
+        for path in self.folder.glob("step-*"):
+            if path.stem in kept:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def remove_other_work(root: Path, step: Step | None) -> None:

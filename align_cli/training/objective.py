@@ -46,9 +46,10 @@ class SourceTerms(NamedTuple):
         gradient_coefficient: c of the bilevel terms; 0 leaves them out.
         policy_responses: whether responses of its pairs come from the policy.
         policy_labels: whether its labels are the policy's own, recomputed at each step.
-        kl_coefficient: weight of the mean KL of its responses; 0 leaves it out.
+        kl_coefficient: weight of the mean KL of a pair's responses: the recipe's, divided by the share of the sources
+            that carry it; 0 leaves it out.
         kl_on_all: whether all of its responses carry the KL, or the policy's alone.
-        optimism_coefficient: weight of the optimism term; 0 leaves it out.
+        optimism_coefficient: weight of the optimism term of a pair, divided likewise; 0 leaves it out.
     """
 
     name: str
@@ -187,6 +188,8 @@ def pair_losses(
         compared_S[chosen], compared_S[rejected], lengths_S[chosen], lengths_S[rejected], objective.loss_type
     )
     logits_B = objective.beta * (ratios_S[chosen] - ratios_S[rejected])
+    if objective.loss_type in REFERENCE_FREE:
+        logits_B = objective.beta * margins_B
     own_labels_B = flags(objective, inputs, "policy_labels")
     labels_B = torch.where(own_labels_B, policy_labels(logits_B), inputs["label"])
     of_policy_S = inputs["of_policy"] & flags(objective, inputs, "policy_responses")[inputs["pair_of"]]
@@ -207,7 +210,9 @@ def pair_losses(
 def pair_values(
     objective: Objective, pairs: PairLosses, inputs: Inputs, batch: GlobalLosses, figures: Figures
 ) -> torch.Tensor:
-    """sg[W] · {ℓ̄ + c · (bilevel terms) + KL + optimism}: what is averaged over the global batch.
+    """sg[W] · {ℓ̄ + c · (bilevel terms) + KL} + optimism: what is averaged over the global batch.
+
+    Optimism is an expectation over the reference, and its responses are draws from it: weights would undo it.
 
     Args:
         objective: the settings.
@@ -219,7 +224,7 @@ def pair_values(
     Returns:
         (B,).
     """
-    values_B = pairs.losses_B
+    values_B, optimism_B = pairs.losses_B, torch.zeros_like(pairs.losses_B)
     figures.add("loss", pairs.losses_B)
     for position, source in enumerate(objective.sources):
         rows_B = inputs["source"] == position
@@ -240,9 +245,9 @@ def pair_values(
             terms_B = terms_B + source.kl_coefficient * pairs.kl_B
         if source.optimism_coefficient:
             figures.add(f"{source.name}/optimism_term", pairs.optimism_B[rows_B])
-            terms_B = terms_B + source.optimism_coefficient * pairs.optimism_B
+            optimism_B = optimism_B + torch.where(rows_B, source.optimism_coefficient * pairs.optimism_B, 0.0)
         values_B = values_B + torch.where(rows_B, terms_B, 0.0)
-    return _weights(objective, pairs, inputs, figures) * values_B
+    return _weights(objective, pairs, inputs, figures) * values_B + optimism_B
 
 
 def flags(objective: Objective, inputs: Inputs, name: str) -> torch.Tensor:
@@ -314,7 +319,7 @@ def _add_figures(source: SourceTerms, pairs: PairLosses, rows_B: torch.Tensor, f
     if source.policy_labels:
         figures.add(f"{source.name}/confidence", torch.maximum(pairs.labels_B, 1 - pairs.labels_B)[rows_B])
         return
-    prefers_B = (pairs.margins_B.sign() + 1) / 2
+    prefers_B = (pairs.preference_logits_B.sign() + 1) / 2
     agreement_B = pairs.labels_B * prefers_B + (1 - pairs.labels_B) * (1 - prefers_B)
     figures.add(f"{source.name}/accuracy", agreement_B[rows_B])
     figures.add(f"{source.name}/margin", pairs.margins_B[rows_B])

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
@@ -24,6 +25,7 @@ class Resumable:
     The trainer appends to `step_records` when it logs a step, and then calls `step_is_logged`.
     """
 
+    model: Any
     args: Any
     state: Any
     accelerator: Any
@@ -76,6 +78,9 @@ class Resumable:
             batch_size=self.args.per_device_train_batch_size,
             shuffle=False,
             collate_fn=self.data_collator,
+            # A loader draws a number when it begins: from torch's own generator, one that begins in the middle of a
+            # stage would leave other numbers for dropout than one that does not.
+            generator=torch.Generator(),
         )
         return self.accelerator.prepare(loader)
 
@@ -106,6 +111,7 @@ class _BeginAndEnd(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         trainer = self.trainer
+        trainer.model.train()  # the Trainer does so at a step, after what its batch is measured by was computed
         set_seed(trainer.seed)
         if trainer.start.random is not None:
             restore_random_state(trainer.start.random)
@@ -129,7 +135,10 @@ def _set_schedule(scheduler: Any, optimizer: Any, step: int, state: dict[str, An
     longer schedule from here on.
     """
     if step and state is not None:
-        scheduler.load_state_dict(state)
+        # The rate that the schedule scales is the recipe's as it is now: a fork may have another one.
+        # Where it stands is the plan's word too: a step that diverged has moved the schedule and did not count.
+        ours = {"base_lrs": getattr(scheduler, "base_lrs", None), "last_epoch": step, "_step_count": step + 1}
+        scheduler.load_state_dict({**state, **{name: ours[name] for name in ours if name in state}})
     rates = scheduler.get_last_lr()
     if isinstance(scheduler, LambdaLR):
         rates = [base * factor(step) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]

@@ -163,9 +163,10 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         smaller = [size for size in range(1, args.per_device_train_batch_size // 2 + 1) if global_batch % size == 0]
         if not smaller:
             return False
-        args.per_device_train_batch_size = self._train_batch_size = smaller[-1]
+        args.per_device_train_batch_size = smaller[-1]
+        self._train_batch_size = args.train_batch_size
+        # accelerate's own number stays 1, as the Trainer has it: both would divide the loss.
         args.gradient_accumulation_steps = global_batch // smaller[-1]
-        self.accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps
         return True
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:

@@ -1,9 +1,10 @@
 """What the fuzzers share: arguments, the loop and its limits, the mutator, and what counts as a finding.
 
 A reader may read its input or raise an `AlignError` that says what is wrong and where. Everything else is a finding:
-any other exception, a fault without words or place, an input that takes longer than TIME_LIMIT_SECONDS or more memory
-than MEMORY_LIMIT_MB, and the end of the process. An exception is written down once for each place that it comes from,
-and the fuzzing goes on; after a hang or a crash a new process goes on with the same corpus.
+any other exception, a fault without words or place, an input that takes more than TIME_LIMIT_SECONDS of processor time
+or HANG_SECONDS in all, or more memory than MEMORY_LIMIT_MB, and the end of the process. An exception is written down
+once for each place that it comes from, and the fuzzing goes on; after a hang or a crash a new process goes on with the
+same corpus. Instrumented code is about ten times as slow as it is otherwise: see how long a slow input takes without.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import atheris
 from align_cli.errors import AlignError
 
 TIME_LIMIT_SECONDS = 5
+HANG_SECONDS = 30
 MEMORY_LIMIT_MB = 3000
 SEPARATOR = b"\x1e"
 NASTY = (
@@ -114,6 +116,7 @@ def _run_worker(seconds: int, corpus: Path, findings: Path) -> int:
 
 def _work(target: Target, seconds: int, corpus: Path, findings: Path) -> None:
     def one_input(data: bytes) -> None:
+        begin = time.process_time()
         try:
             target.read(data)
         except AlignError as error:
@@ -121,6 +124,8 @@ def _work(target: Target, seconds: int, corpus: Path, findings: Path) -> None:
                 _write_finding(findings, data, f"flaw-{flaw}", repr(error.faults[:20]))
         except Exception as error:
             _write_finding(findings, data, _signature(error), traceback.format_exc(limit=-40))
+        if (seconds := time.process_time() - begin) > TIME_LIMIT_SECONDS:
+            _write_finding(findings, data, f"slow-{hashlib.sha1(data).hexdigest()}", f"{seconds:.1f} seconds")
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         chance = random.Random(seed)
@@ -137,10 +142,11 @@ def _work(target: Target, seconds: int, corpus: Path, findings: Path) -> None:
         sys.argv[0],
         str(corpus),
         f"-max_total_time={seconds}",
-        f"-timeout={TIME_LIMIT_SECONDS}",
+        f"-timeout={HANG_SECONDS}",
         f"-rss_limit_mb={MEMORY_LIMIT_MB}",
         f"-max_len={target.max_bytes}",
         f"-artifact_prefix={findings}{os.sep}",
+        f"-report_slow_units={HANG_SECONDS}",
         "-print_final_stats=1",
         "-len_control=20",
     ]

@@ -112,7 +112,7 @@ def test_all_broken_lines_are_named_at_once() -> None:
         parse_records(lines, Preference, "pairs.jsonl")
     faults = caught.value.faults
     assert [fault.where for fault in faults] == [f"pairs.jsonl:{number}" for number in (2, 4, 5, 6)]
-    assert faults[0].what.startswith("not JSON: ")
+    assert faults[0].what.startswith("not JSON at character 1 (")
     assert faults[1].what == "not a JSON object but list"
     assert faults[2].what == "key 'rejected' is missing"
     assert faults[3].what.startswith("key 'label': ")
@@ -160,7 +160,7 @@ def test_a_missing_or_unreadable_file_is_a_user_error(tmp_path: Path) -> None:
         read_records(tmp_path / "none.jsonl", Preference)
     with pytest.raises(DataError, match="cannot be read"):
         read_records(tmp_path / "latin.jsonl", Preference)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read: it is a folder"):
         read_records(tmp_path, Preference)
     with pytest.raises(DataError, match="no such file"):
         read_json(tmp_path / "none.json")

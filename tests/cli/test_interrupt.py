@@ -1,14 +1,26 @@
-"""Ctrl-C: exit code 130, one line of advice, and a run that goes on."""
+"""Ctrl-C and SIGTERM: exit codes 130 and 143, one line of advice, and a run that goes on."""
 
 from __future__ import annotations
 
 import signal
 from pathlib import Path
 
+import pytest
 from forked import Stop
+from killed_runs import VARIANTS, differing_files, make_run, train, work_done
 from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_same_runs
 
 ADVICE = "interrupted; `align train` with the same recipe goes on where it stopped"
+ENDS = {signal.SIGINT: (130, ADVICE), signal.SIGTERM: (143, ADVICE.replace("interrupted", "terminated"))}
+WITHIN = {
+    "round 0 sft": "warm-up step",
+    "round 0 evaluate": "scoring",
+    "round 1 generate": "sampling",
+    "round 1 label": "scoring",
+    "round 1 train": "step",
+    "round 1 evaluate": "sampling",
+}
+"""Stages, and in the midst of what each is interrupted: its second batch or step."""
 
 
 def test_an_interrupted_run_says_so_and_goes_on_to_the_same_bytes(
@@ -52,3 +64,60 @@ def test_an_interrupted_single_stage_does_not_promise_to_go_on(finished: Path, a
     )  # fmt: skip
     assert interrupted.err.splitlines()[-1].startswith("interrupted")
     assert ADVICE not in interrupted.err
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [(signal.SIGTERM, signal.SIGINT), pytest.param((signal.SIGINT, signal.SIGTERM), marks=pytest.mark.long)],
+    ids=["SIGTERM first", "SIGINT first"],
+)
+def test_a_run_interrupted_in_every_stage_says_so_each_time_and_goes_on_to_the_same_bytes(
+    signals: tuple[signal.Signals, signal.Signals], tmp_path: Path
+) -> None:
+    variant = next(iter(VARIANTS))
+    whole, stopped = (make_run(tmp_path / name, variant, rounds=1) for name in ("whole", "stopped"))
+    assert train(whole).code == 0
+    for number, (step, moment) in enumerate(WITHIN.items()):
+        sent = signals[number % 2]
+        interrupted = train(stopped, Stop(moment, 2, sent, within=step))
+        code, advice = ENDS[sent]
+        assert interrupted.code == code, interrupted.err
+        assert interrupted.out == ""
+        assert interrupted.err.splitlines()[-1] == advice
+        assert interrupted.err.count(advice.partition(";")[0]) == 1
+        assert "Traceback" not in interrupted.err
+        assert [path.name for path in (stopped / "run").rglob("*.partial")] == []
+    resumed = train(stopped)
+    assert resumed.code == 0, resumed.err
+    assert differing_files(stopped, whole) == []
+    again = work_done(stopped) - work_done(whole)
+    assert all(times == 1 for times in again.values())
+    assert {line.partition(":")[0] for line in again} <= WITHIN.keys()
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_a_terminated_single_stage_does_not_promise_to_go_on(command: str, finished: Path, align: Align) -> None:
+    policy = finished / "run" / "rounds" / "001" / "checkpoint"
+    terminated = align(
+        command, "recipe.yaml", "--policy", policy, "-q", cwd=finished, stop=Stop("sampling", 1, signal.SIGTERM)
+    )
+    assert terminated.code == 143, terminated.err
+    assert terminated.out == ""
+    assert terminated.err.splitlines()[-1] == "terminated"
+
+
+@pytest.mark.long
+def test_a_run_terminated_after_some_time_ends_with_words_or_before_it_begins(tmp_path: Path) -> None:
+    variant = next(iter(VARIANTS))
+    whole, stopped = (make_run(tmp_path / name, variant, rounds=1) for name in ("whole", "stopped"))
+    assert train(whole).code == 0
+    codes = []
+    for tenths in range(1, 16):
+        ended = train(stopped, Stop("time", 1, signal.SIGTERM, seconds=tenths / 10))
+        codes.append(ended.code)
+        assert "Traceback" not in ended.err
+        assert ended.code != 143 or ended.err.splitlines()[-1].startswith("terminated")
+    assert set(codes) <= {0, 143, -signal.SIGTERM}
+    assert 143 in codes
+    assert train(stopped).code == 0
+    assert differing_files(stopped, whole) == []

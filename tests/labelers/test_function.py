@@ -261,7 +261,7 @@ def test_a_name_that_is_not_there_is_named_with_the_nearest(labeler: MakeLabeler
     fault = fault_of(lambda: labeler(LENGTHS, "scores.py:skore"))
     assert fault.what == "scores.py has no function 'skore'"
     assert fault.hint == "did you mean 'score'?"
-    assert fault_of(lambda: labeler(LENGTHS, "scores.py:xyz")).hint == ""
+    assert fault_of(lambda: labeler(LENGTHS, "scores.py:xyz")).hint == "define it there, or name another one"
 
 
 def test_a_name_that_cannot_be_called_is_no_function(labeler: MakeLabeler) -> None:

@@ -142,7 +142,7 @@ def test_a_wrong_value_is_named_with_what_it_must_be(faults_of, override, what, 
             "did you mean method.sources.offline.labeler or method.sources.dpr.labeler?",
         ),
         ("temperature=1", "unknown key temperature", "did you mean generate.temperature or label.temperature?"),
-        ("logging_steps=5", "unknown key logging_steps", "did you mean train.logging_steps?"),
+        ("max_grad_norm=5", "unknown key max_grad_norm", "did you mean train.max_grad_norm?"),
         (
             "labelers.hidden.functoin=a",
             "unknown key labelers.hidden.functoin",

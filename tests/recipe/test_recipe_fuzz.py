@@ -96,9 +96,9 @@ def test_a_recipe_without_a_name_is_told_so() -> None:
     "text",
     [
         "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" if i else "a0: &a0 [x]\n" for i in range(30)),
-        "a: &a {" + ", ".join(f"k{i}: 1" for i in range(2000)) + "}\nb: {<<: [" + "*a, " * 2000 + "*a]}\n",
-        "".join(f"key_{i}: 1\n" for i in range(2000)),
-        "train: {" + ", ".join(f"key_{i}: 1" for i in range(2000)) + "}\n",
+        "a: &a {" + ", ".join(f"k{i}: 1" for i in range(1000)) + "}\nb: {<<: [" + "*a, " * 2000 + "*a]}\n",
+        "".join(f"key_{i}: 1\n" for i in range(1000)),
+        "train: {" + ", ".join(f"key_{i}: 1" for i in range(1000)) + "}\n",
         "a: '" + "\n" * 250_000 + "'",
     ],
     ids=["aliases of aliases", "merges", "unknown keys", "unknown training arguments", "line breaks"],

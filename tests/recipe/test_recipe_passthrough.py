@@ -35,7 +35,7 @@ def test_known_keys_pass_through(load):
 @pytest.mark.parametrize(
     ("override", "what", "hint"),
     [
-        ("train.loging_steps=5", "unknown key train.loging_steps", "did you mean train.logging_steps?"),
+        ("train.max_grad_nrom=5", "unknown key train.max_grad_nrom", "did you mean train.max_grad_norm?"),
         ("train.steps_per_rond=5", "unknown key train.steps_per_rond", "did you mean train.steps_per_round?"),
         ("train.bf16=yes", "train.bf16 is 'yes'; it must be true or false", "write true"),
         ("train.bf16=1", "train.bf16 is 1; it must be true or false", ""),

@@ -161,8 +161,44 @@ BROKEN = {
         (OPTIMISM, "generate.num_reference_generations=1"),
         f"override '{OPTIMISM}'",
         "method.optimism on two chosen of more responses; chosen responses are no draws from the reference",
-        "set label.pairs to all, or sample two responses a prompt",
-        (("label.pairs=all",), REFERENCE_PAIRS),
+        "set generate.num_generations and generate.num_reference_generations to 1",
+        (REFERENCE_PAIRS,),
+    ),
+    "optimism on pairs of which some hold no response of the reference": Broken(
+        (OPTIMISM, "generate.num_reference_generations=1", "label.pairs=all"),
+        f"override '{OPTIMISM}'",
+        "method.optimism.on is reference, and generate.num_generations is above 1: some pairs would carry none",
+        "set generate.num_generations to 1",
+        (("generate.num_generations=1",),),
+    ),
+    "optimism on replayed pairs of another reference": Broken(
+        (OPTIMISM, *OWN_PAIRS, "train.replay_rounds=1"),
+        f"override '{OPTIMISM}'",
+        "method.optimism.on is policy, and train.replay_rounds is above 0: another reference sampled those pairs",
+        "set train.replay_rounds to 0",
+        (("train.replay_rounds=0",),),
+    ),
+    "the full KL at another temperature": Broken(
+        ("method.sources.dpr.gradient=0", "method.kl.coefficient=0.1", "generate.temperature=0.7"),
+        "override 'method.kl.coefficient=0.1'",
+        "method.kl.gradient is full; at another temperature than 1 responses are no draws from the policy",
+        "set method.importance_weight_cap, such as 10, or generate.temperature to 1.0",
+        (("method.importance_weight_cap=10",), ("generate.temperature=1.0",)),
+    ),
+    "weights where nucleus sampling cut the support": Broken(
+        ("method.sources.dpr.gradient=0", "method.importance_weight_cap=10", "generate.top_p=0.9"),
+        "override 'generate.top_p=0.9'",
+        "generate.top_p is 0.9; importance weights cannot make up for responses that were never sampled",
+        "set generate.top_p to 1.0, or leave method.importance_weight_cap out",
+        (("generate.top_p=1.0",), ("method.importance_weight_cap=null",)),
+    ),
+    "TRL's loss with ties": Broken(
+        ("method.sources.dpr.gradient=0", "method.loss_type=bco_pair", "label.ties=keep"),
+        "override 'method.loss_type=bco_pair'",
+        "method.loss_type is 'bco_pair'; TRL's own loss takes hard labels, and label.ties keeps ties, whose label "
+        "is one half",
+        "take sigmoid, ipo or hinge without TRL's options, or set label.ties to drop",
+        (("label.ties=drop",), ("method.loss_type=ipo",)),
     ),
     **{
         f"optimism on what {key} leaves of the distribution": Broken(
@@ -361,7 +397,7 @@ SOUND = {
     "two of each": ("generate.num_reference_generations=2", "label.pairs=all"),
     "optimism on the reference's responses": (OPTIMISM, *REFERENCE_PAIRS),
     "optimism on the previous policy's responses": (OPTIMISM, *OWN_PAIRS),
-    "optimism on all pairs of three": (OPTIMISM, "generate.num_reference_generations=1", "label.pairs=all"),
+    "optimism on all pairs of three": (OPTIMISM, *OWN_PAIRS, "generate.num_generations=3", "label.pairs=all"),
     "optimism that is off asks for nothing": ("method.optimism={coefficient: 0, on: policy}", "generate.top_k=0"),
     "simpo with KL and soft labels": (
         "method={loss_type: simpo, simpo_gamma: 1.5, beta: 2.0, kl: {coefficient: 0.1}, "

@@ -109,7 +109,7 @@ def _start_server() -> None:
     """Start the server, which looks for modules in this folder too, in the environment that `align` sets up."""
     before = dict(os.environ)
     os.environ |= {
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [before.get("PYTHONPATH")])]),
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TQDM_DISABLE": "1",
@@ -236,7 +236,8 @@ def _amid_moments() -> dict[str, tuple[_Moment, Callable[..., None]]]:
 
 def _arrange(stop: Stop, course: _Course) -> None:
     """Replace the one function that the process must not get through, by one that counts and then dies."""
-    when, _, name = stop.before.rpartition(" ") if stop.before.startswith(("after ", "amid ")) else ("", "", stop.before)
+    when = next((word for word in ("after", "amid") if stop.before.startswith(word)), "before")
+    name = stop.before.removeprefix(f"{when} ")
     moment, prepare = _amid_moments()[name] if when == "amid" else (_moments()[name], lambda *_, **__: None)
     method, calls = getattr(moment.owner, moment.name), 0
 

@@ -59,6 +59,13 @@ _OWNED_BY_ALIGN = {
     "length_column_name": _ORDER,
     "use_liger_kernel": "align computes the loss itself; leave it out",
     "liger_kernel_config": "align computes the loss itself; leave it out",
+    "label_smoothing_factor": "set method.label_smoothing, for the losses that look at it",
+    "neftune_noise_alpha": "log-probabilities would be those of a noisy model; leave it out",
+    "logging_steps": "every step is written to training.jsonl; leave it out",
+    "logging_strategy": "every step is written to training.jsonl; leave it out",
+    "logging_first_step": "every step is written to training.jsonl; leave it out",
+    "logging_nan_inf_filter": "losses are shown unfiltered; leave it out",
+    "use_cache": "align sets it; leave it out",
     "local_rank": "the launcher sets it",
 }
 _OWNED_PREFIXES = {

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from align_cli.errors import nearest
 from align_cli.recipe.checks.rules_files import FILE_RULES
 from align_cli.recipe.checks.rules_method import DATASET_SOURCES, METHOD_RULES
+from align_cli.recipe.checks.rules_secrets import no_secrets
 from align_cli.recipe.checks.view import Rule, RuleFault, UnsoundError, View, rule_fault
 from align_cli.recipe.schema import GuardsSection
 from align_cli.recipe.written.tree import shown
@@ -21,7 +22,7 @@ SHARE_TOLERANCE = 1e-9
 def broken_rules(view: View, *, with_files: bool = True) -> list[RuleFault]:
     """The faults of every rule whose keys are sound; `with_files`, also of those that look at the disk."""
     faults: list[RuleFault] = []
-    for rule in (*RULES, *METHOD_RULES, *(FILE_RULES if with_files else ())):
+    for rule in (no_secrets, *RULES, *METHOD_RULES, *(FILE_RULES if with_files else ())):
         try:
             faults.extend(rule(view))
         except UnsoundError:

@@ -60,6 +60,19 @@ def _gradient_corrects_for_temperature(view: View) -> Iterator[RuleFault]:
         yield rule_fault("generate.temperature", what, hint)
 
 
+def _weights_need_the_whole_support(view: View) -> Iterator[RuleFault]:
+    if view.get("method.importance_weight_cap") is None or _gradient_source(view) is not None:
+        return
+    for key, is_cut in (
+        ("generate.top_k", view.get("generate.top_k") > 0),
+        ("generate.top_p", view.get("generate.top_p") < 1),
+    ):
+        if is_cut:
+            what = f"{key} is {view.get(key)}; importance weights cannot make up for responses that were never sampled"
+            whole = "0" if key.endswith("k") else "1.0"
+            yield rule_fault(key, what, f"set {key} to {whole}, or leave method.importance_weight_cap out")
+
+
 def _expectations_keep_every_pair(view: View) -> Iterator[RuleFault]:
     """What is an expectation over responses must not lose those that a score or a text singles out."""
     keys = ["label.equal_texts", "label.empty_texts"]
@@ -101,6 +114,12 @@ def _kl_has_responses(view: View) -> Iterator[RuleFault]:
     if view.get("method.kl.on") == "policy" and not from_policy:
         what = "method.kl.on is policy, but no source samples the policy: no response would carry the KL"
         yield rule_fault("method.kl", what, "set method.kl.on to all and method.kl.gradient to pathwise")
+    if view.get("method.kl.on") == "policy" and view.get("generate.num_reference_generations") > 1:
+        what = (
+            "method.kl.on is policy, and generate.num_reference_generations is above 1: pairs of two of the "
+            "reference's responses would carry no KL"
+        )
+        yield rule_fault("method.kl", what, "set generate.num_reference_generations to 1, or method.kl.on to all")
     if view.get("method.kl.on") == "all" and view.get("method.kl.gradient") == "full" and foreign:
         what = (
             f"method.kl.gradient is full on the responses of {' and '.join(foreign)}; it is exact on the policy's "
@@ -118,6 +137,11 @@ def _kl_has_responses(view: View) -> Iterator[RuleFault]:
     if view.get("generate.top_k") or view.get("generate.top_p") < 1:
         what = "method.kl.gradient is full; with top_k or top_p responses are no draws from the policy"
         yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or sample the whole distribution")
+    if view.get("generate.temperature") != 1 and view.get("method.importance_weight_cap") is None:
+        what = "method.kl.gradient is full; at another temperature than 1 responses are no draws from the policy"
+        yield rule_fault(
+            "method.kl", what, "set method.importance_weight_cap, such as 10, or generate.temperature to 1.0"
+        )
 
 
 def _chooses(view: View) -> bool:
@@ -144,9 +168,16 @@ def _optimism_has_responses(view: View) -> Iterator[RuleFault]:
     elif where == "policy" and view.get("policy.reference") != "previous":
         what = "method.optimism.on is policy, but policy.reference is not previous: the reference sampled none of them"
         yield rule_fault(key, what, "set policy.reference to previous, or method.optimism.on to reference")
+    elif where == "policy" and view.get("train.replay_rounds"):
+        what = "method.optimism.on is policy, and train.replay_rounds is above 0: another reference sampled those pairs"
+        yield rule_fault(key, what, "set train.replay_rounds to 0")
+    elif where == "reference" and view.get("generate.num_generations") > 1 and not _chooses(view):
+        what = "method.optimism.on is reference, and generate.num_generations is above 1: some pairs would carry none"
+        yield rule_fault(key, what, "set generate.num_generations to 1")
     if _chooses(view):
         what = "method.optimism on two chosen of more responses; chosen responses are no draws from the reference"
-        yield rule_fault(key, what, "set label.pairs to all, or sample two responses a prompt")
+        one_each = "set generate.num_generations and generate.num_reference_generations to 1"
+        yield rule_fault(key, what, one_each if where == "reference" else "set label.pairs to all")
     if view.get("generate.top_k") or view.get("generate.top_p") < 1 or view.get("generate.temperature") != 1:
         what = (
             "method.optimism with top_k, top_p or another temperature than 1: responses are no draws from the reference"
@@ -203,6 +234,9 @@ def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
             yield rule_fault(
                 "method.loss_type", f"{loss}; TRL's own loss takes no {name}", f"{remedy}, or leave {name} out"
             )
+    if view.get("label.ties") == "keep":
+        what = f"{loss}; TRL's own loss takes hard labels, and label.ties keeps ties, whose label is one half"
+        yield rule_fault("method.loss_type", what, f"{remedy}, or set label.ties to drop")
     if view.get("label.labels") == "soft":
         what = f"{loss}; TRL's own loss takes hard labels, and label.labels is soft"
         yield rule_fault("method.loss_type", what, f"{remedy}, or set label.labels to hard or sampled")
@@ -251,6 +285,7 @@ def _weights_fit_the_losses(view: View, losses: list[str]) -> Iterator[RuleFault
 METHOD_RULES: tuple[Rule, ...] = (
     _gradient_needs_the_whole_distribution,
     _gradient_corrects_for_temperature,
+    _weights_need_the_whole_support,
     _expectations_keep_every_pair,
     _kl_has_responses,
     _optimism_has_responses,

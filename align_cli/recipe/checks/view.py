@@ -84,6 +84,18 @@ class View:
         labeler: dict[str, Any] = self._walk(("labelers",))[name]
         return labeler
 
+    def leaves(self) -> Iterator[tuple[KeyPath, Any]]:
+        """Every value that is written and is no section or list, with its key path."""
+        stack: list[tuple[KeyPath, Any]] = [((), self._tree)]
+        while stack:
+            path, value = stack.pop()
+            if isinstance(value, dict):
+                stack.extend(((*path, name), inner) for name, inner in value.items())
+            elif isinstance(value, list):
+                stack.extend(((*path, index), inner) for index, inner in enumerate(value))
+            else:
+                yield path, value
+
     def _walk(self, path: tuple[str, ...]) -> Any:
         models: list[type[BaseModel]] = [Recipe]
         value: Any = self._tree
@@ -101,11 +113,19 @@ class View:
 
 @dataclass(frozen=True)
 class RuleFault:
-    """A broken rule: the key to point to, what is wrong, and the remedy."""
+    """A broken rule: the key to point to, what is wrong, and the remedy.
 
-    path: tuple[str, ...]
+    Args:
+        path: the key.
+        what: what is wrong.
+        hint: what to do about it.
+        at_key: whether to point to the key, where the value may not be shown.
+    """
+
+    path: KeyPath
     what: str
     hint: str
+    at_key: bool = False
 
 
 def rule_fault(key: str | tuple[str, ...], what: str, hint: str) -> RuleFault:

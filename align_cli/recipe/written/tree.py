@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from align_cli.errors import Fault
+from align_cli.redaction import masked
 
 MAX_DEPTH = 40
 MAX_VALUES = 10_000
@@ -53,7 +54,7 @@ class Place:
     def where(self) -> str:
         """The place in words, as `Fault.where` wants it."""
         if self.source.is_override:
-            return f"override '{escaped(self.source.name)}'"
+            return f"override '{escaped(masked(self.source.name))}'"
         return f"{escaped(self.source.name)}:{self.line}:{self.column}"
 
     @property
@@ -61,10 +62,11 @@ class Place:
         """The source line with a caret below the place; empty for an override, whose text `where` shows."""
         if not 0 < self.line <= len(self.source.lines):
             return ""
-        line = self.source.lines[self.line - 1]
-        start = max(0, self.column - _LONGEST_LINE // 2)
-        before = escaped(line[start : self.column - 1])
-        return f"  {before}{escaped(line[self.column - 1 : start + _LONGEST_LINE])}\n  {' ' * len(before)}^"
+        line = masked(self.source.lines[self.line - 1])
+        column = min(self.column, len(line) + 1)
+        start = max(0, column - _LONGEST_LINE // 2)
+        before = escaped(line[start : column - 1])
+        return f"  {before}{escaped(line[column - 1 : start + _LONGEST_LINE])}\n  {' ' * len(before)}^"
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -205,7 +207,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"'{_short(escaped(value))}'"
+        return f"'{_short(escaped(masked(value)))}'"
     if isinstance(value, dict):
         return "a section" if value else "an empty section"
     if isinstance(value, list):

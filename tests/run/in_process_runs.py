@@ -1,0 +1,59 @@
+"""Runs in the test's own process: where something has to go wrong in the midst of one."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from align_cli.cli.output import RunReporter
+from align_cli.recipe import load_recipe
+from align_cli.run.rounds import align_rounds
+from align_cli.training.resumable import _BeginAndEnd
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage_in_libraries() -> None:
+    """Every `train()` collects garbage, which takes half a second with TRL's objects and nothing without them."""
+    import align_cli.training.trainer  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+class Notes(RunReporter):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def train(*overrides: str, **settings: Any) -> list[str]:
+    """Run the recipe of the current folder in this process; what it says."""
+    notes = Notes()
+    align_rounds(load_recipe("recipe.yaml", overrides), notes, **settings)
+    return notes.lines
+
+
+@contextmanager
+def killed_at_step(monkeypatch: pytest.MonkeyPatch, nth: int) -> Iterator[None]:
+    """A process that ends in the midst of a training step, the `nth` of those that it does."""
+    on_step_end, calls = _BeginAndEnd.on_step_end, 0
+
+    def counting(*args: Any, **kwargs: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise KeyboardInterrupt
+        on_step_end(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_BeginAndEnd, "on_step_end", counting)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -1,0 +1,96 @@
+"""Work in progress: which checkpoints are kept, whose they are, and what is passed over."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from align_cli.run.plan import Step
+from align_cli.run.work import NUM_CHECKPOINTS_KEPT, Work, remove_other_work
+
+TRAIN = Step(1, "train")
+
+
+def work(root: Path, **inputs: int) -> Work:
+    return Work(root, TRAIN, inputs)
+
+
+def keep(work: Work, numbers: Sequence[int]) -> None:
+    for number in numbers:
+        work.keep_checkpoint(number, lambda folder, number=number: _save(folder, number))
+
+
+def _save(folder: Path, number: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text(f"{number}")
+
+
+def newest(work: Work) -> int | None:
+    checkpoint = work.checkpoint()
+    return int((checkpoint / "weights").read_text()) if checkpoint is not None else None
+
+
+def test_the_newest_checkpoints_are_kept_and_the_newest_is_found(tmp_path: Path) -> None:
+    ours = work(tmp_path, seed=0)
+    assert newest(ours) is None
+    keep(ours, [1, 2, 3, 4])
+    assert newest(work(tmp_path, seed=0)) == 4
+    assert len([path for path in ours.folder.iterdir() if path.is_dir()]) == NUM_CHECKPOINTS_KEPT
+
+
+def test_checkpoints_of_other_inputs_are_passed_over_and_make_room(tmp_path: Path) -> None:
+    keep(work(tmp_path, seed=0), [7, 8])
+    ours = work(tmp_path, seed=1)
+    assert newest(ours) is None
+    for number in (1, 2, 3):
+        keep(ours, [number])
+        assert newest(ours) == number
+    assert newest(work(tmp_path, seed=0)) is None
+
+
+@pytest.mark.parametrize("name", ["step-00000002.json", "step-00000002/weights", "step-00000002/more"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_made_again(name: str, tmp_path: Path) -> None:
+    ours = work(tmp_path)
+    keep(ours, [1, 2])
+    (ours.folder / name).write_text("?")
+    assert newest(ours) == 1
+    keep(ours, [2])
+    assert newest(ours) == 2
+
+
+@pytest.mark.parametrize("name", ["step-00000002.json", "step-00000002"])
+def test_half_a_pair_of_checkpoint_and_record_is_passed_over_and_goes_in_the_end(name: str, tmp_path: Path) -> None:
+    """A process may be killed between the two."""
+    ours = work(tmp_path)
+    keep(ours, [1, 2])
+    path = ours.folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert newest(ours) == 1
+    keep(ours, [3, 4])
+    assert newest(ours) == 4
+    assert {path.stem for path in ours.folder.iterdir()} == {"step-00000003", "step-00000004"}
+
+
+def test_a_step_that_begins_again_has_no_checkpoints_and_still_its_journals(tmp_path: Path) -> None:
+    ours = work(tmp_path)
+    keep(ours, [1, 2])
+    with ours.journal("scores") as journal:
+        journal.append([{"scores": [1.0]}])
+    ours.drop_checkpoints()
+    assert newest(ours) is None
+    assert [path.name for path in ours.folder.iterdir()] == ["scores.jsonl"]
+
+
+def test_work_of_finished_steps_goes_and_that_of_the_next_one_stays(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    keep(work(root), [1])
+    keep(Work(root, Step(0, "sft"), {}), [1])
+    remove_other_work(root, TRAIN)
+    assert [path.name for path in root.iterdir()] == ["001-train"]
+    work(root).remove()
+    assert not root.exists()
+    remove_other_work(root, None)
