@@ -64,6 +64,9 @@ def align_rounds(
         remaining = plan[len(finished_steps(folder, recipe, plan)) :]
         if not remaining:
             evaluations(folder, recipe)  # what is damaged is told before anything is said to be finished
+            if folder.work_path.exists():  # its process was killed between the last manifest and the removal
+                with folder.locked():
+                    remove_other_work(folder.work_path, None)
             reporter.note(f"{folder.path} is finished: {_counted(recipe.rounds)}; raise rounds= to go on")
             return _show_evaluations(folder, recipe, reporter)
     session = Session(recipe)

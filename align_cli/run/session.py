@@ -263,7 +263,12 @@ class Session:
 
             scratch = Path(self._scratch.name)
             self._trainer = make_trainer(policy, reference.model, self.recipe, scratch, self._advance)
-        self.progress.start(self.recipe.train.steps_per_round, "steps")
+        train = self.recipe.train
+        if train.schedule == "run":
+            # Rounds that were taken over from another run may have had another number of steps.
+            steps_before = start.global_step - len(start.steps or ())
+            self._trainer.args.max_steps = steps_before + (self.recipe.rounds - start.round) * train.steps_per_round
+        self.progress.start(train.steps_per_round, "steps")
         self.progress.advance(len(start.steps or ()))
         pairs = [*self.offline_pairs(policy).preferences, *preferences]
         return train_policy(self._trainer, self.recipe, pairs, start, optimizer_state, keep)

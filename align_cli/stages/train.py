@@ -79,10 +79,6 @@ def train_policy(
     _check_others(recipe, preferences)
     _check_labels(recipe, preferences)
     batches = mixture.round_batches(pools, start.round + 1, recipe.train.steps_per_round)
-    if recipe.train.schedule == "run":
-        # Rounds that were taken over from another run may have had another number of steps.
-        steps_before = start.global_step - len(start.steps or ())
-        trainer.args.max_steps = steps_before + (recipe.rounds - start.round) * recipe.train.steps_per_round
     state = trainer.train_round(batches, start, optimizer_state, keep, recipe.checkpoints.every_steps)
     return TrainOutcome(state, trainer.step_records, usage(batches, list(mixture.shares)))
 

@@ -209,7 +209,11 @@ class Surrogate:
     @cached_property
     def _gradients(self) -> dict[str, torch.Tensor]:
         """The expected gradient of every summand, at coefficient 1."""
-        return {name: self._averaged(part_NP) for name, part_NP in self._parts.items()}
+        return {name: self._averaged(part_NP, self._way_of(name)) for name, part_NP in self._parts.items()}
+
+    def _way_of(self, part: str) -> str:
+        """Optimism is an expectation over the reference, whose responses are draws from it: it has no weight."""
+        return "left out" if part == "optimism term" else ""
 
     def _changed_gradients(self, mutation: Mutation) -> dict[str, torch.Tensor]:
         """Those that are made in another way."""
@@ -218,7 +222,11 @@ class Surrogate:
         if not mutation.way:
             return {}
         part = mutation.part.removeprefix("weight of the ")
-        changed = {name: part_NP for name, part_NP in self._parts.items() if part == "weights" or part in name}
+        changed = {
+            name: part_NP
+            for name, part_NP in self._parts.items()
+            if (part == "weights" or part in name) and name != "optimism term"
+        }
         return {name: self._averaged(part_NP, mutation.way) for name, part_NP in changed.items()}
 
     def _averaged(self, values_NP: torch.Tensor, way: str = "") -> torch.Tensor:

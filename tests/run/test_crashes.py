@@ -22,6 +22,8 @@ FIRST = next(iter(VARIANTS))
 ONE_ROUND: dict[str, Any] = {"rounds": 1}
 NUM_STEPS = RECIPE["train"]["steps_per_round"]
 
+MORE_OF_A_CHECKPOINT = ("optimizer.safetensors", "training_state.json")
+
 WITHIN_STAGES = [
     Stop("warm-up step", 3, within="round 0 sft"),
     Stop("append", 2, within="round 1 generate"),
@@ -94,7 +96,9 @@ def test_killed_in_generation_labelling_and_training_a_run_does_the_batch_or_ste
     assert_only_done_again(folder, whole, again)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "training_state.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", *(pytest.param(name, marks=pytest.mark.long) for name in MORE_OF_A_CHECKPOINT)]
+)
 def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
     name: str, whole: Path, killed_in_training: Path, tmp_path: Path
 ) -> None:
@@ -148,7 +152,7 @@ def test_work_of_other_inputs_is_not_used(killed_in_training: Path, tmp_path: Pa
     assert differing_files(folder, other) == []
 
 
-@pytest.mark.parametrize("moment", ["after manifest", "rmtree"])
+@pytest.mark.parametrize("moment", ["after manifest", pytest.param("rmtree", marks=pytest.mark.long)])
 def test_killed_when_its_last_step_is_finished_a_run_leaves_no_work_behind(
     moment: str, whole: Path, killed_in_training: Path, tmp_path: Path
 ) -> None:

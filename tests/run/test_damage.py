@@ -1,7 +1,7 @@
 """Every file of a finished run, damaged in four ways: noticed when it is used, made again, or never used again.
 
-The table says for each file which use notices. `None`: the use never reads the file; what it would read of it is shown
-to be nothing, either by the use going through, or by `test_what_is_not_used_again_changes_nothing`.
+The table says for each file which use notices. `None`: the use does not depend on the file, which is shown either by
+the use going through beside the damage, or by the two tests that damage all of them at once and compare the bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ Outcome = str | None
 Use = Callable[[], object]
 
 MADE_AGAIN = "made again"
-UNREAD = "not read by anything again"
 ITSELF = "itself"
 
 

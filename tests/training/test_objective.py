@@ -280,7 +280,7 @@ class TestImportanceWeights:
     def sources(self, **terms: Any) -> tuple[SourceTerms, ...]:
         return (SourceTerms("offline"), *(SourceTerms(name, policy_responses=True, **terms) for name in ("dpr", "dmd")))
 
-    def test_only_what_the_policy_sampled_enters_and_every_term_is_weighed(
+    def test_only_what_the_policy_sampled_enters_and_every_term_but_optimism_is_weighed(
         self, evaluate: Evaluate, hand: ByHand, policy: Table
     ) -> None:
         sources = self.sources(gradient_coefficient=0.5, kl_coefficient=0.2, optimism_coefficient=0.4, kl_on_all=False)
@@ -290,11 +290,28 @@ class TestImportanceWeights:
         mixed = pair(A, B, source=2, other_ids=(D,), sampled_logp=sampled_logp, **whose)
         found = evaluate(objective, [mixed])
         term = (hand.loss(A, B) - math.log(2)) * (policy.logp(B) + policy.logp(D))
-        value = hand.loss(A, B) + 0.5 * term + 0.2 * hand.kl(B) + 0.4 * hand.ratio(A)
-        assert found.values.item() == pytest.approx(math.exp(0.4) * value)
-        unweighed = evaluate(replace(objective, importance_weight_cap=None), [mixed]).values
-        weighed = gradient_of(found.values, policy)
-        torch.testing.assert_close(weighed, math.exp(0.4) * gradient_of(unweighed, policy), rtol=1e-6, atol=1e-9)
+        value = hand.loss(A, B) + 0.5 * term + 0.2 * hand.kl(B)
+        assert found.values.item() == pytest.approx(math.exp(0.4) * value + 0.4 * hand.ratio(A))
+        bare = replace(objective, importance_weight_cap=None)
+        unweighed = gradient_of(evaluate(bare, [mixed]).values, policy)
+        pessimist = self.sources(gradient_coefficient=0.5, kl_coefficient=0.2, kl_on_all=False)
+        without = gradient_of(evaluate(replace(bare, sources=pessimist), [mixed]).values, policy)
+        expected = math.exp(0.4) * without + (unweighed - without)
+        torch.testing.assert_close(gradient_of(found.values, policy), expected, rtol=1e-6, atol=1e-9)
+
+    def test_weights_do_not_undo_optimism_on_the_policys_own_responses(self, evaluate: Evaluate, policy: Table) -> None:
+        """Drawn from the reference: weighed, the term would be an expectation over the policy, whose score has none."""
+        drawn = pair(A, B, source=1, sampled_logp=policy.logp(A) + policy.logp(B) - 3.0, from_reference=(True, True))
+        gradients = []
+        for cap in (None, 100.0):
+            bold, plain = (
+                Objective(self.sources(optimism_coefficient=coefficient), importance_weight_cap=cap)
+                for coefficient in (0.4, 0.0)
+            )
+            values = evaluate(bold, [drawn]).values - evaluate(plain, [drawn]).values
+            gradients.append(gradient_of(values, policy))
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-9)
+        assert gradients[0].abs().max() > 0.01
 
     def test_figures_are_per_source_and_the_cap_shows(self, evaluate: Evaluate, hand: ByHand, policy: Table) -> None:
         both = policy.logp(A) + policy.logp(B)
