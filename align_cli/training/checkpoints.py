@@ -7,11 +7,12 @@ when a round begins, so a checkpoint at a round's end needs no state of theirs; 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.store import read_json, write_json, writing_folder
+from align_cli.errors import DataError
 from align_cli.models.load import Policy, weights_version
 
 if TYPE_CHECKING:
@@ -118,7 +119,11 @@ def read_training_state(folder: Path) -> TrainingState | None:
     """Where a checkpoint stands, or None for a folder that is somebody else's model."""
     if not (folder / STATE_NAME).is_file():
         return None
-    return TrainingState(**read_json(folder / STATE_NAME))
+    document = read_json(folder / STATE_NAME)
+    known = {field.name for field in fields(TrainingState)}
+    if not isinstance(document, dict) or not {"round", "global_step", "parent"} <= document.keys() <= known:
+        raise DataError("this is no training state", where=str(folder / STATE_NAME), hint="take another checkpoint")
+    return TrainingState(**document)
 
 
 def read_optimizer_state(folder: Path, state: TrainingState) -> dict[str, Any] | None:

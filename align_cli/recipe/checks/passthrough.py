@@ -133,6 +133,7 @@ def training_argument_types() -> Mapping[str, str]:
     return MappingProxyType({})
 
 
+@functools.cache
 def training_argument_names() -> list[str]:
     """The keys of TrainingArguments that a recipe may set in `train`."""
     return [name for name in training_argument_types() if _refusal(name) is None]
