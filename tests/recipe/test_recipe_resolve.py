@@ -162,7 +162,7 @@ def test_true_and_1_differ():
 
 
 def test_the_code_that_a_recipe_runs_is_listed(load):
-    assert code_that_runs(load()) == ["labelers.hidden: package.module:score"]
+    assert code_that_runs(load()) == ["labelers.hidden: package.module:score, which is not found here"]
     assert code_that_runs(load("policy.trust_remote_code=true"))[1:] == [
         "policy.trust_remote_code: code that ships with playground"
     ]

@@ -169,7 +169,7 @@ def test_another_number_of_the_references_completions_is_refused_by_its_key(
 @pytest.mark.parametrize(
     ("override", "stages"),
     [
-        ("data.demonstrations=reviews", ["generate", "label"]),
+        ("data.demonstrations=reviews", ["label"]),
         ("generate.num_reference_generations=0", ["generate", "evaluate"]),
         ("method.optimism.coefficient=0.5", ["train"]),
         ("method.loss_weights=[1, 0.5]", ["train"]),
@@ -181,11 +181,12 @@ def test_a_changed_key_concerns_the_stages_that_look_at_it(
     override: str, stages: list[str], tiny_recipe: TinyRecipe, tmp_path: Path
 ) -> None:
     files = dict.fromkeys(("liked", "disliked"), str(tmp_path / "recipe.yaml"))
-    base = ["generate.num_generations=2", "data.demonstrations=playground", "label={ties: drop, equal_texts: drop}"]
+    base = ["generate.num_generations=2", "data.demonstrations=playground"]
     base += ["method.sources={dpr: {mixing: 1, labeler: hidden}}"]
     if "loss" in override or "smoothing" in override:
-        base += ["method.loss_type=[dpo, robust]"]
+        base += ["method.loss_type=[dpo, robust]", "label={ties: drop, equal_texts: drop}"]
     else:
+        base += ["label={ties: keep, equal_texts: keep}"]
         base += ["generate={num_generations: 1, num_reference_generations: 1}"]
     if "num_reference" in override:
         base += ["generate.num_generations=2"]
