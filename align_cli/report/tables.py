@@ -31,12 +31,15 @@ def rounds_table(evaluations: Sequence[Evaluation]) -> TextTable:
 
 
 def stages_table(ledger: Sequence[Mapping[str, Any]]) -> TextTable:
-    """One row a finished stage: what it made and how long it took."""
-    rows = [
-        [str(event["round"]), event["stage"], f"{event['seconds']:.1f} s", _main_figure(event)]
-        for event in ledger
-        if event.get("event") == "finish"
-    ]
+    """One row a finished stage: what it made and how long it took; an event that was edited by hand may lack a row."""
+    rows = []
+    for event in ledger:
+        if event.get("event") != "finish":
+            continue
+        try:
+            rows.append([str(event["round"]), event["stage"], f"{event['seconds']:.1f} s", _main_figure(event)])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue
     return TextTable(["round", "stage", "time", "result"], rows)
 
 

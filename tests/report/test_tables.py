@@ -85,6 +85,20 @@ def test_a_row_a_finished_stage_with_what_it_made(event: dict[str, Any], result:
     assert stages_table([event]).rows == [["1", event["stage"], f"{event['seconds']:.1f} s", result]]
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        finish("train", None),
+        finish("train", {"last_step": 3}),
+        {"event": "finish", "round": 1, "stage": "train"},
+        {**finish("label", {"pairs": 1}), "seconds": "long"},
+        {**finish("label", {"pairs": 1}), "figures": ["pairs"]},
+    ],
+)
+def test_an_event_that_was_edited_by_hand_has_no_row(event: dict[str, Any]) -> None:
+    assert [row[1] for row in stages_table([event, finish("label", {"pairs": 1})]).rows] == ["label"]
+
+
 def test_only_finished_stages_have_a_row() -> None:
     ledger = [{"event": "start", "round": 1, "stage": "label"}, finish("label", {"pairs": 1}), {"event": "resume"}]
     assert [row[1] for row in stages_table(ledger).rows] == ["label"]
