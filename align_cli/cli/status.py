@@ -27,6 +27,8 @@ def command(
     talk.text(f"{run}: {len(status.finished)} of {len(status.planned)} steps finished, next: {status.next_step}")
     if status.lineage is not None:
         talk.text(f"forked from {status.lineage['run']} after round {status.lineage['round']}")
+    for line in status.guards:
+        talk.text(line)
     if status.evaluations:
         talk.table(rounds_table(status.evaluations))
     talk.table(stages_table(status.ledger))

@@ -25,6 +25,7 @@ def warnings_for(recipe: Recipe) -> list[str]:
             _cut_losses,
             _demonstrated_prompts,
             _simpo_margin,
+            _smoothing,
         )
         for warning in check(recipe)
     ]
@@ -131,6 +132,12 @@ def _self_labels(recipe: Recipe) -> list[str]:
 def _opponents(recipe: Recipe) -> list[str]:
     if recipe.evaluate.scorer is None and recipe.evaluate.against:
         return ["evaluate.scorer is not set: evaluations hold no win rate"]
+    return []
+
+
+def _smoothing(recipe: Recipe) -> list[str]:
+    if "robust" in recipe.method.loss_types and not recipe.method.label_smoothing:
+        return ["method.label_smoothing is 0: robust is then the plain sigmoid loss; its paper suggests 0.1"]
     return []
 
 

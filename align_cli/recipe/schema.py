@@ -256,7 +256,9 @@ class MethodSection(Section):
         None, gt=0, description="largest weight πθ/π_sampled of a pair of the policy's; unset trains as sampled"
     )
     simpo_gamma: float = Field(0.5, ge=0, description="simpo: the margin to win by (γ); the paper takes 0.1β to 0.8β")
-    loss_weights: list[float] | None = Field(None, description="a weight for each of a list of losses; unset: 1 each")
+    loss_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
+        None, description="a weight, at least 0, for each of a list of losses; unset: 1 each"
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=0.5, description="robust: share of labels that are flipped; exo_pair: its ε"
     )

@@ -120,7 +120,7 @@ def finished_steps(folder: RunFolder, recipe: Recipe, steps: Sequence[Step]) -> 
                 f"this folder holds another run: since {step} was finished, " + "; ".join(found),
                 where=str(folder.path),
                 hint="choose another output_dir for the new settings, put the old ones back (only rounds may be "
-                "raised), or begin anew with --restart",
+                f"raised), or begin anew with {_restart(folder)}, which removes this run",
             )
         finished.append(step)
     return finished
@@ -167,12 +167,20 @@ def make_initial_policy_once(recipe: Recipe, reporter: Reporter) -> RunFolder:
     return folder
 
 
+def _restart(folder: RunFolder) -> str:
+    lineage = folder.lineage()
+    return "--restart" if lineage is None else f"--restart --from {lineage['run']}@{lineage['round']}"
+
+
 def _counted(rounds: int) -> str:
     return "1 round" if rounds == 1 else f"{rounds} rounds"
 
 
 def _announce(folder: RunFolder, steps: Sequence[Step], remaining: Sequence[Step], reporter: Reporter) -> None:
     num_finished = len(steps) - len(remaining)
+    lineage = folder.lineage()
+    if lineage is not None:
+        reporter.note(f"{folder.path}: forked from {lineage['run']} after round {lineage['round']}")
     if num_finished:
         reporter.note(f"{folder.path}: going on after {steps[num_finished - 1]}, with {remaining[0]}")
     else:

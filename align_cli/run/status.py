@@ -23,6 +23,7 @@ class RunStatus:
         evaluations: of all rounds so far.
         ledger: every event.
         lineage: the run and the round that it was forked from; None for a run of its own.
+        guards: what guards saw, one sentence a finding.
     """
 
     planned: list[Step]
@@ -30,6 +31,7 @@ class RunStatus:
     evaluations: list[Evaluation]
     ledger: list[dict[str, Any]]
     lineage: dict[str, Any] | None
+    guards: list[str]
 
     @property
     def next_step(self) -> Step | str:
@@ -44,6 +46,7 @@ class RunStatus:
             "evaluations": [evaluation.to_dict() for evaluation in self.evaluations],
             "ledger": self.ledger,
             "lineage": self.lineage,
+            "guards": self.guards,
         }
 
 
@@ -57,4 +60,20 @@ def run_status(path: Path) -> RunStatus:
     recipe = folder.recipe()
     steps = plan_steps(recipe)
     finished = [step for step in steps if inherited(folder, step) or folder.finished(step) is not None]
-    return RunStatus(steps, finished, evaluations(folder, recipe), folder.ledger(), folder.lineage())
+    return RunStatus(
+        steps, finished, evaluations(folder, recipe), folder.ledger(), folder.lineage(), _guards(folder, steps)
+    )
+
+
+def _guards(folder: RunFolder, steps: list[Step]) -> list[str]:
+    """What guards saw in each round that is over, and where that led."""
+    found = []
+    for step in steps:
+        record = folder.finished(step) or {}
+        found += [
+            f"round {step.round}: guard {finding['guard']} ({finding['action']}): {finding['message']}"
+            for finding in record.get("guards", [])
+        ]
+        if "continues_from" in record:
+            found.append(f"round {step.round}: rolled back to the policy of round {record['continues_from']}")
+    return found

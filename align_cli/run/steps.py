@@ -259,7 +259,7 @@ class Steps:
         return rewards
 
     def _roll_back(self, number: int, base: int) -> None:
-        self.note(f"round {number}: rolled back; the next round goes on from the policy of round {base}")
+        self.note(f"round {number}: rolled back; what comes next goes on from the policy of round {base}")
         self._put_back(self._policy_place(base))
 
     def _drop_old_checkpoints(self, step: Step) -> None:

@@ -10,6 +10,9 @@ import pytest
 from forked import Finished, Stop
 from run_fixtures import Align, assert_refused, files_below, times_below
 
+from align_cli.run.folder import RunFolder
+from align_cli.run.plan import Step
+
 MakeFolder = Callable[..., Path]
 
 
@@ -74,3 +77,15 @@ def test_a_run_is_shown_from_anywhere_and_without_its_data(finished: Path, align
     shown = align("status", finished / "run", cwd=tmp_path)
     assert shown.code == 0, shown.err
     assert "10 of 10 steps finished" in shown.out
+
+
+def test_what_guards_saw_and_where_it_led_is_shown(finished_copy: Path, align: Align) -> None:
+    folder, step = RunFolder(finished_copy / "run"), Step(2, "evaluate")
+    record = folder.finished(step) or {}
+    seen = [{"guard": "kl", "action": "rollback", "message": "KL to the reference is 99 nats"}]
+    folder.finish(step, record["inputs"], sorted(record["outputs"]), seen, 1)
+    lines = align("status", "run", cwd=finished_copy).out.splitlines()
+    assert "round 2: guard kl (rollback): KL to the reference is 99 nats" in lines
+    assert "round 2: rolled back to the policy of round 1" in lines
+    status = json.loads(align("status", "run", "--json", cwd=finished_copy).out)
+    assert status["guards"] == [line for line in lines if line.startswith("round 2: ")]

@@ -304,7 +304,7 @@ def test_a_round_that_is_rolled_back_is_followed_by_one_from_the_best_policy(
     said = train("output_dir=rolled")
     assert said[-2:] == [
         "guard kl, round 2: as asked",
-        "round 2: rolled back; the next round goes on from the policy of round 1",
+        "round 2: rolled back; what comes next goes on from the policy of round 1",
     ]
     assert read("rolled", 1, "evaluation.json")["against"]["initial"]["win_rate"] > 0.5
     entry = read("rolled", 2, "manifest.json")["stages"]["evaluate"]

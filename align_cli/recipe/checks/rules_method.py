@@ -256,6 +256,8 @@ def _loss_options_have_an_effect(view: View) -> Iterator[RuleFault]:
     if view.get("method.f_divergence_type") != "reverse_kl" and not set(losses) <= set(F_DIVERGENCE_LOSSES):
         what = f"method.f_divergence_type does not go with {' and '.join(losses)}"
         yield rule_fault("method.f_divergence_type", what, f"it goes with {', '.join(F_DIVERGENCE_LOSSES)}")
+    for loss in sorted({loss for loss in losses if losses.count(loss) > 1}):
+        yield rule_fault("method.loss_type", f"method.loss_type names {loss} more than once", "name it once")
     if "exo_pair" in losses and not view.get("method.label_smoothing"):
         what = "method.label_smoothing is 0; exo_pair divides by it"
         yield rule_fault("method.loss_type", what, "set method.label_smoothing, such as 0.001")
@@ -274,6 +276,8 @@ def _weights_fit_the_losses(view: View, losses: list[str]) -> Iterator[RuleFault
     weights, key = view.get("method.loss_weights"), "method.loss_weights"
     if weights is None:
         return
+    if weights and not any(weights):
+        yield rule_fault(key, f"{key} are all 0: nothing would be learnt", "give at least one loss a weight above 0")
     if len(losses) == 1:
         what = f"{key} is set, but method.loss_type is {losses[0]} alone; weights are for a list of losses"
         yield rule_fault(key, what, "leave it out")
