@@ -80,7 +80,7 @@ def test_the_refusal_names_every_changed_key_and_every_way_out(finished: Path, a
         "generate.temperature was 1.0 and is now 0.9; label.ties was 'keep' and is now 'drop'; "
         "label.equal_texts was 'keep' and is now 'drop'",
         "hint: choose another output_dir for the new settings, put the old ones back (only rounds may be raised), or "
-        "begin anew with --restart",
+        "begin anew with --restart, which removes this run",
     ]
 
 
