@@ -232,3 +232,10 @@ def test_every_key_is_documented():
         "a list, each a number",
     )
     assert by_path["labelers.<name>.kind"].type == "one of dataset, function"
+
+
+def test_robust_without_smoothing_is_worth_a_warning(load):
+    plain = ("method.loss_type=robust", "method.sources.dpr.gradient=0")
+    assert any("robust is then the plain sigmoid loss" in warning for warning in warnings_for(load(*plain)))
+    smoothed = warnings_for(load(*plain, "method.label_smoothing=0.1"))
+    assert not any("robust" in warning for warning in smoothed)

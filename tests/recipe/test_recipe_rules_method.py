@@ -192,6 +192,20 @@ BROKEN = {
         "set generate.top_p to 1.0, or leave method.importance_weight_cap out",
         (("generate.top_p=1.0",), ("method.importance_weight_cap=null",)),
     ),
+    "a loss named twice": Broken(
+        ("method.sources.dpr.gradient=0", "method.loss_type=[dpo, sigmoid, bco_pair]"),
+        "override 'method.loss_type=[dpo, sigmoid, bco_pair]'",
+        "method.loss_type names sigmoid more than once",
+        "name it once",
+        (("method.loss_type=[dpo, bco_pair]",),),
+    ),
+    "losses that all weigh nothing": Broken(
+        ("method.sources.dpr.gradient=0", "method.loss_type=[dpo, bco_pair]", "method.loss_weights=[0, 0.0]"),
+        "override 'method.loss_weights=[0, 0.0]'",
+        "method.loss_weights are all 0: nothing would be learnt",
+        "give at least one loss a weight above 0",
+        (("method.loss_weights=[1, 0]",),),
+    ),
     "TRL's loss with ties": Broken(
         ("method.sources.dpr.gradient=0", "method.loss_type=bco_pair", "label.ties=keep"),
         "override 'method.loss_type=bco_pair'",
