@@ -4,7 +4,7 @@ Each run is one of the variants of `tests/run/killed_runs.py`. Its process is ki
 a random write boundary, and run again, until it ends by itself; then every file below `rounds/` must have the bytes of
 the uninterrupted run's, and nothing else may be left. Two to five seconds a kill on two cores.
 
-    python benchmarks/crashes.py --kills 300 --seed 0 --state /tmp/crashes > benchmarks/results/crashes.md
+    python benchmarks/crashes.py --kills 300 --seed 0 --state crashes > benchmarks/results/crashes.md
 
 With `--state` what was done is kept there, and the same command goes on with it.
 """

@@ -243,4 +243,5 @@ def test_pickled_weights_are_refused_in_plain_words(tiny_policy_folder: Path, tm
 def test_pickled_weights_beside_safetensors_are_never_opened(tiny_policy_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_policy_folder, tmp_path / "both"))
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
-    load_policy(folder)
+    assert load_policy(folder).version == load_policy(tiny_policy_folder).version
+    assert not Path("owned").exists()
