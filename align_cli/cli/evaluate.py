@@ -20,12 +20,13 @@ def command(
     from align_cli.artifacts.store import write_json
     from align_cli.recipe import load_recipe
     from align_cli.run.single import evaluate_once
+    from align_cli.stages.base import EVALUATION
 
     talk = Output(quiet=quiet)
     check_output_place(output)
     loaded = load_recipe(recipe, overrides or [])
     with talk.reporter() as reporter:
-        evaluation = evaluate_once(loaded, policy, reporter)
+        evaluation = evaluate_once(loaded, policy, reporter).written[EVALUATION]
     if output == "-":
         talk.data(evaluation.to_dict())
     else:

@@ -17,10 +17,11 @@ def command(
     """Sample a round's prompts: completions as JSON Lines."""
     from align_cli.recipe import load_recipe
     from align_cli.run.single import generate_once
+    from align_cli.stages.base import COMPLETIONS
 
     talk = Output(quiet=quiet)
     check_output_place(output)
     loaded = load_recipe(recipe, overrides or [])
     with talk.reporter() as reporter:
-        completions = generate_once(loaded, policy, reporter)
+        completions = generate_once(loaded, policy, reporter).written[COMPLETIONS]
     talk.records(completions, output)

@@ -20,6 +20,7 @@ def command(
     from align_cli.cli.streams import read_stream
     from align_cli.recipe import load_recipe
     from align_cli.run.single import label_once
+    from align_cli.stages.base import PREFERENCES
 
     talk = Output(quiet=quiet)
     check_output_place(output)
@@ -27,5 +28,5 @@ def command(
     completions = read_stream(input, Completion)
     with talk.reporter() as reporter:
         labelled = label_once(loaded, completions, policy, reporter)
-    talk.note(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in labelled.counts.items()))
-    talk.records(labelled.preferences, output)
+    talk.note(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in labelled.figures.items()))
+    talk.records(labelled.written[PREFERENCES], output)

@@ -48,7 +48,7 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     from align_cli.recipe import load_recipe, warnings_for
     from align_cli.report.tables import rounds_table
     from align_cli.run.fork import parse_origin
-    from align_cli.run.rounds import align_rounds
+    from align_cli.run.loop import align_rounds
 
     forked_from = parse_origin(origin) if origin is not None else None
     recipe = load_recipe(path, overrides)
@@ -73,5 +73,5 @@ def _one_stage(
     recipe = load_recipe(path, overrides)
     pairs = read_stream(preferences, Preference)
     with talk.reporter() as reporter:
-        outcome = train_once(recipe, pairs, policy, output, reporter)
-    talk.note(f"round {outcome.state.round} is in {output}: loss {outcome.steps[-1]['loss']:.3f}")
+        made = train_once(recipe, pairs, policy, output, reporter)
+    talk.note(f"round {made.round} is in {output}: loss {made.figures['last_step']['loss']:.3f}")

@@ -7,18 +7,19 @@ upstream are what they were. All of it is written down by name, so that a change
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from align_cli import stages
+from align_cli.artifacts.checksums import checksum
 from align_cli.artifacts.records import SCHEMA_VERSION
-from align_cli.artifacts.store import checksum
 from align_cli.recipe import Recipe, differences, resolved
+from align_cli.run.folder import Manifests
+from align_cli.run.folder.layout import ROUNDS
 from align_cli.run.plan import Step
 from align_cli.stages.inputs import local_files
-
-_POLICY_KEYS = ("seed", "policy", "playground", "reviews")
 
 UNRECORDED_KEYS = ("generate.batch_size", "train.report_to", "train.run_name", "train.dataloader_num_workers")
 """Keys that may change under a run, like a labeler's `batch_size`: they decide how fast, not what. Another batch size
@@ -29,53 +30,55 @@ LARGE_FILE_BYTES = 1 << 26
 answer to a user who waits."""
 
 
-def stage_keys(recipe: Recipe, stage: str) -> tuple[str, ...]:
-    """The recipe keys that a stage's results depend on; a name stands for everything below it."""
-    reward = getattr(recipe.method.sources.in_use().get("dpr"), "labeler", None)
-    labelers = {"label": reward, "evaluate": recipe.evaluate.scorer}
-    labeler = (f"labelers.{labelers[stage]}",) if labelers.get(stage) else ()
-    prompts_too = ("data.demonstrations",) if recipe.data.prompts is None else ()
-    return {
-        "sft": _POLICY_KEYS,
-        "generate": (*_POLICY_KEYS, "data.prompts", *prompts_too, "generate"),
-        "label": (*_POLICY_KEYS, "data.demonstrations", "label", "method.beta", "method.sources", *labeler),
-        "train": (*_POLICY_KEYS, "data.preferences", "label", "method", "train"),
-        "evaluate": (
-            *_POLICY_KEYS, "data.eval_prompts", "data.eval_preferences", "generate", "label", "method.beta", "evaluate",
-            *labeler,
-        ),
-    }[stage]  # fmt: skip
-
-
-def step_inputs(recipe: Recipe, step: Step, upstream: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that a step's results depend on.
+class Fingerprints:
+    """What the steps of a recipe depend on, as the recipe and its files are now.
 
     Args:
         recipe: the whole recipe.
-        step: which step.
-        upstream: checksums of the artifacts that it reads, by path in the run's folder.
-
-    Returns:
-        `schema_version`, `recipe` (the part that matters), `files` (checksums by key) and `upstream`.
+        history: the rounds that are over, with the artifacts that steps read.
     """
-    keys = stage_keys(recipe, step.stage)
-    paths = {
-        key: path for key, path in local_files(recipe).items() if any(f"{key}.".startswith(f"{of}.") for of in keys)
-    }
-    files = {key: _input_checksum(path) for key, path in paths.items()}
-    model = Path(recipe.policy.model_name_or_path or ".")
-    if recipe.policy.model_name_or_path and model.is_dir():
-        files["policy.model_name_or_path"] = _model_checksum(model)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "recipe": _part(resolved(recipe), keys),
-        "files": files,
-        "upstream": dict(upstream),
-    }
+
+    def __init__(self, recipe: Recipe, history: Manifests) -> None:
+        self._recipe = recipe
+        self._history = history
+        self._tree = resolved(recipe)
+
+    def of(self, step: Step) -> dict[str, Any]:
+        """Everything that a step's results depend on.
+
+        Returns:
+            `schema_version`, `recipe` (the part that matters), `files` (checksums by key) and `upstream` (checksums of
+            the artifacts that it reads, by path in the run's folder).
+        """
+        keys = stages.stage_named(step.stage).keys(self._recipe)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "recipe": _part(self._tree, keys),
+            "files": self._files(keys),
+            "upstream": self._upstream(step),
+        }
+
+    def _files(self, keys: Collection[str]) -> dict[str, str]:
+        local = local_files(self._recipe)
+        files = {key: _input_checksum(path) for key, path in local.items() if lies_below(key, keys)}
+        model = Path(self._recipe.policy.model_name_or_path or ".")
+        if self._recipe.policy.model_name_or_path and model.is_dir():
+            files["policy.model_name_or_path"] = _model_checksum(model)
+        return files
+
+    def _upstream(self, step: Step) -> dict[str, str]:
+        read = stages.stage_named(step.stage).reads(self._recipe, self._history, step.round)
+        found = {f"{ROUNDS}/{item.round:03d}/{item.name}": self._history.recorded_checksum(item) for item in read}
+        return {name: recorded for name, recorded in found.items() if recorded is not None}
+
+
+def lies_below(key: str, sections: Collection[str]) -> bool:
+    """Whether a key is one of these, or stands below one of them."""
+    return any(f"{key}.".startswith(f"{section}.") for section in sections)
 
 
 def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What differs between two results of `step_inputs`, one sentence each, recipe keys first."""
+    """What differs between two results of `Fingerprints.of`, one sentence each, recipe keys first."""
     keys, files, upstream = (differences(recorded[part], current[part]) for part in ("recipe", "files", "upstream"))
     found = [f"{change.key} was {change.old!r} and is now {change.new!r}" for change in keys]
     found += [f"the contents of {change.key} have changed" for change in files]
@@ -89,23 +92,34 @@ def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str
 
 def _input_checksum(path: Path) -> str:
     """The checksum of a file or folder that a recipe reads; read once a process while it stays as it is."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stats = [(str(file), file.stat()) for file in files if file.is_file()]
-    return _checksum_as_of(path, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
-
-
-@cache
-def _checksum_as_of(path: Path, _: tuple[tuple[str, int, int], ...]) -> str:
-    return checksum(path)
+    return _checksum_as_of(path, _as_it_is(sorted(path.rglob("*")) if path.is_dir() else [path]))
 
 
 def _model_checksum(folder: Path) -> str:
     """SHA-256 over a model's files; of large ones over their length and both ends."""
+    return _model_checksum_as_of(folder, _as_it_is(sorted(folder.iterdir())))
+
+
+FileStates = tuple[tuple[str, int, int], ...]
+
+
+def _as_it_is(files: Sequence[Path]) -> FileStates:
+    """What tells that a file was changed, without reading it: its name, its length, and when it was written."""
+    stats = [(str(file), file.stat()) for file in files if file.is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+@cache
+def _checksum_as_of(path: Path, _: FileStates) -> str:
+    return checksum(path)
+
+
+@cache
+def _model_checksum_as_of(folder: Path, files: FileStates) -> str:
     digest = hashlib.sha256()
-    for file in sorted(file for file in folder.iterdir() if file.is_file()):
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
+    for name, size, _ in files:
+        digest.update(f"{Path(name).name}\0{size}\0".encode())
+        with Path(name).open("rb") as stream:
             digest.update(stream.read(LARGE_FILE_BYTES))
             if size > LARGE_FILE_BYTES:
                 stream.seek(-(1 << 20), 2)

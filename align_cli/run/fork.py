@@ -1,44 +1,21 @@
 """Going on differently: a run that begins with the first rounds of another.
 
-The rounds are taken over as they are, file by file; nothing of them is made again, whatever the new recipe says. Where
-they came from is written into lineage.json, which comes first: a fork that was killed is known by it, and goes on.
+The rounds are taken over as they are, file by file; nothing of them is made again, whatever the new recipe says. They are
+copies, so that neither run can damage the other's.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
 
-from align_cli.artifacts.store import write_json, writing_folder
+from align_cli import stages
+from align_cli.artifacts.files import copy_tree, writing_folder
 from align_cli.errors import RunError
 from align_cli.recipe import Recipe, differences, resolved
-from align_cli.run.fingerprints import stage_keys, step_inputs
-from align_cli.run.folder import RunFolder
-from align_cli.run.plan import Step, plan_steps
-
-FREE_KEYS = (
-    "policy.reference",
-    "label",
-    "method.beta",
-    "generate.batch_size",
-    "generate.num_generations",
-    "generate.num_reference_generations",
-    "generate.prompts_per_round",
-)
-"""Keys that a fork may change, though an evaluation is recorded with them: no held-out response depends on them."""
-
-
-class Origin(NamedTuple):
-    """Where a run forks from: another run, after one of its rounds."""
-
-    run: Path
-    round: int
-
-    def __str__(self) -> str:
-        return f"{self.run}@{self.round}"
+from align_cli.run.fingerprints import Fingerprints, lies_below
+from align_cli.run.folder import Origin, RunFolder
+from align_cli.run.plan import plan_steps
+from align_cli.stages.base import CHECKPOINT, Artifact
 
 
 def parse_origin(text: str) -> Origin:
@@ -55,8 +32,7 @@ def parse_origin(text: str) -> Origin:
 
 def interrupted_fork(folder: RunFolder) -> Origin | None:
     """Where a fork that was killed while it took rounds over takes them from; None where there is no such fork."""
-    lineage = folder.lineage() if not folder.exists else None
-    return Origin(Path(lineage["run"]), lineage["round"]) if lineage is not None else None
+    return None if folder.exists else folder.lineage.origin
 
 
 def check_fork(recipe: Recipe, origin: Origin, folder: RunFolder, *, restart: bool = False) -> None:
@@ -98,28 +74,29 @@ def fork(origin: Origin, folder: RunFolder) -> None:
         return
     folder.drop_interrupted_fork()
     try:
-        write_json(folder.lineage_path, {"run": str(origin.run), "round": origin.round})
+        folder.lineage.write(origin)
         for number in range(origin.round + 1):
             _take_over(RunFolder(origin.run), folder, number)
     except Exception:
         folder.drop_interrupted_fork()
         raise
+    folder.manifests.forget()
 
 
 def _is_from(folder: RunFolder, origin: Origin) -> bool:
-    lineage = folder.lineage()
-    return (
-        lineage is not None
-        and lineage["round"] == origin.round
-        and Path(lineage["run"]).resolve() == origin.run.resolve()
-    )
+    found = folder.lineage.origin
+    return found is not None and found.round == origin.round and found.run.resolve() == origin.run.resolve()
 
 
 def _check_origin(recipe: Recipe, origin: Origin, source: RunFolder) -> None:
     place = str(origin.run)
     theirs = source.recipe()
     reached = [step for step in plan_steps(theirs) if step.round <= origin.round]
-    missing = [step for step in reached if not inherited(source, step) and source.finished(step) is None]
+    missing = [
+        step
+        for step in reached
+        if not source.lineage.inherits(step.round) and source.manifests.finished(step) is None
+    ]
     if missing or origin.round > theirs.rounds:
         raise RunError(
             f"the run has not finished round {origin.round}",
@@ -132,7 +109,7 @@ def _check_origin(recipe: Recipe, origin: Origin, source: RunFolder) -> None:
             where="rounds",
             hint=f"set rounds to {origin.round + 1} or more",
         )
-    changed = [*_other_settings(recipe, theirs), *_other_contents(recipe, origin, source)]
+    changed = [*_other_settings(recipe, theirs), *_other_contents(recipe, theirs, origin, source)]
     if changed:
         raise RunError(
             f"the rounds of {origin} were made with other settings: " + "; ".join(changed),
@@ -140,75 +117,49 @@ def _check_origin(recipe: Recipe, origin: Origin, source: RunFolder) -> None:
             hint="a fork keeps the initial policy and how policies are measured: take these keys over, or begin anew",
         )
     # The initial policy, where training stands, and the policy that it goes on from.
-    for number in sorted({0, origin.round, source.base(origin.round)}):
-        if source.recorded_checksum(number, "checkpoint") is not None:
-            source.kept(number, "checkpoint")
+    for number in sorted({0, origin.round, source.manifests.base(origin.round)}):
+        if source.manifests.holds(Artifact(number, CHECKPOINT)):
+            source.manifests.kept(Artifact(number, CHECKPOINT))
+
+
+def _is_fixed(key: str, *recipes: Recipe) -> bool:
+    """Whether a fork has to leave a key as it was, by the word of any stage under either recipe."""
+    if key.startswith("labelers.") and key.endswith(".batch_size"):
+        return False
+    found = [stage.fork_keys(recipe) for stage in stages.STAGES for recipe in recipes]
+    return any(lies_below(key, keys.fixed) and not lies_below(key, keys.free) for keys in found)
 
 
 def _other_settings(recipe: Recipe, theirs: Recipe) -> list[str]:
-    """Keys of the initial policy and of evaluation that differ: what the new rounds are compared by."""
-    is_evaluated = recipe.data.eval_prompts is not None or theirs.data.eval_prompts is not None
-    keys = {*stage_keys(recipe, "sft")}
-    if is_evaluated:
-        keys |= {*stage_keys(recipe, "evaluate"), *stage_keys(theirs, "evaluate")}
-    # The seed orders held-out prompts: another one would set responses to different prompts against each other.
-    free = FREE_KEYS if is_evaluated else (*FREE_KEYS, "seed")
+    """Keys that differ and may not: what the new rounds are compared by."""
     return [
         f"{change.key} was {change.old!r} and is now {change.new!r}"
         for change in differences(resolved(theirs), resolved(recipe))
-        if _lies_below(change.key, keys)
-        and not _lies_below(change.key, free)
-        and not (change.key.startswith("labelers.") and change.key.endswith(".batch_size"))
+        if _is_fixed(change.key, recipe, theirs)
     ]
 
 
-def _other_contents(recipe: Recipe, origin: Origin, source: RunFolder) -> list[str]:
-    """Files that the initial policy or an evaluation was made from, and that read differently now."""
-    found = []
-    for step in (Step(0, "sft"), Step(origin.round, "train"), Step(origin.round, "evaluate")):
-        record = source.finished(step)
+def _other_contents(recipe: Recipe, theirs: Recipe, origin: Origin, source: RunFolder) -> list[str]:
+    """Files that read differently now, and that the initial policy or an evaluation was made from."""
+    found, fingerprints = [], Fingerprints(recipe, source.manifests)
+    for step in plan_steps(theirs):
+        record = source.manifests.finished(step) if step.round in (0, origin.round) else None
         if record is not None:
-            changed = differences(record["inputs"]["files"], step_inputs(recipe, step, {})["files"])
             found += [
                 f"the contents of {change.key} have changed"
-                for change in changed
-                if change.old is not None
-                and change.new is not None
-                and (step.stage != "train" or change.key.startswith("policy."))  # pairs are the new rounds' own affair
+                for change in differences(record["inputs"]["files"], fingerprints.of(step)["files"])
+                if change.old is not None and change.new is not None and _is_fixed(change.key, recipe, theirs)
             ]
     return list(dict.fromkeys(found))
 
 
-def _lies_below(key: str, sections: Collection[str]) -> bool:
-    return any(f"{key}.".startswith(f"{section}.") for section in sections)
-
-
 def _take_over(source: RunFolder, folder: RunFolder, number: int) -> None:
-    """A round's finished artifacts, each verified; large files are shared with the origin where the disk allows it."""
-    manifest = source.manifest(number)
-    target = folder.artifact(number, "manifest.json").parent
+    """A round's finished artifacts, each verified, and its manifest."""
+    manifest = source.manifests.of_round(number)
+    target = folder.manifests.place(Artifact(number, CHECKPOINT)).parent
     with writing_folder(target) as temporary:
-        for stage in manifest["stages"].values():
-            for name in stage["outputs"]:
-                if name not in stage.get("dropped", []):
-                    _link_or_copy(source.verified(number, name), temporary / name)
-        source.write_manifest(temporary / "manifest.json", manifest)
-
-
-def _link_or_copy(path: Path, target: Path) -> None:
-    """A file or a folder of files under another name; modes are our own, whatever the origin's are."""
-    if path.is_dir():
-        target.mkdir()
-        for entry in sorted(path.iterdir()):
-            _link_or_copy(entry, target / entry.name)
-        return
-    try:
-        os.link(path, target)
-    except OSError:
-        shutil.copyfile(path, target)
-
-
-def inherited(folder: RunFolder, step: Step) -> bool:
-    """Whether a step belongs to a round that was taken over."""
-    lineage = folder.lineage()
-    return lineage is not None and step.round <= lineage["round"]
+        for record in manifest["stages"].values():
+            for name in record["outputs"]:
+                if name not in record.get("dropped", []):
+                    copy_tree(source.manifests.verified(Artifact(number, name)), temporary / name)
+        folder.manifests.take_over(temporary, manifest)

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from align_cli import stages
 from align_cli.recipe import Recipe
-from align_cli.stages.sft import makes_policy
-
-Stage = Literal["sft", "generate", "label", "train", "evaluate"]
 
 
 class Step(NamedTuple):
     """One stage of one round; round 0 is the initial policy."""
 
     round: int
-    stage: Stage
+    stage: str
 
     def __str__(self) -> str:
         return f"round {self.round} {self.stage}"
 
 
 def plan_steps(recipe: Recipe) -> list[Step]:
-    """Every step of a run in its order.
+    """Every step of a run in its order: in each round, the stages that are due."""
+    return [
+        Step(number, stage.name)
+        for number in range(recipe.rounds + 1)
+        for stage in stages.STAGES
+        if stage.is_due(recipe, number)
+    ]
 
-    Round 0 makes the initial policy, where it has to be made, and evaluates it. Later rounds generate and label only
-    where a source samples the policy, and evaluate only where there are held-out prompts.
-    """
-    evaluates = recipe.data.eval_prompts is not None
-    steps: list[Step] = []
-    if makes_policy(recipe):
-        steps.append(Step(0, "sft"))
-    if evaluates:
-        steps.append(Step(0, "evaluate"))
-    for number in range(1, recipe.rounds + 1):
-        stages: list[Stage] = ["generate", "label"] if recipe.is_online else []
-        stages += ["train", "evaluate"] if evaluates else ["train"]
-        steps += [Step(number, stage) for stage in stages]
-    return steps
+
+def is_last_of_round(recipe: Recipe, step: Step) -> bool:
+    """Whether a round is over when this step is finished."""
+    due = [stage.name for stage in stages.STAGES if stage.is_due(recipe, step.round)]
+    return step.stage == due[-1]

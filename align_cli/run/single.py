@@ -1,38 +1,59 @@
-"""Single stages, for chains of commands: what a round does, between files and pipes instead of in a run's folder.
+"""Single stages, for chains of commands: a stage at work between files and pipes instead of in a run's folder.
 
 The run's folder serves as the home of the initial policy alone, which the first command makes and the others find.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli import stages
+from align_cli.artifacts.records import Completion, Preference, Record
 from align_cli.artifacts.store import read_records
-from align_cli.errors import DataError, RunError
-from align_cli.models.load import Policy, load_policy
-from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
-from align_cli.recipe import Recipe
-from align_cli.run.fingerprints import changes, step_inputs
+from align_cli.errors import RunError
+from align_cli.recipe import Recipe, dump
 from align_cli.run.folder import RunFolder
-from align_cli.run.plan import Step
-from align_cli.run.rounds import Reporter, make_initial_policy_once
-from align_cli.run.session import Session
-from align_cli.run.steps import load_round_policy, opponent_rounds, upstream
-from align_cli.stages.label import LabelledPairs
-from align_cli.stages.train import TrainOutcome
-from align_cli.training.checkpoints import (
-    STATE_NAME,
-    TrainingState,
-    read_optimizer_state,
-    read_training_state,
-    save_checkpoint,
+from align_cli.run.folder.layout import ROUNDS
+from align_cli.run.fork import interrupted_fork
+from align_cli.run.loaded import Loaded
+from align_cli.run.opening import Reporter
+from align_cli.run.plan import Step, plan_steps
+from align_cli.run.results import Results
+from align_cli.run.standing import remaining_steps
+from align_cli.run.step import StepRunner
+from align_cli.stages.base import (
+    CHECKPOINT,
+    COMPLETIONS,
+    PREFERENCES,
+    Artifact,
+    Context,
+    NoWork,
+    RecordType,
+    Stage,
 )
+from align_cli.stages.sft import load_recipe_policy
+from align_cli.training.checkpoints import STATE_NAME, TrainingState, read_training_state
 
 
-def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) -> list[Completion]:
+@dataclass
+class Made:
+    """What a single stage has made.
+
+    Args:
+        round: the round that it was.
+        written: rows or a document by the artifact's name.
+        figures: as a run's ledger would have them.
+    """
+
+    round: int
+    written: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) -> Made:
     """The generate stage of the round that follows the policy's.
 
     Args:
@@ -40,18 +61,13 @@ def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
         policy_path: a checkpoint or any model; None is the initial policy.
         reporter: shown what happens.
     """
-    session = Session(recipe)
-    _ = session.prompts
-    folder = make_initial_policy_once(recipe, reporter)
-    policy, state = _given_policy(recipe, folder, policy_path)
-    reference = _reference_of(recipe, folder, policy_path) if session.samples_reference else None
-    with reporter.stage(state.round + 1, "generate") as session.progress:
-        return session.generate(policy, reference, state.round + 1)
+    once = _Once(recipe, "generate", policy_path, reporter)
+    return once.carry_out(once.state.round + 1, once.state.round)
 
 
 def label_once(
     recipe: Recipe, completions: Sequence[Completion], policy_path: Path | None, reporter: Reporter
-) -> LabelledPairs:
+) -> Made:
     """The label stage on given completions.
 
     Args:
@@ -69,19 +85,14 @@ def label_once(
             where="method.sources",
             hint="give source dpr a share and a labeler, or dpp or dmd a share",
         )
-    session = Session(recipe)
-    policy, reference = None, None
-    if session.label_needs:
-        folder = make_initial_policy_once(recipe, reporter)
-        policy, _ = _given_policy(recipe, folder, policy_path)
-        reference = _reference_of(recipe, folder, policy_path) if "reference" in session.label_needs else None
-    with reporter.stage(completions[0].round, "label") as session.progress:
-        return session.label(completions, policy, reference)
+    round_number = completions[0].round
+    once = _Once(recipe, "label", policy_path, reporter)
+    return once.carry_out(round_number, round_number - 1, {Artifact(round_number, COMPLETIONS): completions})
 
 
 def train_once(
     recipe: Recipe, pairs: Sequence[Preference], policy_path: Path | None, output: Path, reporter: Reporter
-) -> TrainOutcome:
+) -> Made:
     """The train stage on given pairs beside the recipe's offline share; writes a checkpoint.
 
     Args:
@@ -99,22 +110,12 @@ def train_once(
     run = next((parent for parent in output.resolve().parents if (parent / "run.json").is_file()), None)
     if run is not None:
         raise RunError(f"the output lies in the run {run}", where=str(output), hint="choose a folder outside of runs")
-    session = Session(recipe)
-    folder = make_initial_policy_once(recipe, reporter)
-    policy, state = _given_policy(recipe, folder, policy_path)
-    optimizer_state = read_optimizer_state(policy_path, state) if policy_path is not None else None
-    reference = _reference_of(recipe, folder, policy_path)
-    parent = policy.version
-    with reporter.stage(state.round + 1, "train") as session.progress:
-        _check_texts(pairs)
-        tokenised = [_tokenised(pair, policy) for pair in pairs]
-        _check_vocabulary(tokenised, policy)
-        outcome = session.train(policy, reference, tokenised, state, optimizer_state)
-        save_checkpoint(output, policy, replace(outcome.state, parent=parent), session.optimizer())
-    return outcome
+    once = _Once(recipe, "train", policy_path, reporter)
+    round_number = once.state.round + 1
+    return once.carry_out(round_number, once.state.round, {Artifact(round_number, PREFERENCES): pairs}, output)
 
 
-def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) -> Evaluation:
+def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) -> Made:
     """The evaluate stage of a policy, as at the end of its round.
 
     The opponents' responses are taken from the run's folder where they lie there, and sampled anew otherwise.
@@ -124,27 +125,146 @@ def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
         policy_path: a checkpoint or any model; None is the initial policy.
         reporter: shown what happens.
     """
-    session = Session(recipe)
-    _ = session.eval_prompts, session.eval_rows, session.scorer(recipe.evaluate.scorer)
-    folder = make_initial_policy_once(recipe, reporter)
-    policy, state = _given_policy(recipe, folder, policy_path)
-    reference_round = max(state.round - 1, 0) if recipe.policy.reference == "previous" else 0
-    reference, _ = load_round_policy(recipe, folder, reference_round)
-    with reporter.stage(state.round, "evaluate") as session.progress:
-        opponents = {
-            name: _opponent_samples(recipe, folder, session, number)
-            for name, number in opponent_rounds(recipe, folder, state.round).items()
-        }
-        samples = session.evaluation_samples(policy)
-        return session.evaluate(policy, reference, state.round, samples, opponents)
+    once = _Once(recipe, "evaluate", policy_path, reporter)
+    return once.carry_out(once.state.round, once.state.round)
 
 
-def _given_policy(recipe: Recipe, folder: RunFolder, path: Path | None) -> tuple[Policy, TrainingState]:
-    if path is None:
-        return load_round_policy(recipe, folder, 0)
-    _check_checkpoint(path)
-    policy = load_policy(path, dtype=recipe.policy.dtype, trust_remote_code=recipe.policy.trust_remote_code)
-    return policy, read_training_state(path) or TrainingState(round=0, global_step=0, parent=None)
+class _Once:
+    """A stage with what it needs loaded: the policy that is given, and the initial one from the run's folder.
+
+    Args:
+        recipe: the whole recipe.
+        stage: its name.
+        policy_path: a checkpoint or any model; None is the initial policy.
+        reporter: shown what happens.
+    """
+
+    def __init__(self, recipe: Recipe, stage: str, policy_path: Path | None, reporter: Reporter) -> None:
+        self.state = TrainingState(round=0, global_step=0, parent=None)
+        self._recipe, self._stage, self._path, self._reporter = recipe, stages.stage_named(stage), policy_path, reporter
+        self._results = Results(recipe, RunFolder(recipe.output_dir))
+        self._policies = _GivenPolicies(self._results)
+        self._loaded = Loaded(recipe, self._policies, reporter.note)
+        self._stage.check(recipe, self._loaded)
+        if self._stage.needs(recipe):
+            _make_initial_policy(self._results, reporter)
+            if policy_path is not None:
+                _check_checkpoint(policy_path)
+                self.state = read_training_state(policy_path) or self.state
+
+    def carry_out(
+        self,
+        round_number: int,
+        policy_round: int,
+        given: Mapping[Artifact, Sequence[Record]] | None = None,
+        output: Path = Path(),
+    ) -> Made:
+        """Do the stage of a round, with the policy as the one after `policy_round` rounds."""
+        is_reference_too = self._recipe.policy.reference == "previous" and policy_round < round_number
+        if self._path is not None and (policy_round or is_reference_too):
+            self._policies.given[policy_round] = self._path
+        if self._stage.needs(self._recipe):
+            place = self._path or self._results.checkpoint(0)
+            self._loaded.take(load_recipe_policy(self._recipe, place), self.state, policy_round)
+        pipes = _Pipes(self._results, given or {}, output)
+        with self._reporter.stage(round_number, self._stage.name) as progress:
+            surroundings = (pipes, self._loaded, NoWork(), progress, self._reporter.note)
+            done = self._stage.carry_out(Context(self._recipe, round_number, *surroundings))
+        return Made(round_number, pipes.written, done.figures)
+
+
+@dataclass
+class _GivenPolicies:
+    """The policies of a run's folder, but for those that are given by their paths."""
+
+    results: Results
+    given: dict[int, Path] = field(default_factory=dict)
+
+    def base(self, round_number: int) -> int:
+        return round_number if round_number in self.given else self.results.base(round_number)
+
+    def checkpoint(self, round_number: int) -> Path | None:
+        if round_number in self.given:
+            return self.given[round_number]
+        if round_number and not self.results.holds(Artifact(round_number, CHECKPOINT)):
+            raise RunError(
+                f"the previous policy, of round {round_number}, is not in the run's folder",
+                where=str(self.results.recipe.output_dir),
+                hint="evaluate against the initial policy alone: evaluate.against=[initial]",
+            )
+        return self.results.checkpoint(round_number)
+
+    def best_round(self) -> int | None:
+        return None
+
+    def has_same_optimizer(self, round_number: int) -> bool:
+        return True
+
+
+@dataclass
+class _Pipes:
+    """The artifacts of a single stage.
+
+    Args:
+        results: of the run's folder, for what was made there.
+        given: records that the stage reads, by artifact.
+        output: the folder that it writes, if it writes one.
+    """
+
+    results: Results
+    given: Mapping[Artifact, Sequence[Record]]
+    output: Path
+    written: dict[str, Any] = field(default_factory=dict)
+
+    def holds(self, artifact: Artifact) -> bool:
+        return artifact in self.given
+
+    def base(self, round_number: int) -> int:
+        return self.results.base(round_number)
+
+    def read(self, artifact: Artifact, kind: type[RecordType]) -> list[RecordType] | None:
+        if artifact in self.given:
+            return [record for record in self.given[artifact] if isinstance(record, kind)]
+        path = self.results.still_true(artifact)
+        return None if path is None else read_records(path, kind)
+
+    def write(self, name: str, rows: Sequence[Record] | Sequence[dict[str, float]]) -> None:
+        self.written[name] = list(rows)
+
+    def write_document(self, name: str, record: Record) -> None:
+        self.written[name] = record
+
+    def place(self, name: str) -> Path:
+        return self.output
+
+
+def _make_initial_policy(results: Results, reporter: Reporter) -> None:
+    """Make the run's folder with the initial policy in it, where the recipe has one made and it is not yet there.
+
+    The first command that needs the initial policy makes it, as `align train` would; the others find it there.
+
+    Raises:
+        RunError: if the folder holds the initial policy of other settings.
+    """
+    recipe, folder = results.recipe, results.folder
+    folder.check_usable()
+    if interrupted_fork(folder) is not None:
+        raise RunError(
+            "a fork was interrupted in this folder", where=str(folder.path), hint="`align train` goes on with it"
+        )
+    making = [step for step in plan_steps(recipe) if step.round == 0 and CHECKPOINT in _stage_of(step).writes]
+    if not remaining_steps(folder, recipe, making):
+        return
+    runner = StepRunner(recipe, folder, Loaded(recipe, results, reporter.note), results)
+    with folder.locked():
+        folder.begin(dump(recipe), recipe.seed)
+        for step in making:
+            with reporter.stage(step.round, step.stage) as progress:
+                runner.carry_out(step, progress)
+
+
+def _stage_of(step: Step) -> Stage:
+    return stages.stage_named(step.stage)
 
 
 def _check_checkpoint(path: Path) -> None:
@@ -155,61 +275,8 @@ def _check_checkpoint(path: Path) -> None:
     """
     place = path if len(path.parts) > 3 else path.resolve()
     round_folder, run = place.parent, RunFolder(place.parent.parent.parent)
-    if not (run.exists and round_folder.parent.name == "rounds" and round_folder.name.isdecimal()):
+    if not (run.exists and round_folder.parent.name == ROUNDS and round_folder.name.isdecimal()):
         return
-    if run.recorded_checksum(int(round_folder.name), place.name) is not None:
-        run.verified(int(round_folder.name), place.name)
-
-
-def _reference_of(recipe: Recipe, folder: RunFolder, path: Path | None) -> Policy:
-    """The reference of the round that follows a policy's; always another object than the policy."""
-    reference, _ = _given_policy(recipe, folder, path if recipe.policy.reference == "previous" else None)
-    return reference
-
-
-def _opponent_samples(recipe: Recipe, folder: RunFolder, session: Session, number: int) -> list[Completion]:
-    step = Step(number, "evaluate")
-    record = folder.finished(step)
-    if record is not None and not changes(record["inputs"], step_inputs(recipe, step, upstream(folder, recipe, step))):
-        return read_records(folder.verified(number, "samples.jsonl"), Completion)
-    if number and folder.recorded_checksum(number, "checkpoint") is None:
-        raise RunError(
-            f"the previous policy, of round {number}, is not in the run's folder",
-            where=str(folder.path),
-            hint="evaluate against the initial policy alone: evaluate.against=[initial]",
-        )
-    opponent, _ = load_round_policy(recipe, folder, number)
-    return session.evaluation_samples(opponent)
-
-
-def _check_texts(pairs: Sequence[Preference]) -> None:
-    for index, pair in enumerate(pairs):
-        text = "".join(plain_text(part) for part in (pair.prompt, pair.chosen, pair.rejected))
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise DataError(
-                f"pair {index} holds half a surrogate pair, which is no text", hint="replace it, or leave the pair out"
-            )
-
-
-def _check_vocabulary(pairs: Sequence[Preference], policy: Policy) -> None:
-    size = policy.model.get_input_embeddings().num_embeddings
-    for index, pair in enumerate(pairs):
-        ids = [*(pair.prompt_ids or []), *(pair.chosen_ids or []), *(pair.rejected_ids or [])]
-        if not all(0 <= token_id < size for token_id in ids):
-            raise DataError(
-                f"pair {index} holds token ids that the policy's vocabulary of {size} has not",
-                hint="these pairs come from another model: leave their prompt_ids, chosen_ids and rejected_ids out",
-            )
-
-
-def _tokenised(pair: Preference, policy: Policy) -> Preference:
-    """The pair with token ids; those that it came with are the ones that were sampled, and stay."""
-    if pair.prompt_ids and pair.chosen_ids and pair.rejected_ids:
-        return pair
-    prompt_ids = prompt_token_ids(policy.tokenizer, pair.prompt)
-    return replace(
-        pair,
-        prompt_ids=prompt_ids,
-        chosen_ids=completion_token_ids(policy.tokenizer, pair.prompt, prompt_ids, pair.chosen),
-        rejected_ids=completion_token_ids(policy.tokenizer, pair.prompt, prompt_ids, pair.rejected),
-    )
+    artifact = Artifact(int(round_folder.name), place.name)
+    if run.manifests.holds(artifact):
+        run.manifests.verified(artifact)

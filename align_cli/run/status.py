@@ -8,9 +8,8 @@ from typing import Any
 
 from align_cli.artifacts.records import Evaluation
 from align_cli.run.folder import RunFolder
-from align_cli.run.fork import inherited
 from align_cli.run.plan import Step, plan_steps
-from align_cli.run.steps import evaluations
+from align_cli.run.results import Results
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class RunStatus:
     @property
     def next_step(self) -> Step | str:
         """The first step that is not finished, or `none`."""
-        return next((step for step in self.planned if step not in self.finished), "none")
+        finished = set(self.finished)
+        return next((step for step in self.planned if step not in finished), "none")
 
     def to_dict(self) -> dict[str, Any]:
         """The status as a JSON object."""
@@ -58,10 +58,17 @@ def run_status(path: Path) -> RunStatus:
     """
     folder = RunFolder(path)
     recipe = folder.recipe()
-    steps = plan_steps(recipe)
-    finished = [step for step in steps if inherited(folder, step) or folder.finished(step) is not None]
+    steps, origin = plan_steps(recipe), folder.lineage.origin
+    finished = [
+        step for step in steps if folder.lineage.inherits(step.round) or folder.manifests.finished(step) is not None
+    ]
     return RunStatus(
-        steps, finished, evaluations(folder, recipe), folder.ledger(), folder.lineage(), _guards(folder, steps)
+        steps,
+        finished,
+        Results(recipe, folder).evaluations(),
+        folder.ledger.events(),
+        None if origin is None else {"run": str(origin.run), "round": origin.round},
+        _guards(folder, steps),
     )
 
 
@@ -69,7 +76,7 @@ def _guards(folder: RunFolder, steps: list[Step]) -> list[str]:
     """What guards saw in each round that is over, and where that led."""
     found = []
     for step in steps:
-        record = folder.finished(step) or {}
+        record = folder.manifests.finished(step) or {}
         found += [
             f"round {step.round}: guard {finding['guard']} ({finding['action']}): {finding['message']}"
             for finding in record.get("guards", [])

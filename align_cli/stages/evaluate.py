@@ -11,12 +11,115 @@ from align_cli.metrics.estimates import estimate
 from align_cli.metrics.preference import pair_accuracy, win_rate
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed, seeded_order
-from align_cli.stages import Journals, Progress, no_journals
-from align_cli.stages.generate import PromptDraw
-from align_cli.stages.inputs import Rows
-from align_cli.stages.label import score_completions
+from align_cli.stages.base import CHECKPOINT, EVALUATION, POLICY_KEYS, SAMPLES, Artifact, Context, Done, ForkKeys
+from align_cli.stages.base import History, Loaded, NoWork, Progress, Stage, Work
+from align_cli.stages.generate import PromptDraw, generate_completions, sampling_settings
+from align_cli.stages.inputs import Inputs, Rows
+from align_cli.stages.scores import probe, score_completions
+
+
+FREE_KEYS = (
+    "policy.reference",
+    "label",
+    "method.beta",
+    "generate.batch_size",
+    "generate.num_generations",
+    "generate.num_reference_generations",
+    "generate.prompts_per_round",
+)
+"""Keys that a fork may change, though an evaluation is recorded with them: no held-out response depends on them."""
+
+
+class Evaluate(Stage):
+    """Measures a round's policy on held-out prompts and pairs."""
+
+    name = "evaluate"
+    writes = (SAMPLES, EVALUATION)
+
+    def is_due(self, recipe: Recipe, round_number: int) -> bool:
+        return recipe.data.eval_prompts is not None
+
+    def keys(self, recipe: Recipe) -> tuple[str, ...]:
+        labeler = (f"labelers.{recipe.evaluate.scorer}",) if recipe.evaluate.scorer else ()
+        held_out = ("data.eval_prompts", "data.eval_preferences")
+        return (*POLICY_KEYS, *held_out, "generate", "label", "method.beta", "evaluate", *labeler)
+
+    def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
+        opponents = opponent_rounds(recipe, history, round_number).values()
+        return [Artifact(round_number, CHECKPOINT), *(Artifact(number, SAMPLES) for number in opponents)]
+
+    def check(self, recipe: Recipe, loaded: Loaded) -> None:
+        probe(loaded.scorer(recipe.evaluate.scorer), loaded.inputs.eval_prompts)
+        _ = loaded.inputs.eval_rows
+
+    def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
+        wanted, there = recipe.evaluate.num_prompts, len(inputs.eval_prompts)
+        return [f"{there} held-out prompts, where evaluate.num_prompts asks for {wanted}"] * (wanted > there)
+
+    def fork_keys(self, recipe: Recipe) -> ForkKeys:
+        """A fork keeps how policies are measured; `FREE_KEYS` change no held-out response."""
+        return ForkKeys(self.keys(recipe), FREE_KEYS) if recipe.data.eval_prompts is not None else ForkKeys()
+
+    def carry_out(self, context: Context) -> Done:
+        loaded, number = context.loaded, context.round
+        reference = loaded.reference_for(number)
+        policy = loaded.policy_after(number)
+        samples = _held_out_responses(context, policy)
+        opponents = {
+            name: _responses_of(context, opponent)
+            for name, opponent in opponent_rounds(context.recipe, context.artifacts, number).items()
+        }
+        evaluation = evaluate_policy(
+            policy,
+            reference,
+            context.recipe,
+            round_number=number,
+            samples=samples,
+            opponents=opponents,
+            pairs=loaded.inputs.eval_pairs(policy.tokenizer),
+            scorer=loaded.scorer(context.recipe.evaluate.scorer),
+            progress=context.progress,
+            work=context.work,
+        )
+        context.artifacts.write(SAMPLES, samples)
+        context.artifacts.write_document(EVALUATION, evaluation)
+        return Done(evaluation.to_dict())
+
+
+def opponent_rounds(recipe: Recipe, history: History, round_number: int) -> dict[str, int]:
+    """The rounds whose policies a round is measured against; the initial policy has no opponents."""
+    if round_number == 0:
+        return {}
+    rounds = {"initial": 0, "previous": history.base(round_number - 1)}
+    return {name: rounds[name] for name in recipe.evaluate.against}
+
+
+def _responses_of(context: Context, opponent: int) -> list[Completion]:
+    """What an opponent answered when it was evaluated itself; sampled anew where that does not lie there."""
+    found = context.artifacts.read(Artifact(opponent, SAMPLES), Completion)
+    if found is not None:
+        return found
+    return _held_out_responses(context, context.loaded.another_policy(opponent))
+
+
+def _held_out_responses(context: Context, policy: Policy) -> list[Completion]:
+    """A policy's responses to the held-out prompts, drawn with the same random numbers for every policy."""
+    recipe = context.recipe
+    with context.work.journal("evaluation-samples") as journal:
+        return generate_completions(
+            policy,
+            evaluation_draws(context.loaded.inputs.eval_prompts, recipe.evaluate.num_prompts, recipe.seed),
+            context.loaded.engine,
+            sampling_settings(recipe.generate),
+            num_generations=1,
+            round_number=0,
+            stage="evaluate",
+            run_seed=recipe.seed,
+            progress=context.progress,
+            journal=journal,
+        )
 
 
 class Judged(NamedTuple):
@@ -43,7 +146,7 @@ def evaluate_policy(
     pairs: Sequence[Preference],
     scorer: Scorer | None,
     progress: Progress,
-    journals: Journals = no_journals,
+    work: Work = NoWork(),
 ) -> Evaluation:
     """Everything that is known of a policy at the end of a round.
 
@@ -57,10 +160,10 @@ def evaluate_policy(
         pairs: held-out offline pairs, tokenised.
         scorer: None leaves rewards and win rates out.
         progress: told of every response and pair.
-        journals: where scores are kept as they come, by whose they are.
+        work: where scores are kept as they come, by whose they are.
     """
-    judged = _judge("own", samples, scorer, progress, journals)
-    opposing = {name: _judge(name, responses, scorer, progress, journals) for name, responses in opponents.items()}
+    judged = _judge("own", samples, scorer, progress, work)
+    opposing = {name: _judge(name, responses, scorer, progress, work) for name, responses in opponents.items()}
     progress.start(len(samples) + len(pairs), "sequences")
     kl = estimate(list(_sequence_kls(policy, reference, samples, recipe.generate.batch_size, progress)))
     lengths = estimate([float(sample.num_tokens) for sample in samples])
@@ -81,11 +184,11 @@ def evaluate_policy(
 
 
 def _judge(
-    name: str, samples: Sequence[Completion], scorer: Scorer | None, progress: Progress, journals: Journals
+    name: str, samples: Sequence[Completion], scorer: Scorer | None, progress: Progress, work: Work
 ) -> Judged:
     if scorer is None:
         return Judged(samples, [])
-    with journals(f"{name}-scores") as journal:
+    with work.journal(f"{name}-scores") as journal:
         return Judged(samples, score_completions(samples, scorer, progress, journal))
 
 

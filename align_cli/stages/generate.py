@@ -12,9 +12,67 @@ from align_cli.engines.base import Engine, Request, Sample, SamplingSettings
 from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.models.text import decode_completion, plain_text, prompt_token_ids
+from align_cli.recipe import Recipe
 from align_cli.recipe.schema import GenerateSection
 from align_cli.seeds import derive_seed, seeded_cycle
-from align_cli.stages import Progress
+from align_cli.stages.base import CHECKPOINT, COMPLETIONS, POLICY_KEYS, Artifact, Context, Done, History, Loaded
+from align_cli.stages.base import Progress, Stage
+from align_cli.stages.inputs import Inputs
+
+
+class Generate(Stage):
+    """Samples the policy, and the reference where the recipe asks for that, on the round's prompts."""
+
+    name = "generate"
+    writes = (COMPLETIONS,)
+
+    def is_due(self, recipe: Recipe, round_number: int) -> bool:
+        return round_number > 0 and recipe.is_online
+
+    def keys(self, recipe: Recipe) -> tuple[str, ...]:
+        prompts_too = ("data.demonstrations",) if recipe.data.prompts is None else ()
+        return (*POLICY_KEYS, "data.prompts", *prompts_too, "generate")
+
+    def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
+        initial = [Artifact(0, CHECKPOINT)] if recipe.generate.num_reference_generations else []
+        return [Artifact(history.base(round_number - 1), CHECKPOINT), *initial]
+
+    def needs(self, recipe: Recipe) -> tuple[str, ...]:
+        return ("policy", "reference") if recipe.generate.num_reference_generations else ("policy",)
+
+    def check(self, recipe: Recipe, loaded: Loaded) -> None:
+        _ = loaded.inputs.prompts
+
+    def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
+        wanted, there = recipe.generate.prompts_per_round, len(inputs.prompts)
+        return [f"{there} prompts for {wanted} a round: each is sampled several times in a round"] * (wanted > there)
+
+    def carry_out(self, context: Context) -> Done:
+        section, loaded, number = context.recipe.generate, context.loaded, context.round
+        reference = loaded.reference_for(number) if section.num_reference_generations else None
+        completions = _sampled(context, loaded.policy_after(number - 1), "policy", section.num_generations)
+        if reference is not None:
+            completions += _sampled(context, reference, "reference", section.num_reference_generations)
+        context.artifacts.write(COMPLETIONS, completions)
+        return Done({"completions": len(completions), "tokens": sum(item.num_tokens for item in completions)})
+
+
+def _sampled(context: Context, model: Policy, sampled_by: Sampler, number: int) -> list[Completion]:
+    recipe = context.recipe
+    with context.work.journal(f"{sampled_by}-samples") as journal:
+        return generate_completions(
+            model,
+            draw_prompts(context.loaded.inputs.prompts, context.round, recipe.generate.prompts_per_round, recipe.seed),
+            context.loaded.engine,
+            sampling_settings(recipe.generate),
+            num_generations=number,
+            round_number=context.round,
+            stage="generate",
+            run_seed=recipe.seed,
+            progress=context.progress,
+            sampled_by=sampled_by,
+            journal=journal,
+        )
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,21 @@ The one place that knows the names of the built-in worlds; behind it every row i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.store import to_json
 from align_cli.errors import DataError
 from align_cli.playground import reviews, world
-from align_cli.recipe.schema import Recipe, ReviewsSection
+from align_cli.recipe.schema import LabelSection, Recipe, ReviewsSection
+from align_cli.stages.pairing.offline import label_offline_pairs
+from align_cli.stages.pairing.pairs import LabelledPairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from align_cli.artifacts.records import Preference
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -24,6 +32,71 @@ class PairRows(NamedTuple):
 
     rows: Rows
     dropped: dict[str, int]
+
+
+EVALUATION_RULES = LabelSection(ties="drop", equal_texts="drop", empty_texts="keep")
+"""One rule for every recipe: what a method drops in training must not change what it is measured on."""
+
+
+class Inputs:
+    """A recipe's inputs, each read once, when it is first needed.
+
+    Args:
+        recipe: names them.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._offline: LabelledPairs | None = None
+        self._held_out: list[Preference] | None = None
+
+    @cached_property
+    def prompts(self) -> Rows:
+        """Training prompts."""
+        return training_prompts(self._recipe)
+
+    @cached_property
+    def demonstrations(self) -> Rows:
+        """What mixed pairs choose; none where no source asks for it."""
+        return demonstrations(self._recipe) if "dmd" in self._recipe.method.sources.in_use() else []
+
+    @cached_property
+    def eval_prompts(self) -> Rows:
+        """Held-out prompts."""
+        return evaluation_prompts(self._recipe)
+
+    @cached_property
+    def offline_rows(self) -> PairRows:
+        """Offline pairs, as read."""
+        return offline_pairs(self._recipe)
+
+    @cached_property
+    def eval_rows(self) -> PairRows:
+        """Held-out offline pairs, as read."""
+        return evaluation_pairs(self._recipe)
+
+    @property
+    def uses_offline_pairs(self) -> bool:
+        """Whether any source takes them."""
+        return any(not source.policy_responses for source in self._recipe.method.sources.in_use().values())
+
+    def offline_pairs(self, tokenizer: PreTrainedTokenizerBase) -> LabelledPairs:
+        """Offline pairs, tokenised by the policy's tokenizer; none where no source takes them."""
+        if not self.uses_offline_pairs:
+            return LabelledPairs([], {})
+        if self._offline is None:
+            rows, source = self.offline_rows, self._recipe.method.sources.offline
+            labeler = source.labeler if source is not None else "dataset"
+            pairs = label_offline_pairs(rows.rows, tokenizer, self._recipe.label, labeler)
+            self._offline = LabelledPairs(pairs.preferences, {**pairs.counts, **rows.dropped})
+        return self._offline
+
+    def eval_pairs(self, tokenizer: PreTrainedTokenizerBase) -> list[Preference]:
+        """Held-out offline pairs, tokenised likewise."""
+        if self._held_out is None:
+            found = label_offline_pairs(self.eval_rows.rows, tokenizer, EVALUATION_RULES, "dataset")
+            self._held_out = found.preferences
+        return self._held_out
 
 
 def training_prompts(recipe: Recipe) -> Rows:

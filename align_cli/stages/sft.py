@@ -14,11 +14,51 @@ from align_cli.errors import DataError
 from align_cli.models.load import Policy, load_policy
 from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
 from align_cli.playground import model as playground_model
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
-from align_cli.stages import Progress
+from align_cli.stages.base import CHECKPOINT, POLICY_KEYS, TRAINING, Artifact, Context, Done, ForkKeys, History, Loaded
+from align_cli.stages.base import Progress, Stage
 from align_cli.stages.inputs import PLAYGROUND, Rows, sft_demonstrations
-from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state
+from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state, save_checkpoint
+
+
+class WarmStart(Stage):
+    """Makes the initial policy."""
+
+    name = "sft"
+    writes = (CHECKPOINT, TRAINING)
+
+    def is_due(self, recipe: Recipe, round_number: int) -> bool:
+        return round_number == 0 and makes_policy(recipe)
+
+    def keys(self, recipe: Recipe) -> tuple[str, ...]:
+        return POLICY_KEYS
+
+    def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
+        return []
+
+    def needs(self, recipe: Recipe) -> tuple[str, ...]:
+        return ()
+
+    def check(self, recipe: Recipe, loaded: Loaded) -> None:
+        sft_demonstrations(recipe)
+
+    def fork_keys(self, recipe: Recipe) -> ForkKeys:
+        """A fork keeps the initial policy."""
+        return ForkKeys(POLICY_KEYS, ("policy.reference", "seed"))
+
+    def carry_out(self, context: Context) -> Done:
+        def keep(policy: Policy, state: TrainingState, optimizer: Any) -> None:
+            context.work.keep_checkpoint(
+                state.global_step, lambda folder: save_checkpoint(folder, policy, state, optimizer)
+            )
+
+        work = WarmStartWork(context.work.checkpoint(), keep)
+        policy, losses = make_initial_policy(context.recipe, context.progress, work)
+        policy.version = save_checkpoint(context.artifacts.place(CHECKPOINT), policy, context.loaded.state, None)
+        context.artifacts.write(TRAINING, [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)])
+        context.loaded.made(policy)
+        return Done({"steps": len(losses), "final_loss": losses[-1] if losses else None})
 
 
 class WarmStartWork(NamedTuple):
@@ -61,11 +101,7 @@ def make_initial_policy(
     with tempfile.TemporaryDirectory(prefix="align-") as scratch:
         folder = Path(scratch, "model")
         work = work or WarmStartWork()
-        policy = (
-            load_policy(work.begun, dtype=recipe.policy.dtype)
-            if work.begun
-            else _untrained_policy(recipe, rows, folder)
-        )
+        policy = load_recipe_policy(recipe, work.begun) if work.begun else _untrained_policy(recipe, rows, folder)
         losses = _warm_start(policy, recipe, rows, Path(scratch, "trainer"), progress, work)
     return policy, losses
 
@@ -82,13 +118,13 @@ def _untrained_policy(recipe: Recipe, rows: Rows, folder: Path) -> Policy:
     return load_recipe_policy(recipe)
 
 
-def load_recipe_policy(recipe: Recipe) -> Policy:
-    """The model that `policy.model_name_or_path` names, as it is."""
+def load_recipe_policy(recipe: Recipe, checkpoint: Path | None = None) -> Policy:
+    """The model that `policy.model_name_or_path` names, as it is; or a checkpoint of it."""
     settings = recipe.policy
     return load_policy(
-        settings.model_name_or_path or "",
+        checkpoint or settings.model_name_or_path or "",
         dtype=settings.dtype,
-        revision=settings.revision,
+        revision=None if checkpoint else settings.revision,
         trust_remote_code=settings.trust_remote_code,
     )
 

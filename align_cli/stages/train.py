@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
-from align_cli.errors import DataError
-from align_cli.recipe.schema import Recipe
-from align_cli.training.batches import Mixture, TrainingPair, usage
-from align_cli.training.checkpoints import TrainingState
+from align_cli.artifacts.scratch import scratch_folder
+from align_cli.errors import AlignError, DataError, DivergedError
+from align_cli.models.load import Policy
+from align_cli.recipe import Recipe
+from align_cli.stages.base import (
+    CHECKPOINT,
+    POLICY_KEYS,
+    PREFERENCES,
+    TRAINING,
+    Artifact,
+    Context,
+    Done,
+    History,
+    Loaded,
+    Stage,
+)
+from align_cli.stages.pools import training_pools
+from align_cli.stages.adopted import adopted_pairs
+from align_cli.training.batches import Mixture, usage
+from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint
 
 if TYPE_CHECKING:
     from align_cli.training.trainer import PreferenceTrainer
@@ -29,6 +47,81 @@ class TrainOutcome(NamedTuple):
     usage: dict[str, dict[str, int]]
 
 
+class Train(Stage):
+    """Trains the policy on a round's pairs, those that are replayed, and the offline share."""
+
+    name = "train"
+    writes = (CHECKPOINT, TRAINING)
+
+    def is_due(self, recipe: Recipe, round_number: int) -> bool:
+        return round_number > 0
+
+    def keys(self, recipe: Recipe) -> tuple[str, ...]:
+        return (*POLICY_KEYS, "data.preferences", "label", "method", "train")
+
+    def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
+        pairs = [Artifact(number, PREFERENCES) for number in pair_rounds(recipe, history, round_number)]
+        return [Artifact(history.base(round_number - 1), CHECKPOINT), *pairs]
+
+    def check(self, recipe: Recipe, loaded: Loaded) -> None:
+        if loaded.inputs.uses_offline_pairs:
+            _check_offline_labels(recipe, loaded)
+        from align_cli.training.arguments import dpo_config
+
+        with scratch_folder() as scratch:
+            dpo_config(recipe, scratch, use_cache=True)
+
+    def carry_out(self, context: Context) -> Done:
+        """Train from the round's beginning, or from the checkpoint within it that a killed process left."""
+        loaded, number = context.loaded, context.round
+        pairs = _round_pairs(context)
+        reference, within = loaded.reference_for(number), _resumed(context)
+        policy = loaded.policy_after(number - 1)
+        pairs = [*loaded.inputs.offline_pairs(policy.tokenizer).preferences, *adopted_pairs(pairs, policy)]
+        start = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
+        trainer = loaded.trainer(number)
+
+        def keep(state: TrainingState) -> None:
+            kept = replace(state, parent=start.parent)
+            context.work.keep_checkpoint(
+                state.global_step, lambda folder: save_checkpoint(folder, policy, kept, trainer.optimizer)
+            )
+
+        while True:
+            optimizer_state = read_optimizer_state(within, start) if within else loaded.optimizer_state(number)
+            try:
+                outcome = _train(context, trainer, pairs, start, optimizer_state, keep)
+                _check_finite(policy)
+                break
+            except DivergedError as error:
+                return _give_up(context, trainer, policy, start, error)
+            except MemoryError as error:
+                context.note(f"round {number} train: {_halve_micro_batch(trainer, error)}")
+                context.work.drop_checkpoints()
+                loaded.begin_again(number)
+                within, start = None, replace(loaded.state, parent=policy.version)
+        state = replace(outcome.state, parent=start.parent)
+        policy.version = save_checkpoint(context.artifacts.place(CHECKPOINT), policy, state, trainer.optimizer)
+        context.artifacts.write(TRAINING, outcome.steps)
+        loaded.trained(number, state)
+        return Done(
+            {
+                "reference": reference.version,
+                "global_batch_size": context.recipe.global_batch_size,
+                "offline": loaded.inputs.offline_pairs(policy.tokenizer).counts,
+                "usage": outcome.usage,
+                "last_step": outcome.steps[-1],
+            }
+        )
+
+
+def pair_rounds(recipe: Recipe, history: History, round_number: int) -> list[int]:
+    """The rounds whose pairs a round trains on: those that are replayed, and its own."""
+    earlier = range(max(1, round_number - recipe.train.replay_rounds), round_number) if recipe.is_online else ()
+    # A run may have been forked from one whose first rounds sampled nothing.
+    return [one for one in (*earlier, round_number) if history.holds(Artifact(one, PREFERENCES))]
+
+
 def train_policy(
     trainer: PreferenceTrainer,
     recipe: Recipe,
@@ -42,8 +135,7 @@ def train_policy(
     Args:
         trainer: holds the policy and the reference.
         recipe: the whole recipe.
-        preferences: offline pairs and the round's own, tokenised; each goes to the pool of its source. Offline pairs
-            are the pool of `ddp` too, whose labels are the policy's.
+        preferences: offline pairs and the round's own, tokenised.
         start: where training stands, between rounds or within one.
         optimizer_state: from a checkpoint; None goes on with the optimizer in memory.
         keep: called every `checkpoints.every_steps` with where training stands.
@@ -58,189 +150,105 @@ def train_policy(
         recipe.seed,
         per_round=[name for name, section in sources.items() if section.policy_responses],
     )
-    pools = {
-        name: _pool(
-            [pair for pair in preferences if pair.source == _pool_of(name)], position, recipe, name, start.round
-        )
-        for position, name in enumerate(sources)
-    }
-    _check_sources(preferences, [_pool_of(name) for name in sources])
-    for name, share in mixture.shares.items():
-        if not pools[name]:
-            raise DataError(
-                f"source {name!r} has a share of {share:g} but no pairs",
-                where=f"method.sources.{name}",
-                hint="label completions with this recipe (pairs of --preferences without a source are offline ones); "
-                "or look at the label stage's counts: every pair may have been dropped as a tie or by min_margin"
-                if sources[name].policy_responses
-                else "set data.preferences to a file with pairs, or give the share to another source",
-            )
-    _check_writers(recipe, preferences)
-    _check_others(recipe, preferences)
-    _check_labels(recipe, preferences)
+    pools = training_pools(recipe, preferences, start.round)
     batches = mixture.round_batches(pools, start.round + 1, recipe.train.steps_per_round)
     state = trainer.train_round(batches, start, optimizer_state, keep, recipe.checkpoints.every_steps)
     return TrainOutcome(state, trainer.step_records, usage(batches, list(mixture.shares)))
 
 
-def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:
-    """The choice of best and worst of K depended on all K responses, and all of them have to carry the term."""
-    sources = recipe.method.sources.in_use()
-    unweighable = [
-        pair
-        for pair in preferences
-        if (pair.chosen_by == "policy" and pair.chosen_logp is None)
-        or (pair.rejected_by == "policy" and pair.rejected_logp is None)
-    ]
-    if recipe.method.importance_weight_cap is not None and unweighable:
-        raise DataError(
-            f"{len(unweighable)} pairs hold no log-probabilities of their sampling, which importance weights need",
-            where="method.importance_weight_cap",
-            hint="label completions of `align generate`, or leave the key out",
-        )
-    if (
-        "dpr" not in sources
-        or not needs_others(recipe, "dpr")
-        or recipe.generate.num_generations + recipe.generate.num_reference_generations == 2
-        or recipe.label.pairs == "all"
-    ):
-        return
-    lacking = [pair for pair in preferences if pair.source == "dpr" and pair.other_ids is None]
-    num_responses = recipe.generate.num_generations + recipe.generate.num_reference_generations
-    if lacking:
-        raise DataError(
-            f"{len(lacking)} pairs of source dpr were chosen from {num_responses} responses and hold none of the "
-            "others, which the bilevel response term and importance weights need",
-            where="method.sources.dpr.gradient",
-            hint="label them with this recipe, or set method.sources.dpr.gradient to 0",
-        )
+def _train(
+    context: Context,
+    trainer: PreferenceTrainer,
+    pairs: Sequence[Preference],
+    start: TrainingState,
+    optimizer_state: dict[str, Any] | None,
+    keep: Callable[[TrainingState], None],
+) -> TrainOutcome:
+    train, done = context.recipe.train, len(start.steps or ())
+    if train.schedule == "run":
+        # Rounds that were taken over from another run may have had another number of steps.
+        steps_before = start.global_step - done
+        trainer.args.max_steps = steps_before + (context.recipe.rounds - start.round) * train.steps_per_round
+    context.progress.start(train.steps_per_round, "steps")
+    context.progress.advance(done)
+    trainer.on_step = context.progress.advance
+    return train_policy(trainer, context.recipe, pairs, start, optimizer_state, keep)
 
 
-def _check_writers(recipe: Recipe, preferences: Sequence[Preference]) -> None:
-    """What a pair of the policy's carries goes by who wrote its responses, so they must say so."""
-    sources = recipe.method.sources.in_use()
-    unsigned = [
-        pair
-        for pair in preferences
-        if pair.source in sources
-        and sources[pair.source].policy_responses
-        and pair.chosen_by == pair.rejected_by == "dataset"
-    ]
-    if unsigned:
-        raise DataError(
-            f"{len(unsigned)} pairs of source {unsigned[0].source} say of neither response that the policy wrote it",
-            where=f"method.sources.{unsigned[0].source}",
-            hint="label completions of `align generate`; or set chosen_by and rejected_by of each pair",
-        )
-    unplaced = [
-        pair
-        for pair in preferences
-        if getattr(sources.get(pair.source), "gradient", 0.0)
-        and sources[pair.source].policy_responses
-        and (
-            pair.prompt_index is None
-            or (pair.chosen_by == "policy" and pair.chosen_index is None)
-            or (pair.rejected_by == "policy" and pair.rejected_index is None)
-        )
-    ]
-    if unplaced:
-        raise DataError(
-            f"{len(unplaced)} pairs of source {unplaced[0].source} do not say which samples of which prompt they are, "
-            "which the baseline of the bilevel term goes by",
-            where=f"method.sources.{unplaced[0].source}.gradient",
-            hint="label completions of `align generate`; or set prompt_index, chosen_index and rejected_index",
-        )
-
-
-def _check_labels(recipe: Recipe, preferences: Sequence[Preference]) -> None:
-    """TRL's own losses know that one response won, and no probability of it."""
-    uncertain = [pair for pair in preferences if pair.label != 1]
-    if recipe.method.uses_trl_loss and uncertain:
-        raise DataError(
-            f"{len(uncertain)} pairs have a label below 1, the first {uncertain[0].label:g}; TRL's own losses take "
-            "hard labels alone",
-            where="method.loss_type",
-            hint="leave these pairs out, set label.ties to drop, or set method.loss_type to sigmoid, ipo, hinge or "
-            "simpo",
-        )
-
-
-def _check_sources(preferences: Sequence[Preference], known: Sequence[str]) -> None:
-    strange = [pair.source for pair in preferences if pair.source not in known]
-    if strange:
-        raise DataError(
-            f"{len(strange)} pairs have source {strange[0]!r}, which has no share in the recipe's mixture",
-            where="method.sources",
-            hint=f"give it a share, or leave these pairs out; pairs of {' and '.join(dict.fromkeys(known))} are used",
-        )
-
-
-def _pool_of(name: str) -> str:
-    """The source that is written on a source's pairs: `ddp` takes the offline ones."""
-    return "offline" if name == "ddp" else name
-
-
-def needs_others(recipe: Recipe, name: str) -> bool:
-    """Whether a source's pairs need the responses that they were chosen from: for the bilevel term, or for weights."""
-    section = recipe.method.sources.in_use()[name]
-    weighs = recipe.method.importance_weight_cap is not None
-    return section.policy_responses and (getattr(section, "gradient", 0.0) > 0 or weighs)
-
-
-def _pool(
-    preferences: Sequence[Preference], position: int, recipe: Recipe, name: str, rounds_before: int
-) -> list[TrainingPair]:
-    """A source's pairs as training sees them: which are of one prompt, which share responses, and whose those are."""
-    section, with_others = recipe.method.sources.in_use()[name], needs_others(recipe, name)
-    prompts: dict[Hashable, int] = {}
-    responses: dict[Hashable, int] = {}
-    pairs = []
-    for index, pair in enumerate(preferences):
-        others = tuple(pair.other_ids or ()) if with_others else ()
-        # Where no index says which prompt or sample it was, the tokens do.
-        prompt = (pair.round, pair.prompt_index if pair.prompt_index is not None else tuple(pair.prompt_ids or ()))
-        places: list[Hashable] = [
-            (
-                prompt,
-                pair.chosen_by,
-                pair.chosen_index if pair.chosen_index is not None else tuple(pair.chosen_ids or ()),
-            ),
-            (
-                prompt,
-                pair.rejected_by,
-                pair.rejected_index if pair.rejected_index is not None else tuple(pair.rejected_ids or ()),
-            ),
-            *((index, "other", number) for number in range(len(others))),
-        ]
-        pairs.append(
-            TrainingPair(
-                prompt_ids=pair.prompt_ids or [],
-                chosen_ids=pair.chosen_ids or [],
-                rejected_ids=pair.rejected_ids or [],
-                label=pair.label,
-                source=position,
-                pair_id=index,
-                prompt_id=prompts.setdefault(prompt, len(prompts)),
-                other_ids=others,
-                sampled_logp=_sampled_logp(pair, with_others) if section.policy_responses else 0.0,
-                response_ids=tuple(responses.setdefault(place, len(responses)) for place in places),
-                of_policy=(pair.chosen_by == "policy", pair.rejected_by == "policy"),
-                from_reference=_from_reference(pair, recipe, rounds_before),
-            )
-        )
+def _round_pairs(context: Context) -> list[Preference]:
+    """The pairs of the round and of those that are replayed, as they were written."""
+    sources, pairs = context.recipe.method.sources.in_use(), []
+    for number in pair_rounds(context.recipe, context.artifacts, context.round):
+        read = context.artifacts.read(Artifact(number, PREFERENCES), Preference) or []
+        # A run may have been forked from one with other sources, whose pairs are not replayed.
+        pairs += [pair for pair in read if number == context.round or pair.source in sources]
     return pairs
 
 
-def _from_reference(pair: Preference, recipe: Recipe, rounds_before: int) -> tuple[bool, bool]:
-    """Whether the reference as it is now sampled the responses: by name, or because it was the round's policy."""
-    if recipe.method.optimism.on == "reference":
-        return pair.chosen_by == "reference", pair.rejected_by == "reference"
-    is_present = pair.round == rounds_before + 1
-    return is_present and pair.chosen_by == "policy", is_present and pair.rejected_by == "policy"
+def _resumed(context: Context) -> Path | None:
+    """The checkpoint from within the round's training that a killed process left, taken up; None without one."""
+    checkpoint = context.work.checkpoint()
+    if checkpoint is None or not context.loaded.go_on_within(context.round, checkpoint):
+        return None
+    done = len(context.loaded.state.steps or ())
+    context.note(f"round {context.round} train: going on after step {done} of the round")
+    return checkpoint
 
 
-def _sampled_logp(pair: Preference, with_others: bool) -> float:
-    others = sum(pair.other_logps or ()) if with_others else 0.0
-    chosen = (pair.chosen_logp or 0.0) if pair.chosen_by == "policy" else 0.0
-    rejected = (pair.rejected_logp or 0.0) if pair.rejected_by == "policy" else 0.0
-    return chosen + rejected + others
+def _give_up(
+    context: Context, trainer: PreferenceTrainer, policy: Policy, start: TrainingState, error: AlignError
+) -> Done:
+    """A round whose training diverged ends with the best round's policy, if the recipe says so."""
+    number, steps = context.round, list(trainer.step_records)
+    stands = replace(trainer.state_now(), round=number, parent=start.parent)
+    base = context.loaded.fall_back(number)
+    if base is None:
+        raise error
+    save_checkpoint(context.artifacts.place(CHECKPOINT), policy, stands, None)
+    context.artifacts.write(TRAINING, steps)
+    context.loaded.trained(number, stands)
+    what = error.faults[0].what
+    context.note(f"guard non_finite, round {number}: {what}; the round ends with the policy of round {base}")
+    return Done({"diverged": what, "policy_of_round": base}, continues_from=base)
+
+
+def _halve_micro_batch(trainer: PreferenceTrainer, error: MemoryError) -> str:
+    """Cut each forward pass of training in half, at the same global batch; says so in words.
+
+    Raises:
+        AlignError: if there is nothing left to cut.
+    """
+    if not trainer.halve_micro_batch():
+        raise AlignError(
+            f"out of memory: {error}",
+            where="train",
+            hint="one pair a forward pass is too much: lower generate.max_new_tokens, set "
+            "train.gradient_checkpointing to true, or take a smaller model",
+        ) from None
+    args = trainer.args
+    return (
+        f"out of memory; the round begins again with {args.per_device_train_batch_size} pairs a forward pass and "
+        f"{args.gradient_accumulation_steps} passes a step, which is the same global batch. Set "
+        "train.per_device_train_batch_size and train.gradient_accumulation_steps so next time"
+    )
+
+
+def _check_finite(policy: Policy) -> None:
+    """A loss is of the weights before its step: what the last step made of them, no loss has seen."""
+    if not all(bool(parameter.isfinite().all()) for parameter in policy.model.parameters()):
+        raise DivergedError(
+            "training diverged: the last step's weights are not finite",
+            where="train",
+            hint="a lower train.learning_rate needs another output_dir, --restart or --from; guards.non_finite can "
+            "roll back by itself",
+        )
+
+
+def _check_offline_labels(recipe: Recipe, loaded: Loaded) -> None:
+    uncertain = sum(float(row.get("label", 1.0)) != 1 for row in loaded.inputs.offline_rows.rows)
+    if recipe.method.uses_trl_loss and uncertain:
+        raise DataError(
+            f"{uncertain} pairs have a label below 1, and TRL's own losses take hard labels alone",
+            where="data.preferences",
+            hint="leave these pairs out, or set method.loss_type to sigmoid, ipo, hinge or simpo",
+        )

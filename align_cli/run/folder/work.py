@@ -9,13 +9,16 @@ whole, is passed over, and all of it goes when the step is finished.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.journal import Journal
-from align_cli.artifacts.store import checksum, read_json, to_json, write_json
+from align_cli.artifacts.checksums import folder_checksum, member_checksums
+from align_cli.artifacts.files import remove
+from align_cli.artifacts.json_text import to_json
+from align_cli.artifacts.store import read_json, write_json
 from align_cli.errors import DataError
 from align_cli.run.plan import Step
 
@@ -23,28 +26,32 @@ NUM_CHECKPOINTS_KEPT = 2
 """Should the newest turn out to be damaged, there is the one before."""
 
 
-class Work:
+class WorkInProgress:
     """The work in progress of a step.
 
     Args:
-        root: the run's folder for it.
-        step: which step.
+        folder: where it lies.
         inputs: everything that the step's results depend on.
+        check_held: called before anything is written; raises if the folder was taken away.
     """
 
-    def __init__(self, root: Path, step: Step, inputs: Mapping[str, Any]) -> None:
-        self.folder = root / f"{step.round:03d}-{step.stage}"
+    def __init__(
+        self, folder: Path, inputs: Mapping[str, Any], check_held: Callable[[], None] = lambda: None
+    ) -> None:
+        self.folder = folder
+        self._check_held = check_held
         self._key = hashlib.sha256(to_json(dict(inputs)).encode()).hexdigest()
 
     def journal(self, name: str) -> Journal:
         """The journal of this name; it holds what was done before an interruption."""
+        self._check_held()
         return Journal(self.folder / f"{name}.jsonl", self._key)
 
     def checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole, or None."""
         for record_path in reversed(self._records()):
             folder, recorded = record_path.with_suffix(""), self._recorded_checksum(record_path)
-            if recorded is not None and folder.is_dir() and checksum(folder) == recorded:
+            if recorded is not None and folder.is_dir() and _checksum(folder) == recorded:
                 return folder
         return None
 
@@ -55,9 +62,10 @@ class Work:
             number: its place in the order.
             save: writes it into the folder that it is given, in one step.
         """
+        self._check_held()
         folder = self.folder / f"step-{number:08d}"
         save(folder)
-        write_json(folder.with_suffix(".json"), {"for": self._key, "checksum": checksum(folder)})
+        write_json(folder.with_suffix(".json"), {"for": self._key, "checksum": _checksum(folder)})
         ours = [path.stem for path in self._records() if self._recorded_checksum(path) is not None]
         self._remove_checkpoints_but(ours[-NUM_CHECKPOINTS_KEPT:])
 
@@ -67,11 +75,11 @@ class Work:
 
     def remove(self) -> None:
         """The step is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _try_to_remove(self.folder)
         _remove_if_empty(self.folder.parent)
 
     def _records(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.json"))
+        return sorted(path for path in self.folder.glob("step-*.json") if not path.is_symlink())
 
     def _recorded_checksum(self, record_path: Path) -> str | None:
         """The checksum of a checkpoint that was made from this step's inputs; None for any other record."""
@@ -85,19 +93,30 @@ class Work:
         for path in self.folder.glob("step-*"):
             if path.stem in kept:
                 continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
+            remove(path)
 
 
-def remove_other_work(root: Path, step: Step | None) -> None:
+def work_name(step: Step) -> str:
+    """What the folder of a step's work is called."""
+    return f"{step.round:03d}-{step.stage}"
+
+
+def remove_work_but(root: Path, step: Step | None) -> None:
     """Remove what is left of steps that were finished when a process was killed; the work of `step` stays."""
-    kept = None if step is None else f"{step.round:03d}-{step.stage}"
+    kept = None if step is None else work_name(step)
     for folder in root.iterdir() if root.is_dir() else ():
         if folder.name != kept:
-            shutil.rmtree(folder, ignore_errors=True)
+            _try_to_remove(folder)
     _remove_if_empty(root)
+
+
+def _checksum(folder: Path) -> str:
+    return folder_checksum(member_checksums(folder))
+
+
+def _try_to_remove(path: Path) -> None:
+    with suppress(OSError):
+        remove(path)
 
 
 def _remove_if_empty(folder: Path) -> None:

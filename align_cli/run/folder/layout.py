@@ -1,0 +1,74 @@
+"""Where things lie in a run's folder, and that nothing in it is a way out of it.
+
+    recipe.yaml  run.json  ledger.jsonl  lineage.json  rounds/000/  rounds/001/  work/  .lock
+
+A folder may come from elsewhere, with links or pipes in the places of files. The run's folder itself may be reached by
+a link; below it none is followed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from align_cli.artifacts.files import FOLDER, stranger_kind
+from align_cli.errors import RunError
+
+RECIPE, RUN, LEDGER, LINEAGE = "recipe.yaml", "run.json", "ledger.jsonl", "lineage.json"
+ROUNDS, WORK, LOCK, MANIFEST = "rounds", "work", ".lock", "manifest.json"
+
+
+class Layout:
+    """The names in a run's folder.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def inside(self, *names: str) -> Path:
+        """The path of something below the folder, which need not be there.
+
+        Raises:
+            RunError: if it, or a folder on the way to it, is a link, a pipe or a device.
+        """
+        path = self.root
+        for name in names:
+            path = path / name
+            try:
+                kind = stranger_kind(os.lstat(path).st_mode)
+            except OSError:
+                continue
+            if kind not in (None, FOLDER):
+                raise RunError(
+                    f"this is {kind}; nothing in a run's folder is followed out of it",
+                    where=str(path),
+                    hint="put the file itself in its place, or remove it",
+                )
+        return path
+
+    def file(self, name: str) -> Path:
+        """The path of a file in the folder itself, which need not be there.
+
+        Raises:
+            RunError: if there is something else in its place.
+        """
+        path = self.inside(name)
+        if path.is_dir():
+            raise RunError("this is a folder, where a file should be", where=str(path), hint="move it away")
+        return path
+
+    def artifact(self, round_number: int, name: str) -> Path:
+        """Where an artifact of a round lies, or will; of one that is a folder, also a file of it."""
+        return self.inside(ROUNDS, f"{round_number:03d}", *name.split("/"))
+
+    def rounds_with(self, name: str) -> list[int]:
+        """The rounds in whose folder there is something of this name, in their order."""
+        folders = self.inside(ROUNDS).glob(f"*/{name}")
+        return sorted(int(path.parent.name) for path in folders if path.parent.name.isdecimal())
+
+    def damage_remedy(self) -> str:
+        """What to do about a file that is not what was written."""
+        return f"restore it from a copy, or begin anew with --restart (removes the run in {self.root})"

@@ -1,0 +1,213 @@
+"""What stays in memory between steps: inputs, labelers, engine, policy, reference, trainer, and where training stands.
+
+Policy and reference are always the same objects, because the trainer holds them: what changes is their weights. Where a
+round's policy comes from is the caller's word: a run's folder, or the paths of single commands.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from align_cli.artifacts.scratch import scratch_folder
+from align_cli.engines.base import Engine
+from align_cli.errors import RunError
+from align_cli.labelers import Scorer, build_scorer
+from align_cli.models.load import Policy
+from align_cli.recipe import Recipe
+from align_cli.stages.inputs import Inputs
+from align_cli.stages.sft import load_recipe_policy
+from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state
+
+if TYPE_CHECKING:
+    from align_cli.training.trainer import PreferenceTrainer
+
+
+class Policies(Protocol):
+    """Where the policies of a run's rounds are."""
+
+    def base(self, round_number: int) -> int:
+        """The round whose policy the one after this round starts from."""
+        ...
+
+    def checkpoint(self, round_number: int) -> Path | None:
+        """The checkpoint of a round; None where the initial policy is the recipe's model as it is.
+
+        Raises:
+            RunError: if it is missing, was let go, or is not what was written.
+        """
+        ...
+
+    def best_round(self) -> int | None:
+        """The round to go back to; None where nothing says which."""
+        ...
+
+    def has_same_optimizer(self, round_number: int) -> bool:
+        """Whether a round, which may be another run's, was trained with the optimizer that the recipe names."""
+        ...
+
+
+class Loaded:
+    """A recipe at work. See `stages.base.Loaded` for what each part is for.
+
+    Args:
+        recipe: the whole recipe.
+        policies: where they are.
+        note: told what a user should know.
+
+    Raises:
+        RunError: if this is one of several processes.
+    """
+
+    def __init__(self, recipe: Recipe, policies: Policies, note: Callable[[str], None] = lambda text: None) -> None:
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            raise RunError(
+                f"align runs in one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']}",
+                where="WORLD_SIZE",
+                hint="start it without torchrun or accelerate launch; several processes are not served yet",
+            )
+        self.recipe = recipe
+        self.inputs = Inputs(recipe)
+        self.note = note
+        self.state = TrainingState(round=0, global_step=0, parent=None)
+        self._policies = policies
+        self._scorers: dict[str, Scorer] = {}
+        self._policy: Policy | None = None
+        self._policy_round = -1
+        self._reference: Policy | None = None
+        self._reference_round = -1
+        self._trainer: PreferenceTrainer | None = None
+        self._optimizer_round = -1
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What generates text."""
+        from align_cli.engines.in_process import TransformersEngine
+
+        return TransformersEngine(self.recipe.generate.batch_size, self.note)
+
+    def scorer(self, name: str | None) -> Scorer | None:
+        """The labeler with this name, made once; None for None."""
+        if name is None:
+            return None
+        if name not in self._scorers:
+            self._scorers[name] = build_scorer(name, self.recipe.labelers[name])
+        return self._scorers[name]
+
+    def made(self, policy: Policy) -> None:
+        """This is the initial policy."""
+        self.take(policy, self.state, 0)
+
+    def take(self, policy: Policy, state: TrainingState, round_number: int) -> None:
+        """This is the policy after so many rounds, and where its training stands."""
+        self._policy, self._policy_round, self.state = policy, round_number, state
+
+    def policy_after(self, round_number: int) -> Policy:
+        """The policy after this many rounds: the one in memory, else from its checkpoint."""
+        if self._policy is None:
+            self._policy = self.another_policy(round_number)
+            self.state = self._state_after(round_number)
+            self._policy_round = round_number
+        if self._policy_round != round_number:
+            raise RuntimeError(f"the policy in memory is of round {self._policy_round}, not {round_number}")
+        return self._policy
+
+    def another_policy(self, round_number: int) -> Policy:
+        """The policy after this many rounds, beside the one that is trained."""
+        return load_recipe_policy(self.recipe, self._policies.checkpoint(self._policies.base(round_number)))
+
+    def reference_for(self, round_number: int) -> Policy:
+        """The reference of a round's training and evaluation: always the same object, since the trainer holds it."""
+        wanted = max(round_number - 1, 0) if self.recipe.policy.reference == "previous" else 0
+        if self._reference is None:
+            self._reference = self.another_policy(wanted)
+        elif self._reference_round != wanted:
+            policy = self.policy_after(wanted)
+            self._reference.model.load_state_dict(policy.model.state_dict())
+            self._reference.version = policy.version
+        self._reference_round = wanted
+        return self._reference
+
+    def trainer(self, round_number: int) -> PreferenceTrainer:
+        """The trainer of the policy and the reference in memory; made once, as transformers wants it."""
+        if self._trainer is None:
+            from align_cli.training.trainer import make_trainer
+
+            assert self._policy is not None and self._reference is not None
+            with scratch_folder() as scratch:
+                self._trainer = make_trainer(self._policy, self._reference.model, self.recipe, scratch, lambda: None)
+        return self._trainer
+
+    def go_on_within(self, round_number: int, checkpoint: Path) -> bool:
+        """Take policy and state from a checkpoint within a round's training; False if it holds no such state."""
+        state = read_training_state(checkpoint)
+        if state is None:
+            return False
+        self._policy, self._policy_round = load_recipe_policy(self.recipe, checkpoint), round_number - 1
+        self.state = state
+        return True
+
+    def optimizer_state(self, round_number: int) -> dict[str, Any] | None:
+        """What the optimizer begins a round with; None where the one in memory, or a new one, is right."""
+        base = self._policies.base(round_number - 1)
+        if base == 0 or self._optimizer_round == round_number - 1:
+            return None
+        if not self._policies.has_same_optimizer(base):
+            self.note(
+                f"round {round_number} train: train.optim is another one now; it begins without the old one's moments"
+            )
+            return None
+        checkpoint = self._policies.checkpoint(base)
+        state = read_training_state(checkpoint) if checkpoint else None
+        return read_optimizer_state(checkpoint, state) if checkpoint and state else None
+
+    def begin_again(self, round_number: int) -> None:
+        """Put policy and state back to where the round's training began."""
+        self._put_back(self._policies.base(round_number - 1))
+        self.state = self._state_after(round_number - 1)
+
+    def trained(self, round_number: int, state: TrainingState) -> None:
+        """The policy in memory is now the one after this round, and its training stands there."""
+        self.state = state
+        self._policy_round = round_number
+        if self._trainer is not None and self._trainer.optimizer is not None:
+            self._optimizer_round = round_number
+
+    def fall_back(self, round_number: int) -> int | None:
+        """Give up a round whose training diverged: put back the best round's policy, and say which round that is."""
+        base = self._policies.best_round()
+        if self.recipe.guards.non_finite.action != "rollback" or base is None:
+            return None
+        self._put_back(base)
+        return base
+
+    def roll_back(self, base: int) -> None:
+        """Go on from the policy of an earlier round; training stands where it is."""
+        self._put_back(base)
+
+    def _put_back(self, base: int) -> None:
+        """Give the policy in memory the weights of a round; the trainer goes on holding the same object."""
+        assert self._policy is not None
+        loaded = load_recipe_policy(self.recipe, self._policies.checkpoint(base))
+        self._policy.model.load_state_dict(loaded.model.state_dict())
+        self._policy.model.zero_grad()
+        self._policy.model.eval()  # what went wrong went wrong in the midst of training
+        self._policy.version = loaded.version
+        self._optimizer_round = -1
+        if self._trainer is not None:
+            self._trainer.optimizer = None
+
+    def _state_after(self, round_number: int) -> TrainingState:
+        """Where training stands after this many rounds, also where a guard gave the last one's policy up."""
+        checkpoint = self._policies.checkpoint(round_number)
+        if checkpoint is None:
+            return TrainingState(round=0, global_step=0, parent=None)
+        state = read_training_state(checkpoint)
+        if state is None and round_number == 0:  # a model of somebody else's
+            return TrainingState(round=0, global_step=0, parent=None)
+        if state is None:
+            raise RunError("the checkpoint holds no training state", where=str(checkpoint))
+        return state

@@ -1,0 +1,64 @@
+"""The whole run: what is finished and still true, the next step, guards, ledger; one step after the other."""
+
+from __future__ import annotations
+
+from align_cli.artifacts.records import Evaluation
+from align_cli.recipe import Recipe, dump
+from align_cli.run.folder import Origin, RunFolder
+from align_cli.run.fork import fork
+from align_cli.run.loaded import Loaded
+from align_cli.run.opening import Reporter, already_finished, announce, check_inputs, making_room, origin_of, tidy_up
+from align_cli.run.plan import plan_steps
+from align_cli.run.results import Results
+from align_cli.run.standing import refuse_stopped, remaining_steps
+from align_cli.run.step import StepRunner
+
+
+def align_rounds(
+    recipe: Recipe, reporter: Reporter, *, restart: bool = False, origin: Origin | None = None
+) -> list[Evaluation]:
+    """Run every step of a recipe that is not finished yet.
+
+    Args:
+        recipe: what to do; `rounds` may be higher than when the run was begun.
+        reporter: shown what happens.
+        restart: remove a run that is there, and begin anew.
+        origin: begin with the rounds of another run.
+
+    Returns:
+        The evaluations of all rounds, by round.
+
+    Raises:
+        AlignError: for faults of the user's; nothing on disk has changed where it was raised before the first step.
+    """
+    folder, plan = RunFolder(recipe.output_dir), plan_steps(recipe)
+    origin = origin_of(folder, recipe, asked=origin, restart=restart)
+    is_new = restart or (origin is not None and not folder.exists)
+    if not is_new and not remaining_steps(folder, recipe, plan):
+        return already_finished(folder, recipe, reporter)
+    results = Results(recipe, folder)
+    loaded = Loaded(recipe, results, reporter.note)
+    check_inputs(plan, loaded)
+    with folder.locked(), making_room(folder, restart):
+        if origin is not None:
+            fork(origin, folder)
+            folder.begin(dump(recipe), recipe.seed)
+        steps = remaining_steps(folder, recipe, plan)
+        if not steps:  # another process has finished it meanwhile
+            return already_finished(folder, recipe, reporter)
+        announce(folder, plan, steps, reporter)
+        folder.begin(dump(recipe), recipe.seed)
+        before = plan[-len(steps) - 1] if len(steps) < len(plan) else None
+        tidy_up(folder, results, before, steps[0])
+        for known in results.evaluations():
+            reporter.evaluated(known)
+        runner = StepRunner(recipe, folder, loaded, results)
+        for step in steps:
+            refuse_stopped(folder, recipe, before, step)
+            with reporter.stage(step.round, step.stage) as progress:
+                evaluation = runner.carry_out(step, progress)
+            folder.set_aside.drop()
+            if evaluation is not None:
+                reporter.evaluated(evaluation)
+            before = step
+    return results.evaluations()

@@ -1,0 +1,109 @@
+"""What comes before the first step of a run, and in its place where nothing is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from align_cli import stages
+from align_cli.artifacts.records import Evaluation
+from align_cli.recipe import Recipe
+from align_cli.run.folder import Origin, RunFolder
+from align_cli.run.fork import check_fork, interrupted_fork
+from align_cli.run.loaded import Loaded
+from align_cli.run.plan import Step
+from align_cli.run.results import Results
+from align_cli.run.tidy import let_go
+from align_cli.stages.base import Progress
+
+
+class Reporter(Protocol):
+    """Told what a run does; shows it, or does not."""
+
+    def stage(self, round_number: int, stage: str) -> AbstractContextManager[Progress]:
+        """A stage begins; the context ends with it."""
+        ...
+
+    def note(self, text: str) -> None:
+        """One line for the user."""
+        ...
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """A round's evaluation is there, new or from before."""
+        ...
+
+
+def origin_of(folder: RunFolder, recipe: Recipe, *, asked: Origin | None, restart: bool) -> Origin | None:
+    """Where the run forks from: what is asked for, or what a killed process was at; None for a run of its own.
+
+    A run that a killed `--restart` put aside is in its place again afterwards.
+
+    Raises:
+        RunError: if the folder holds something else, or if what is asked for cannot be forked.
+    """
+    folder.check_usable()
+    if folder.set_aside.is_there:
+        with folder.locked():
+            pass
+    origin = interrupted_fork(folder) if asked is None and not restart else asked
+    if origin is not None:
+        check_fork(recipe, origin, folder, restart=restart)
+    return origin
+
+
+def check_inputs(plan: Sequence[Step], loaded: Loaded) -> None:
+    """Look at everything that can be wrong before the first model is loaded: so that a fault changes nothing on disk.
+
+    Raises:
+        AlignError: for the first input that cannot be used.
+    """
+    due = [stages.stage_named(name) for name in dict.fromkeys(step.stage for step in plan)]
+    for stage in due:
+        stage.check(loaded.recipe, loaded)
+    for shortage in (text for stage in due for text in stage.shortages(loaded.recipe, loaded.inputs)):
+        loaded.note(f"note: {shortage}")
+
+
+@contextmanager
+def making_room(folder: RunFolder, restart: bool) -> Iterator[None]:
+    """Put the run that is there aside if asked to, and bring it back if the new one does not get through a step."""
+    if restart:
+        folder.put_aside()
+    try:
+        yield
+    except Exception:
+        folder.bring_back()
+        raise
+
+
+def already_finished(folder: RunFolder, recipe: Recipe, reporter: Reporter) -> list[Evaluation]:
+    found = Results(recipe, folder).evaluations()  # what is damaged is told before anything is said to be finished
+    if folder.has_work and not folder.lock.is_held:  # its process was killed between the last manifest and the removal
+        with folder.locked():
+            folder.remove_work_but(None)
+            folder.manifests.remove_dropped()
+    rounds = "1 round" if recipe.rounds == 1 else f"{recipe.rounds} rounds"
+    reporter.note(f"{folder.path} is finished: {rounds}; raise rounds= to go on")
+    for evaluation in found:
+        reporter.evaluated(evaluation)
+    return found
+
+
+def tidy_up(folder: RunFolder, results: Results, before: Step | None, following: Step) -> None:
+    """Do what a killed process did not come to after the last step that it finished."""
+    folder.remove_work_but(following)
+    folder.manifests.remove_dropped()
+    if before is not None:
+        let_go(results, folder, before)
+
+
+def announce(folder: RunFolder, plan: Sequence[Step], steps: Sequence[Step], reporter: Reporter) -> None:
+    """Say where the run begins or goes on."""
+    num_finished, origin = len(plan) - len(steps), folder.lineage.origin
+    if origin is not None:
+        reporter.note(f"{folder.path}: forked from {origin.run} after round {origin.round}")
+    if num_finished:
+        reporter.note(f"{folder.path}: going on after {plan[num_finished - 1]}, with {steps[0]}")
+    else:
+        reporter.note(f"{folder.path}: begins with {steps[0]}")

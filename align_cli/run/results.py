@@ -1,0 +1,136 @@
+"""What the rounds so far have to show: their evaluations, the best of them, and the figures that guards look at."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from align_cli.artifacts.records import Evaluation, Preference
+from align_cli.artifacts.store import read_record, read_records
+from align_cli.recipe import Recipe
+from align_cli.run.fingerprints import Fingerprints, changes
+from align_cli.run.folder import RunFolder
+from align_cli.run.guards import RoundFigures
+from align_cli.run.plan import Step
+from align_cli.stages.base import CHECKPOINT, EVALUATION, PREFERENCES, TRAINING, Artifact
+
+
+class Results:
+    """The results of a run, each read once, and verified when it is.
+
+    Args:
+        recipe: the whole recipe.
+        folder: where they lie.
+    """
+
+    def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self._evaluations: dict[int, Evaluation] = {}
+        self._rewards: dict[int, float | None] = {}
+
+    def evaluation(self, round_number: int) -> Evaluation | None:
+        """The evaluation of a round; None where it has none.
+
+        Raises:
+            RunError: if it is missing or not what was written.
+        """
+        artifact = Artifact(round_number, EVALUATION)
+        if round_number not in self._evaluations and self.folder.manifests.holds(artifact):
+            self._evaluations[round_number] = read_record(self.folder.manifests.verified(artifact), Evaluation)
+        return self._evaluations.get(round_number)
+
+    def evaluations(self) -> list[Evaluation]:
+        """The evaluations of all rounds that have one."""
+        numbers = (number for number in self.folder.manifests.rounds() if number <= self.recipe.rounds)
+        return [found for found in map(self.evaluation, numbers) if found is not None]
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether a finished stage wrote this."""
+        return self.folder.manifests.holds(artifact)
+
+    def still_true(self, artifact: Artifact) -> Path | None:
+        """The path of a finished artifact that the recipe and its files, as they are now, would make again; or None."""
+        fingerprints = Fingerprints(self.recipe, self.folder.manifests)
+        for stage, record in self.folder.manifests.of_round(artifact.round)["stages"].items():
+            if artifact.name in record["outputs"]:
+                found = changes(record["inputs"], fingerprints.of(Step(artifact.round, stage)))
+                return None if found else self.folder.manifests.verified(artifact)
+        return None
+
+    def base(self, round_number: int) -> int:
+        """The round whose policy the one after this round starts from."""
+        return self.folder.manifests.base(round_number)
+
+    def checkpoint(self, round_number: int) -> Path | None:
+        """The checkpoint of a round; None where the initial policy is the recipe's model as it is.
+
+        Raises:
+            RunError: if it is missing, was let go, or is not what was written.
+        """
+        checkpoint = Artifact(round_number, CHECKPOINT)
+        if round_number == 0 and not self.folder.manifests.holds(checkpoint):
+            return None
+        return self.folder.manifests.verified(checkpoint)
+
+    def has_same_optimizer(self, round_number: int) -> bool:
+        """Whether a round, which may be another run's, was trained with the optimizer that the recipe names."""
+        before = {}
+        for record in self.folder.manifests.of_round(round_number)["stages"].values():
+            if CHECKPOINT in record["outputs"]:
+                before = record["inputs"]["recipe"].get("train", {})
+        return optimizer_name(before) == optimizer_name(self.recipe.train.training_arguments)
+
+    def best_round(self) -> int | None:
+        """The finished round whose policy wins most often against the initial one; None where that is not measured.
+
+        The initial policy wins half of the time. Rounds that a guard rolled back are out, and those whose policy is
+        not kept.
+        """
+        rates = {
+            item.round: float(item.against["initial"]["win_rate"]) if item.round else 0.5
+            for item in self.evaluations()
+            if (item.round == 0 or "initial" in item.against) and self._has_policy(item.round)
+        }
+        return max(rates, key=lambda number: rates[number]) if rates else None
+
+    def guard_figures(self, round_number: int) -> RoundFigures:
+        """What guards look at when a round is over; the manifest takes its last results in when they have looked."""
+        manifests, now = self.folder.manifests, Artifact(round_number, EVALUATION)
+        standing = [item for item in self.evaluations() if manifests.base(item.round) == item.round]
+        if not manifests.holds(now) and manifests.place(now).is_file():
+            standing.append(read_record(manifests.place(now), Evaluation))
+        training = Artifact(round_number, TRAINING)
+        path = manifests.verified(training) if manifests.holds(training) else manifests.place(training)
+        steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return RoundFigures(standing, steps, self._training_rewards([item.round for item in standing]))
+
+    def _has_policy(self, round_number: int) -> bool:
+        """Whether a round's policy is its own and can be gone back to."""
+        manifests, checkpoint = self.folder.manifests, Artifact(round_number, CHECKPOINT)
+        is_there = manifests.is_kept(checkpoint) or (round_number == 0 and not manifests.holds(checkpoint))
+        return is_there and manifests.base(round_number) == round_number
+
+    def _training_rewards(self, standing: list[int]) -> dict[int, float]:
+        """The labeler's mean score of the pairs of the rounds that the guard looks at."""
+        guard = self.recipe.guards.reward_gap
+        if guard is None or "dpr" not in self.recipe.method.sources.in_use():
+            return {}
+        found = {number: self._training_reward(number) for number in standing[-guard.rounds - 1 :]}
+        return {number: reward for number, reward in found.items() if reward is not None}
+
+    def _training_reward(self, round_number: int) -> float | None:
+        pairs = Artifact(round_number, PREFERENCES)
+        if round_number not in self._rewards and self.folder.manifests.holds(pairs):
+            read = read_records(self.folder.manifests.verified(pairs), Preference)
+            scores = [score for pair in read for score in (pair.chosen_score, pair.rejected_score) if score is not None]
+            self._rewards[round_number] = math.fsum(scores) / len(scores) if scores else None
+        return self._rewards.get(round_number)
+
+
+def optimizer_name(train: Mapping[str, Any]) -> str:
+    """The optimizer of a `train` section; the fused and the plain kernel of one are the same optimizer."""
+    return str(train.get("optim") or "adamw_torch").removesuffix("_fused")

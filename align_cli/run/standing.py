@@ -1,0 +1,65 @@
+"""Where a run stands: which steps are finished and still true, and whether it may go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from align_cli.errors import RunError
+from align_cli.recipe import Recipe
+from align_cli.run.fingerprints import Fingerprints, changes
+from align_cli.run.folder import RunFolder
+from align_cli.run.plan import Step
+
+
+def remaining_steps(folder: RunFolder, recipe: Recipe, plan: Sequence[Step]) -> list[Step]:
+    """The plan after those steps at its beginning that are finished and made from what the recipe says now.
+
+    Raises:
+        RunError: if a finished step was made from something else; names every key that changed.
+    """
+    fingerprints = Fingerprints(recipe, folder.manifests)
+    for index, step in enumerate(plan):
+        if folder.lineage.inherits(step.round):
+            continue
+        record = folder.manifests.finished(step)
+        if record is None:
+            return list(plan[index:])
+        found = changes(record["inputs"], fingerprints.of(step))
+        if found:
+            raise RunError(
+                f"this folder holds another run: since {step} was finished, " + "; ".join(found),
+                where=str(folder.path),
+                hint="choose another output_dir for the new settings, put the old ones back (only rounds may be "
+                f"raised), or begin anew with {_restart(folder)}, which removes this run",
+            )
+    return []
+
+
+def refuse_stopped(folder: RunFolder, recipe: Recipe, before: Step | None, step: Step) -> None:
+    """Refuse to go on from a round that a guard stopped, until the recipe says otherwise.
+
+    Args:
+        folder: the run's folder.
+        recipe: the whole recipe.
+        before: the step before; None for the first.
+        step: what comes next.
+
+    Raises:
+        RunError: if a guard that still says `stop` stopped the run there.
+    """
+    record = folder.manifests.finished(before) if before is not None else None
+    for finding in record.get("guards", []) if record else []:
+        guard = getattr(recipe.guards, finding["guard"], None)
+        if guard is not None and guard.action == "stop":
+            name = f"guards.{finding['guard']}"
+            raise RunError(
+                f"stopped before {step}: {finding['message']}",
+                where=name,
+                hint=f"set {name}.action to warn to go on all the same, or fork another run from an earlier round "
+                "(--from)",
+            )
+
+
+def _restart(folder: RunFolder) -> str:
+    origin = folder.lineage.origin
+    return "--restart" if origin is None else f"--restart --from {origin}"

@@ -1,0 +1,126 @@
+"""One step of a run: its surroundings in the run's folder, the stage at work, and its results taken into the manifest.
+
+Every step reads its artifacts from the folder, also those that were written a moment ago, so a run that was interrupted
+and one that was not do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from align_cli import stages
+from align_cli.artifacts.files import write_text
+from align_cli.artifacts.json_text import to_json
+from align_cli.artifacts.records import Evaluation, Record
+from align_cli.artifacts.store import read_records, write_json
+from align_cli.recipe import Recipe
+from align_cli.run.fingerprints import Fingerprints
+from align_cli.run.folder import RunFolder
+from align_cli.run.guards import Finding, decided, findings
+from align_cli.run.loaded import Loaded
+from align_cli.run.plan import Step, is_last_of_round
+from align_cli.run.results import Results
+from align_cli.run.tidy import let_go
+from align_cli.stages.base import EVALUATION, Artifact, Context, Done, Progress, RecordType
+
+
+class StepArtifacts:
+    """The run's folder, as a step sees it.
+
+    Args:
+        folder: the folder.
+        round_number: the step's round.
+    """
+
+    def __init__(self, folder: RunFolder, round_number: int) -> None:
+        self._manifests = folder.manifests
+        self._round = round_number
+        self.written: list[str] = []
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether a finished stage wrote this."""
+        return self._manifests.holds(artifact)
+
+    def base(self, round_number: int) -> int:
+        """The round whose policy the next one starts from."""
+        return self._manifests.base(round_number)
+
+    def read(self, artifact: Artifact, kind: type[RecordType]) -> list[RecordType]:
+        """The records of an artifact, verified."""
+        return read_records(self._manifests.verified(artifact), kind)
+
+    def write(self, name: str, rows: Sequence[Record] | Sequence[dict[str, float]]) -> None:
+        """JSON Lines of the step's round."""
+        trees = (row.to_dict() if isinstance(row, Record) else row for row in rows)
+        write_text(self.place(name), "".join(to_json(tree) + "\n" for tree in trees))
+
+    def write_document(self, name: str, record: Record) -> None:
+        """A record that is a document of its own."""
+        write_json(self.place(name), record.to_dict())
+
+    def place(self, name: str) -> Path:
+        """Where something of the step's round goes."""
+        if name not in self.written:
+            self.written.append(name)
+        return self._manifests.place(Artifact(self._round, name))
+
+
+@dataclass
+class StepRunner:
+    """Carries out steps in a run's folder, which the caller has locked.
+
+    Args:
+        recipe: what to do.
+        folder: where artifacts lie.
+        loaded: what stays in memory from step to step.
+        results: what the rounds so far have to show.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    loaded: Loaded
+    results: Results
+
+    def __post_init__(self) -> None:
+        self._fingerprints = Fingerprints(self.recipe, self.folder.manifests)
+
+    def carry_out(self, step: Step, progress: Progress) -> Evaluation | None:
+        """Do one step, take its artifacts into the manifest, and log it.
+
+        Returns:
+            The round's evaluation, if the step made one.
+        """
+        folder, stage = self.folder, stages.stage_named(step.stage)
+        inputs = self._fingerprints.of(step)
+        work, artifacts = folder.work(step, inputs), StepArtifacts(folder, step.round)
+        folder.ledger.log("start", round=step.round, stage=step.stage)
+        begin = monotonic()
+        context = Context(self.recipe, step.round, artifacts, self.loaded, work, progress, self.loaded.note)
+        done = stage.carry_out(context)
+        found = self._findings(step)
+        rolled_back_to = self.results.best_round() if decided(found) == "rollback" else None
+        done = done if rolled_back_to is None else Done(done.figures, rolled_back_to)
+        names = [name for name in stage.writes if name in artifacts.written]
+        folder.manifests.finish(step, inputs, names, done, [finding.to_dict() for finding in found])
+        let_go(self.results, folder, step)
+        work.remove()
+        seconds = round(monotonic() - begin, 3)
+        folder.ledger.log("finish", round=step.round, stage=step.stage, seconds=seconds, figures=done.figures)
+        for finding in found:
+            self.loaded.note(f"guard {finding.guard}, round {step.round}: {finding.message}")
+        if rolled_back_to is not None:
+            self.loaded.note(
+                f"round {step.round}: rolled back; what comes next goes on from the policy of round {rolled_back_to}"
+            )
+            self.loaded.roll_back(rolled_back_to)
+        return self.results.evaluation(step.round) if EVALUATION in names else None
+
+    def _findings(self, step: Step) -> list[Finding]:
+        """What the guards say of a round that is over."""
+        if step.round == 0 or not is_last_of_round(self.recipe, step):
+            return []
+        figures = self.results.guard_figures(step.round)
+        return findings(self.recipe.guards, figures, self.recipe.method.loss_types)

@@ -1,0 +1,287 @@
+"""What a stage is, and all that it is given: run/ and the single commands know stages through this file alone.
+
+A stage turns artifacts into artifacts. It declares, beside what it does: when it is due, the recipe keys that its results
+depend on, what it reads, writes and needs loaded, what can be wrong before anything is loaded, and what a fork must not
+change. The same object serves a run, whose artifacts are files, and a chain of commands, whose artifacts are pipes.
+
+A new stage is one file with one object, and a line in the table of `stages/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+from align_cli.artifacts.journal import Journal
+from align_cli.artifacts.records import Record
+from align_cli.engines.base import Engine
+from align_cli.labelers import Scorer
+from align_cli.models.load import Policy
+from align_cli.recipe import Recipe
+from align_cli.training.checkpoints import TrainingState
+
+if TYPE_CHECKING:
+    from align_cli.stages.inputs import Inputs
+    from align_cli.training.trainer import PreferenceTrainer
+
+CHECKPOINT = "checkpoint"
+"""The artifact that holds a round's policy, and where its training stands."""
+
+COMPLETIONS, PREFERENCES, TRAINING = "completions.jsonl", "preferences.jsonl", "training.jsonl"
+SAMPLES, EVALUATION = "samples.jsonl", "evaluation.json"
+
+POLICY_KEYS = ("seed", "policy", "playground", "reviews")
+"""Keys that every stage depends on: which model it is, and which random numbers."""
+
+RecordType = TypeVar("RecordType", bound=Record)
+
+
+class Artifact(NamedTuple):
+    """Something that a stage writes in a round's folder."""
+
+    round: int
+    name: str
+
+
+class Progress(Protocol):
+    """Told by a stage how far it is; what becomes of that is the caller's business."""
+
+    def start(self, total: int, unit: str) -> None:
+        """Work begins: `total` units of it, such as 512 completions."""
+        ...
+
+    def advance(self, amount: int = 1) -> None:
+        """`amount` more units are done."""
+        ...
+
+
+class NoProgress:
+    """Progress that nobody watches."""
+
+    def start(self, total: int, unit: str) -> None:
+        """Nothing happens."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Nothing happens."""
+
+
+class Work(Protocol):
+    """Work in progress of a step: what a killed process left of it, and where it is kept."""
+
+    def journal(self, name: str) -> Journal:
+        """The journal of this name; what was done before an interruption is in it already."""
+        ...
+
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint from within the step that is whole, or None."""
+        ...
+
+    def keep_checkpoint(self, number: int, save: Callable[[Path], object]) -> None:
+        """Take in a checkpoint from within the step: its place in the order, and what writes it into a folder."""
+        ...
+
+    def drop_checkpoints(self) -> None:
+        """The step begins again."""
+        ...
+
+
+class NoWork:
+    """Work that nobody resumes."""
+
+    def journal(self, name: str) -> Journal:
+        """A journal in memory."""
+        return Journal()
+
+    def checkpoint(self) -> Path | None:
+        """None."""
+        return None
+
+    def keep_checkpoint(self, number: int, save: Callable[[Path], object]) -> None:
+        """Nothing happens."""
+
+    def drop_checkpoints(self) -> None:
+        """Nothing happens."""
+
+
+class History(Protocol):
+    """What is known of the rounds that are over."""
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether a finished stage wrote this, though it may have been let go since."""
+        ...
+
+    def base(self, round_number: int) -> int:
+        """The round whose policy the next one starts from: this one, unless a guard rolled it back."""
+        ...
+
+
+class Artifacts(History, Protocol):
+    """Where the artifacts of a step lie: in a run's folder, or in pipes."""
+
+    def read(self, artifact: Artifact, kind: type[RecordType]) -> list[RecordType] | None:
+        """The records of an artifact, verified; None where pipes do not bring it.
+
+        Raises:
+            RunError: if it is missing from a run's folder, or is not what was written.
+        """
+        ...
+
+    def write(self, name: str, rows: Sequence[Record] | Sequence[dict[str, float]]) -> None:
+        """JSON Lines of the step's round."""
+        ...
+
+    def write_document(self, name: str, record: Record) -> None:
+        """A record that is a document of its own."""
+        ...
+
+    def place(self, name: str) -> Path:
+        """Where a folder of the step's round goes."""
+        ...
+
+
+class Loaded(Protocol):
+    """What is in memory: each thing loaded once, when it is first needed, and kept from step to step."""
+
+    inputs: Inputs
+    state: TrainingState
+    """Where the training of the policy stands."""
+
+    @property
+    def engine(self) -> Engine:
+        """What generates text."""
+        ...
+
+    def scorer(self, name: str | None) -> Scorer | None:
+        """The labeler with this name; None for None."""
+        ...
+
+    def made(self, policy: Policy) -> None:
+        """This is the initial policy."""
+        ...
+
+    def policy_after(self, round_number: int) -> Policy:
+        """The policy after this many rounds."""
+        ...
+
+    def another_policy(self, round_number: int) -> Policy:
+        """The policy after this many rounds, beside the one that is trained."""
+        ...
+
+    def reference_for(self, round_number: int) -> Policy:
+        """The reference of a round's training and evaluation: always the same object, since the trainer holds it."""
+        ...
+
+    def trainer(self, round_number: int) -> PreferenceTrainer:
+        """The trainer of the policy and the reference in memory."""
+        ...
+
+    def go_on_within(self, round_number: int, checkpoint: Path) -> bool:
+        """Take policy and state from a checkpoint within a round's training; False if it holds no such state."""
+        ...
+
+    def optimizer_state(self, round_number: int) -> dict[str, Any] | None:
+        """What the optimizer begins a round with; None where the one in memory, or a new one, is right."""
+        ...
+
+    def begin_again(self, round_number: int) -> None:
+        """Put policy and state back to where the round's training began."""
+        ...
+
+    def trained(self, round_number: int, state: TrainingState) -> None:
+        """The policy in memory is now the one after this round, and its training stands there."""
+        ...
+
+    def fall_back(self, round_number: int) -> int | None:
+        """Give up a round whose training diverged: put back the best round's policy, and say which round that is.
+
+        None, and nothing is changed, where the recipe or the evaluations do not say so.
+        """
+        ...
+
+
+@dataclass
+class Context:
+    """A step's surroundings.
+
+    Args:
+        recipe: the whole recipe.
+        round: 0 is the initial policy's.
+        artifacts: what it reads and writes.
+        loaded: models, inputs and labelers.
+        work: what is kept in case of a kill.
+        progress: told how far it is.
+        note: told what a user should know.
+    """
+
+    recipe: Recipe
+    round: int
+    artifacts: Artifacts
+    loaded: Loaded
+    work: Work
+    progress: Progress
+    note: Callable[[str], None]
+
+
+class Done(NamedTuple):
+    """What a step has done.
+
+    Args:
+        figures: for the ledger.
+        continues_from: the round whose policy the next round starts from, where it is not this one.
+    """
+
+    figures: dict[str, Any]
+    continues_from: int | None = None
+
+
+class ForkKeys(NamedTuple):
+    """Keys that a fork has to leave as they were, and those below them that it may change all the same."""
+
+    fixed: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+
+
+class Stage(ABC):
+    """One stage of a round."""
+
+    name: ClassVar[str]
+    writes: ClassVar[tuple[str, ...]]
+    """Its artifacts, by name in the round's folder."""
+
+    @abstractmethod
+    def is_due(self, recipe: Recipe, round_number: int) -> bool:
+        """Whether a recipe has this stage in a round; round 0 is the initial policy's."""
+
+    @abstractmethod
+    def keys(self, recipe: Recipe) -> tuple[str, ...]:
+        """The recipe keys that its results depend on; a name stands for everything below it."""
+
+    @abstractmethod
+    def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
+        """The artifacts that it is made from; those that a round does not hold are left out."""
+
+    @abstractmethod
+    def carry_out(self, context: Context) -> Done:
+        """Do the work, from wherever a killed process left it; every artifact in `writes` is there afterwards."""
+
+    def needs(self, recipe: Recipe) -> tuple[str, ...]:
+        """What it needs loaded: of `policy` and `reference`."""
+        return ("policy", "reference")
+
+    def check(self, recipe: Recipe, loaded: Loaded) -> None:  # noqa: B027 - most stages have nothing to check
+        """Look at what can be wrong before any model is loaded or anything is written.
+
+        Raises:
+            AlignError: for the first input that cannot be used.
+        """
+
+    def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
+        """Where there are fewer rows than the recipe asks for, one sentence each."""
+        return []
+
+    def fork_keys(self, recipe: Recipe) -> ForkKeys:
+        """What the rounds of a fork have to have in common with those that it took over."""
+        return ForkKeys()

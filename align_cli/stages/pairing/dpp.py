@@ -1,0 +1,42 @@
+"""Pairs of source `dpp`: all pairs of a prompt's responses, labelled by the policy itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from align_cli.artifacts.records import Completion, Preference
+from align_cli.labelers.policy import PolicyLabeler
+from align_cli.stages.base import Context
+from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, by_draw, make_pair
+
+
+class Dpp:
+    """Pairs the policy's responses, and asks the policy which it prefers."""
+
+    needs: tuple[str, ...] = ("policy", "reference")
+
+    def pair(self, completions: Sequence[Completion], context: Context) -> LabelledPairs:
+        """The round's pairs."""
+        recipe, loaded = context.recipe, context.loaded
+        reference = loaded.reference_for(context.round)
+        policy = loaded.policy_after(context.round - 1)
+        labeler = PolicyLabeler(policy, reference, recipe.method.beta, recipe.generate.batch_size)
+        pairs = self_label(completions, labeler, recipe.generate.num_generations)
+        return LabelledPairs(pairs, {"self_labelled_pairs": len(pairs)})
+
+
+def self_label(completions: Sequence[Completion], labeler: PolicyLabeler, num_generations: int) -> list[Preference]:
+    """All pairs of each prompt's completions with the policy's own label: the pairs of source `dpp`.
+
+    None is left out: no score says which to choose, and training sums over both outcomes.
+    """
+    own = [ScoredCompletion(item, 0.0) for item in completions if item.sampled_by == "policy"]
+    groups = by_draw(own, num_generations).values()
+    pairs = [make_pair(one, two, 0.5) for group in groups for one, two in combinations(group, 2)]
+    labels = labeler.prefer(pairs)
+    return [
+        replace(pair, label=label, source="dpp", labeler=labeler.name, chosen_score=None, rejected_score=None)
+        for pair, label in zip(pairs, labels, strict=True)
+    ]

@@ -1,0 +1,112 @@
+"""What every source's pairing has in common: which completions belong together, what a pair records, what is left out.
+
+Every candidate pair ends in exactly one count: no pair disappears without one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from align_cli.artifacts.records import Completion, Preference
+from align_cli.models.text import plain_text
+from align_cli.recipe.schema import LabelSection
+
+if TYPE_CHECKING:
+    from align_cli.stages.base import Context
+
+
+class LabelledPairs(NamedTuple):
+    """What labelling made.
+
+    Args:
+        preferences: the pairs.
+        counts: what became of the candidates, such as `{"pairs": 500, "ties_dropped": 12}`.
+    """
+
+    preferences: list[Preference]
+    counts: dict[str, int]
+
+
+class Pairing(Protocol):
+    """How a source makes its pairs of a round's completions."""
+
+    needs: tuple[str, ...]
+    """What has to be loaded: of `policy` and `reference`."""
+
+    def pair(self, completions: Sequence[Completion], context: Context) -> LabelledPairs:
+        """The round's pairs, and what became of the candidates."""
+        ...
+
+
+class ScoredCompletion(NamedTuple):
+    """A completion with the score that a labeler gave it."""
+
+    completion: Completion
+    score: float
+
+
+def by_draw(
+    scored: Iterable[ScoredCompletion], num_generations: int, num_reference_generations: int = 0
+) -> dict[tuple[int, int, int], list[ScoredCompletion]]:
+    """Completions by (round, prompt, lap): a prompt drawn twice in a round is two draws of K samples, not one of 2K.
+
+    The policy's samples stand before the reference's.
+    """
+    samples_a_draw = {"policy": num_generations, "reference": max(num_reference_generations, 1)}
+    groups: dict[tuple[int, int, int], list[ScoredCompletion]] = {}
+    for item in scored:
+        completion = item.completion
+        lap = completion.sample_index // samples_a_draw[completion.sampled_by]
+        groups.setdefault((completion.round, completion.prompt_index, lap), []).append(item)
+    return {
+        place: sorted(group, key=lambda item: (item.completion.sampled_by, item.completion.sample_index))
+        for place, group in groups.items()
+    }
+
+
+def make_pair(chosen: ScoredCompletion, rejected: ScoredCompletion, label: float) -> Preference:
+    return Preference(
+        prompt=chosen.completion.prompt,
+        chosen=chosen.completion.completion,
+        rejected=rejected.completion.completion,
+        label=label,
+        prompt_ids=chosen.completion.prompt_ids,
+        chosen_ids=chosen.completion.completion_ids,
+        rejected_ids=rejected.completion.completion_ids,
+        chosen_score=chosen.score,
+        rejected_score=rejected.score,
+        chosen_logp=math.fsum(chosen.completion.logps),
+        rejected_logp=math.fsum(rejected.completion.logps),
+        round=chosen.completion.round,
+        prompt_index=chosen.completion.prompt_index,
+        chosen_index=chosen.completion.sample_index,
+        rejected_index=rejected.completion.sample_index,
+        policy=next(
+            (item.policy for item in (chosen.completion, rejected.completion) if item.sampled_by == "policy"), None
+        ),
+        chosen_by=chosen.completion.sampled_by,
+        rejected_by=rejected.completion.sampled_by,
+    )
+
+
+def is_kept(pair: Preference, is_tie: bool, section: LabelSection, counts: Counter[str]) -> bool:
+    """Apply the rules for empty texts, equal texts and ties.
+
+    A pair is dropped if any rule that holds says so; it is counted once, under the first rule that decides.
+    """
+    is_empty = not plain_text(pair.chosen).strip() or not plain_text(pair.rejected).strip()
+    rules = (
+        (is_empty, "empty_texts", section.empty_texts),
+        (pair.chosen_ids == pair.rejected_ids, "equal_texts", section.equal_texts),
+        (is_tie, "ties", section.ties),
+    )
+    holding = [(name, rule) for holds, name, rule in rules if holds]
+    dropping = [name for name, rule in holding if rule == "drop"]
+    if dropping:
+        counts[f"{dropping[0]}_dropped"] += 1
+    elif holding:
+        counts[f"{holding[0][0]}_kept"] += 1
+    return not dropping

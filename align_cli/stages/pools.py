@@ -1,0 +1,207 @@
+"""From preferences to the pools that batches are drawn from, one a source; and whether they are what training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from align_cli.artifacts.records import Preference
+from align_cli.errors import DataError
+from align_cli.recipe import Recipe
+from align_cli.training.batches import TrainingPair
+
+
+def training_pools(recipe: Recipe, preferences: Sequence[Preference], rounds_before: int) -> dict[str, list[TrainingPair]]:
+    """Each source's pairs as training sees them, in the order of the mixture.
+
+    Args:
+        recipe: the whole recipe.
+        preferences: offline pairs and the round's own, tokenised; each goes to the pool of its source. Offline pairs
+            are the pool of `ddp` too, whose labels are the policy's.
+        rounds_before: rounds that the policy has been trained for.
+
+    Raises:
+        DataError: if a source with a share has no pairs, or has some that lack what the method needs of them.
+    """
+    sources = recipe.method.sources.in_use()
+    pools = {
+        name: _pool([pair for pair in preferences if pair.source == _pool_of(name)], position, recipe, name, rounds_before)
+        for position, name in enumerate(sources)
+    }
+    _check_sources(preferences, [_pool_of(name) for name in sources])
+    for name, section in sources.items():
+        if not pools[name]:
+            raise DataError(
+                f"source {name!r} has a share of {section.mixing:g} but no pairs",
+                where=f"method.sources.{name}",
+                hint="label completions with this recipe (pairs of --preferences without a source are offline ones); "
+                "or look at the label stage's counts: every pair may have been dropped as a tie or by min_margin"
+                if section.policy_responses
+                else "set data.preferences to a file with pairs, or give the share to another source",
+            )
+    _check_writers(recipe, preferences)
+    _check_others(recipe, preferences)
+    _check_labels(recipe, preferences)
+    return pools
+
+
+def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:
+    """The choice of best and worst of K depended on all K responses, and all of them have to carry the term."""
+    sources = recipe.method.sources.in_use()
+    unweighable = [
+        pair
+        for pair in preferences
+        if (pair.chosen_by == "policy" and pair.chosen_logp is None)
+        or (pair.rejected_by == "policy" and pair.rejected_logp is None)
+    ]
+    if recipe.method.importance_weight_cap is not None and unweighable:
+        raise DataError(
+            f"{len(unweighable)} pairs hold no log-probabilities of their sampling, which importance weights need",
+            where="method.importance_weight_cap",
+            hint="label completions of `align generate`, or leave the key out",
+        )
+    if (
+        "dpr" not in sources
+        or not needs_others(recipe, "dpr")
+        or recipe.generate.num_generations + recipe.generate.num_reference_generations == 2
+        or recipe.label.pairs == "all"
+    ):
+        return
+    lacking = [pair for pair in preferences if pair.source == "dpr" and pair.other_ids is None]
+    num_responses = recipe.generate.num_generations + recipe.generate.num_reference_generations
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} pairs of source dpr were chosen from {num_responses} responses and hold none of the "
+            "others, which the bilevel response term and importance weights need",
+            where="method.sources.dpr.gradient",
+            hint="label them with this recipe, or set method.sources.dpr.gradient to 0",
+        )
+
+
+def _check_writers(recipe: Recipe, preferences: Sequence[Preference]) -> None:
+    """What a pair of the policy's carries goes by who wrote its responses, so they must say so."""
+    sources = recipe.method.sources.in_use()
+    unsigned = [
+        pair
+        for pair in preferences
+        if pair.source in sources
+        and sources[pair.source].policy_responses
+        and pair.chosen_by == pair.rejected_by == "dataset"
+    ]
+    if unsigned:
+        raise DataError(
+            f"{len(unsigned)} pairs of source {unsigned[0].source} say of neither response that the policy wrote it",
+            where=f"method.sources.{unsigned[0].source}",
+            hint="label completions of `align generate`; or set chosen_by and rejected_by of each pair",
+        )
+    unplaced = [
+        pair
+        for pair in preferences
+        if getattr(sources.get(pair.source), "gradient", 0.0)
+        and sources[pair.source].policy_responses
+        and (
+            pair.prompt_index is None
+            or (pair.chosen_by == "policy" and pair.chosen_index is None)
+            or (pair.rejected_by == "policy" and pair.rejected_index is None)
+        )
+    ]
+    if unplaced:
+        raise DataError(
+            f"{len(unplaced)} pairs of source {unplaced[0].source} do not say which samples of which prompt they are, "
+            "which the baseline of the bilevel term goes by",
+            where=f"method.sources.{unplaced[0].source}.gradient",
+            hint="label completions of `align generate`; or set prompt_index, chosen_index and rejected_index",
+        )
+
+
+def _check_labels(recipe: Recipe, preferences: Sequence[Preference]) -> None:
+    """TRL's own losses know that one response won, and no probability of it."""
+    uncertain = [pair for pair in preferences if pair.label != 1]
+    if recipe.method.uses_trl_loss and uncertain:
+        raise DataError(
+            f"{len(uncertain)} pairs have a label below 1, the first {uncertain[0].label:g}; TRL's own losses take "
+            "hard labels alone",
+            where="method.loss_type",
+            hint="leave these pairs out, set label.ties to drop, or set method.loss_type to sigmoid, ipo, hinge or "
+            "simpo",
+        )
+
+
+def _check_sources(preferences: Sequence[Preference], known: Sequence[str]) -> None:
+    strange = [pair.source for pair in preferences if pair.source not in known]
+    if strange:
+        raise DataError(
+            f"{len(strange)} pairs have source {strange[0]!r}, which has no share in the recipe's mixture",
+            where="method.sources",
+            hint=f"give it a share, or leave these pairs out; pairs of {' and '.join(dict.fromkeys(known))} are used",
+        )
+
+
+def _pool_of(name: str) -> str:
+    """The source that is written on a source's pairs: `ddp` takes the offline ones."""
+    return "offline" if name == "ddp" else name
+
+
+def needs_others(recipe: Recipe, name: str) -> bool:
+    """Whether a source's pairs need the responses that they were chosen from: for the bilevel term, or for weights."""
+    section = recipe.method.sources.in_use()[name]
+    weighs = recipe.method.importance_weight_cap is not None
+    return section.policy_responses and (getattr(section, "gradient", 0.0) > 0 or weighs)
+
+
+def _pool(
+    preferences: Sequence[Preference], position: int, recipe: Recipe, name: str, rounds_before: int
+) -> list[TrainingPair]:
+    """A source's pairs as training sees them: which are of one prompt, which share responses, and whose those are."""
+    section, with_others = recipe.method.sources.in_use()[name], needs_others(recipe, name)
+    prompts: dict[Hashable, int] = {}
+    responses: dict[Hashable, int] = {}
+    pairs = []
+    for index, pair in enumerate(preferences):
+        others = tuple(pair.other_ids or ()) if with_others else ()
+        # Where no index says which prompt or sample it was, the tokens do.
+        prompt = (pair.round, pair.prompt_index if pair.prompt_index is not None else tuple(pair.prompt_ids or ()))
+        places: list[Hashable] = [
+            (
+                prompt,
+                pair.chosen_by,
+                pair.chosen_index if pair.chosen_index is not None else tuple(pair.chosen_ids or ()),
+            ),
+            (
+                prompt,
+                pair.rejected_by,
+                pair.rejected_index if pair.rejected_index is not None else tuple(pair.rejected_ids or ()),
+            ),
+            *((index, "other", number) for number in range(len(others))),
+        ]
+        pairs.append(
+            TrainingPair(
+                prompt_ids=pair.prompt_ids or [],
+                chosen_ids=pair.chosen_ids or [],
+                rejected_ids=pair.rejected_ids or [],
+                label=pair.label,
+                source=position,
+                pair_id=index,
+                prompt_id=prompts.setdefault(prompt, len(prompts)),
+                other_ids=others,
+                sampled_logp=_sampled_logp(pair, with_others) if section.policy_responses else 0.0,
+                response_ids=tuple(responses.setdefault(place, len(responses)) for place in places),
+                of_policy=(pair.chosen_by == "policy", pair.rejected_by == "policy"),
+                from_reference=_from_reference(pair, recipe, rounds_before),
+            )
+        )
+    return pairs
+
+
+def _from_reference(pair: Preference, recipe: Recipe, rounds_before: int) -> tuple[bool, bool]:
+    """Whether the reference as it is now sampled the responses: by name, or because it was the round's policy."""
+    if recipe.method.optimism.on == "reference":
+        return pair.chosen_by == "reference", pair.rejected_by == "reference"
+    is_present = pair.round == rounds_before + 1
+    return is_present and pair.chosen_by == "policy", is_present and pair.rejected_by == "policy"
+
+
+def _sampled_logp(pair: Preference, with_others: bool) -> float:
+    others = sum(pair.other_logps or ()) if with_others else 0.0
+    chosen = (pair.chosen_logp or 0.0) if pair.chosen_by == "policy" else 0.0
+    rejected = (pair.rejected_logp or 0.0) if pair.rejected_by == "policy" else 0.0
+    return chosen + rejected + others
