@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from align_cli.artifacts.store import to_json
+from align_cli.artifacts.json_text import to_json
 
 
 class Journal:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from align_cli.artifacts.store import checksum
+from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError, nearest
 
 if TYPE_CHECKING:

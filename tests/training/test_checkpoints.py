@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from align_cli.artifacts.store import checksum
+from align_cli.artifacts.checksums import checksum
 from align_cli.models.load import load_policy
 from align_cli.playground.model import make_policy
 from align_cli.training.checkpoints import (
