@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from align_cli.artifacts.checksums import checksum
 from align_cli.artifacts.records import SCHEMA_VERSION
-from align_cli.artifacts.store import checksum
 from align_cli.recipe import Recipe, differences, resolved
 from align_cli.run.plan import Step
 from align_cli.stages.inputs import local_files

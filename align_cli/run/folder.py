@@ -23,17 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from align_cli import __version__
+from align_cli.artifacts.checksums import checksum
+from align_cli.artifacts.disk import disk_error, writing
+from align_cli.artifacts.files import TEMPORARY_SUFFIX, write_text
+from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import SCHEMA_VERSION
-from align_cli.artifacts.store import (
-    TEMPORARY_SUFFIX,
-    checksum,
-    disk_error,
-    read_json,
-    to_json,
-    write_json,
-    write_text,
-    writing,
-)
+from align_cli.artifacts.store import read_json, write_json
 from align_cli.errors import AlignError, DataError, RunError
 from align_cli.recipe import Recipe, differences, load_recipe, resolved
 from align_cli.run.plan import Step

@@ -12,7 +12,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from align_cli.artifacts.store import write_json, writing_folder
+from align_cli.artifacts.files import writing_folder
+from align_cli.artifacts.store import write_json
 from align_cli.errors import RunError
 from align_cli.recipe import Recipe, differences, resolved
 from align_cli.run.fingerprints import stage_keys, step_inputs

@@ -14,9 +14,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from align_cli.artifacts.files import write_text
 from align_cli.artifacts.journal import Journal
+from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Completion, Evaluation, Preference
-from align_cli.artifacts.store import read_record, read_records, to_json, write_json, write_records, write_text
+from align_cli.artifacts.store import read_record, read_records, write_json, write_records
 from align_cli.errors import AlignError, DivergedError, RunError
 from align_cli.models.load import Policy, load_policy
 from align_cli.recipe import Recipe

@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from align_cli.artifacts.checksums import checksum
 from align_cli.artifacts.journal import Journal
-from align_cli.artifacts.store import checksum, read_json, to_json, write_json
+from align_cli.artifacts.json_text import to_json
+from align_cli.artifacts.store import read_json, write_json
 from align_cli.errors import DataError
 from align_cli.run.plan import Step
 

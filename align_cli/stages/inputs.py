@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from align_cli.artifacts.store import to_json
+from align_cli.artifacts.json_text import to_json
 from align_cli.errors import DataError
 from align_cli.playground import reviews, world
 from align_cli.recipe.schema import Recipe, ReviewsSection

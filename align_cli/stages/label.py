@@ -14,8 +14,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.journal import Journal
+from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Completion, Preference
-from align_cli.artifacts.store import to_json
 from align_cli.labelers import Scorer
 from align_cli.labelers.dataset import label_pairs
 from align_cli.labelers.policy import PolicyLabeler
