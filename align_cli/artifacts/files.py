@@ -1,12 +1,16 @@
 """Files that are whole or not there: write to a temporary name, fsync, rename.
 
-Called by stages and by the run; knows nothing of what the files hold.
+Nothing is followed out of the folder that a name lies in: what stands in the place of a file of ours, a link, a pipe, a
+device or a folder, is refused or removed, and never opened. Called by stages and by the run; knows nothing of what the
+files hold.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,14 +23,69 @@ TEMPORARY_SUFFIX = ".partial"
 REPLACED_SUFFIX = ".replaced"
 """What a folder is called while a new one takes its place."""
 
+LINK, FOLDER, OTHER = "a link", "a folder", "a pipe or a device"
+STRANGER_ERRORS = {LINK: errno.ELOOP, FOLDER: errno.EISDIR, OTHER: errno.ENXIO}
+
+
+def stranger_kind(mode: int) -> str | None:
+    """What something is, by its `st_mode`, if it is no regular file: `a link`, `a folder`, `a pipe or a device`."""
+    if stat.S_ISREG(mode):
+        return None
+    return LINK if stat.S_ISLNK(mode) else FOLDER if stat.S_ISDIR(mode) else OTHER
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of ours, a regular one under its own name: no link is followed, no pipe is waited for.
+
+    Args:
+        path: the file.
+        flags: as `os.open` takes them; a file that is made gets its mode from the umask.
+
+    Returns:
+        Its descriptor, which children do not inherit.
+
+    Raises:
+        OSError: if it cannot be opened; if it is something else, its `strerror` says what: `it is a link, not a file`.
+    """
+    with suppress(FileNotFoundError):
+        _refuse_stranger(path, os.lstat(path).st_mode)
+    # What has come in between is neither followed nor waited for.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        _refuse_stranger(path, os.fstat(descriptor).st_mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _refuse_stranger(path: Path, mode: int) -> None:
+    kind = stranger_kind(mode)
+    if kind is not None:
+        raise OSError(STRANGER_ERRORS[kind], f"it is {kind}, not a file", str(path))
+
+
+def remove(path: Path) -> None:
+    """Remove what stands under a name, if anything: a file, a folder with all that it holds, a link itself, a pipe."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: afterwards it holds all of `text`, or what it held before."""
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
         try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            descriptor = open_own(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -35,6 +94,26 @@ def write_text(path: Path, text: str) -> None:
             _forget(temporary)  # on a full disk what is half written takes the room of what is to come
             raise
         _sync(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line, and its end, to a file, which is made if it is not there; when this returns the line is durable.
+
+    A line that a killed process left torn is ended first. The cost does not grow with the file.
+
+    Raises:
+        WriteError: if it cannot be written, or is no regular file.
+    """
+    with writing(path):
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        with os.fdopen(descriptor, "ab") as stream:
+            size = os.fstat(descriptor).st_size
+            is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            stream.write(("\n" if is_torn else "").encode() + f"{line}\n".encode())
+            stream.flush()
+            os.fsync(descriptor)
+        if size == 0:
+            _sync(path.parent)
 
 
 @contextmanager
@@ -47,7 +126,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove(leftover)
         temporary.mkdir()
         try:
             yield temporary
@@ -64,15 +143,16 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(path: Path, new: Path, old: Path) -> None:
-    if path.exists():
+    if os.path.lexists(path):
         path.replace(old)
     try:
         new.replace(path)
     except OSError:
-        if old.exists():
+        if os.path.lexists(old):
             old.replace(path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        remove(old)
 
 
 def _forget(path: Path) -> None:

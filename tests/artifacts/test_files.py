@@ -6,12 +6,24 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from align_cli.artifacts.files import TEMPORARY_SUFFIX, write_text, writing_folder
+from align_cli.artifacts.disk import WriteError, disk_error
+from align_cli.artifacts.files import (
+    REPLACED_SUFFIX,
+    TEMPORARY_SUFFIX,
+    append_line,
+    open_own,
+    remove,
+    write_text,
+    writing_folder,
+)
+
+Stranger = Callable[[Path], Path]
 
 
 def test_an_error_before_the_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +119,119 @@ def test_a_rename_that_fails_leaves_the_old_folder(tmp_path: Path, monkeypatch: 
             _write_folder(tmp_path / "c", "new")
     assert (tmp_path / "c" / "weights").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_CREAT], ids=["read", "write", "make"])
+def test_what_is_no_file_is_not_opened_and_told(tmp_path: Path, stranger: Stranger, flags: int) -> None:
+    path = stranger(tmp_path / "run" / ".lock")
+    with pytest.raises(OSError, match=r"it is a \w+( or a device)?, not a file") as caught:
+        open_own(path, flags)
+    kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "pipe or a device"
+    assert (caught.value.strerror, caught.value.filename) == (f"it is a {kind}, not a file", str(path))
+
+
+def test_a_device_is_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="it is a pipe or a device, not a file"):
+        open_own(Path("/dev/zero"), os.O_RDONLY)
+
+
+@pytest.mark.parametrize("target", ["there", "nowhere"])
+def test_a_link_that_comes_in_between_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    (tmp_path / "there").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    regular = (tmp_path / "there").stat()
+    monkeypatch.setattr(os, "lstat", lambda _: regular)
+    with pytest.raises(OSError, match="symbolic links"):
+        open_own(tmp_path / "link", os.O_RDWR | os.O_CREAT)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_pipe_that_comes_in_between_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, never_waits: None
+) -> None:
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    regular = (tmp_path / "file").stat()
+    monkeypatch.setattr(os, "lstat", lambda _: regular)
+    with pytest.raises(OSError, match="it is a pipe or a device, not a file"):
+        open_own(tmp_path / "pipe", os.O_RDONLY)
+
+
+def test_a_file_that_is_made_has_the_mode_that_the_umask_leaves_and_no_child_inherits_it(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        descriptor = open_own(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert not os.get_inheritable(descriptor)
+    os.close(descriptor)
+
+
+def test_whatever_stands_under_a_name_is_removed_and_nothing_else(tmp_path: Path, stranger: Stranger) -> None:
+    path = stranger(tmp_path / "run" / "file")
+    remove(path)
+    assert list(path.parent.iterdir()) == []
+    remove(path)
+
+
+def test_a_stranger_in_the_place_of_the_temporary_file_is_removed(tmp_path: Path, stranger: Stranger) -> None:
+    path = tmp_path / "run" / "recipe.yaml"
+    stranger(path.with_name("recipe.yaml" + TEMPORARY_SUFFIX))
+    write_text(path, "rounds: 1\n")
+    assert path.read_text() == "rounds: 1\n" and not path.is_symlink()
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [TEMPORARY_SUFFIX, REPLACED_SUFFIX, ""])
+def test_a_stranger_in_the_place_of_a_folder_is_removed(tmp_path: Path, stranger: Stranger, suffix: str) -> None:
+    path = tmp_path / "run" / "checkpoint"
+    stranger(path.with_name("checkpoint" + suffix))
+    for weights in ("old", "new"):
+        _write_folder(path, weights)
+        assert list(path.parent.iterdir()) == [path] and not path.is_symlink()
+        assert {file.name: file.read_text() for file in path.iterdir()} == {"weights": weights}
+
+
+def test_lines_follow_one_another_and_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "ledger.jsonl", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    for count, line in enumerate(["{}", "naïve 😀", ""], start=1):
+        append_line(path, line)
+        assert path.read_text().count("\n") == count
+        assert path.stat().st_size in synced
+    assert path.read_text() == "{}\nnaïve 😀\n\n"
+
+
+@pytest.mark.parametrize("torn", ["{", '{"event": "be', "x" * 100_000])
+def test_a_line_that_a_killed_process_left_torn_does_not_swallow_the_next(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    append_line(path, "first")
+    path.write_text(path.read_text() + torn)
+    append_line(path, "second")
+    append_line(path, "third")
+    assert path.read_text() == f"first\n{torn}\nsecond\nthird\n"
+
+
+def test_an_append_reads_a_single_byte_of_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = tmp_path / "ledger.jsonl", []
+    path.write_text("line\n" * 100_000)
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *args: read.append(args[1]) or pread(*args))
+    monkeypatch.setattr(Path, "read_bytes", _raise_disk_error)
+    monkeypatch.setattr(Path, "read_text", _raise_disk_error)
+    append_line(path, "last")
+    assert read == [1]
+    assert path.stat().st_size == 5 * 100_001
+
+
+def test_a_line_is_not_appended_to_what_is_no_file(tmp_path: Path, stranger: Stranger) -> None:
+    path = stranger(tmp_path / "run" / "ledger.jsonl")
+    with pytest.raises(WriteError, match=r"it is a .*, not a file") as caught:
+        append_line(path, "line")
+    assert str(disk_error(caught.value)).startswith(f"{path}: cannot be written: it is a ")
 
 
 def _write_folder(path: Path, weights: str, *others: str) -> None:
