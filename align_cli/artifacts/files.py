@@ -8,9 +8,11 @@ files hold.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,9 @@ TEMPORARY_SUFFIX = ".partial"
 
 REPLACED_SUFFIX = ".replaced"
 """What a folder is called while a new one takes its place."""
+
+FICLONE = 0x40049409
+"""Linux's ioctl that copies a file by reference (Btrfs, XFS)."""
 
 LINK, FOLDER, OTHER = "a link", "a folder", "a pipe or a device"
 STRANGER_ERRORS = {LINK: errno.ELOOP, FOLDER: errno.EISDIR, OTHER: errno.ENXIO}
@@ -153,6 +158,46 @@ def _replace_folder(path: Path, new: Path, old: Path) -> None:
         raise
     with suppress(OSError):
         remove(old)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a file, or a folder with all that it holds, to a name that is free. Nothing is shared that a write changes.
+
+    Modes are what the umask leaves, whatever the source's are.
+
+    Raises:
+        OSError: if it cannot be read or written, or holds a link, a pipe or a device.
+    """
+    if stranger_kind(os.lstat(source).st_mode) != FOLDER:
+        copy_file(source, target)
+        return
+    target.mkdir()
+    for entry in sorted(source.iterdir()):
+        copy_tree(entry, target / entry.name)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file to a name that is free: by reference where the file system can, else byte by byte.
+
+    Raises:
+        OSError: if it cannot be read or written, or is no regular file.
+    """
+    with os.fdopen(open_own(source, os.O_RDONLY), "rb") as read:
+        descriptor = open_own(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(descriptor, "wb") as written:
+            if not _is_cloned(read.fileno(), descriptor):
+                shutil.copyfileobj(read, written, 1 << 20)
+
+
+def _is_cloned(source: int, target: int) -> bool:
+    """Let a file have another's blocks until one of them is written to; whether the file system could."""
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def _forget(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -12,11 +13,15 @@ from typing import Any
 
 import pytest
 
+from align_cli.artifacts.checksums import member_checksums
 from align_cli.artifacts.disk import WriteError, disk_error
 from align_cli.artifacts.files import (
     REPLACED_SUFFIX,
     TEMPORARY_SUFFIX,
+    _umask,
     append_line,
+    copy_file,
+    copy_tree,
     open_own,
     remove,
     write_text,
@@ -232,6 +237,74 @@ def test_a_line_is_not_appended_to_what_is_no_file(tmp_path: Path, stranger: Str
     with pytest.raises(WriteError, match=r"it is a .*, not a file") as caught:
         append_line(path, "line")
     assert str(disk_error(caught.value)).startswith(f"{path}: cannot be written: it is a ")
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    """A folder with a large and an empty file, deep in it, for the owner alone."""
+    (tmp_path / "origin" / "deep" / "empty").mkdir(parents=True)
+    (tmp_path / "origin" / "model").write_bytes(os.urandom(3 << 20))
+    (tmp_path / "origin" / "deep" / "none").write_bytes(b"")
+    for path in (tmp_path / "origin" / "model", tmp_path / "origin" / "deep" / "none"):
+        path.chmod(0o400)
+    return tmp_path / "origin"
+
+
+def test_a_copy_holds_the_same_and_shares_nothing_that_a_write_changes(origin: Path, tmp_path: Path) -> None:
+    before = (origin / "model").read_bytes()
+    copy_tree(origin, tmp_path / "copy")
+    assert member_checksums(tmp_path / "copy") == member_checksums(origin)
+    assert (tmp_path / "copy" / "deep" / "empty").is_dir()
+    for name in ("model", "deep/none"):
+        assert (tmp_path / "copy" / name).stat().st_ino != (origin / name).stat().st_ino
+        assert (tmp_path / "copy" / name).stat().st_mode & 0o777 == 0o666 & ~_umask()
+    with (tmp_path / "copy" / "model").open("r+b") as stream:
+        stream.write(b"damaged")
+    assert (origin / "model").read_bytes() == before
+
+
+def test_a_copy_is_by_reference_where_the_file_system_can(
+    origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None here can, so that the ioctl is played: it is what copies, and nothing is written besides."""
+    asked = []
+
+    def clone(target: int, request: int, source: int) -> None:
+        asked.append((request, os.fstat(source).st_ino))
+        os.write(target, b"cloned")
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(fcntl, "ioctl", clone)
+    copy_file(origin / "model", tmp_path / "copy")
+    assert asked == [(0x40049409, (origin / "model").stat().st_ino)]
+    assert (tmp_path / "copy").read_bytes() == b"cloned"
+
+
+def test_a_copy_where_nothing_can_be_asked_of_the_file_system_is_made_all_the_same(
+    origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "ioctl", None)
+    copy_file(origin / "model", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == (origin / "model").read_bytes()
+
+
+def test_what_is_no_file_is_not_copied(origin: Path, tmp_path: Path, stranger: Stranger) -> None:
+    path = stranger(origin / "stranger")
+    if path.is_dir() and not path.is_symlink():
+        return
+    with pytest.raises(OSError, match="not a file") as caught:
+        copy_tree(origin, tmp_path / "copy")
+    assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize("target", ["file", "link"])
+def test_a_copy_takes_nothings_place(origin: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(OSError):
+        copy_file(origin / "model", tmp_path / target)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def _write_folder(path: Path, weights: str, *others: str) -> None:
