@@ -232,7 +232,7 @@ class Steps:
         steps = place(number, "training.jsonl").read_text(encoding="utf-8").splitlines()
         standing = self._evaluations_with(number)
         figures = RoundFigures(standing, [json.loads(line) for line in steps], self._training_rewards(standing))
-        return findings(self.recipe.guards, figures, self.recipe.method.loss_types)
+        return findings(self.recipe.guards, figures, self.recipe.method)
 
     def _evaluations_with(self, number: int) -> list[Evaluation]:
         """The evaluations so far, without those of rounds that were rolled back, and with that of the round at hand,
