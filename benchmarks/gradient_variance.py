@@ -118,12 +118,12 @@ def terms(
     if not by_reward:
         labels = policy_labels(logits)
         labels = torch.bernoulli(labels, generator=generator) if setting.labels == "drawn" else labels
-    losses = expected_preference_loss(margins, labels, "sigmoid", BETA)
+    forward, backward = (preference_loss(sign * margins, "sigmoid", BETA) for sign in (1, -1))
+    losses = expected_preference_loss(forward, backward, labels)
     value = torch.zeros(len(prompts))
     if setting.source != "ddp":
         value = value + response_terms(setting, losses, logps, prompts, members)
     if not by_reward:
-        forward, backward = (preference_loss(sign * margins, "sigmoid", BETA) for sign in (1, -1))
         value = value + label_term(forward, backward, labels, logits)
     return value
 

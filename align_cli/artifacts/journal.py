@@ -2,7 +2,8 @@
 
 A journal is no artifact: nobody but the stage that wrote it reads it, and it goes when the stage is finished. Each line
 carries a CRC-32. A line that a kill left torn, or that was damaged, is dropped with all that follow: that work is done
-again. The first line says what the work is for; a journal for something else is begun anew.
+again. The first line says what the work is for; a journal for something else is begun anew, as is one that is a link
+or no file at all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from align_cli.artifacts.store import to_json
+from align_cli.artifacts.files import open_own, remove
+from align_cli.artifacts.json_text import to_json
 
 
 class Journal:
@@ -53,15 +55,16 @@ class Journal:
 
     def _opened(self, path: Path, header: dict[str, Any]) -> IO[bytes]:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept, rows = _read(path)
-        if rows[:1] == [header]:
+        if path.is_symlink() or not path.is_file():
+            remove(path)
+        stream: IO[bytes] = os.fdopen(open_own(path, os.O_RDWR | os.O_CREAT), "r+b")
+        kept, rows = _read(stream)
+        is_ours = rows[:1] == [header]
+        stream.seek(stream.truncate(kept if is_ours else 0))
+        if is_ours:
             self.rows = rows[1:]
-            stream: IO[bytes] = path.open("r+b")
-            stream.truncate(kept)
-            stream.seek(kept)
-            return stream
-        stream = path.open("wb")
-        stream.write(_line(header))
+        else:
+            stream.write(_line(header))
         return stream
 
 
@@ -70,17 +73,15 @@ def _line(row: Mapping[str, Any]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _read(path: Path) -> tuple[int, list[dict[str, Any]]]:
+def _read(stream: IO[bytes]) -> tuple[int, list[dict[str, Any]]]:
     """The whole and undamaged lines at a file's beginning: how many bytes they take, and their rows."""
     kept, rows = 0, []
-    if path.is_file():
-        with path.open("rb") as stream:
-            for line in stream:
-                row = _row(line)
-                if row is None:
-                    break
-                rows.append(row)
-                kept += len(line)
+    for line in stream:
+        row = _row(line)
+        if row is None:
+            break
+        rows.append(row)
+        kept += len(line)
     return kept, rows
 
 

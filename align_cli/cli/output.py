@@ -82,7 +82,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             sys.stderr.close()
             raise typer.Exit(0) from None
         except Exception as error:
-            from align_cli.artifacts.store import disk_error
+            from align_cli.artifacts.disk import disk_error
 
             fault = disk_error(error)
             if fault is None:
@@ -177,7 +177,8 @@ class Output:
 
     def records(self, records: Sequence[Record], place: str) -> None:
         """JSON Lines into a file, or to standard output for `-`."""
-        from align_cli.artifacts.store import print_records, to_json, write_records
+        from align_cli.artifacts.json_text import to_json
+        from align_cli.artifacts.store import print_records, write_records
 
         if place == "-" and sys.stdout.isatty():
             for record in records:

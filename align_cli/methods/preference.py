@@ -79,20 +79,16 @@ def preference_loss(margins_B: torch.Tensor, loss_type: str, beta: float, gamma:
 
 
 def expected_preference_loss(
-    margins_B: torch.Tensor, labels_B: torch.Tensor, loss_type: str, beta: float, gamma: float = 0.0
+    forward_losses_B: torch.Tensor, backward_losses_B: torch.Tensor, labels_B: torch.Tensor
 ) -> torch.Tensor:
     """ℓ̄ = q ℓ(h) + (1 − q) ℓ(−h): the loss in expectation over which response wins.
 
     Args:
-        margins_B: h from `preference_margin`.
+        forward_losses_B: ℓ(h) from `preference_loss`, the loss if the chosen response wins.
+        backward_losses_B: ℓ(−h), the loss if the rejected one wins.
         labels_B: q, the probability that the chosen response is the better one, in [0, 1]; 1 is a hard label.
-        loss_type: `sigmoid`, `ipo`, `hinge` or `simpo`.
-        beta: above 0.
-        gamma: as in `preference_loss`.
 
     Returns:
         (B,).
     """
-    forward_B = preference_loss(margins_B, loss_type, beta, gamma)
-    backward_B = preference_loss(-margins_B, loss_type, beta, gamma)
-    return labels_B * forward_B + (1 - labels_B) * backward_B
+    return labels_B * forward_losses_B + (1 - labels_B) * backward_losses_B

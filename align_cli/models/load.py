@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from align_cli.artifacts.store import checksum
+from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError, nearest
 
 if TYPE_CHECKING:
@@ -70,14 +70,23 @@ def load_policy(
         model = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), use_safetensors=True, **shared)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if "custom code" in first_line:
+            raise AlignError(
+                "the model comes with code of its own, which is not run unless it is trusted",
+                where=place,
+                hint="look at its .py files, and set policy.trust_remote_code to true where you trust them",
+            ) from error
         raise AlignError(f"the model cannot be loaded: {first_line}", where=place, hint=_remedy(place)) from error
     if tokenizer.eos_token_id is None:
         raise AlignError("the tokenizer has no end-of-sequence token", where=place, hint="set eos_token and save it")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # It is saved with the tokenizer: a checkpoint must not depend on whether its policy was begun from the Hub or read
+    # from another checkpoint.
+    tokenizer.init_kwargs["is_local"] = True
     model.to(best_device())
     model.eval()
-    return Policy(model, tokenizer, _version(place, getattr(model.config, "_commit_hash", None)))
+    return Policy(model, tokenizer, _version(place, revision))
 
 
 def _remedy(place: str) -> str:
@@ -128,6 +137,14 @@ def weights_version(folder: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _version(place: str, commit: str | None) -> str:
+def _version(place: str, revision: str | None) -> str:
     folder = Path(place)
-    return weights_version(folder) if folder.is_dir() else f"{place}@{commit or 'main'}"
+    return weights_version(folder) if folder.is_dir() else f"{place}@{_hub_commit(place, revision)}"
+
+
+def _hub_commit(repository: str, revision: str | None) -> str:
+    """The commit of a Hub model that was loaded just now: the name of its folder in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else revision or "main"

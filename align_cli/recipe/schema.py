@@ -405,7 +405,12 @@ class StuckLossGuardSection(Section):
     """`guards.stuck_loss`: DPO's loss stays at ln 2, as if the pairs said nothing."""
 
     steps: int = Field(50, ge=1, description="last steps of a round that have to stay there")
-    within: float = Field(1.0e-3, gt=0, description="distance from ln 2 that counts as there")
+    within: float = Field(
+        1.0e-3,
+        gt=0,
+        description="distance from ln 2 that counts as there; for losses that are elsewhere at a margin of 0, a share "
+        "of it",
+    )
     action: GuardAction = Field("warn", description=_ACTION)
 
 

@@ -16,8 +16,8 @@ from align_cli import stages
 from align_cli.artifacts.checksums import checksum
 from align_cli.artifacts.records import SCHEMA_VERSION
 from align_cli.recipe import Recipe, differences, resolved
-from align_cli.run.folder import Manifests
 from align_cli.run.folder.layout import ROUNDS
+from align_cli.run.folder.manifests import Manifests
 from align_cli.run.plan import Step
 from align_cli.stages.inputs import local_files
 

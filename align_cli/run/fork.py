@@ -1,7 +1,7 @@
 """Going on differently: a run that begins with the first rounds of another.
 
-The rounds are taken over as they are, file by file; nothing of them is made again, whatever the new recipe says. They are
-copies, so that neither run can damage the other's.
+The rounds are taken over as they are, file by file; nothing of them is made again, whatever the new recipe says. They
+are copies, so that neither run can damage the other's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from align_cli.artifacts.files import copy_tree, writing_folder
 from align_cli.errors import RunError
 from align_cli.recipe import Recipe, differences, resolved
 from align_cli.run.fingerprints import Fingerprints, lies_below
-from align_cli.run.folder import Origin, RunFolder
+from align_cli.run.folder import RunFolder
+from align_cli.run.folder.lineage import Origin
 from align_cli.run.plan import plan_steps
 from align_cli.stages.base import CHECKPOINT, Artifact
 
@@ -93,9 +94,7 @@ def _check_origin(recipe: Recipe, origin: Origin, source: RunFolder) -> None:
     theirs = source.recipe()
     reached = [step for step in plan_steps(theirs) if step.round <= origin.round]
     missing = [
-        step
-        for step in reached
-        if not source.lineage.inherits(step.round) and source.manifests.finished(step) is None
+        step for step in reached if not source.lineage.inherits(step.round) and source.manifests.finished(step) is None
     ]
     if missing or origin.round > theirs.rounds:
         raise RunError(

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from align_cli.artifacts.records import Evaluation
-from align_cli.recipe.schema import GuardsSection
-
-LN_2 = math.log(2)
-"""DPO's loss of a policy that equals its reference, or has learnt nothing of what the labels say."""
+from align_cli.recipe.schema import GuardsSection, MethodSection
+from align_cli.training.zero_margin import LN_2, loss_at_zero_margin
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,11 @@ class RoundFigures:
     training_rewards: Mapping[int, float]
 
 
-def findings(guards: GuardsSection, figures: RoundFigures, loss_types: Sequence[str]) -> list[Finding]:
+def findings(guards: GuardsSection, figures: RoundFigures, method: MethodSection) -> list[Finding]:
     """Every guard's word on a round that is over."""
     checks = (_kl, _length, _eos_rate, _win_rate, _reward_gap)
     found = [finding for check in checks for finding in check(guards, figures)] if figures.evaluations else []
-    return [*found, *(_stuck_loss(guards, figures) if list(loss_types) == ["sigmoid"] else ())]
+    return [*found, *_stuck_loss(guards, figures, loss_at_zero_margin(method))]
 
 
 def _kl(guards: GuardsSection, figures: RoundFigures) -> Iterator[Finding]:
@@ -139,20 +137,32 @@ def _reward_gap(guards: GuardsSection, figures: RoundFigures) -> Iterator[Findin
         )
 
 
-def _stuck_loss(guards: GuardsSection, figures: RoundFigures) -> Iterator[Finding]:
-    if not guards.stuck_loss:
+def _stuck_loss(guards: GuardsSection, figures: RoundFigures, stuck_at: float | None) -> Iterator[Finding]:
+    if not guards.stuck_loss or stuck_at is None:
         return
-    for source in ("offline", "dpr", "dmd"):
-        losses = [step[f"{source}/loss"] for step in figures.steps if f"{source}/loss" in step]
+    within, is_ln_2 = guards.stuck_loss.within, math.isclose(stuck_at, LN_2)
+    distance = within if is_ln_2 else within * stuck_at
+    place = f"{within:g} of ln 2" if is_ln_2 else f"{within:.3%} of {stuck_at:.4g}, its value at a margin of 0,"
+    for name, losses in _losses(figures.steps).items():
         tail = losses[-guards.stuck_loss.steps :]
-        if len(tail) == guards.stuck_loss.steps and all(abs(loss - LN_2) < guards.stuck_loss.within for loss in tail):
+        if len(tail) == guards.stuck_loss.steps and all(abs(loss - stuck_at) < distance for loss in tail):
             yield Finding(
                 "stuck_loss",
                 guards.stuck_loss.action,
-                f"the loss on {source} stayed within {guards.stuck_loss.within:g} of ln 2 for {len(tail)} steps: the "
+                f"{name} stayed within {place} for {len(tail)} steps: the "
                 "policy learns nothing from these pairs. Likely: a learning rate too low, labels that are chance, or "
                 "chosen and rejected texts that are the same to the model, as with a wrong chat template",
             )
+
+
+def _losses(steps: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """The losses on pairs whose labels are not the policy's own, by what to call them; TRL's own know no sources."""
+    found = {
+        f"the loss on {source}": [step[f"{source}/loss"] for step in steps if f"{source}/loss" in step]
+        for source in ("offline", "dpr", "dmd")
+    }
+    is_by_source = any(name.endswith("/loss") for step in steps for name in step)
+    return found if is_by_source else {"the loss": [step["loss"] for step in steps if "loss" in step]}
 
 
 def _falls(values: Sequence[float]) -> bool:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from align_cli.artifacts.scratch import scratch_folder
+from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.engines.base import Engine
 from align_cli.errors import RunError
 from align_cli.labelers import Scorer, build_scorer
@@ -136,9 +136,11 @@ class Loaded:
         if self._trainer is None:
             from align_cli.training.trainer import make_trainer
 
+            def nothing() -> None: ...
+
             assert self._policy is not None and self._reference is not None
-            with scratch_folder() as scratch:
-                self._trainer = make_trainer(self._policy, self._reference.model, self.recipe, scratch, lambda: None)
+            self._scratch = ScratchFolder()  # as long as the trainer, which may write there at any time
+            self._trainer = make_trainer(self._policy, self._reference.model, self.recipe, self._scratch.path, nothing)
         return self._trainer
 
     def go_on_within(self, round_number: int, checkpoint: Path) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from align_cli.artifacts.records import Evaluation
 from align_cli.recipe import Recipe, dump
-from align_cli.run.folder import Origin, RunFolder
+from align_cli.run.folder import RunFolder
+from align_cli.run.folder.lineage import Origin
 from align_cli.run.fork import fork
 from align_cli.run.loaded import Loaded
 from align_cli.run.opening import Reporter, already_finished, announce, check_inputs, making_room, origin_of, tidy_up

@@ -9,7 +9,8 @@ from typing import Protocol
 from align_cli import stages
 from align_cli.artifacts.records import Evaluation
 from align_cli.recipe import Recipe
-from align_cli.run.folder import Origin, RunFolder
+from align_cli.run.folder import RunFolder
+from align_cli.run.folder.lineage import Origin
 from align_cli.run.fork import check_fork, interrupted_fork
 from align_cli.run.loaded import Loaded
 from align_cli.run.plan import Step

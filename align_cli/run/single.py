@@ -65,9 +65,7 @@ def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
     return once.carry_out(once.state.round + 1, once.state.round)
 
 
-def label_once(
-    recipe: Recipe, completions: Sequence[Completion], policy_path: Path | None, reporter: Reporter
-) -> Made:
+def label_once(recipe: Recipe, completions: Sequence[Completion], policy_path: Path | None, reporter: Reporter) -> Made:
     """The label stage on given completions.
 
     Args:

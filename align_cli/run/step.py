@@ -123,4 +123,4 @@ class StepRunner:
         if step.round == 0 or not is_last_of_round(self.recipe, step):
             return []
         figures = self.results.guard_figures(step.round)
-        return findings(self.recipe.guards, figures, self.recipe.method.loss_types)
+        return findings(self.recipe.guards, figures, self.recipe.method)

@@ -1,4 +1,6 @@
-"""The stages of a round, in their order: each turns artifacts into artifacts and knows nothing of run folders or terminals.
+"""The stages of a round, in their order: each turns artifacts into artifacts.
+
+None knows anything of run folders or terminals.
 
 A new stage is one file with one object (see `base`), a line in the table, and a test.
 """

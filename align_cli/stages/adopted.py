@@ -1,4 +1,4 @@
-"""Pairs from elsewhere, such as those of `align train --preferences`: whether the policy can read them, and their token ids."""
+"""Pairs from elsewhere, as of `align train --preferences`: whether the policy can read them, and their token ids."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """What a stage is, and all that it is given: run/ and the single commands know stages through this file alone.
 
-A stage turns artifacts into artifacts. It declares, beside what it does: when it is due, the recipe keys that its results
-depend on, what it reads, writes and needs loaded, what can be wrong before anything is loaded, and what a fork must not
-change. The same object serves a run, whose artifacts are files, and a chain of commands, whose artifacts are pipes.
+A stage turns artifacts into artifacts. It declares, beside what it does: when it is due, the recipe keys that its
+results depend on, what it reads, writes and needs loaded, what can be wrong before anything is loaded, and what a fork
+must not change. The same object serves a run, whose artifacts are files, and a chain of commands, whose artifacts are
+pipes.
 
 A new stage is one file with one object, and a line in the table of `stages/__init__.py`.
 """

@@ -13,12 +13,24 @@ from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed, seeded_order
-from align_cli.stages.base import CHECKPOINT, EVALUATION, POLICY_KEYS, SAMPLES, Artifact, Context, Done, ForkKeys
-from align_cli.stages.base import History, Loaded, NoWork, Progress, Stage, Work
+from align_cli.stages.base import (
+    CHECKPOINT,
+    EVALUATION,
+    POLICY_KEYS,
+    SAMPLES,
+    Artifact,
+    Context,
+    Done,
+    ForkKeys,
+    History,
+    Loaded,
+    Progress,
+    Stage,
+    Work,
+)
 from align_cli.stages.generate import PromptDraw, generate_completions, sampling_settings
 from align_cli.stages.inputs import Inputs, Rows
 from align_cli.stages.scores import probe, score_completions
-
 
 FREE_KEYS = (
     "policy.reference",
@@ -146,7 +158,7 @@ def evaluate_policy(
     pairs: Sequence[Preference],
     scorer: Scorer | None,
     progress: Progress,
-    work: Work = NoWork(),
+    work: Work,
 ) -> Evaluation:
     """Everything that is known of a policy at the end of a round.
 
@@ -183,9 +195,7 @@ def evaluate_policy(
     )
 
 
-def _judge(
-    name: str, samples: Sequence[Completion], scorer: Scorer | None, progress: Progress, work: Work
-) -> Judged:
+def _judge(name: str, samples: Sequence[Completion], scorer: Scorer | None, progress: Progress, work: Work) -> Judged:
     if scorer is None:
         return Judged(samples, [])
     with work.journal(f"{name}-scores") as journal:

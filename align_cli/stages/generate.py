@@ -15,8 +15,18 @@ from align_cli.models.text import decode_completion, plain_text, prompt_token_id
 from align_cli.recipe import Recipe
 from align_cli.recipe.schema import GenerateSection
 from align_cli.seeds import derive_seed, seeded_cycle
-from align_cli.stages.base import CHECKPOINT, COMPLETIONS, POLICY_KEYS, Artifact, Context, Done, History, Loaded
-from align_cli.stages.base import Progress, Stage
+from align_cli.stages.base import (
+    CHECKPOINT,
+    COMPLETIONS,
+    POLICY_KEYS,
+    Artifact,
+    Context,
+    Done,
+    History,
+    Loaded,
+    Progress,
+    Stage,
+)
 from align_cli.stages.inputs import Inputs
 
 

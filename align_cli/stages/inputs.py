@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from align_cli.artifacts.store import to_json
+from align_cli.artifacts.json_text import to_json
 from align_cli.errors import DataError
 from align_cli.playground import reviews, world
 from align_cli.recipe.schema import LabelSection, Recipe, ReviewsSection

@@ -6,8 +6,18 @@ from collections import Counter
 
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.recipe import Recipe
-from align_cli.stages.base import CHECKPOINT, COMPLETIONS, POLICY_KEYS, PREFERENCES, Artifact, Context, Done, History
-from align_cli.stages.base import Loaded, Stage
+from align_cli.stages.base import (
+    CHECKPOINT,
+    COMPLETIONS,
+    POLICY_KEYS,
+    PREFERENCES,
+    Artifact,
+    Context,
+    Done,
+    History,
+    Loaded,
+    Stage,
+)
 from align_cli.stages.pairing.dmd import Dmd
 from align_cli.stages.pairing.dpp import Dpp
 from align_cli.stages.pairing.dpr import Dpr

@@ -10,7 +10,9 @@ from align_cli.recipe import Recipe
 from align_cli.training.batches import TrainingPair
 
 
-def training_pools(recipe: Recipe, preferences: Sequence[Preference], rounds_before: int) -> dict[str, list[TrainingPair]]:
+def training_pools(
+    recipe: Recipe, preferences: Sequence[Preference], rounds_before: int
+) -> dict[str, list[TrainingPair]]:
     """Each source's pairs as training sees them, in the order of the mixture.
 
     Args:
@@ -24,7 +26,9 @@ def training_pools(recipe: Recipe, preferences: Sequence[Preference], rounds_bef
     """
     sources = recipe.method.sources.in_use()
     pools = {
-        name: _pool([pair for pair in preferences if pair.source == _pool_of(name)], position, recipe, name, rounds_before)
+        name: _pool(
+            [pair for pair in preferences if pair.source == _pool_of(name)], position, recipe, name, rounds_before
+        )
         for position, name in enumerate(sources)
     }
     _check_sources(preferences, [_pool_of(name) for name in sources])

@@ -1,4 +1,4 @@
-"""Scores of completions, batch by batch, each kept as it comes: what the label and the evaluate stage ask of a labeler."""
+"""Scores of completions, batch by batch, each kept as it comes: what the label and the evaluate stage ask for."""
 
 from __future__ import annotations
 

@@ -5,19 +5,30 @@ Three things can be asked for: a world's tiny model, a new model from scratch, a
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import DataError
 from align_cli.models.load import Policy, load_policy
 from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
 from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
-from align_cli.stages.base import CHECKPOINT, POLICY_KEYS, TRAINING, Artifact, Context, Done, ForkKeys, History, Loaded
-from align_cli.stages.base import Progress, Stage
+from align_cli.stages.base import (
+    CHECKPOINT,
+    POLICY_KEYS,
+    TRAINING,
+    Artifact,
+    Context,
+    Done,
+    ForkKeys,
+    History,
+    Loaded,
+    Progress,
+    Stage,
+)
 from align_cli.stages.inputs import PLAYGROUND, Rows, sft_demonstrations
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state, save_checkpoint
 
@@ -98,11 +109,11 @@ def make_initial_policy(
     rows = sft_demonstrations(recipe)
     if recipe.policy.sft is not None and not rows:
         raise DataError("there are no demonstrations", where="policy.sft.dataset")
-    with tempfile.TemporaryDirectory(prefix="align-") as scratch:
-        folder = Path(scratch, "model")
+    with ScratchFolder() as scratch:
+        folder = scratch / "model"
         work = work or WarmStartWork()
         policy = load_recipe_policy(recipe, work.begun) if work.begun else _untrained_policy(recipe, rows, folder)
-        losses = _warm_start(policy, recipe, rows, Path(scratch, "trainer"), progress, work)
+        losses = _warm_start(policy, recipe, rows, scratch / "trainer", progress, work)
     return policy, losses
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
-from align_cli.artifacts.scratch import scratch_folder
+from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import AlignError, DataError, DivergedError
 from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
+from align_cli.stages.adopted import adopted_pairs
 from align_cli.stages.base import (
     CHECKPOINT,
     POLICY_KEYS,
@@ -25,7 +26,6 @@ from align_cli.stages.base import (
     Stage,
 )
 from align_cli.stages.pools import training_pools
-from align_cli.stages.adopted import adopted_pairs
 from align_cli.training.batches import Mixture, usage
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint
 
@@ -68,7 +68,7 @@ class Train(Stage):
             _check_offline_labels(recipe, loaded)
         from align_cli.training.arguments import dpo_config
 
-        with scratch_folder() as scratch:
+        with ScratchFolder() as scratch:
             dpo_config(recipe, scratch, use_cache=True)
 
     def carry_out(self, context: Context) -> Done:

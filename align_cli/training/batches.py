@@ -180,7 +180,7 @@ class PairCollator:
         Returns:
             `input_ids`, `attention_mask`, `completion_mask` (2B + M, T); of each sequence (2B + M,) `pair_of`, the pair
             that it belongs to, `of_policy` and `response_id`; of each pair (B,) `label`, `sampled_logp`, `source`,
-            `pair_id`, `prompt_id`, (B, 2) `from_reference` and (B, K) `response_ids`, filled up with −1.
+            `prompt_id`, (B, 2) `from_reference` and (B, K) `response_ids`, filled up with −1.
         """
         import torch
 
@@ -203,7 +203,6 @@ class PairCollator:
             "label": torch.tensor([pair.label for pair in pairs], dtype=torch.float32),
             "sampled_logp": torch.tensor([pair.sampled_logp for pair in pairs], dtype=torch.float32),
             "source": [pair.source for pair in pairs],
-            "pair_id": [pair.pair_id for pair in pairs],
             "prompt_id": [pair.prompt_id for pair in pairs],
             "from_reference": [pair.from_reference for pair in pairs],
             "response_ids": [[*numbers, *[-1] * (width - len(numbers))] for numbers in responses],

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align_cli.artifacts.store import read_json, write_json, writing_folder
+from align_cli.artifacts.files import writing_folder
+from align_cli.artifacts.store import read_json, write_json
 from align_cli.errors import DataError
 from align_cli.models.load import Policy, weights_version
 

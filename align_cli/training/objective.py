@@ -193,10 +193,11 @@ def pair_losses(
     own_labels_B = flags(objective, inputs, "policy_labels")
     labels_B = torch.where(own_labels_B, policy_labels(logits_B), inputs["label"])
     of_policy_S = inputs["of_policy"] & flags(objective, inputs, "policy_responses")[inputs["pair_of"]]
+    forward_B, backward_B = objective.losses(margins_B), objective.losses(-margins_B)
     return PairLosses(
-        losses_B=expected_preference_loss(margins_B, labels_B, objective.loss_type, objective.beta, objective.gamma),
-        forward_B=objective.losses(margins_B),
-        backward_B=objective.losses(-margins_B),
+        losses_B=expected_preference_loss(forward_B, backward_B, labels_B),
+        forward_B=forward_B,
+        backward_B=backward_B,
         labels_B=labels_B,
         margins_B=margins_B,
         preference_logits_B=logits_B,

@@ -18,8 +18,9 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["align_cli"]):
+    from align_cli.artifacts.json_text import to_json
     from align_cli.artifacts.records import SCHEMA_VERSION, Completion, Evaluation, Preference, Record
-    from align_cli.artifacts.store import parse_records, read_json, read_record, read_records, to_json
+    from align_cli.artifacts.store import parse_records, read_json, read_record, read_records
     from align_cli.errors import AlignError
     from align_cli.run.fingerprints import changes
     from align_cli.run.folder import RunFolder

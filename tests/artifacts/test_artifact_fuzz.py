@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from align_cli.artifacts import store
+from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Completion, Evaluation, Preference, Record
-from align_cli.artifacts.store import parse_records, read_json, read_record, read_records, to_json
+from align_cli.artifacts.store import parse_records, read_json, read_record, read_records
 from align_cli.errors import DataError
 
 NO_FIXTURE_RESET = [HealthCheck.function_scoped_fixture]

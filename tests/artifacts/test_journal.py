@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,22 @@ def test_a_journal_for_something_else_is_begun_anew(path: Path) -> None:
     assert rows_of(path, "other") == []
     write(path, ROWS[:1])
     assert rows_of(path) == ROWS[:1]
+
+
+def test_a_journal_that_is_a_link_or_no_file_is_begun_anew(path: Path, stranger: Callable[[Path], Path]) -> None:
+    stranger(path)
+    assert rows_of(path) == []
+    write(path)
+    assert rows_of(path) == ROWS
+    assert not path.is_symlink()
+
+
+def test_a_journal_that_is_a_link_to_a_whole_one_is_begun_anew(path: Path) -> None:
+    write(path)
+    elsewhere = path.rename(path.with_name("elsewhere.jsonl"))
+    path.symlink_to(elsewhere)
+    assert rows_of(path) == []
+    assert rows_of(elsewhere) == ROWS
 
 
 def test_a_row_that_looks_like_a_header_is_a_row(path: Path) -> None:

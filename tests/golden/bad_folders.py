@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from align_cli.artifacts.files import write_text
+from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Completion, Evaluation, Preference
-from align_cli.artifacts.store import to_json, write_json, write_text
+from align_cli.artifacts.store import write_json
 from align_cli.recipe import Recipe, dump, load_recipe
 from align_cli.run.fingerprints import step_inputs
 from align_cli.run.folder import RunFolder

@@ -255,7 +255,11 @@ class Surrogate:
         self.logits_NP = BETA * (s[one] - s[two])
         if self.case.labels == "exact":
             self.labels_NP = policy_labels(self.logits_NP)
-        self.losses_NP = expected_preference_loss(self.margins_NP, self.labels_NP, loss_type, BETA)
+        self.losses_NP = expected_preference_loss(
+            preference_loss(self.margins_NP, loss_type, BETA),
+            preference_loss(-self.margins_NP, loss_type, BETA),
+            self.labels_NP,
+        )
 
     @cached_property
     def _parts(self) -> dict[str, torch.Tensor]:

@@ -80,28 +80,34 @@ def test_swapping_the_responses_turns_the_margin(
     assert there.item() == -back.item()
 
 
+def expected(
+    margins: torch.Tensor, labels: torch.Tensor, loss_type: str, beta: float, gamma: float = 0.0
+) -> torch.Tensor:
+    """The expected loss of margins."""
+    forward, backward = (preference_loss(sign * margins, loss_type, beta, gamma) for sign in (1, -1))
+    return expected_preference_loss(forward, backward, labels)
+
+
 @given(margin=finite, label=st.floats(0, 1))
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_turning_pair_and_label_changes_nothing(loss_type: str, margin: float, label: float) -> None:
-    there = expected_preference_loss(of(margin), of(label), loss_type, 0.1)
-    back = expected_preference_loss(of(-margin), of(1 - label), loss_type, 0.1)
+    there = expected(of(margin), of(label), loss_type, 0.1)
+    back = expected(of(-margin), of(1 - label), loss_type, 0.1)
     assert there.item() == pytest.approx(back.item(), rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_a_soft_label_is_the_expectation_over_who_wins(loss_type: str) -> None:
     wins, loses = preference_loss(of(2.0), loss_type, 0.1), preference_loss(of(-2.0), loss_type, 0.1)
-    assert torch.equal(expected_preference_loss(of(2.0), of(1.0), loss_type, 0.1), wins)
-    assert expected_preference_loss(of(2.0), of(0.3), loss_type, 0.1).item() == pytest.approx(
-        (0.3 * wins + 0.7 * loses).item()
-    )
+    assert torch.equal(expected(of(2.0), of(1.0), loss_type, 0.1), wins)
+    assert expected(of(2.0), of(0.3), loss_type, 0.1).item() == pytest.approx((0.3 * wins + 0.7 * loses).item())
 
 
 def test_a_policy_label_leaves_dpo_no_expected_gradient() -> None:
     """With weights σ(βh) from the same β and θ, E[∇ℓ] is exactly 0."""
     margins = of(-4.0, 0.3, 5.0).requires_grad_()
     labels = torch.sigmoid(0.1 * margins).detach()
-    (gradient,) = torch.autograd.grad(expected_preference_loss(margins, labels, "sigmoid", 0.1).sum(), margins)
+    (gradient,) = torch.autograd.grad(expected(margins, labels, "sigmoid", 0.1).sum(), margins)
     assert gradient.abs().max().item() < 1e-15
 
 
@@ -156,7 +162,7 @@ class TestSimpo:
         assert losses == sorted(losses) and len(set(losses)) == 4
 
     def test_a_soft_label_asks_either_response_to_win_by_the_margin(self) -> None:
-        found = expected_preference_loss(of(0.3), of(0.75), "simpo", 2.0, 0.5).item()
+        found = expected(of(0.3), of(0.75), "simpo", 2.0, 0.5).item()
         ahead, behind = (math.log(1 + math.exp(-(sign * 0.6 - 0.5))) for sign in (1, -1))
         assert found == pytest.approx(0.75 * ahead + 0.25 * behind)
 

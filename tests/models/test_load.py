@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError
 from align_cli.models.load import Policy, load_policy, weights_version
 from align_cli.playground.model import make_policy
@@ -123,3 +124,30 @@ def test_other_weights_have_another_version(folder: Path, tmp_path: Path, tiny_p
 def test_a_policy_saved_as_it_was_loaded_keeps_its_version(tiny_policy: Policy, tmp_path: Path) -> None:
     tiny_policy.model.save_pretrained(tmp_path)
     assert weights_version(tmp_path) == tiny_policy.version
+
+
+HUB_COMMIT = "0123456789abcdef" + 24 * "0"
+
+
+@pytest.fixture
+def hub_id(tiny_policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A Hub model that is in this machine's cache."""
+    cached = tmp_path / "hub" / "models--me--tiny"
+    shutil.copytree(tiny_policy_folder, cached / "snapshots" / HUB_COMMIT)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(HUB_COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return "me/tiny"
+
+
+@pytest.mark.parametrize("revision", [None, "main", HUB_COMMIT])
+def test_a_hub_models_version_names_its_commit(hub_id: str, revision: str | None) -> None:
+    assert load_policy(hub_id, revision=revision).version == f"me/tiny@{HUB_COMMIT}"
+
+
+def test_a_tokenizer_is_saved_the_same_wherever_it_came_from(
+    hub_id: str, tiny_policy_folder: Path, tmp_path: Path
+) -> None:
+    for name, place in (("one", hub_id), ("two", tiny_policy_folder)):
+        load_policy(place).tokenizer.save_pretrained(tmp_path / name)
+    assert checksum(tmp_path / "one") == checksum(tmp_path / "two")

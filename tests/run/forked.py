@@ -185,8 +185,8 @@ class _Moment(NamedTuple):
 
 
 def _moments() -> dict[str, _Moment]:
+    from align_cli.artifacts.files import TEMPORARY_SUFFIX
     from align_cli.artifacts.journal import Journal
-    from align_cli.artifacts.store import TEMPORARY_SUFFIX
     from align_cli.engines.in_process import TransformersEngine
     from align_cli.labelers.function import FunctionLabeler
     from align_cli.run.folder import RunFolder

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from run_fixtures import files_below, read_rows
 
+from align_cli.artifacts.checksums import checksum
 from align_cli.artifacts.records import Completion, Evaluation, Preference
-from align_cli.artifacts.store import checksum, read_json, read_records
+from align_cli.artifacts.store import read_json, read_records
 
 MODEL_FILES = [
     "config.json",

@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 from align_cli.artifacts.records import Evaluation
 from align_cli.errors import DivergedError, RunError
 from align_cli.models.load import weights_version
-from align_cli.recipe.schema import GuardsSection
-from align_cli.run.guards import LN_2, Finding, RoundFigures, decided, findings
+from align_cli.recipe.schema import GuardsSection, MethodSection
+from align_cli.run.guards import Finding, RoundFigures, decided, findings
 from align_cli.training.resumable import _BeginAndEnd
+from align_cli.training.zero_margin import LN_2
 
 __all__ = ["no_garbage_in_libraries"]
 OFF = {name: None for name in GuardsSection.model_fields if name != "non_finite"}
@@ -60,12 +61,16 @@ def found(
     evaluations: list[Evaluation],
     steps: list[dict[str, float]] | None = None,
     rewards: Mapping[int, float] | None = None,
-    loss: str = "sigmoid",
+    loss: Mapping[str, Any] | None = None,
     **guards: Any,
 ) -> list[Finding]:
     """What the guards say; all but those that are named are off."""
     section = GuardsSection.model_validate({**OFF, **guards})
-    return findings(section, RoundFigures(evaluations, steps or [], rewards or {}), [loss])
+    return findings(section, RoundFigures(evaluations, steps or [], rewards or {}), method(**loss or {}))
+
+
+def method(**options: Any) -> MethodSection:
+    return MethodSection.model_validate({"sources": {"offline": {"mixing": 1.0}}, **options})
 
 
 def wins(*rates: float) -> list[Evaluation]:
@@ -82,7 +87,14 @@ EOS = {"eos_rate": {"fallen_to": 0.5}}
 WINS = {"win_rate": {"rounds": 2}}
 GAP = {"reward_gap": {"rounds": 2}}
 STUCK = {"stuck_loss": {"steps": 3, "within": 0.01}}
-AT_LN_2 = [{"dpr/loss": LN_2 + distance} for distance in (0.0099, -0.0099, 0.0)]
+
+
+def at(value: float, scale: float = 1.0, name: str = "dpr/loss") -> list[dict[str, float]]:
+    """Steps whose loss is just within the distance from a value."""
+    return [{name: value + scale * distance} for distance in (0.0099, -0.0099, 0.0)]
+
+
+AT_LN_2 = at(LN_2)
 
 FIRING: dict[str, tuple[list[Finding], list[str]]] = {
     "kl": (
@@ -117,6 +129,34 @@ FIRING: dict[str, tuple[list[Finding], list[str]]] = {
         found([], [{"dpr/loss": 0.3}, *AT_LN_2], **STUCK),
         ["the loss on dpr stayed within 0.01 of ln 2 for 3 steps", "a wrong chat template"],
     ),
+    "stuck_loss, of TRL": (
+        found([], at(LN_2, name="loss"), loss={"loss_type": "robust", "label_smoothing": 0.1}, **STUCK),
+        ["the loss stayed within 0.01 of ln 2 for 3 steps: the policy learns nothing from these pairs"],
+    ),
+    "stuck_loss, of TRL's options": (
+        found([], at(LN_2, name="loss"), loss={"f_divergence_type": "forward_kl"}, **STUCK),
+        ["the loss stayed within 0.01 of ln 2 for 3 steps"],
+    ),
+    "stuck_loss, of a list": (
+        found([], at(LN_2, name="loss"), loss={"loss_type": ["dpo", "aot"], "loss_weights": [0.5, 0.5]}, **STUCK),
+        ["the loss stayed within 0.01 of ln 2 for 3 steps"],
+    ),
+    "stuck_loss, of a list that is elsewhere": (
+        found([], at(LN_2 + 1, LN_2 + 1, name="loss"), loss={"loss_type": ["dpo", "hinge"]}, **STUCK),
+        ["the loss stayed within 1.000% of 1.693, its value at a margin of 0, for 3 steps"],
+    ),
+    "stuck_loss, of IPO": (
+        found([], at(25.0, 25.0), loss={"loss_type": "ipo", "beta": 0.1}, **STUCK),
+        ["the loss on dpr stayed within 1.000% of 25, its value at a margin of 0, for 3 steps"],
+    ),
+    "stuck_loss, of SLiC": (
+        found([], at(1.0), loss={"loss_type": "hinge"}, **STUCK),
+        ["the loss on dpr stayed within 1.000% of 1, its value at a margin of 0, for 3 steps"],
+    ),
+    "stuck_loss, of SimPO": (
+        found([], at(0.9741, 0.97), loss={"loss_type": "simpo", "simpo_gamma": 0.5}, **STUCK),
+        ["the loss on dpr stayed within 1.000% of 0.9741, its value at a margin of 0, for 3 steps"],
+    ),
 }
 
 
@@ -147,7 +187,14 @@ SILENT = {
     "no training rewards": found(rewarded(0, 3, 2, 1), **GAP),
     "a loss at the distance": found([], [*AT_LN_2, {"dpr/loss": LN_2 + 0.0101}], **STUCK),
     "too few steps": found([], AT_LN_2[:2], **STUCK),
-    "another loss": found([], AT_LN_2, loss="ipo", **STUCK),
+    "another loss": found([], AT_LN_2, loss={"loss_type": "ipo"}, **STUCK),
+    "IPO at the distance": found([], [*at(25.0)[:2], {"dpr/loss": 25.26}], loss={"loss_type": "ipo"}, **STUCK),
+    "TRL's loss at the distance": found([], at(LN_2 + 0.001, name="loss"), loss={"loss_type": "robust"}, **STUCK),
+    "a loss that depends on the policy": found(
+        [], at(LN_2, name="loss"), loss={"loss_type": ["dpo", "sft"], "loss_weights": [1.0, 0.0]}, **STUCK
+    ),
+    "weights": found([], at(LN_2, name="loss"), loss={"use_weighting": True}, **STUCK),
+    "the whole loss where sources have theirs": found([], [{"dpp/loss": 0.3, "loss": LN_2}] * 3, **STUCK),
     "the policy's own labels, whose loss says nothing": found([], [{"dpp/loss": LN_2}] * 3, **STUCK),
 }
 
@@ -163,7 +210,7 @@ def test_null_switches_a_guard_off_and_without_a_word_all_are_on() -> None:
         *(evaluation(n, win=1 - n / 9, reward=-n, kl=99, length=1, eos=0) for n in (1, 2, 3)),
     ]
     steps, rewards = [{"offline/loss": LN_2}] * 50, {1: 1.0, 2: 2.0, 3: 3.0}
-    everything = findings(GuardsSection(), RoundFigures(wrong, steps, rewards), ["sigmoid"])
+    everything = findings(GuardsSection(), RoundFigures(wrong, steps, rewards), method())
     assert [finding.guard for finding in everything] == [
         *("kl", "length", "eos_rate"),
         *("win_rate", "reward_gap"),
@@ -172,7 +219,7 @@ def test_null_switches_a_guard_off_and_without_a_word_all_are_on() -> None:
     assert {finding.action for finding in everything} == {"warn"}
     for name in OFF:
         section = GuardsSection.model_validate({name: None})
-        heard = [finding.guard for finding in findings(section, RoundFigures(wrong, steps, rewards), ["sigmoid"])]
+        heard = [finding.guard for finding in findings(section, RoundFigures(wrong, steps, rewards), method())]
         assert heard == [finding.guard for finding in everything if finding.guard != name]
 
 
@@ -222,6 +269,9 @@ KL_ALONE = "{kl: {above: 1.0e-9}, length: null, eos_rate: null, win_rate: null, 
 STOPPING = KL_ALONE.replace("1.0e-9", "1.0e-9, action: stop")
 NO_GUARDS = KL_ALONE.replace("{above: 1.0e-9}", "null")
 STEPS = 3
+STUCK_ALONE = (
+    f"{{kl: null, length: null, eos_rate: null, win_rate: null, reward_gap: null, stuck_loss: {{steps: {STEPS}}}}}"
+)
 
 
 @pytest.fixture
@@ -277,6 +327,14 @@ def test_a_run_that_is_finished_anyway_is_not_stopped(folder: Path) -> None:
     assert said[-1].startswith("guard kl, round 1: ")
     with pytest.raises(RunError, match="stopped before round 4 generate"):
         train(f"guards={STOPPING}", "rounds=4")  # what was seen before stops it, whatever was to be done then
+
+
+def test_a_loss_of_trls_that_stays_where_it_began_is_noticed(folder: Path) -> None:
+    losses = ["method.loss_type=robust", "method.label_smoothing=0.1", "output_dir=robust", "rounds=1"]
+    said = train(*losses, f"guards={STUCK_ALONE}", "train.learning_rate=1e-12")
+    (finding,) = read("robust", 1, "manifest.json")["stages"]["evaluate"]["guards"]
+    assert finding["message"].startswith(f"the loss stayed within 0.001 of ln 2 for {STEPS} steps: the policy learns")
+    assert said[-1] == f"guard stuck_loss, round 1: {finding['message']}"
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_the_collator_stacks_chosen_over_rejected_and_masks_the_rest() -> None:
     assert columns["completion_mask"].tolist() == [[0, 0, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 1, 0, 0, 0]]
     assert columns["attention_mask"].sum(-1).tolist() == [3, 3, 5, 2]
     assert columns["label"].tolist() == [1.0, 0.5]
-    assert columns["source"].tolist() == [0, 1] and columns["pair_id"].tolist() == [0, 4]
+    assert columns["source"].tolist() == [0, 1]
     assert columns["pair_of"].tolist() == [0, 1, 0, 1] and columns["prompt_id"].tolist() == [0, 7]
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from align_cli.artifacts.store import checksum
+from align_cli.artifacts.checksums import checksum, member_checksums
+from align_cli.errors import AlignError
 from align_cli.models.load import load_policy
 from align_cli.playground.model import make_policy
 from align_cli.training.checkpoints import (
@@ -86,3 +91,79 @@ def test_nothing_in_a_checkpoint_is_pickled(model_folder: Path, tmp_path: Path) 
     policy = load_policy(model_folder)
     save_checkpoint(tmp_path / "c", policy, TrainingState(1, 1, None), stepped_optimizer(policy.model))
     assert {file.suffix for file in (tmp_path / "c").iterdir()} == {".json", ".safetensors"}
+
+
+CODE = {
+    "modeling_mine.py": """
+from transformers import LlamaForCausalLM
+from .configuration_mine import MineConfig
+from .helper import NAME
+
+class MineForCausalLM(LlamaForCausalLM):
+    config_class = MineConfig
+    name = NAME
+""",
+    "configuration_mine.py": """
+from transformers import LlamaConfig
+
+class MineConfig(LlamaConfig):
+    model_type = "mine"
+""",
+    "tokenization_mine.py": """
+from transformers import PreTrainedTokenizerFast
+
+class MineTokenizerFast(PreTrainedTokenizerFast):
+    pass
+""",
+    "helper.py": "NAME = 'mine'\n",
+}
+
+
+@pytest.fixture
+def coded_folder(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A model and a tokenizer with code of their own."""
+    folder = Path(shutil.copytree(model_folder, tmp_path / "coded"))
+    for name, code in CODE.items():
+        (folder / name).write_text(code)
+    model = {"AutoConfig": "configuration_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
+    tokenizer = {"AutoTokenizer": [None, "tokenization_mine.MineTokenizerFast"]}
+    changes = {
+        "config.json": {"model_type": "mine", "architectures": ["MineForCausalLM"], "auto_map": model},
+        "tokenizer_config.json": {"tokenizer_class": "MineTokenizerFast", "auto_map": tokenizer},
+    }
+    for name, changed in changes.items():
+        document = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**document, **changed}))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    path = list(sys.path)
+    yield folder
+    sys.path[:] = path
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
+
+
+def test_a_model_with_code_of_its_own_can_be_loaded_from_its_checkpoint_alone(
+    coded_folder: Path, tmp_path: Path
+) -> None:
+    policy = load_policy(coded_folder, trust_remote_code=True)
+    version = save_checkpoint(tmp_path / "one", policy, TrainingState(0, 0, None), None)
+    assert version == policy.version
+    shutil.rmtree(coded_folder)
+    again = load_policy(tmp_path / "one", trust_remote_code=True)
+    assert (type(again.model).__name__, again.model.name) == ("MineForCausalLM", "mine")
+    assert type(again.tokenizer).__name__ == "MineTokenizerFast"
+    assert type(again.model).__module__ != type(policy.model).__module__, "the checkpoint's code is what runs"
+    save_checkpoint(tmp_path / "two", again, TrainingState(0, 0, None), None)
+    assert member_checksums(tmp_path / "one") == member_checksums(tmp_path / "two")
+
+
+def test_code_that_is_not_trusted_is_not_run_and_the_error_says_so(coded_folder: Path) -> None:
+    (coded_folder / "configuration_mine.py").write_text("raise RuntimeError('this was run')\n")
+    with pytest.raises(AlignError) as caught:
+        load_policy(coded_folder)
+    (fault,) = caught.value.faults
+    assert (fault.what, fault.where) == (
+        "the model comes with code of its own, which is not run unless it is trusted",
+        str(coded_folder),
+    )
+    assert fault.hint == "look at its .py files, and set policy.trust_remote_code to true where you trust them"

@@ -38,6 +38,7 @@ from align_cli.training.batches import TrainingPair
 from align_cli.training.objective import Objective, SourceTerms
 from align_cli.training.trainer import PreferenceTrainer
 from align_cli.training.trainer import make_trainer as make_recipe_trainer
+from align_cli.training.zero_margin import loss_at_zero_margin
 
 OWN = ["sigmoid", "ipo", "hinge"]
 TRL_OWN: list[dict[str, Any]] = [
@@ -213,6 +214,24 @@ def test_a_loss_that_is_trls_own_runs_as_trl_has_it(
     ours = make_recipe_trainer(models.policy, models.reference.model, recipe, tmp_path, lambda: None)
     assert ours.objective is None
     assert_equal_on_a_batch(ours, models, model_folders, options, pairs)
+
+
+@pytest.mark.parametrize("options", [*({"loss_type": loss} for loss in OWN), *TRL_OWN], ids=named)
+def test_the_loss_of_a_policy_that_equals_its_reference_is_known_where_it_depends_on_nothing_else(
+    options: dict[str, Any], model_folders: Folders, pairs: list[TrainingPair], recipe_of: MakeRecipe, tmp_path: Path
+) -> None:
+    """On policies and pairs that are nothing alike."""
+    recipe, found = recipe_of(options), []
+    for folder, start in ((model_folders[0], 0), (model_folders[1], 8)):
+        models = load_models([folder, folder])
+        trainer = make_recipe_trainer(models.policy, models.reference.model, recipe, tmp_path, lambda: None)
+        loss, _ = loss_and_gradients(trainer, collated(models, pairs[start : start + 8]))
+        found.append(loss.item())
+    known = loss_at_zero_margin(recipe.method)
+    if known is None:
+        assert abs(found[0] - found[1]) > 1e-3
+    else:
+        assert found == pytest.approx([known, known], rel=1e-5)
 
 
 @pytest.mark.parametrize(

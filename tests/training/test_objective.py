@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch.nn.functional import logsigmoid
 
+from align_cli.methods import preference
 from align_cli.recipe import Recipe
 from align_cli.training.batches import PairCollator, TrainingPair
 from align_cli.training.objective import (
@@ -589,3 +591,10 @@ class TestObjectiveOfARecipe:
         assert simpo.losses(torch.zeros(1)).item() == pytest.approx(math.log1p(math.exp(0.9)))
         plain = objective(sources=offline, loss_type="dpo")
         assert (plain.loss_type, plain.gamma, plain.needs_baseline) == ("sigmoid", 0.0, False)
+
+
+def test_each_direction_of_the_loss_is_computed_once(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(preference, "logsigmoid", lambda values: calls.append(values) or logsigmoid(values))
+    evaluate(one_source(), [pair(A, B, 0.7)])
+    assert len(calls) == 2

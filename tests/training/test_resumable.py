@@ -16,7 +16,7 @@ import pytest
 import torch
 from small_training import START, make_trainer, random_pair, random_tokens
 
-from align_cli.artifacts.store import checksum
+from align_cli.artifacts.checksums import checksum
 from align_cli.models.load import Policy, load_policy
 from align_cli.recipe.schema import SftSection
 from align_cli.training.batches import TrainingPair

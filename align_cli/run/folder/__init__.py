@@ -1,12 +1,12 @@
 """A run's folder: its rooms, one file each, and what takes more than one of them.
 
-    layout      names and places; nothing is followed out of the folder
-    lock        one process works on a run
-    manifests   what is finished, and that it is what was written
-    ledger      events with their times, for people
-    lineage     where the run was forked from
-    set_aside   the run that `--restart` puts out of the way
-    work        what a step has done so far
+layout      names and places; nothing is followed out of the folder
+lock        one process works on a run
+manifests   what is finished, and that it is what was written
+ledger      events with their times, for people
+lineage     where the run was forked from
+set_aside   the run that `--restart` puts out of the way
+work        what a step has done so far
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from align_cli.errors import RunError
 from align_cli.recipe import Recipe, differences, load_recipe, resolved
 from align_cli.run.folder.layout import LEDGER, LINEAGE, LOCK, RECIPE, ROUNDS, RUN, WORK, Layout
 from align_cli.run.folder.ledger import Ledger
-from align_cli.run.folder.lineage import Lineage, Origin
+from align_cli.run.folder.lineage import Lineage
 from align_cli.run.folder.lock import Lock
 from align_cli.run.folder.manifests import Manifests
 from align_cli.run.folder.run_json import run_document

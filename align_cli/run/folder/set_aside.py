@@ -1,7 +1,7 @@
 """The run that `--restart` puts out of the way, until the new one has finished its first step.
 
-Whenever a process is killed, one whole run is found: every state below says by its name which way to go on, and each way
-can be gone twice. A folder changes its state in one rename.
+Whenever a process is killed, one whole run is found: every state below says by its name which way to go on, and each
+way can be gone twice. A folder changes its state in one rename.
 
     .previous.partial   the old run is being put aside: what is in it goes back
     .previous           the old run, whole: it goes back, unless the new one has finished a step

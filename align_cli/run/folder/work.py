@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.checksums import folder_checksum, member_checksums
 from align_cli.artifacts.files import remove
+from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.store import read_json, write_json
 from align_cli.errors import DataError
@@ -35,9 +35,7 @@ class WorkInProgress:
         check_held: called before anything is written; raises if the folder was taken away.
     """
 
-    def __init__(
-        self, folder: Path, inputs: Mapping[str, Any], check_held: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, folder: Path, inputs: Mapping[str, Any], check_held: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
         self._check_held = check_held
         self._key = hashlib.sha256(to_json(dict(inputs)).encode()).hexdigest()

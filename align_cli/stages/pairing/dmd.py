@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Completion
-from align_cli.artifacts.store import to_json
 from align_cli.models.text import completion_token_ids
 from align_cli.recipe.schema import LabelSection
 from align_cli.seeds import derive_seed
@@ -29,9 +29,7 @@ class Dmd:
         """The round's pairs."""
         recipe, loaded = context.recipe, context.loaded
         tokenizer = loaded.policy_after(context.round - 1).tokenizer
-        return pair_with_demonstrations(
-            completions, loaded.inputs.demonstrations, tokenizer, recipe.label, recipe.seed
-        )
+        return pair_with_demonstrations(completions, loaded.inputs.demonstrations, tokenizer, recipe.label, recipe.seed)
 
 
 def pair_with_demonstrations(

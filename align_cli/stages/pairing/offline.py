@@ -1,4 +1,4 @@
-"""Offline pairs: responses and label from the dataset, tokenised by the policy's tokenizer; the pool of `offline` and `ddp`."""
+"""Offline pairs, the pool of `offline` and `ddp`: responses and label from the dataset, in the policy's tokens."""
 
 from __future__ import annotations
 

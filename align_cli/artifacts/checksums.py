@@ -1,0 +1,70 @@
+"""Checksums: what stands in a manifest for the bytes of a file, or of all files of a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from align_cli.artifacts.files import FOLDER, LINK, OTHER, open_own, stranger_kind
+from align_cli.errors import DataError
+
+STRANGERS = (LINK, OTHER)
+"""What `member_checksums` gives in the place of a checksum for what is no regular file, in words: `a link`."""
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal; of a folder, over the names and checksums of its files. Links are followed.
+
+    Raises:
+        DataError: for a pipe or a device, which may have no end.
+    """
+    kind = stranger_kind(path.stat().st_mode)
+    if kind == FOLDER:
+        members = _members(path, follow_links=True)
+        return folder_checksum({name: found for name, found in members.items() if found not in STRANGERS})
+    if kind is not None:
+        raise DataError(f"cannot be read: it is {kind}, not a file", where=str(path))
+    with path.open("rb") as stream:
+        return _digest(stream)
+
+
+def member_checksums(folder: Path) -> dict[str, str]:
+    """The checksum of every file below a folder, by its path from there with `/`, in the order of `sorted(paths)`.
+
+    Nothing is followed or waited for: in the place of a link's, a pipe's or a device's checksum stands what it is, one
+    of `STRANGERS`. A folder that holds nothing is not seen.
+    """
+    return _members(folder, follow_links=False)
+
+
+def folder_checksum(members: Mapping[str, str]) -> str:
+    """SHA-256 over the names and checksums of a folder's files, in whatever order they are given."""
+    digest = hashlib.sha256()
+    for name in sorted(members, key=lambda name: name.split("/")):
+        digest.update(f"{name}\0{members[name]}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _members(folder: Path, *, follow_links: bool) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        kind = stranger_kind(os.lstat(path).st_mode)
+        if kind == LINK and follow_links:
+            found[name] = checksum(path) if path.is_file() else LINK
+        elif kind is None:
+            with os.fdopen(open_own(path, os.O_RDONLY), "rb") as stream:
+                found[name] = _digest(stream)
+        elif kind != FOLDER:
+            found[name] = kind
+    return found
+
+
+def _digest(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
