@@ -6,6 +6,7 @@ round's policy comes from is the caller's word: a run's folder, or the paths of 
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -20,7 +21,12 @@ from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.sft import load_recipe_policy
-from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state
+from align_cli.training.checkpoints import (
+    OPTIMIZER_NAME,
+    TrainingState,
+    read_optimizer_state,
+    read_training_state,
+)
 
 if TYPE_CHECKING:
     from align_cli.training.trainer import PreferenceTrainer
@@ -31,6 +37,10 @@ class Policies(Protocol):
 
     def base(self, round_number: int) -> int:
         """The round whose policy the one after this round starts from."""
+        ...
+
+    def is_kept(self, round_number: int) -> bool:
+        """Whether a round's policy has a checkpoint, or is the recipe's model as it is."""
         ...
 
     def checkpoint(self, round_number: int) -> Path | None:
@@ -47,6 +57,14 @@ class Policies(Protocol):
 
     def has_same_optimizer(self, round_number: int) -> bool:
         """Whether a round, which may be another run's, was trained with the optimizer that the recipe names."""
+        ...
+
+    def micro_batches(self) -> dict[int, int]:
+        """Pairs a forward pass from a round on, by round, where the memory did not hold the recipe's."""
+        ...
+
+    def remember_micro_batch(self, round_number: int, micro_batch: int) -> None:
+        """Keep that for the processes that come after this one."""
         ...
 
 
@@ -81,6 +99,8 @@ class Loaded:
         self._reference_round = -1
         self._trainer: PreferenceTrainer | None = None
         self._optimizer_round = -1
+        self.replay: Callable[[int], None] = _cannot_replay
+        """Trains a round again, in memory; the run's steps know how."""
 
     @cached_property
     def engine(self) -> Engine:
@@ -106,12 +126,15 @@ class Loaded:
         self._policy, self._policy_round, self.state = policy, round_number, state
 
     def policy_after(self, round_number: int) -> Policy:
-        """The policy after this many rounds: the one in memory, else from its checkpoint."""
+        """The policy after this many rounds: the one in memory, else from the newest checkpoint up to there.
+
+        Rounds since that checkpoint are trained again.
+        """
         if self._policy is None:
-            self._policy = self.another_policy(round_number)
-            self.state = self._state_after(round_number)
-            self._policy_round = round_number
-        if self._policy_round != round_number:
+            self._load(max(number for number in range(round_number + 1) if self._policies.is_kept(number)))
+        while self._policy_round < round_number:
+            self._go_on_to(self._policy_round + 1)
+        if self._policy is None or self._policy_round != round_number:
             raise RuntimeError(f"the policy in memory is of round {self._policy_round}, not {round_number}")
         return self._policy
 
@@ -122,10 +145,12 @@ class Loaded:
     def reference_for(self, round_number: int) -> Policy:
         """The reference of a round's training and evaluation: always the same object, since the trainer holds it."""
         wanted = max(round_number - 1, 0) if self.recipe.policy.reference == "previous" else 0
-        if self._reference is None:
+        if self._reference is None and self._policies.is_kept(self._policies.base(wanted)):
             self._reference = self.another_policy(wanted)
-        elif self._reference_round != wanted:
+        elif self._reference is None or self._reference_round != wanted:
             policy = self.policy_after(wanted)
+            if self._reference is None:
+                self._reference = copy.deepcopy(policy)
             self._reference.model.load_state_dict(policy.model.state_dict())
             self._reference.version = policy.version
         self._reference_round = wanted
@@ -136,20 +161,26 @@ class Loaded:
         if self._trainer is None:
             from align_cli.training.trainer import make_trainer
 
-            def nothing() -> None: ...
-
             assert self._policy is not None and self._reference is not None
             self._scratch = ScratchFolder()  # as long as the trainer, which may write there at any time
-            self._trainer = make_trainer(self._policy, self._reference.model, self.recipe, self._scratch.path, nothing)
+            self._trainer = make_trainer(self._policy, self._reference.model, self.recipe, self._scratch.path, lambda: None)
+        known = [number for number in self._policies.micro_batches() if number <= round_number]
+        wanted = self._policies.micro_batches()[max(known)] if known else self.recipe.train.per_device_train_batch_size
+        if self._trainer.args.per_device_train_batch_size != wanted:
+            self._trainer.cut_into(wanted)
         return self._trainer
+
+    def halved(self, round_number: int, micro_batch: int) -> None:
+        """From this round on a forward pass holds so many pairs, also in the processes that come after this one."""
+        self._policies.remember_micro_batch(round_number, micro_batch)
 
     def go_on_within(self, round_number: int, checkpoint: Path) -> bool:
         """Take policy and state from a checkpoint within a round's training; False if it holds no such state."""
         state = read_training_state(checkpoint)
         if state is None:
             return False
-        self._policy, self._policy_round = load_recipe_policy(self.recipe, checkpoint), round_number - 1
-        self.state = state
+        self._put_in(load_recipe_policy(self.recipe, checkpoint))
+        self._policy_round, self.state = round_number - 1, state
         return True
 
     def optimizer_state(self, round_number: int) -> dict[str, Any] | None:
@@ -157,19 +188,23 @@ class Loaded:
         base = self._policies.base(round_number - 1)
         if base == 0 or self._optimizer_round == round_number - 1:
             return None
-        if not self._policies.has_same_optimizer(base):
-            self.note(
-                f"round {round_number} train: train.optim is another one now; it begins without the old one's moments"
-            )
-            return None
         checkpoint = self._policies.checkpoint(base)
         state = read_training_state(checkpoint) if checkpoint else None
-        return read_optimizer_state(checkpoint, state) if checkpoint and state else None
+        if checkpoint is None or state is None or state.optimizer is None:
+            return None
+        if not self._policies.has_same_optimizer(base):
+            why = "train.optim is another one now; it begins without the old one's moments"
+        elif not (checkpoint / OPTIMIZER_NAME).is_file():
+            why = f"the optimizer's moments of round {base} were let go (checkpoints.optimizer); it begins with new ones"
+        else:
+            return read_optimizer_state(checkpoint, state)
+        self.note(f"round {round_number} train: {why}")
+        return None
 
     def begin_again(self, round_number: int) -> None:
         """Put policy and state back to where the round's training began."""
-        self._put_back(self._policies.base(round_number - 1))
-        self.state = self._state_after(round_number - 1)
+        self._load(max(number for number in range(round_number) if self._policies.is_kept(number)))
+        self.policy_after(round_number - 1)
 
     def trained(self, round_number: int, state: TrainingState) -> None:
         """The policy in memory is now the one after this round, and its training stands there."""
@@ -183,33 +218,54 @@ class Loaded:
         base = self._policies.best_round()
         if self.recipe.guards.non_finite.action != "rollback" or base is None:
             return None
-        self._put_back(base)
+        self.roll_back(base)
         return base
 
     def roll_back(self, base: int) -> None:
         """Go on from the policy of an earlier round; training stands where it is."""
-        self._put_back(base)
+        self._put_in(load_recipe_policy(self.recipe, self._policies.checkpoint(base)))
 
-    def _put_back(self, base: int) -> None:
-        """Give the policy in memory the weights of a round; the trainer goes on holding the same object."""
-        assert self._policy is not None
-        loaded = load_recipe_policy(self.recipe, self._policies.checkpoint(base))
-        self._policy.model.load_state_dict(loaded.model.state_dict())
+    def _load(self, round_number: int) -> None:
+        """Take a round's policy from its checkpoint, and where training stands after the round.
+
+        Where a guard gave the round's policy up, these are two checkpoints.
+        """
+        self._put_in(self.another_policy(round_number))
+        self._policy_round, self.state = round_number, self._state_after(round_number)
+
+    def _go_on_to(self, round_number: int) -> None:
+        """The policy of a finished round, from that of the round before."""
+        if self._policies.is_kept(round_number):
+            self._load(round_number)
+            return
+        self.note(f"round {round_number} train: done again, since the round left no checkpoint")
+        self.replay(round_number)
+        if self._policies.base(round_number) != round_number:
+            self.roll_back(self._policies.base(round_number))
+
+    def _put_in(self, policy: Policy) -> None:
+        """Let the policy in memory be this one; the trainer goes on holding the same object."""
+        if self._policy is None:
+            self._policy = policy
+            return
+        self._policy.model.load_state_dict(policy.model.state_dict())
         self._policy.model.zero_grad()
         self._policy.model.eval()  # what went wrong went wrong in the midst of training
-        self._policy.version = loaded.version
+        self._policy.version = policy.version
         self._optimizer_round = -1
         if self._trainer is not None:
             self._trainer.optimizer = None
 
     def _state_after(self, round_number: int) -> TrainingState:
-        """Where training stands after this many rounds, also where a guard gave the last one's policy up."""
+        """Where training stands after a round, by its own checkpoint."""
         checkpoint = self._policies.checkpoint(round_number)
-        if checkpoint is None:
-            return TrainingState(round=0, global_step=0, parent=None)
-        state = read_training_state(checkpoint)
+        state = read_training_state(checkpoint) if checkpoint else None
         if state is None and round_number == 0:  # a model of somebody else's
             return TrainingState(round=0, global_step=0, parent=None)
         if state is None:
             raise RunError("the checkpoint holds no training state", where=str(checkpoint))
         return state
+
+
+def _cannot_replay(round_number: int) -> None:
+    raise RuntimeError(f"round {round_number} has no checkpoint, and nobody here can train it again")

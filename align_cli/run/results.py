@@ -65,6 +65,11 @@ class Results:
         """The round whose policy the one after this round starts from."""
         return self.folder.manifests.base(round_number)
 
+    def is_kept(self, round_number: int) -> bool:
+        """Whether a round's policy has a checkpoint, or is the recipe's model as it is."""
+        checkpoint = Artifact(round_number, CHECKPOINT)
+        return self.folder.manifests.is_kept(checkpoint) or (round_number == 0 and not self.holds(checkpoint))
+
     def checkpoint(self, round_number: int) -> Path | None:
         """The checkpoint of a round; None where the initial policy is the recipe's model as it is.
 
@@ -83,6 +88,14 @@ class Results:
             if CHECKPOINT in record["outputs"]:
                 before = record["inputs"]["recipe"].get("train", {})
         return optimizer_name(before) == optimizer_name(self.recipe.train.training_arguments)
+
+    def micro_batches(self) -> dict[int, int]:
+        """Pairs a forward pass from a round on, by round, where the memory did not hold the recipe's."""
+        return self.folder.begun.micro_batches()
+
+    def remember_micro_batch(self, round_number: int, micro_batch: int) -> None:
+        """Keep that for the processes that come after this one."""
+        self.folder.begun.remember_micro_batch(round_number, micro_batch)
 
     def best_round(self) -> int | None:
         """The finished round whose policy wins most often against the initial one; None where that is not measured.
@@ -110,9 +123,7 @@ class Results:
 
     def _has_policy(self, round_number: int) -> bool:
         """Whether a round's policy is its own and can be gone back to."""
-        manifests, checkpoint = self.folder.manifests, Artifact(round_number, CHECKPOINT)
-        is_there = manifests.is_kept(checkpoint) or (round_number == 0 and not manifests.holds(checkpoint))
-        return is_there and manifests.base(round_number) == round_number
+        return self.is_kept(round_number) and self.base(round_number) == round_number
 
     def _training_rewards(self, standing: list[int]) -> dict[int, float]:
         """The labeler's mean score of the pairs of the rounds that the guard looks at."""

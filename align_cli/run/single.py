@@ -177,6 +177,7 @@ class _GivenPolicies:
 
     results: Results
     given: dict[int, Path] = field(default_factory=dict)
+    _micro_batches: dict[int, int] = field(default_factory=dict)
 
     def base(self, round_number: int) -> int:
         return round_number if round_number in self.given else self.results.base(round_number)
@@ -192,11 +193,20 @@ class _GivenPolicies:
             )
         return self.results.checkpoint(round_number)
 
+    def is_kept(self, round_number: int) -> bool:
+        return True  # `checkpoint` says what is not there
+
     def best_round(self) -> int | None:
         return None
 
     def has_same_optimizer(self, round_number: int) -> bool:
         return True
+
+    def micro_batches(self) -> dict[int, int]:
+        return self._micro_batches
+
+    def remember_micro_batch(self, round_number: int, micro_batch: int) -> None:
+        self._micro_batches[round_number] = micro_batch
 
 
 @dataclass
@@ -231,6 +241,9 @@ class _Pipes:
 
     def write_document(self, name: str, record: Record) -> None:
         self.written[name] = record
+
+    def is_same(self, name: str, rows: Sequence[dict[str, float]]) -> bool:
+        return False
 
     def place(self, name: str) -> Path:
         return self.output

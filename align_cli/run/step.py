@@ -24,7 +24,7 @@ from align_cli.run.loaded import Loaded
 from align_cli.run.plan import Step, is_last_of_round
 from align_cli.run.results import Results
 from align_cli.run.tidy import let_go
-from align_cli.stages.base import EVALUATION, Artifact, Context, Done, Progress, RecordType
+from align_cli.stages.base import EVALUATION, Artifact, Context, Done, NoProgress, NoWork, Progress, RecordType
 
 
 class StepArtifacts:
@@ -61,6 +61,11 @@ class StepArtifacts:
         """A record that is a document of its own."""
         write_json(self.place(name), record.to_dict())
 
+    def is_same(self, name: str, rows: Sequence[dict[str, float]]) -> bool:
+        """Whether the JSON Lines of the step's round are these."""
+        text = "".join(to_json(row) + "\n" for row in rows)
+        return self._manifests.verified(Artifact(self._round, name)).read_text(encoding="utf-8") == text
+
     def place(self, name: str) -> Path:
         """Where something of the step's round goes."""
         if name not in self.written:
@@ -86,6 +91,8 @@ class StepRunner:
 
     def __post_init__(self) -> None:
         self._fingerprints = Fingerprints(self.recipe, self.folder.manifests)
+        self._progress: Progress = NoProgress()
+        self.loaded.replay = self.replay
 
     def carry_out(self, step: Step, progress: Progress) -> Evaluation | None:
         """Do one step, take its artifacts into the manifest, and log it.
@@ -97,7 +104,7 @@ class StepRunner:
         inputs = self._fingerprints.of(step)
         work, artifacts = folder.work(step, inputs), StepArtifacts(folder, step.round)
         folder.ledger.log("start", round=step.round, stage=step.stage)
-        begin = monotonic()
+        begin, self._progress = monotonic(), progress
         context = Context(self.recipe, step.round, artifacts, self.loaded, work, progress, self.loaded.note)
         done = stage.carry_out(context)
         found = self._findings(step)
@@ -117,6 +124,13 @@ class StepRunner:
             )
             self.loaded.roll_back(rolled_back_to)
         return self.results.evaluation(step.round) if EVALUATION in names else None
+
+    def replay(self, round_number: int) -> None:
+        """Make again what a finished round left in memory alone, within the step that needs it."""
+        artifacts = StepArtifacts(self.folder, round_number)
+        surroundings = (artifacts, self.loaded, NoWork(), self._progress, self.loaded.note)
+        for name in self.folder.manifests.of_round(round_number)["stages"]:
+            stages.stage_named(name).replay(Context(self.recipe, round_number, *surroundings))
 
     def _findings(self, step: Step) -> list[Finding]:
         """What the guards say of a round that is over."""

@@ -47,6 +47,15 @@ class Artifact(NamedTuple):
     name: str
 
 
+def policy_artifact(history: History, round_number: int) -> Artifact:
+    """What stands for the policy that a round made: its checkpoint, or the figures of the training that made it.
+
+    Rounds between checkpoints have none; their training is done again where their policy is needed.
+    """
+    checkpoint, training = Artifact(round_number, CHECKPOINT), Artifact(round_number, TRAINING)
+    return training if history.holds(training) and not history.holds(checkpoint) else checkpoint
+
+
 class Progress(Protocol):
     """Told by a stage how far it is; what becomes of that is the caller's business."""
 
@@ -138,6 +147,10 @@ class Artifacts(History, Protocol):
         """A record that is a document of its own."""
         ...
 
+    def is_same(self, name: str, rows: Sequence[dict[str, float]]) -> bool:
+        """Whether the JSON Lines of the step's round are these."""
+        ...
+
     def place(self, name: str) -> Path:
         """Where a folder of the step's round goes."""
         ...
@@ -195,6 +208,10 @@ class Loaded(Protocol):
         """The policy in memory is now the one after this round, and its training stands there."""
         ...
 
+    def halved(self, round_number: int, micro_batch: int) -> None:
+        """From this round on a forward pass holds so many pairs, also in the processes that come after this one."""
+        ...
+
     def fall_back(self, round_number: int) -> int | None:
         """Give up a round whose training diverged: put back the best round's policy, and say which round that is.
 
@@ -250,7 +267,7 @@ class Stage(ABC):
 
     name: ClassVar[str]
     writes: ClassVar[tuple[str, ...]]
-    """Its artifacts, by name in the round's folder."""
+    """Its artifacts, by name in the round's folder; a checkpoint may be left out."""
 
     @abstractmethod
     def is_due(self, recipe: Recipe, round_number: int) -> bool:
@@ -266,7 +283,14 @@ class Stage(ABC):
 
     @abstractmethod
     def carry_out(self, context: Context) -> Done:
-        """Do the work, from wherever a killed process left it; every artifact in `writes` is there afterwards."""
+        """Do the work, from wherever a killed process left it."""
+
+    def replay(self, context: Context) -> None:  # noqa: B027 - most stages leave all that they made on disk
+        """Make again what a finished step left in memory alone; nothing is written.
+
+        Raises:
+            RunError: if it is not what it was.
+        """
 
     def needs(self, recipe: Recipe) -> tuple[str, ...]:
         """What it needs loaded: of `policy` and `reference`."""

@@ -60,7 +60,7 @@ class Evaluate(Stage):
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         opponents = opponent_rounds(recipe, history, round_number).values()
-        return [Artifact(round_number, CHECKPOINT), *(Artifact(number, SAMPLES) for number in opponents)]
+        return [policy_artifact(history, round_number), *(Artifact(number, SAMPLES) for number in opponents)]
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         probe(loaded.scorer(recipe.evaluate.scorer), loaded.inputs.eval_prompts)

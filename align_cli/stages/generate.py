@@ -45,7 +45,7 @@ class Generate(Stage):
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         initial = [Artifact(0, CHECKPOINT)] if recipe.generate.num_reference_generations else []
-        return [Artifact(history.base(round_number - 1), CHECKPOINT), *initial]
+        return [policy_artifact(history, history.base(round_number - 1)), *initial]
 
     def needs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("policy", "reference") if recipe.generate.num_reference_generations else ("policy",)

@@ -43,7 +43,7 @@ class Label(Stage):
         return (*POLICY_KEYS, "data.demonstrations", "label", "method.beta", "method.sources", *labeler)
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
-        return [Artifact(history.base(round_number - 1), CHECKPOINT), Artifact(round_number, COMPLETIONS)]
+        return [policy_artifact(history, history.base(round_number - 1)), Artifact(round_number, COMPLETIONS)]
 
     def needs(self, recipe: Recipe) -> tuple[str, ...]:
         wanted = {need for name in _pairing_sources(recipe) for need in PAIRINGS[name].needs}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
 from align_cli.artifacts.scratch import ScratchFolder
-from align_cli.errors import AlignError, DataError, DivergedError
-from align_cli.models.load import Policy
+from align_cli.errors import AlignError, DataError, DivergedError, RunError
+from align_cli.models.load import Policy, weights_version_in_memory
 from align_cli.recipe import Recipe
 from align_cli.stages.adopted import adopted_pairs
 from align_cli.stages.base import (
@@ -61,7 +61,7 @@ class Train(Stage):
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         pairs = [Artifact(number, PREFERENCES) for number in pair_rounds(recipe, history, round_number)]
-        return [Artifact(history.base(round_number - 1), CHECKPOINT), *pairs]
+        return [policy_artifact(history, history.base(round_number - 1)), *pairs]
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         if loaded.inputs.uses_offline_pairs:
@@ -73,46 +73,51 @@ class Train(Stage):
 
     def carry_out(self, context: Context) -> Done:
         """Train from the round's beginning, or from the checkpoint within it that a killed process left."""
-        loaded, number = context.loaded, context.round
-        pairs = _round_pairs(context)
-        reference, within = loaded.reference_for(number), _resumed(context)
-        policy = loaded.policy_after(number - 1)
-        pairs = [*loaded.inputs.offline_pairs(policy.tokenizer).preferences, *adopted_pairs(pairs, policy)]
-        start = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
-        trainer = loaded.trainer(number)
-
-        def keep(state: TrainingState) -> None:
-            kept = replace(state, parent=start.parent)
-            context.work.keep_checkpoint(
-                state.global_step, lambda folder: save_checkpoint(folder, policy, kept, trainer.optimizer)
-            )
-
-        while True:
-            optimizer_state = read_optimizer_state(within, start) if within else loaded.optimizer_state(number)
-            try:
-                outcome = _train(context, trainer, pairs, start, optimizer_state, keep)
-                _check_finite(policy)
-                break
-            except DivergedError as error:
-                return _give_up(context, trainer, policy, start, error)
-            except MemoryError as error:
-                context.note(f"round {number} train: {_halve_micro_batch(trainer, error)}")
-                context.work.drop_checkpoints()
-                loaded.begin_again(number)
-                within, start = None, replace(loaded.state, parent=policy.version)
-        state = replace(outcome.state, parent=start.parent)
-        policy.version = save_checkpoint(context.artifacts.place(CHECKPOINT), policy, state, trainer.optimizer)
+        recipe, loaded, number = context.recipe, context.loaded, context.round
+        try:
+            trained = _train_in_memory(context)
+        except DivergedError as error:
+            return _give_up(context, error)
+        policy, state, outcome = trained.policy, trained.state, trained.outcome
+        if is_checkpoint_due(recipe, number):
+            checkpoint, optimizer = context.artifacts.place(CHECKPOINT), loaded.trainer(number).optimizer
+            policy.version = save_checkpoint(checkpoint, policy, state, optimizer)
+        else:
+            policy.version = weights_version_in_memory(policy.model)
         context.artifacts.write(TRAINING, outcome.steps)
-        loaded.trained(number, state)
         return Done(
             {
-                "reference": reference.version,
-                "global_batch_size": context.recipe.global_batch_size,
+                "reference": trained.reference.version,
+                "global_batch_size": recipe.global_batch_size,
                 "offline": loaded.inputs.offline_pairs(policy.tokenizer).counts,
                 "usage": outcome.usage,
                 "last_step": outcome.steps[-1],
             }
         )
+
+    def replay(self, context: Context) -> None:
+        trained = _train_in_memory(context)
+        trained.policy.version = weights_version_in_memory(trained.policy.model)
+        if not context.artifacts.is_same(TRAINING, trained.outcome.steps):
+            raise RunError(
+                f"round {context.round}, which left no checkpoint, was trained again, and its steps have other figures "
+                "than those that were written",
+                where="checkpoints.every_rounds",
+                hint="go on with the packages, the thread count and the machine that the run was begun with; or fork "
+                "from a round that has a checkpoint (--from)",
+            )
+
+
+class _Trained(NamedTuple):
+    policy: Policy
+    reference: Policy
+    state: TrainingState
+    outcome: TrainOutcome
+
+
+def is_checkpoint_due(recipe: Recipe, round_number: int) -> bool:
+    """Whether a round ends with a checkpoint: every so many rounds, and at the run's end."""
+    return round_number % recipe.checkpoints.every_rounds == 0 or round_number == recipe.rounds
 
 
 def pair_rounds(recipe: Recipe, history: History, round_number: int) -> list[int]:
@@ -156,6 +161,40 @@ def train_policy(
     return TrainOutcome(state, trainer.step_records, usage(batches, list(mixture.shares)))
 
 
+def _train_in_memory(context: Context) -> _Trained:
+    """Train the policy that is loaded, from wherever it stands, as often as the memory wants."""
+    loaded, number = context.loaded, context.round
+    pairs = _round_pairs(context)
+    reference, within = loaded.reference_for(number), _resumed(context)
+    policy = loaded.policy_after(number - 1)
+    pairs = [*loaded.inputs.offline_pairs(policy.tokenizer).preferences, *adopted_pairs(pairs, policy)]
+    start = loaded.state = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
+    trainer = loaded.trainer(number)
+
+    def keep(state: TrainingState) -> None:
+        kept = replace(state, parent=start.parent)
+        context.work.keep_checkpoint(
+            state.global_step, lambda folder: save_checkpoint(folder, policy, kept, trainer.optimizer)
+        )
+
+    while True:
+        optimizer_state = read_optimizer_state(within, start) if within else loaded.optimizer_state(number)
+        try:
+            outcome = _train(context, trainer, pairs, start, optimizer_state, keep)
+            _check_finite(policy)
+            break
+        except MemoryError as error:
+            context.note(f"round {number} train: {_halve_micro_batch(trainer, error)}")
+            loaded.halved(number, trainer.args.per_device_train_batch_size)
+            context.work.drop_checkpoints()
+            loaded.begin_again(number)
+            within, start = None, replace(loaded.state, parent=policy.version)
+            loaded.state = start
+    state = replace(outcome.state, parent=start.parent)
+    loaded.trained(number, state)
+    return _Trained(policy, reference, state, outcome)
+
+
 def _train(
     context: Context,
     trainer: PreferenceTrainer,
@@ -195,18 +234,17 @@ def _resumed(context: Context) -> Path | None:
     return checkpoint
 
 
-def _give_up(
-    context: Context, trainer: PreferenceTrainer, policy: Policy, start: TrainingState, error: AlignError
-) -> Done:
+def _give_up(context: Context, error: DivergedError) -> Done:
     """A round whose training diverged ends with the best round's policy, if the recipe says so."""
-    number, steps = context.round, list(trainer.step_records)
-    stands = replace(trainer.state_now(), round=number, parent=start.parent)
-    base = context.loaded.fall_back(number)
+    loaded, number = context.loaded, context.round
+    policy, trainer = loaded.policy_after(number - 1), loaded.trainer(number)
+    stands = replace(trainer.state_now(), round=number, parent=loaded.state.parent)
+    base = loaded.fall_back(number)
     if base is None:
         raise error
     save_checkpoint(context.artifacts.place(CHECKPOINT), policy, stands, None)
-    context.artifacts.write(TRAINING, steps)
-    context.loaded.trained(number, stands)
+    context.artifacts.write(TRAINING, list(trainer.step_records))
+    loaded.trained(number, stands)
     what = error.faults[0].what
     context.note(f"guard non_finite, round {number}: {what}; the round ends with the policy of round {base}")
     return Done({"diverged": what, "policy_of_round": base}, continues_from=base)

@@ -161,13 +161,18 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         args = self.args
         global_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
         smaller = [size for size in range(1, args.per_device_train_batch_size // 2 + 1) if global_batch % size == 0]
-        if not smaller:
-            return False
-        args.per_device_train_batch_size = smaller[-1]
+        if smaller:
+            self.cut_into(smaller[-1])
+        return bool(smaller)
+
+    def cut_into(self, micro_batch: int) -> None:
+        """Put so many pairs into a forward pass, at the same global batch, which they must divide."""
+        args = self.args
+        global_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        args.per_device_train_batch_size = micro_batch
         self._train_batch_size = args.train_batch_size
         # accelerate's own number stays 1, as the Trainer has it: both would divide the loss.
-        args.gradient_accumulation_steps = global_batch // smaller[-1]
-        return True
+        args.gradient_accumulation_steps = global_batch // micro_batch
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset

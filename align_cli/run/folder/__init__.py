@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.files import TEMPORARY_SUFFIX, remove, write_text
-from align_cli.artifacts.store import write_json
 from align_cli.errors import RunError
 from align_cli.recipe import Recipe, differences, load_recipe, resolved
+from align_cli.run.folder.begun import Begun
 from align_cli.run.folder.layout import LEDGER, LINEAGE, LOCK, RECIPE, ROUNDS, RUN, WORK, Layout
 from align_cli.run.folder.ledger import Ledger
 from align_cli.run.folder.lineage import Lineage
 from align_cli.run.folder.lock import Lock
 from align_cli.run.folder.manifests import Manifests
-from align_cli.run.folder.run_json import run_document
 from align_cli.run.folder.set_aside import STEM, SetAside
 from align_cli.run.folder.work import WorkInProgress, remove_work_but, work_name
 from align_cli.run.plan import Step
@@ -47,6 +46,7 @@ class RunFolder:
         self.layout = Layout(self.path)
         self.lock = Lock(self.path, self.path / LOCK)
         self.manifests = Manifests(self.layout, self.lock.check)
+        self.begun = Begun(lambda: self._held_file(RUN))
         self.ledger = Ledger(lambda: self._held_file(LEDGER))
         self.lineage = Lineage(self.layout)
         self.set_aside = SetAside(self.layout, self.lock.check)
@@ -54,7 +54,7 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
-        return self.layout.file(RUN).is_file()
+        return self.begun.is_there
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -132,7 +132,7 @@ class RunFolder:
     def begin(self, recipe_yaml: str, seed: int) -> None:
         """Write down what is run, if it is not yet written so."""
         if not self.exists:
-            write_json(self._held_file(RUN), run_document(seed))
+            self.begun.write(seed)
         path = self._held_file(RECIPE)
         if not path.is_file() or path.read_bytes() != recipe_yaml.encode():
             write_text(path, recipe_yaml)
@@ -174,6 +174,7 @@ class RunFolder:
     def _forget(self) -> None:
         self.manifests.forget()
         self.lineage.forget()
+        self.begun.forget()
 
     def _held_file(self, name: str) -> Path:
         self.lock.check()
