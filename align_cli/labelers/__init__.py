@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from align_cli.recipe.schema import FunctionLabelerSection, LabelerSection
+from align_cli.recipe.sections.labelers import FunctionLabelerSection, LabelerSection
 
 
 class Scorer(Protocol):

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from align_cli.artifacts.records import Evaluation
 from align_cli.errors import DivergedError, RunError
 from align_cli.models.load import weights_version
-from align_cli.recipe.schema import GuardsSection
+from align_cli.recipe.sections.guards import GuardsSection
 from align_cli.run.guards import LN_2, Finding, RoundFigures, decided, findings
 from align_cli.training.resumable import _BeginAndEnd
 
