@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from align_cli.artifacts.records import Evaluation
-from align_cli.recipe.schema import GuardsSection
+from align_cli.recipe.sections.guards import GuardsSection
 
 LN_2 = math.log(2)
 """DPO's loss of a policy that equals its reference, or has learnt nothing of what the labels say."""

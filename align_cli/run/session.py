@@ -23,7 +23,7 @@ from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.load import Policy
 from align_cli.models.text import plain_text
 from align_cli.recipe import Recipe
-from align_cli.recipe.schema import LabelSection
+from align_cli.recipe.sections.label import LabelSection
 from align_cli.stages import Journals, NoProgress, Progress, inputs, no_journals
 from align_cli.stages.evaluate import evaluate_policy, evaluation_draws
 from align_cli.stages.generate import draw_prompts, generate_completions, sampling_settings

@@ -11,7 +11,7 @@ from align_cli.metrics.estimates import estimate
 from align_cli.metrics.preference import pair_accuracy, win_rate
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed, seeded_order
 from align_cli.stages import Journals, Progress, no_journals
 from align_cli.stages.generate import PromptDraw

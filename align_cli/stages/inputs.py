@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from align_cli.artifacts.store import to_json
 from align_cli.errors import DataError
 from align_cli.playground import reviews, world
-from align_cli.recipe.schema import Recipe, ReviewsSection
+from align_cli.recipe import Recipe
+from align_cli.recipe.sections.worlds import ReviewsSection
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -20,7 +20,7 @@ from align_cli.labelers import Scorer
 from align_cli.labelers.dataset import label_pairs
 from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
-from align_cli.recipe.schema import LabelSection
+from align_cli.recipe.sections.label import LabelSection
 from align_cli.seeds import derive_seed
 from align_cli.stages import Progress
 

@@ -14,7 +14,7 @@ from align_cli.errors import DataError
 from align_cli.models.load import Policy, load_policy
 from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
 from align_cli.playground import model as playground_model
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
 from align_cli.stages import Progress
 from align_cli.stages.inputs import PLAYGROUND, Rows, sft_demonstrations

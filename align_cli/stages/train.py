@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
 from align_cli.errors import DataError
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe import Recipe
 from align_cli.training.batches import Mixture, TrainingPair, usage
 from align_cli.training.checkpoints import TrainingState
 
