@@ -29,6 +29,7 @@ from align_cli.recipe.sections import (
 
 RULES: tuple[Rule, ...] = (
     no_secrets,
+    *whole.RULES,
     *policy.RULES,
     *data.RULES,
     *labelers.RULES,

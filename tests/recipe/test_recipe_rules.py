@@ -11,6 +11,11 @@ NO_GRADIENT = "method.sources.dpr.gradient=0"
 NEW_MODEL = ("policy={from_scratch: {hidden_size: 48, num_attention_heads: 6}, sft: {dataset: playground}}",)
 
 BROKEN = [
+    (['output_dir="runs/a\\nb"'], "output_dir is 'runs/a\\nb'; it must hold no line break"),
+    (['output_dir="runs/a\\tb"'], "it must hold no line break, tab or other control character"),
+    ([f"output_dir=runs/{'x' * 256}/b"], "each name in it must be at most 255 bytes long"),
+    ([f"output_dir=runs/{'é' * 128}"], "each name in it must be at most 255 bytes long"),
+    ([f"output_dir={'deep/' * 800}"], "4000 bytes long; it must be at most 3840 bytes long"),
     (["method.sources={}"], "method.sources names no source"),
     (["method.sources.offline.mixing=0.5"], "the shares offline 0.5 and dpr 0.3 sum to 0.8; they must sum to 1"),
     (["method.sources.dpr.labeler=null"], "method.sources.dpr has no labeler"),
