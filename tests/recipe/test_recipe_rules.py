@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
+
+from align_cli.recipe import rules, sections
 
 ONE_SOURCE = "method.sources={offline: {mixing: 1.0}}"
 NO_GRADIENT = "method.sources.dpr.gradient=0"
@@ -157,3 +161,10 @@ def test_a_mistyped_file_gets_the_nearest_name(faults_of):
 def test_naming_a_function_runs_nothing(load):
     Path("code.py").write_text("raise SystemExit(3)\n", encoding="utf-8")
     load("labelers.hidden.function=code.py:score")
+
+
+def test_what_a_section_asks_is_asked_of_every_recipe():
+    for found in pkgutil.iter_modules(sections.__path__, f"{sections.__name__}."):
+        section = importlib.import_module(found.name)
+        for kind in ("RULES", "FILE_RULES", "WARNINGS"):
+            assert set(getattr(section, kind, ())) <= set(getattr(rules, kind)), f"{found.name}.{kind}"

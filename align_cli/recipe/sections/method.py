@@ -120,13 +120,12 @@ def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
     remedy = f"take {', '.join(BILEVEL_LOSSES[:-1])} or {BILEVEL_LOSSES[-1]}" + (
         " without TRL's options" if is_trl else ""
     )
-    used = {name: source for name, source in SOURCES.items() if view.get(f"method.sources.{name}.mixing")}
-    for name, source in used.items():
-        if source.policy_labels:
+    for name in [name for name, source in SOURCES.items() if source.policy_labels]:
+        if view.get(f"method.sources.{name}.mixing"):
             what = f"{loss}; the source {name} has labels of the policy's own, which that loss does not know"
             yield rule_fault("method.loss_type", what, f"{remedy}, or remove method.sources.{name}")
-    for name, source in used.items():
-        if source.policy_responses and not source.policy_labels and view.get(f"method.sources.{name}.gradient"):
+    for name in [name for name, source in SOURCES.items() if source.policy_responses and not source.policy_labels]:
+        if view.get(f"method.sources.{name}.mixing") and view.get(f"method.sources.{name}.gradient"):
             what = f"{loss}; that loss takes no gradient coefficient, and {name} has one"
             yield rule_fault("method.loss_type", what, f"{remedy}, or set method.sources.{name}.gradient to 0")
     if not is_trl:
