@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from align_cli.recipe.presets import preset_names
-from align_cli.recipe.schema import GuardsSection
+from align_cli.recipe.sections.guards import GuardsSection
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -1,14 +1,15 @@
-"""Labelers: prompts and completions in, scores or preferences out. One file each; `build` is the table of them.
+"""Labelers: prompts and completions in, scores or preferences out. One file each.
 
-A new labeler is one file here, one section in `recipe/schema.py`, one line in `build`, and one test.
+A new labeler is one file here, one section and one line in `recipe/sections/labelers.py`, and one test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pkgutil import resolve_name
 from typing import Protocol
 
-from align_cli.recipe.schema import FunctionLabelerSection, LabelerSection
+from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerSection
 
 
 class Scorer(Protocol):
@@ -40,8 +41,9 @@ def build_scorer(name: str, section: LabelerSection) -> Scorer:
         LabelerError: if it cannot be made, or gives no scores.
     """
     from align_cli.errors import LabelerError
-    from align_cli.labelers.function import FunctionLabeler
 
-    if isinstance(section, FunctionLabelerSection):
-        return FunctionLabeler(name, section)
-    raise LabelerError(f"a labeler of kind {section.kind!r} gives no scores", where=f"labelers.{name}")
+    place = LABELER_KINDS[section.kind].scorer
+    if place is None:
+        raise LabelerError(f"a labeler of kind {section.kind!r} gives no scores", where=f"labelers.{name}")
+    scorer: Scorer = resolve_name(place)(name, section)
+    return scorer

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from align_cli.errors import LabelerError, nearest
-from align_cli.recipe.schema import FunctionLabelerSection
+from align_cli.recipe.sections.labelers import FunctionLabelerSection
 
 Scoring = Callable[..., Sequence[float]]
 

@@ -3,11 +3,11 @@
 Loads nothing heavy: no torch, transformers or trl.
 """
 
-from align_cli.recipe.advice import code_that_runs, warnings_for
-from align_cli.recipe.check import load_recipe
 from align_cli.recipe.keys import KeyDoc, describe_keys
+from align_cli.recipe.load import load_recipe
+from align_cli.recipe.recipe import Recipe
 from align_cli.recipe.resolve import Difference, differences, dump, resolved
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe.rules import code_that_runs, warnings_for
 
 __all__ = [
     "Difference",

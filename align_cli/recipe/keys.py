@@ -1,6 +1,6 @@
 """The recipe's keys as data: where each stands, its type, range, default and description.
 
-Everything here is read off the models in `schema`. Called by `check` to word faults and to suggest keys, and by whoever
+Everything here is read off the sections' models. Called by `faults` to word faults and to suggest keys, and by whoever
 makes documentation.
 """
 
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from align_cli.recipe.schema import LOSS_TYPE_ALIASES, LabelerSection, Recipe, Section
+from align_cli.recipe.recipe import Recipe
+from align_cli.recipe.sections.base import OneOf, Section, Usual, section_models
+from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerKind
+from align_cli.recipe.sections.losses import LOSS_TYPE_ALIASES
 
 NAME = "<name>"
 _TYPE_WORDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -67,31 +70,29 @@ def leaf_names() -> set[str]:
     return {path[-1] for path in _all_fields()} - {NAME}
 
 
-def section_models(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a field's annotation allows: none for a plain value, several for a choice of sections."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Annotated, Union, types.UnionType):
-        return [model for part in get_args(annotation) for model in section_models(part)]
-    return []
-
-
 def choices(info: FieldInfo) -> list[str]:
     """The texts that a field may be, aliases included; empty where it is not a choice."""
-    found = list(dict.fromkeys(str(choice) for choice in _literals(info.annotation)))
+    names = [name for mark in info.metadata if isinstance(mark, OneOf) for name in mark.names]
+    found = list(dict.fromkeys(str(choice) for choice in (*names, *_literals(info.annotation))))
     return [*found, *LOSS_TYPE_ALIASES] if set(LOSS_TYPE_ALIASES.values()) <= set(found) else found
 
 
 def labeler_kinds() -> list[str]:
     """The kinds of labelers that a recipe may use."""
-    return [
-        kind for model in section_models(LabelerSection) for kind in _literals(model.model_fields["kind"].annotation)
-    ]
+    return list(LABELER_KINDS)
 
 
 def type_words(info: FieldInfo) -> str:
     """What a field's value is, in words."""
+    for mark in info.metadata:
+        if isinstance(mark, OneOf):
+            return _choice_words(list(mark.names))
     return _type_words(info.annotation)
+
+
+def usual_words(info: FieldInfo) -> str:
+    """Which values of a field are usual; empty where nothing is said of it."""
+    return next((mark.words for mark in info.metadata if isinstance(mark, Usual)), "")
 
 
 def range_words(info: FieldInfo) -> str:
@@ -111,22 +112,29 @@ def pattern(path: tuple[str | int, ...]) -> tuple[str, ...]:
     return (parts[0], NAME, *parts[2:]) if len(parts) > 1 and parts[0] == "labelers" else parts
 
 
-@functools.cache
 def _all_fields() -> Mapping[tuple[str, ...], FieldInfo]:
+    return _fields_with(tuple(LABELER_KINDS.values()))
+
+
+@functools.lru_cache(maxsize=8)
+def _fields_with(kinds: tuple[LabelerKind, ...]) -> Mapping[tuple[str, ...], FieldInfo]:
+    """Every field by its key path, where labelers may be of these kinds."""
     fields: dict[tuple[str, ...], FieldInfo] = {}
-    for path, info in _walk(Recipe, ()):
+    for path, info in _walk(Recipe, (), kinds):
         fields.setdefault(path, info)
     return fields
 
 
-def _walk(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+def _walk(
+    model: type[BaseModel], path: tuple[str, ...], kinds: Sequence[LabelerKind]
+) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
     for name, info in model.model_fields.items():
         here = (*path, name)
         yield here, info
-        inner = LabelerSection if here == ("labelers",) else info.annotation
-        below = (*here, NAME) if here == ("labelers",) else here
-        for section in section_models(inner):
-            yield from _walk(section, below)
+        is_labelers = here == ("labelers",)
+        below = (*here, NAME) if is_labelers else here
+        for section in [kind.section for kind in kinds] if is_labelers else section_models(info.annotation):
+            yield from _walk(section, below, kinds)
 
 
 def _describe(path: tuple[str, ...], info: FieldInfo) -> KeyDoc:
@@ -169,7 +177,7 @@ def _type_words(annotation: Any) -> str:
     if origin is Annotated:
         return _type_words(arguments[0])
     if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
+        return _choice_words(list(map(str, arguments)))
     if origin is list:
         return f"a list, each {_type_words(arguments[0])}"
     if origin in (Union, types.UnionType):
@@ -178,3 +186,7 @@ def _type_words(annotation: Any) -> str:
             return f"{words[0]}, or a list of them"
         return " or ".join(words)
     return "a section"
+
+
+def _choice_words(choices: list[str]) -> str:
+    return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]

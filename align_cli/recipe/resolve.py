@@ -1,6 +1,6 @@
 """A checked recipe, from values left to align to values written out; and the recipe as plain data, text and difference.
 
-Called by `check` when a recipe is sound, and by whoever keeps or compares recipes.
+Called by `load` when a recipe is sound, and by whoever keeps or compares recipes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe.recipe import Recipe
+from align_cli.recipe.sections import data, label
 from align_cli.recipe.written.scalars import read_number
-
-BUILT_IN_WORLDS = ("playground", "reviews")
 
 
 @dataclass(frozen=True)
@@ -27,28 +26,12 @@ class Difference:
 
 
 def with_automatic_values(recipe: Recipe) -> Recipe:
-    """The recipe with every value set that align chooses by other keys.
-
-    Unset `label.ties` and `label.equal_texts` become keep where a bilevel coefficient, the full KL or optimism is
-    on (leaving pairs out would bias its gradient), else drop. An unset `data.eval_preferences` becomes the
-    built-in world of `data.preferences`.
-    """
-    label = recipe.label
-    is_exact_kl = recipe.method.kl.coefficient > 0 and recipe.method.kl.gradient == "full"
-    is_optimistic = recipe.method.optimism.coefficient > 0
-    unset = "keep" if has_gradient(recipe) or is_exact_kl or is_optimistic else "drop"
-    ties, equal_texts = label.ties or unset, label.equal_texts or unset
-    data = recipe.data
-    if data.eval_preferences is None and data.preferences in BUILT_IN_WORLDS:
-        data = data.model_copy(update={"eval_preferences": data.preferences})
-    label = label.model_copy(update={"ties": ties, "equal_texts": equal_texts})
-    return recipe.model_copy(update={"label": label, "data": data})
-
-
-def has_gradient(recipe: Recipe) -> bool:
-    """Whether pairs that the label stage may leave out carry the bilevel response term."""
-    sources = recipe.method.sources.in_use()
-    return any(getattr(sources.get(name), "gradient", 0.0) > 0 for name in ("dpr", "dmd"))
+    """The recipe with every value set that align chooses by other keys."""
+    sections = {
+        "data": data.with_automatic_values(recipe.data),
+        "label": label.with_automatic_values(recipe.label, recipe.method),
+    }
+    return recipe.model_copy(update=sections)
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from align_cli.artifacts.records import Evaluation
-from align_cli.recipe.schema import GuardsSection, MethodSection
+from align_cli.recipe.sections.guards import GuardsSection
+from align_cli.recipe.sections.method import MethodSection
 from align_cli.training.zero_margin import LN_2, loss_at_zero_margin
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from align_cli.artifacts.scratch import ScratchFolder
+from align_cli.engines import build_engine
 from align_cli.engines.base import Engine
 from align_cli.errors import RunError
 from align_cli.labelers import Scorer, build_scorer
@@ -105,9 +106,7 @@ class Loaded:
     @cached_property
     def engine(self) -> Engine:
         """What generates text."""
-        from align_cli.engines.in_process import TransformersEngine
-
-        return TransformersEngine(self.recipe.generate.batch_size, self.note)
+        return build_engine(self.recipe.generate, self.note)
 
     def scorer(self, name: str | None) -> Scorer | None:
         """The labeler with this name, made once; None for None."""
@@ -163,7 +162,9 @@ class Loaded:
 
             assert self._policy is not None and self._reference is not None
             self._scratch = ScratchFolder()  # as long as the trainer, which may write there at any time
-            self._trainer = make_trainer(self._policy, self._reference.model, self.recipe, self._scratch.path, lambda: None)
+            self._trainer = make_trainer(
+                self._policy, self._reference.model, self.recipe, self._scratch.path, lambda: None
+            )
         known = [number for number in self._policies.micro_batches() if number <= round_number]
         wanted = self._policies.micro_batches()[max(known)] if known else self.recipe.train.per_device_train_batch_size
         if self._trainer.args.per_device_train_batch_size != wanted:
@@ -195,7 +196,9 @@ class Loaded:
         if not self._policies.has_same_optimizer(base):
             why = "train.optim is another one now; it begins without the old one's moments"
         elif not (checkpoint / OPTIMIZER_NAME).is_file():
-            why = f"the optimizer's moments of round {base} were let go (checkpoints.optimizer); it begins with new ones"
+            why = (
+                f"the optimizer's moments of round {base} were let go (checkpoints.optimizer); it begins with new ones"
+            )
         else:
             return read_optimizer_state(checkpoint, state)
         self.note(f"round {round_number} train: {why}")

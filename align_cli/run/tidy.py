@@ -16,8 +16,8 @@ from align_cli.training.checkpoints import OPTIMIZER_NAME
 def let_go(results: Results, folder: RunFolder, step: Step) -> None:
     """Let go of what the recipe does not ask to keep.
 
-    The initial policy's checkpoint stays, the best round's, those of the latest `checkpoints.keep` rounds that have one,
-    and whatever the next step begins with.
+    The initial policy's checkpoint stays, the best round's, those of the latest `checkpoints.keep` rounds that have
+    one, and whatever the next step begins with.
 
     Args:
         results: say how many, and which round is the best.

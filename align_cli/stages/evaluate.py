@@ -14,7 +14,6 @@ from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed, seeded_order
 from align_cli.stages.base import (
-    CHECKPOINT,
     EVALUATION,
     POLICY_KEYS,
     SAMPLES,
@@ -27,6 +26,7 @@ from align_cli.stages.base import (
     Progress,
     Stage,
     Work,
+    policy_artifact,
 )
 from align_cli.stages.generate import PromptDraw, generate_completions, sampling_settings
 from align_cli.stages.inputs import Inputs, Rows

@@ -13,7 +13,7 @@ from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.models.text import decode_completion, plain_text, prompt_token_ids
 from align_cli.recipe import Recipe
-from align_cli.recipe.schema import GenerateSection
+from align_cli.recipe.sections.generate import GenerateSection
 from align_cli.seeds import derive_seed, seeded_cycle
 from align_cli.stages.base import (
     CHECKPOINT,
@@ -26,6 +26,7 @@ from align_cli.stages.base import (
     Loaded,
     Progress,
     Stage,
+    policy_artifact,
 )
 from align_cli.stages.inputs import Inputs
 

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from align_cli.artifacts.json_text import to_json
 from align_cli.errors import DataError
 from align_cli.playground import reviews, world
-from align_cli.recipe.schema import LabelSection, Recipe, ReviewsSection
+from align_cli.recipe import Recipe
+from align_cli.recipe.sections.label import LabelSection
+from align_cli.recipe.sections.labelers import code_file
+from align_cli.recipe.sections.worlds import ReviewsSection
 from align_cli.stages.pairing.offline import label_offline_pairs
 from align_cli.stages.pairing.pairs import LabelledPairs
 
@@ -163,8 +166,8 @@ def local_files(recipe: Recipe) -> dict[str, Path]:
         "reviews.disliked": recipe.reviews.disliked if recipe.reviews else None,
     }
     for name, labeler in recipe.labelers.items():
-        function = getattr(labeler, "function", "").rpartition(":")[0]
-        named[f"labelers.{name}.function"] = function if function.endswith(".py") else None
+        code = {key: code_file(place) for key, place in labeler.code().items()}
+        named |= {f"labelers.{name}.{key}": file for key, file in {**labeler.files(), **code}.items()}
     return {key: Path(value) for key, value in named.items() if value is not None and Path(value).exists()}
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from pkgutil import resolve_name
 
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.recipe import Recipe
 from align_cli.stages.base import (
-    CHECKPOINT,
     COMPLETIONS,
     POLICY_KEYS,
     PREFERENCES,
@@ -17,15 +17,10 @@ from align_cli.stages.base import (
     History,
     Loaded,
     Stage,
+    policy_artifact,
 )
-from align_cli.stages.pairing.dmd import Dmd
-from align_cli.stages.pairing.dpp import Dpp
-from align_cli.stages.pairing.dpr import Dpr
 from align_cli.stages.pairing.pairs import Pairing
 from align_cli.stages.scores import probe
-
-PAIRINGS: dict[str, Pairing] = {"dpr": Dpr(), "dpp": Dpp(), "dmd": Dmd()}
-"""In the order in which their pairs are written: what a labeler scores comes first, where most can go wrong."""
 
 
 class Label(Stage):
@@ -46,8 +41,7 @@ class Label(Stage):
         return [policy_artifact(history, history.base(round_number - 1)), Artifact(round_number, COMPLETIONS)]
 
     def needs(self, recipe: Recipe) -> tuple[str, ...]:
-        wanted = {need for name in _pairing_sources(recipe) for need in PAIRINGS[name].needs}
-        return tuple(sorted(wanted))
+        return tuple(sorted({need for pairing in _pairings(recipe) for need in pairing.needs}))
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         probe(loaded.scorer(_reward_labeler(recipe)), loaded.inputs.prompts)
@@ -57,17 +51,20 @@ class Label(Stage):
         completions = context.artifacts.read(Artifact(context.round, COMPLETIONS), Completion) or []
         preferences: list[Preference] = []
         counts: Counter[str] = Counter()
-        for name in _pairing_sources(context.recipe):
-            labelled = PAIRINGS[name].pair(completions, context)
+        for pairing in _pairings(context.recipe):
+            labelled = pairing.pair(completions, context)
             preferences += labelled.preferences
             counts.update(labelled.counts)
         context.artifacts.write(PREFERENCES, preferences)
         return Done(dict(sorted(counts.items())))
 
 
-def _pairing_sources(recipe: Recipe) -> list[str]:
-    sources = recipe.method.sources.in_use()
-    return [name for name in PAIRINGS if name in sources]
+def _pairings(recipe: Recipe) -> list[Pairing]:
+    """How each source in use makes its pairs; what a labeler scores comes first, where most can go wrong."""
+    sources = sorted(
+        recipe.method.sources.in_use().values(), key=lambda source: getattr(source, "labeler", None) is None
+    )
+    return [resolve_name(source.pairing)() for source in sources if source.pairing is not None]
 
 
 def _reward_labeler(recipe: Recipe) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from align_cli.artifacts.records import Preference
 from align_cli.errors import DataError
 from align_cli.recipe import Recipe
+from align_cli.recipe.sections.sources import SOURCES
 from align_cli.training.batches import TrainingPair
 
 
@@ -142,7 +143,7 @@ def _check_sources(preferences: Sequence[Preference], known: Sequence[str]) -> N
 
 def _pool_of(name: str) -> str:
     """The source that is written on a source's pairs: `ddp` takes the offline ones."""
-    return "offline" if name == "ddp" else name
+    return SOURCES[name].pool or name
 
 
 def needs_others(recipe: Recipe, name: str) -> bool:

@@ -24,6 +24,7 @@ from align_cli.stages.base import (
     History,
     Loaded,
     Stage,
+    policy_artifact,
 )
 from align_cli.stages.pools import training_pools
 from align_cli.training.batches import Mixture, usage

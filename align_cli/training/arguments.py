@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align_cli.errors import RecipeError
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe import Recipe
 
 if TYPE_CHECKING:
     from trl import DPOConfig

@@ -32,7 +32,7 @@ from align_cli.methods.preference import (
     preference_margin,
 )
 from align_cli.models.scoring import ResponseLogits, TokenBatch, response_logits
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe import Recipe
 
 Inputs = dict[str, torch.Tensor]
 """A collated micro-batch, as `batches.PairCollator` makes it."""

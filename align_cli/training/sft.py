@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from align_cli.models.load import Policy
 from align_cli.models.memory import out_of_memory_as_memory_error
-from align_cli.recipe.schema import SftSection
+from align_cli.recipe.sections.policy import SftSection
 from align_cli.seeds import derive_seed
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.resumable import Resumable

@@ -26,7 +26,7 @@ from trl import DPOConfig, DPOTrainer
 from align_cli.errors import DivergedError
 from align_cli.models.load import Policy
 from align_cli.models.memory import out_of_memory_as_memory_error
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
 from align_cli.training.arguments import dpo_config
 from align_cli.training.batches import MODEL_INPUTS, PairCollator, TrainingPair, select_pairs

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 
-from align_cli.recipe.schema import MethodSection
+from align_cli.recipe.sections.method import MethodSection
 
 LN_2 = math.log(2)
 """DPO's loss of a policy that equals its reference, or has learnt nothing of what the labels say."""

@@ -11,7 +11,7 @@ import yaml
 from run_fixtures import Align, MakeFolder, assert_refused, files_below
 
 from align_cli.recipe.presets import FOLDER, preset_names
-from align_cli.recipe.schema import LOSS_TYPE_ALIASES
+from align_cli.recipe.sections.losses import LOSS_TYPE_ALIASES
 
 RECIPE_TESTS = Path(__file__).parent.parent / "recipe"
 

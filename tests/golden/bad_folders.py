@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from align_cli.run.steps import ARTIFACTS, upstream
+
 from align_cli.artifacts.files import write_text
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Completion, Evaluation, Preference
@@ -16,7 +18,6 @@ from align_cli.recipe import Recipe, dump, load_recipe
 from align_cli.run.fingerprints import step_inputs
 from align_cli.run.folder import RunFolder
 from align_cli.run.plan import plan_steps
-from align_cli.run.steps import ARTIFACTS, upstream
 
 RECIPE = """\
 output_dir: run

@@ -5,7 +5,7 @@ import pytest
 from align_cli.errors import LabelerError
 from align_cli.labelers import build_scorer
 from align_cli.playground import hidden_reward
-from align_cli.recipe.schema import DatasetLabelerSection, FunctionLabelerSection
+from align_cli.recipe.sections.labelers import DatasetLabelerSection, FunctionLabelerSection
 
 
 def test_a_function_section_makes_a_scorer_with_the_recipes_name() -> None:

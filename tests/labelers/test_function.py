@@ -12,7 +12,7 @@ import pytest
 
 from align_cli.errors import LabelerError
 from align_cli.labelers.function import FunctionLabeler, find_function
-from align_cli.recipe.schema import FunctionLabelerSection
+from align_cli.recipe.sections.labelers import FunctionLabelerSection
 
 MakeLabeler = Callable[..., FunctionLabeler]
 PROMPTS = ["one", "two", "three", "four", "five"]

@@ -8,7 +8,7 @@ import pytest
 
 from align_cli.errors import RecipeError
 from align_cli.recipe import load_recipe
-from align_cli.recipe.schema import LabelSection
+from align_cli.recipe.sections.label import LabelSection
 
 HERE = Path(__file__).parent
 LOSSES = (

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
+
+from align_cli.recipe import rules, sections
 
 ONE_SOURCE = "method.sources={offline: {mixing: 1.0}}"
 NO_GRADIENT = "method.sources.dpr.gradient=0"
 NEW_MODEL = ("policy={from_scratch: {hidden_size: 48, num_attention_heads: 6}, sft: {dataset: playground}}",)
 
 BROKEN = [
+    (['output_dir="runs/a\\nb"'], "output_dir is 'runs/a\\nb'; it must hold no line break"),
+    (['output_dir="runs/a\\tb"'], "it must hold no line break, tab or other control character"),
+    ([f"output_dir=runs/{'x' * 256}/b"], "each name in it must be at most 255 bytes long"),
+    ([f"output_dir=runs/{'é' * 128}"], "each name in it must be at most 255 bytes long"),
+    ([f"output_dir={'deep/' * 800}"], "4000 bytes long; it must be at most 3840 bytes long"),
     (["method.sources={}"], "method.sources names no source"),
     (["method.sources.offline.mixing=0.5"], "the shares offline 0.5 and dpr 0.3 sum to 0.8; they must sum to 1"),
     (["method.sources.dpr.labeler=null"], "method.sources.dpr has no labeler"),
@@ -152,3 +161,10 @@ def test_a_mistyped_file_gets_the_nearest_name(faults_of):
 def test_naming_a_function_runs_nothing(load):
     Path("code.py").write_text("raise SystemExit(3)\n", encoding="utf-8")
     load("labelers.hidden.function=code.py:score")
+
+
+def test_what_a_section_asks_is_asked_of_every_recipe():
+    for found in pkgutil.iter_modules(sections.__path__, f"{sections.__name__}."):
+        section = importlib.import_module(found.name)
+        for kind in ("RULES", "FILE_RULES", "WARNINGS"):
+            assert set(getattr(section, kind, ())) <= set(getattr(rules, kind)), f"{found.name}.{kind}"

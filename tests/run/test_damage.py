@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 from _pytest.mark.structures import ParameterSet
+from align_cli.run.rounds import align_rounds
+from align_cli.run.session import Session
+from align_cli.run.steps import Steps
 from run_fixtures import Align, assert_same_runs, files_below
 from test_artifacts import CHECKPOINT_FILES, MODEL_FILES, ROUND_FILES
 
@@ -28,11 +31,8 @@ from align_cli.recipe import differences, load_recipe, resolved
 from align_cli.run.fingerprints import UNRECORDED_KEYS
 from align_cli.run.folder import RunFolder
 from align_cli.run.fork import Origin
-from align_cli.run.rounds import align_rounds
-from align_cli.run.session import Session
 from align_cli.run.single import evaluate_once
 from align_cli.run.status import run_status
-from align_cli.run.steps import Steps
 
 Outcome = str | None
 Use = Callable[[], object]

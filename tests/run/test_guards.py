@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from align_cli.artifacts.records import Evaluation
 from align_cli.errors import DivergedError, RunError
 from align_cli.models.load import weights_version
-from align_cli.recipe.schema import GuardsSection, MethodSection
+from align_cli.recipe.sections.guards import GuardsSection
+from align_cli.recipe.sections.method import MethodSection
 from align_cli.run.guards import Finding, RoundFigures, decided, findings
 from align_cli.training.resumable import _BeginAndEnd
 from align_cli.training.zero_margin import LN_2

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from align_cli.run.work import NUM_CHECKPOINTS_KEPT, Work, remove_other_work
 
 from align_cli.run.plan import Step
-from align_cli.run.work import NUM_CHECKPOINTS_KEPT, Work, remove_other_work
 
 TRAIN = Step(1, "train")
 

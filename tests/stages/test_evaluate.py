@@ -15,7 +15,8 @@ from align_cli.labelers import build_scorer
 from align_cli.models.load import Policy
 from align_cli.playground import hidden_reward, world
 from align_cli.recipe import Recipe
-from align_cli.recipe.schema import FunctionLabelerSection, LabelSection
+from align_cli.recipe.sections.label import LabelSection
+from align_cli.recipe.sections.labelers import FunctionLabelerSection
 from align_cli.stages import NoProgress
 from align_cli.stages.evaluate import evaluate_policy, evaluation_draws
 from align_cli.stages.generate import generate_completions, sampling_settings

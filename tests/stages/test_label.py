@@ -13,7 +13,7 @@ from align_cli.artifacts.records import Completion, Preference
 from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
-from align_cli.recipe.schema import LabelSection
+from align_cli.recipe.sections.label import LabelSection
 from align_cli.stages import NoProgress
 from align_cli.stages.label import (
     LabelledPairs,

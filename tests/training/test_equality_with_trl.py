@@ -33,7 +33,8 @@ from trl import DPOConfig, DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 
 from align_cli.recipe import Recipe
-from align_cli.recipe.schema import LOSS_TYPE_ALIASES, OWN_LOSSES, LossType, MethodSection
+from align_cli.recipe.sections.losses import LOSS_TYPE_ALIASES, OWN_LOSSES, LossType
+from align_cli.recipe.sections.method import MethodSection
 from align_cli.training.batches import TrainingPair
 from align_cli.training.objective import Objective, SourceTerms
 from align_cli.training.trainer import PreferenceTrainer

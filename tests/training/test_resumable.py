@@ -18,7 +18,7 @@ from small_training import START, make_trainer, random_pair, random_tokens
 
 from align_cli.artifacts.checksums import checksum
 from align_cli.models.load import Policy, load_policy
-from align_cli.recipe.schema import SftSection
+from align_cli.recipe.sections.policy import SftSection
 from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import (
     TrainingState,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from align_cli.methods.preference import preference_loss
-from align_cli.recipe.schema import MethodSection
+from align_cli.recipe.sections.method import MethodSection
 from align_cli.training.zero_margin import loss_at_zero_margin
 
 LN_2 = math.log(2)

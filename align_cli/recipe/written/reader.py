@@ -2,7 +2,7 @@
 
 Builds the tree from PyYAML's event stream, so that every fault has a line and a column, nothing of Python is ever built
 from a tag, and hostile files (aliases that contain themselves, aliases that multiply, endless nesting) end in a fault.
-Knows nothing of the recipe's keys. Called by `check` for files and by `overrides` for values.
+Knows nothing of the recipe's keys. Called by `load` for files and by `overrides` for values.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A recipe as it was written: values with the places that they stand at.
 
-`reader` and `overrides` build these nodes, `check` reads them. An alias (`*name`) shares the node of its anchor, so
+`reader` and `overrides` build these nodes, `load` reads them. An alias (`*name`) shares the node of its anchor, so
 that a change at the anchor changes every alias; the place of each use is kept apart. Knows nothing of the recipe's
 keys.
 """

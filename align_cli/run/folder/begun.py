@@ -2,8 +2,8 @@
 
     {"versions", "machine", "seed", "schema_version", "micro_batches"}
 
-`micro_batches` says how many pairs a forward pass holds from a round on, where the memory did not hold the recipe's: the
-processes that go on with the run cut their batches likewise, and end in the same bytes.
+`micro_batches` says how many pairs a forward pass holds from a round on, where the memory did not hold the recipe's:
+the processes that go on with the run cut their batches likewise, and end in the same bytes.
 """
 
 from __future__ import annotations

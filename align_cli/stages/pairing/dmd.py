@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Completion
 from align_cli.models.text import completion_token_ids
-from align_cli.recipe.schema import LabelSection
+from align_cli.recipe.sections.label import LabelSection
 from align_cli.seeds import derive_seed
 from align_cli.stages.base import Context
 from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, is_kept, make_pair

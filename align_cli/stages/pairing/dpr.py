@@ -12,7 +12,7 @@ from itertools import combinations
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.labelers import Scorer
-from align_cli.recipe.schema import LabelSection
+from align_cli.recipe.sections.label import LabelSection
 from align_cli.seeds import derive_seed
 from align_cli.stages.base import Context, Progress
 from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, by_draw, is_kept, make_pair

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from align_cli.labelers.dataset import label_pairs
 from align_cli.models.text import completion_token_ids, prompt_token_ids
-from align_cli.recipe.schema import LabelSection
+from align_cli.recipe.sections.label import LabelSection
 from align_cli.stages.pairing.pairs import LabelledPairs, is_kept
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.models.text import plain_text
-from align_cli.recipe.schema import LabelSection
+from align_cli.recipe.sections.label import LabelSection
 
 if TYPE_CHECKING:
     from align_cli.stages.base import Context

@@ -1,29 +1,25 @@
 """Keys and values of the design that a recipe may not use yet, and what to do in their place.
 
-One table each for keys and for values. A key leaves its table when it joins `schema`.
+They stand with their sections, and leave them when they are served.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_LABELERS = "call it from a labeler of kind function"
-_PEFT = "train all weights: leave the key out"
-
-_KEYS = {
-    "policy.peft": _PEFT,
-    "policy.lora": _PEFT,
-}
+from align_cli.recipe.sections.generate import NOT_SERVED_ENGINES
+from align_cli.recipe.sections.labelers import NOT_SERVED_KINDS
+from align_cli.recipe.sections.policy import NOT_SERVED_KEYS
 
 _VALUES: dict[str, dict[str, str]] = {
-    "generate.engine": dict.fromkeys(("openai", "vllm"), "set generate.engine to transformers"),
-    "labelers.kind": dict.fromkeys(("policy", "reward_model", "judge", "person"), _LABELERS),
+    "generate.engine": NOT_SERVED_ENGINES,
+    "labelers.kind": NOT_SERVED_KINDS,
 }
 
 
 def hint_for_key(path: tuple[str | int, ...]) -> str | None:
     """What to do without a key that is not served yet; None for any other key."""
-    return _KEYS.get(".".join(map(str, path)))
+    return NOT_SERVED_KEYS.get(".".join(map(str, path)))
 
 
 def hint_for_value(path: tuple[str | int, ...], value: Any) -> str | None:

@@ -13,13 +13,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from align_cli.errors import RecipeError
-from align_cli.recipe.checks.faults import key_path_of, placed_fault
-from align_cli.recipe.checks.passthrough import check_training_argument
-from align_cli.recipe.checks.rules import broken_rules
-from align_cli.recipe.checks.view import View
+from align_cli.recipe.checking.view import View
+from align_cli.recipe.faults import key_path_of, placed_fault
 from align_cli.recipe.presets import apply_preset
+from align_cli.recipe.recipe import Recipe
 from align_cli.recipe.resolve import with_automatic_values
-from align_cli.recipe.schema import Recipe, TrainSection
+from align_cli.recipe.rules import broken_rules
+from align_cli.recipe.sections.train import TrainSection
+from align_cli.recipe.sections.training_arguments import check_training_argument
 from align_cli.recipe.written.overrides import apply_overrides
 from align_cli.recipe.written.reader import read_file
 from align_cli.recipe.written.tree import (
@@ -92,7 +93,7 @@ def _check(root: Node, check_files: bool) -> tuple[Recipe | None, list[PlacedFau
         return None, [PlacedFault(Place(root.place.source), what, "write the values out")]
     recipe, faults, faulty = _check_keys(root, tree)
     passed_faults = _check_pass_through(root, tree)
-    for broken in broken_rules(View(tree, faulty), with_files=check_files):
+    for broken in broken_rules(View(Recipe, tree, faulty), with_files=check_files):
         place = key_place(root, broken.path) if broken.at_key else _rule_place(root, broken.path)
         faults.append(PlacedFault(place, broken.what, broken.hint))
     return recipe, faults + passed_faults

@@ -1,6 +1,6 @@
 """pydantic's errors, and unknown keys, in the words of `STYLE.md`: what was found, what it must be, what to do.
 
-Called by `check`. None of pydantic's own wording reaches a user.
+Called by `load`. None of pydantic's own wording reaches a user.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pydantic_core import ErrorDetails
 
 from align_cli.errors import nearest
 from align_cli.recipe import keys
-from align_cli.recipe.checks.not_served import hint_for_key, hint_for_value
-from align_cli.recipe.checks.passthrough import training_argument_names
+from align_cli.recipe.not_served import hint_for_key, hint_for_value
+from align_cli.recipe.sections.training_arguments import training_argument_names
 from align_cli.recipe.written.overrides import override_key
 from align_cli.recipe.written.scalars import rewritten
 from align_cli.recipe.written.tree import (
@@ -29,19 +29,11 @@ from align_cli.recipe.written.tree import (
     value_place,
 )
 
-_USUAL = {
-    "method.beta": "0.1 to 0.5 is usual for DPO",
-    "train.learning_rate": "5e-7 to 5e-6 is usual for a pretrained model",
-    "generate.temperature": "1.0 samples from the policy as it is",
-    "generate.top_p": "1.0 keeps every token",
-    "label.temperature": "1.0 is Bradley-Terry as it stands",
-}
-
 
 def key_path_of(error: ErrorDetails) -> KeyPath:
     """The key path of a pydantic error, without what pydantic puts there to say which of a union's types it tried."""
     path = error["loc"]
-    if len(path) > 2 and (path[0] == "labelers" or path[:2] == ("method", "loss_type")):
+    if len(path) > 2 and path[:2] == ("method", "loss_type"):
         return (*path[:2], *path[3:])
     return path
 
@@ -136,7 +128,7 @@ def _wanted(path: KeyPath, value: Any) -> tuple[str, str]:
     if choices and not type_words.startswith("a list"):
         words = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
         return words, _did_you_mean(value, choices)
-    return _wanted_of_type(type_words, keys.range_words(info), value, _USUAL.get(dotted(path), ""))
+    return _wanted_of_type(type_words, keys.range_words(info), value, keys.usual_words(info))
 
 
 def _wanted_of_type(type_words: str, range_words: str, value: Any, usual: str) -> tuple[str, str]:

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from align_cli.recipe.checks.passthrough import training_argument_types
-from align_cli.recipe.schema import MethodSection
+from align_cli.recipe.sections.method import MethodSection
+from align_cli.recipe.sections.training_arguments import training_argument_types
 
 
 def test_the_names_read_from_the_source_are_those_of_the_class():

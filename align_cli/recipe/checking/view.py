@@ -1,6 +1,6 @@
 """A recipe that may be faulty, as rules see it: sound keys have values or defaults, the others stop the rule.
 
-Called by `rules`, so that what spans several keys is checked even when other keys are wrong.
+So what spans several keys is checked even when other keys are wrong.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from align_cli.recipe.keys import section_models
-from align_cli.recipe.schema import Recipe
+from align_cli.recipe.sections.base import section_models
 from align_cli.recipe.written.tree import KeyPath
 
 
@@ -25,11 +24,13 @@ class View:
     """Reads keys of a checked tree.
 
     Args:
+        model: the recipe's, which knows the defaults.
         tree: the recipe as plain values.
         faulty: the key paths that have faults of their own.
     """
 
-    def __init__(self, tree: dict[str, Any], faulty: AbstractSet[KeyPath]) -> None:
+    def __init__(self, model: type[BaseModel], tree: dict[str, Any], faulty: AbstractSet[KeyPath]) -> None:
+        self._model = model
         self._tree = tree
         self._faulty = faulty
 
@@ -97,7 +98,7 @@ class View:
                 yield path, value
 
     def _walk(self, path: tuple[str, ...]) -> Any:
-        models: list[type[BaseModel]] = [Recipe]
+        models = [self._model]
         value: Any = self._tree
         for depth, part in enumerate(path):
             if value is None:

@@ -1,13 +1,13 @@
 """No secret stands in a recipe: it is copied into the run's folder, and shown by `align check`.
 
-Names the key, never its value. Called by `rules`.
+Names the key, never its value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from align_cli.recipe.checks.view import RuleFault, View
+from align_cli.recipe.checking.view import RuleFault, View
 from align_cli.recipe.written.tree import KeyPath, dotted
 from align_cli.redaction import holds_token, is_secret_name
 

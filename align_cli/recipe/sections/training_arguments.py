@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from align_cli.errors import nearest
-from align_cli.recipe.schema import TrainSection
+from align_cli.recipe.sections.train import TrainSection
 from align_cli.recipe.written.scalars import rewritten
 from align_cli.recipe.written.tree import shown
 

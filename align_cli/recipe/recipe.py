@@ -1,0 +1,87 @@
+"""A whole recipe: which sections there are, and the keys that stand in none."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from align_cli.recipe.checking.files import empty_texts
+from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.sections.base import Section
+from align_cli.recipe.sections.checkpoints import CheckpointsSection
+from align_cli.recipe.sections.data import DataSection
+from align_cli.recipe.sections.evaluate import EvaluateSection
+from align_cli.recipe.sections.generate import GenerateSection
+from align_cli.recipe.sections.guards import GuardsSection
+from align_cli.recipe.sections.label import LabelSection
+from align_cli.recipe.sections.labelers import Labeler
+from align_cli.recipe.sections.method import MethodSection
+from align_cli.recipe.sections.policy import PolicySection
+from align_cli.recipe.sections.train import TrainSection
+from align_cli.recipe.sections.worlds import PlaygroundSection, ReviewsSection
+from align_cli.recipe.written.tree import shown
+
+LONGEST_NAME = 255
+"""Bytes of one name in every usual file system."""
+LONGEST_PATH = 4096 - 256
+"""Bytes of the run's folder, with room for the paths of what stands in it."""
+
+
+class Recipe(Section):
+    """A whole recipe, checked: what `align train` does."""
+
+    output_dir: str = Field(description="the run's folder")
+    preset: str | None = Field(None, description="a prior method, whose keys fill in what the recipe leaves out")
+    seed: int = Field(0, ge=0, description="every random choice derives from it")
+    rounds: int = Field(3, ge=1, description="how many rounds; may be raised on a finished run")
+    policy: PolicySection
+    data: DataSection
+    playground: PlaygroundSection = PlaygroundSection()
+    reviews: ReviewsSection | None = None
+    labelers: dict[str, Labeler] = Field(default={}, description="labelers by name")
+    method: MethodSection
+    generate: GenerateSection = GenerateSection()
+    label: LabelSection = LabelSection()
+    train: TrainSection
+    checkpoints: CheckpointsSection = CheckpointsSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    guards: GuardsSection = GuardsSection()
+
+    @property
+    def global_batch_size(self) -> int:
+        """Pairs in one optimizer step of one process."""
+        return self.train.per_device_train_batch_size * self.train.gradient_accumulation_steps
+
+    @property
+    def is_online(self) -> bool:
+        """Whether rounds sample the policy at all."""
+        return any(source.policy_responses for source in self.method.sources.in_use().values())
+
+
+def _output_dir_can_be_a_folder(view: View) -> Iterator[RuleFault]:
+    path = view.get("output_dir")
+    if any(unicodedata.category(char) in {"Cc", "Zl", "Zp"} for char in path):
+        what = f"output_dir is {shown(path)}; it must hold no line break, tab or other control character"
+        yield rule_fault("output_dir", what, "write it on one line; a block of YAML, as `|` and `>`, ends in a break")
+    size = _num_bytes(path)
+    if any(_num_bytes(part) > LONGEST_NAME for part in Path(path).parts):
+        what = f"output_dir is {shown(path)}; each name in it must be at most {LONGEST_NAME} bytes long"
+        yield rule_fault("output_dir", what, "choose shorter names")
+    elif size > LONGEST_PATH:
+        what = f"output_dir is {shown(path)}, {size} bytes long; it must be at most {LONGEST_PATH} bytes long"
+        yield rule_fault("output_dir", what, "choose a folder that is not so deep")
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
+
+
+def _output_dir_is_not_empty(view: View) -> Iterator[RuleFault]:
+    yield from empty_texts(view, "output_dir")
+
+
+RULES: tuple[Rule, ...] = (_output_dir_can_be_a_folder,)
+FILE_RULES: tuple[Rule, ...] = (_output_dir_is_not_empty,)

@@ -1,0 +1,81 @@
+"""What the sections ask and advise, each in one tuple; the sections' order is the recipe's.
+
+Rules read a `View`, which stops a rule whose keys are faulty themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from align_cli.recipe import recipe as whole
+from align_cli.recipe.checking.secrets import no_secrets
+from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View
+from align_cli.recipe.recipe import Recipe
+from align_cli.recipe.sections import (
+    data,
+    evaluate,
+    generate,
+    guards,
+    kl,
+    label,
+    labelers,
+    method,
+    optimism,
+    policy,
+    sources,
+    train,
+    worlds,
+)
+
+RULES: tuple[Rule, ...] = (
+    no_secrets,
+    *whole.RULES,
+    *policy.RULES,
+    *data.RULES,
+    *labelers.RULES,
+    *sources.RULES,
+    *kl.RULES,
+    *optimism.RULES,
+    *method.RULES,
+    *generate.RULES,
+    *label.RULES,
+    *evaluate.RULES,
+    *guards.RULES,
+)
+FILE_RULES: tuple[Rule, ...] = (
+    *whole.FILE_RULES,
+    *policy.FILE_RULES,
+    *data.FILE_RULES,
+    *worlds.FILE_RULES,
+    *labelers.FILE_RULES,
+)
+WARNINGS: tuple[Callable[[Recipe], list[str]], ...] = (
+    *policy.WARNINGS,
+    *data.WARNINGS,
+    *sources.WARNINGS,
+    *method.WARNINGS,
+    *label.WARNINGS,
+    *train.WARNINGS,
+    *evaluate.WARNINGS,
+)
+
+
+def broken_rules(view: View, *, with_files: bool = True) -> list[RuleFault]:
+    """The faults of every rule whose keys are sound; `with_files`, also of those that look at the disk."""
+    faults: list[RuleFault] = []
+    for rule in (*RULES, *(FILE_RULES if with_files else ())):
+        try:
+            faults.extend(rule(view))
+        except UnsoundError:
+            continue
+    return faults
+
+
+def warnings_for(recipe: Recipe) -> list[str]:
+    """What is allowed but often not meant, one sentence each."""
+    return [warning for check in WARNINGS for warning in check(recipe)]
+
+
+def code_that_runs(recipe: Recipe) -> list[str]:
+    """Every piece of code outside align that the recipe will run: Python functions, code that ships with a model."""
+    return [*labelers.code_in_words(recipe.labelers), *recipe.policy.code()]

@@ -1,0 +1,92 @@
+"""`method.kl`: reverse KL to the reference, and which responses may carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.sections.base import Section
+from align_cli.recipe.sections.label import chooses
+from align_cli.recipe.sections.sources import SOURCES
+
+
+class KlSection(Section):
+    """`method.kl`: reverse KL to the reference as a loss (SAIL-RevKL, arXiv:2606.31524)."""
+
+    coefficient: float = Field(0.0, ge=0, description="weight of the mean KL of a response, in nats")
+    on: Literal["policy", "all"] = Field(
+        "policy", description="responses that carry it: those that the policy sampled, or all of every batch"
+    )
+    gradient: Literal["pathwise", "full"] = Field(
+        "full", description="the exact gradient of sequence KL, or its pathwise part alone, which is a regulariser"
+    )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is on, with its exact gradient."""
+        return self.coefficient > 0 and self.gradient == "full"
+
+
+def _some_response_carries_it(view: View) -> Iterator[RuleFault]:
+    """KL on the policy's responses needs such, in every pair."""
+    if not view.get("method.kl.coefficient") or view.get("method.kl.on") != "policy":
+        return
+    if not _from_policy(view):
+        what = "method.kl.on is policy, but no source samples the policy: no response would carry the KL"
+        yield rule_fault("method.kl", what, "set method.kl.on to all and method.kl.gradient to pathwise")
+    if view.get("generate.num_reference_generations") > 1:
+        what = (
+            "method.kl.on is policy, and generate.num_reference_generations is above 1: pairs of two of the "
+            "reference's responses would carry no KL"
+        )
+        yield rule_fault("method.kl", what, "set generate.num_reference_generations to 1, or method.kl.on to all")
+
+
+def _full_gradient_needs_draws(view: View) -> Iterator[RuleFault]:
+    """The full gradient is exact on responses that the policy drew, and that nothing chose, and on no others."""
+    if not view.get("method.kl.coefficient") or view.get("method.kl.gradient") != "full":
+        return
+    foreign = [
+        name
+        for name, source in SOURCES.items()
+        if source.dataset_responses and view.get(f"method.sources.{name}.mixing")
+    ]
+    if view.get("generate.num_reference_generations"):
+        foreign.append("the reference")
+    if view.get("method.kl.on") == "all" and foreign:
+        what = (
+            f"method.kl.gradient is full on the responses of {' and '.join(foreign)}; it is exact on the policy's "
+            "own responses alone"
+        )
+        yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or method.kl.on to policy")
+    if not _from_policy(view):
+        return
+    if chooses(view) and view.get("method.sources.dpr.mixing"):
+        what = (
+            "method.kl.gradient is full, and label.pairs chooses two of more responses; chosen responses are no draws "
+            "from the policy, so it would not be exact"
+        )
+        yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or label.pairs to all")
+    if view.get("generate.top_k") or view.get("generate.top_p") < 1:
+        what = "method.kl.gradient is full; with top_k or top_p responses are no draws from the policy"
+        yield rule_fault("method.kl", what, "set method.kl.gradient to pathwise, or sample the whole distribution")
+    if view.get("generate.temperature") != 1 and view.get("method.importance_weight_cap") is None:
+        what = "method.kl.gradient is full; at another temperature than 1 responses are no draws from the policy"
+        yield rule_fault(
+            "method.kl", what, "set method.importance_weight_cap, such as 10, or generate.temperature to 1.0"
+        )
+
+
+def _from_policy(view: View) -> list[str]:
+    """The sources in use that sample the policy."""
+    return [
+        name
+        for name, source in SOURCES.items()
+        if source.policy_responses and view.get(f"method.sources.{name}.mixing")
+    ]
+
+
+RULES: tuple[Rule, ...] = (_some_response_carries_it, _full_gradient_needs_draws)

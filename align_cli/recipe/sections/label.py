@@ -1,0 +1,95 @@
+"""`label`: how scored completions become pairs, and which pairs may be left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.sections.base import Section, Usual
+from align_cli.recipe.sections.sources import SOURCES
+
+if TYPE_CHECKING:
+    from align_cli.recipe.recipe import Recipe
+    from align_cli.recipe.sections.method import MethodSection
+
+KeepOrDrop = Literal["keep", "drop"]
+
+
+class LabelSection(Section):
+    """`label`: how scored completions become pairs. Every pair that is left out is counted."""
+
+    pairs: Literal["best_worst", "best_random", "all"] = Field(
+        "best_worst", description="of K completions: best against worst, best against a random other, or all pairs"
+    )
+    labels: Literal["hard", "sampled", "soft"] = Field(
+        "hard", description="higher score wins; drawn by Bradley-Terry; or the Bradley-Terry probability itself"
+    )
+    temperature: Annotated[float, Usual("1.0 is Bradley-Terry as it stands")] = Field(
+        1.0, gt=0, description="Bradley-Terry temperature of sampled and soft labels"
+    )
+    min_margin: float = Field(0.0, ge=0, description="smallest score difference; closer pairs are dropped")
+    ties: KeepOrDrop | None = Field(
+        None,
+        description="pairs of equal score: keep (label one half) or drop; unset: keep with gradient, full KL, optimism",
+    )
+    equal_texts: KeepOrDrop | None = Field(
+        None, description="pairs of the same tokens: keep or drop; unset: keep with gradient, full KL, optimism"
+    )
+    empty_texts: KeepOrDrop = Field("keep", description="pairs with an empty completion: keep or drop")
+
+
+def with_automatic_values(label: LabelSection, method: MethodSection) -> LabelSection:
+    """Unset `label.ties` and `label.equal_texts` become keep where leaving pairs out would bias a gradient, else drop.
+
+    It would with a bilevel coefficient, the full KL or optimism.
+    """
+    keeps = method.sources.has_gradient or method.kl.is_full or method.optimism.coefficient > 0
+    unset = "keep" if keeps else "drop"
+    ties, equal_texts = label.ties or unset, label.equal_texts or unset
+    return label.model_copy(update={"ties": ties, "equal_texts": equal_texts})
+
+
+def chooses(view: View) -> bool:
+    """Whether pairs of dpr are a choice among more than two responses."""
+    number = view.get("generate.num_generations") + view.get("generate.num_reference_generations")
+    return bool(number > 2 and view.get("label.pairs") != "all")
+
+
+def _expectations_keep_every_pair(view: View) -> Iterator[RuleFault]:
+    """What is an expectation over responses must not lose those that a score or a text singles out."""
+    kl = view.get("method.kl.coefficient") and view.get("method.kl.gradient") == "full"
+    for name, source in SOURCES.items():
+        if not source.left_out_by or not view.get(f"method.sources.{name}.mixing"):
+            continue
+        if view.get(f"method.sources.{name}.gradient"):
+            reason, off = "a gradient above 0", f"method.sources.{name}.gradient to 0"
+        elif kl:
+            reason, off = "the full KL", "method.kl.gradient to pathwise"
+        elif name == "dpr" and view.get("method.optimism.coefficient"):
+            reason, off = "optimism", "method.optimism.coefficient to 0"
+        else:
+            continue
+        for key in source.left_out_by:
+            value, keeps = view.sound(f"label.{key}"), "0" if key == "min_margin" else "keep"
+            if value == "drop" or (key == "min_margin" and value):
+                what = f"label.{key} is {value}; with {reason} leaving pairs out would bias the gradient"
+                yield rule_fault(f"label.{key}", what, f"set label.{key} to {keeps}, or {off}")
+        return
+
+
+RULES: tuple[Rule, ...] = (_expectations_keep_every_pair,)
+
+
+def _completions_in_vain(recipe: Recipe) -> list[str]:
+    number, sources = recipe.generate.num_generations, recipe.method.sources
+    if recipe.preset == "iterative-dpo":  # which is just that
+        return []
+    if "dpr" in sources.in_use() and number > 2 and recipe.label.pairs == "best_worst" and not sources.has_gradient:
+        return [f"of generate.num_generations {number} completions a prompt, label.pairs best_worst trains on two"]
+    return []
+
+
+WARNINGS = (_completions_in_vain,)

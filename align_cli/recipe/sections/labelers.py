@@ -1,0 +1,201 @@
+"""`labelers`: who gives scores and labels, by name; a section for each kind, and the one table of kinds.
+
+A new labeler is a file in `align_cli/labelers`, a section here, a line in `LABELER_KINDS` and a test.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic_core import PydanticKnownError
+
+from align_cli.errors import nearest
+from align_cli.recipe.checking.files import exists, near_file
+from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
+from align_cli.recipe.sections.base import Section
+from align_cli.recipe.written.tree import KeyPath, escaped, shown
+
+
+class LabelerSection(Section):
+    """A labeler of any kind."""
+
+    kind: str = Field(description="what gives the labels")
+
+    def code(self) -> dict[str, str]:
+        """The Python that it runs, by key: `package.module:name` or `path/to/file.py:name`."""
+        return {}
+
+    def files(self) -> dict[str, str]:
+        """The files that it reads, by key; a kind that reads others than its code's adds them."""
+        files = {key: place.rpartition(":")[0] for key, place in self.code().items()}
+        return {key: file for key, file in files.items() if file.endswith(".py")}
+
+
+class DatasetLabelerSection(LabelerSection):
+    """A labeler of kind `dataset`: the labels that offline pairs came with."""
+
+    kind: Literal["dataset"] = Field(description="what gives the labels")
+
+
+class FunctionLabelerSection(LabelerSection):
+    """A labeler of kind `function`: Python that scores completions, called as TRL calls reward functions on text."""
+
+    kind: Literal["function"] = Field(description="what gives the labels")
+    function: str = Field(description="`package.module:name` or `path/to/file.py:name`")
+    arguments: dict[str, Any] | None = Field(
+        None, description="when given, `name(**arguments)` is called once and must return the scoring function"
+    )
+    batch_size: int = Field(64, ge=1, description="completions a call")
+
+    def code(self) -> dict[str, str]:
+        return {"function": self.function}
+
+
+@dataclass(frozen=True)
+class LabelerKind:
+    """A kind of labeler.
+
+    Args:
+        section: its keys.
+        scorer: `package.module:name` of the class that scores, made of the labeler's name and its section; None where
+            the kind gives no scores.
+    """
+
+    section: type[LabelerSection]
+    scorer: str | None = None
+
+
+LABELER_KINDS: dict[str, LabelerKind] = {
+    "dataset": LabelerKind(DatasetLabelerSection),
+    "function": LabelerKind(FunctionLabelerSection, "align_cli.labelers.function:FunctionLabeler"),
+}
+NOT_SERVED_KINDS = dict.fromkeys(
+    ("policy", "reward_model", "judge", "person"), "call it from a labeler of kind function"
+)
+
+
+def _of_its_kind(value: Any) -> Any:
+    """The section of the kind that a labeler names."""
+    if not isinstance(value, dict):
+        return value
+    if "kind" not in value:
+        raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
+    kind = value["kind"]
+    if not isinstance(kind, str) or kind not in LABELER_KINDS:
+        known = ", ".join(map(repr, LABELER_KINDS))
+        context = {"discriminator": "'kind'", "tag": str(kind), "expected_tags": known}
+        raise PydanticKnownError("union_tag_invalid", context)
+    return LABELER_KINDS[kind].section.model_validate(value)
+
+
+Labeler = SerializeAsAny[Annotated[LabelerSection, BeforeValidator(_of_its_kind)]]
+"""Any labeler, as a recipe's key: read by its kind, and written with its kind's keys."""
+
+
+def code_in_words(labelers: Mapping[str, LabelerSection]) -> list[str]:
+    """The Python that labelers run, and where it comes from."""
+    return [
+        f"labelers.{name}: {place}{_origin(place)}"
+        for name, labeler in labelers.items()
+        for place in labeler.code().values()
+    ]
+
+
+def code_file(place: str) -> str | None:
+    """The file that code of somebody else's stands in; a module's is found as an import would, and not imported."""
+    module = place.rpartition(":")[0]
+    if module.endswith(".py") or module.partition(".")[0] == "align_cli":
+        return module if module.endswith(".py") else None
+    spec = _module_spec(module)
+    return spec.origin if spec is not None else None
+
+
+def _module_spec(module: str) -> ModuleSpec | None:
+    names, folders = module.split("."), [*sys.path, ""]
+    for depth in range(1, len(names)):
+        package = PathFinder.find_spec(".".join(names[:depth]), folders)
+        if package is None or package.submodule_search_locations is None:
+            return None
+        folders = package.submodule_search_locations
+    return PathFinder.find_spec(module, folders)
+
+
+def _origin(place: str) -> str:
+    """Where a module of somebody else's comes from, in words."""
+    module = place.rpartition(":")[0]
+    if module.endswith(".py") or module.partition(".")[0] == "align_cli":
+        return ""
+    if _module_spec(module) is None:
+        return ", which is not found here"
+    file = code_file(place)
+    return f", from {file}" if file else ""
+
+
+def unknown_labeler(view: View, key: str, name: str) -> Iterator[RuleFault]:
+    """The fault of a key that names a labeler which the recipe does not define."""
+    known = view.labeler_names()
+    if name not in known:
+        near = nearest(name, known)
+        hint = f"did you mean {near}?" if near else labelers_defined(view)
+        yield rule_fault(key, f"{key} is {shown(name)}; labelers defines no such labeler", hint)
+
+
+def labelers_defined(view: View) -> str:
+    """Which labelers there are, as a remedy."""
+    names = [shown(name)[1:-1] for name in view.labeler_names()]
+    return f"labelers defines {', '.join(names)}" if names else "define one under labelers"
+
+
+def kind_without_scores(view: View, name: str) -> str | None:
+    """The kind of a labeler that the recipe defines and that gives no scores; None for any other."""
+    kind: str | None = view.labeler(name)["kind"] if name in view.labeler_names() else None
+    return kind if kind is not None and LABELER_KINDS[kind].scorer is None else None
+
+
+def _names_are_words(view: View) -> Iterator[RuleFault]:
+    for name in view.labeler_names():
+        if not name.replace("-", "_").isidentifier():
+            what = f"the labeler's name {shown(name)} is not a word"
+            yield rule_fault(("labelers", name), what, "use letters, digits, - and _, so that overrides can name it")
+
+
+def _dataset_is_no_other_labelers_name(view: View) -> Iterator[RuleFault]:
+    if "dataset" in view.labeler_names() and view.labeler("dataset")["kind"] != "dataset":
+        what = "labelers.dataset is not of kind dataset; the name means the labels that pairs came with"
+        yield rule_fault(("labelers", "dataset"), what, "give the labeler another name")
+
+
+def _code_and_files_can_be_found(view: View) -> Iterator[RuleFault]:
+    for name in view.labeler_names():
+        try:
+            written = view.labeler(name)
+        except UnsoundError:
+            continue
+        section, path = LABELER_KINDS[written["kind"]].section.model_validate(written), ("labelers", name)
+        malformed = {key: place for key, place in section.code().items() if not _is_place_of_code(place)}
+        for key, place in malformed.items():
+            what = f"{_key(path, key)} is {shown(place)}; it must be package.module:name or path/to/file.py:name"
+            yield rule_fault((*path, key), what, "as in align_cli.playground:hidden_reward")
+        for key, file in section.files().items():
+            if key not in malformed and not exists(file):
+                what = f"{_key(path, key)}: there is no file {shown(file)}"
+                yield rule_fault((*path, key), what, near_file(file))
+
+
+def _key(path: KeyPath, key: str) -> str:
+    return ".".join([*(escaped(str(part)) for part in path), key])
+
+
+def _is_place_of_code(place: str) -> bool:
+    module, _, name = place.rpartition(":")
+    is_module = module.endswith(".py") or all(part.isidentifier() for part in module.split("."))
+    return is_module and all(part.isidentifier() for part in name.split("."))
+
+
+RULES: tuple[Rule, ...] = (_names_are_words, _dataset_is_no_other_labelers_name)
+FILE_RULES: tuple[Rule, ...] = (_code_and_files_can_be_found,)

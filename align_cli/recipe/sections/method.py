@@ -1,0 +1,223 @@
+"""`method`: the loss with its options, the mixture, and the terms on top.
+
+What a loss takes and what its options do is checked here; the terms' own rules stand with `sources`, `kl`, `optimism`
+and `generate`. Each protects a statement of docs/method.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.sections.base import Section, Usual
+from align_cli.recipe.sections.kl import KlSection
+from align_cli.recipe.sections.losses import (
+    BILEVEL_LOSSES,
+    F_DIVERGENCE_LOSSES,
+    LOSS_TYPE_ALIASES,
+    LOSSES_OF_OPTIONS,
+    OWN_LOSSES,
+    UNWEIGHABLE_LOSSES,
+    LossTypes,
+)
+from align_cli.recipe.sections.optimism import OptimismSection
+from align_cli.recipe.sections.sources import SOURCES, SourcesSection
+from align_cli.recipe.written.tree import shown
+
+if TYPE_CHECKING:
+    from align_cli.recipe.recipe import Recipe
+
+
+class MethodSection(Section):
+    """`method`: the loss, the mixture of sources and the bilevel coefficients."""
+
+    TRL_OPTIONS: ClassVar[tuple[str, ...]] = (
+        "label_smoothing", "f_divergence_type", "f_alpha_divergence_coef", "use_weighting", "discopop_tau", "ld_alpha",
+    )  # fmt: skip
+
+    loss_type: LossTypes = Field(
+        "sigmoid",
+        description="sigmoid (dpo), ipo, hinge (slic) or simpo; the others are TRL's own, one of them or a list, and "
+        "take no coefficients",
+    )
+    beta: Annotated[float, Usual("0.1 to 0.5 is usual for DPO")] = Field(
+        0.1, gt=0, description="strength of the loss's tie to the reference (IPO: tau; SimPO: scale of its margin)"
+    )
+    sources: SourcesSection = Field(description="the mixture")
+    kl: KlSection = KlSection()
+    optimism: OptimismSection = OptimismSection()
+    importance_weight_cap: float | None = Field(
+        None, gt=0, description="largest weight πθ/π_sampled of a pair of the policy's; unset trains as sampled"
+    )
+    simpo_gamma: float = Field(0.5, ge=0, description="simpo: the margin to win by (γ); the paper takes 0.1β to 0.8β")
+    loss_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
+        None, description="a weight, at least 0, for each of a list of losses; unset: 1 each"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="robust: share of labels that are flipped; exo_pair: its ε"
+    )
+    f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = Field(
+        "reverse_kl", description="f-DPO's divergence (arXiv:2309.16240)"
+    )
+    f_alpha_divergence_coef: float = Field(0.5, description="α of alpha_divergence")
+    use_weighting: bool = Field(
+        False, description="weigh pairs by their probability under the policy (WPO, 2406.11827)"
+    )
+    discopop_tau: float = Field(0.05, gt=0, description="temperature of discopop")
+    ld_alpha: float | None = Field(
+        None, ge=0, le=1, description="weight of the tokens beyond the shorter response's length (LD-DPO, 2409.06411)"
+    )
+
+    @property
+    def loss_types(self) -> list[str]:
+        """The losses, also where there is one."""
+        return list(self.loss_type) if isinstance(self.loss_type, list) else [self.loss_type]
+
+    @property
+    def trl_keys(self) -> list[str]:
+        """The keys that make the loss TRL's own: losses that align has not, several at once, or options of TRL's."""
+        fields = type(self).model_fields
+        options = [name for name in self.TRL_OPTIONS if getattr(self, name) != fields[name].default]
+        is_other = len(self.loss_types) > 1 or self.loss_types[0] not in OWN_LOSSES
+        return [*(["loss_type"] if is_other else []), *options]
+
+    @property
+    def uses_trl_loss(self) -> bool:
+        """Whether TRL computes the loss, as it stands."""
+        return bool(self.trl_keys)
+
+
+def _losses(view: View) -> list[str]:
+    written = view.get("method.loss_type")
+    losses: list[str] = written if isinstance(written, list) else [written]
+    return [LOSS_TYPE_ALIASES.get(loss, loss) for loss in losses]
+
+
+def _trl_key(view: View) -> str | None:
+    """The first key that makes the loss TRL's own."""
+    losses = _losses(view)
+    if len(losses) > 1 or losses[0] not in OWN_LOSSES:
+        return "loss_type"
+    fields = MethodSection.model_fields
+    options = (name for name in MethodSection.TRL_OPTIONS if view.get(f"method.{name}") != fields[name].default)
+    return next(options, None)
+
+
+def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
+    """TRL's losses run as they are: nothing can be added to them, nor their labels replaced."""
+    losses, key = _losses(view), _trl_key(view)
+    if len(losses) > 1 and "simpo" in losses:
+        what = "method.loss_type: simpo stands alone; it is no loss of TRL's"
+        yield rule_fault("method.loss_type", what, "remove it")
+    is_trl = key is not None
+    if not is_trl and losses[0] in BILEVEL_LOSSES:
+        return
+    loss_key = f"method.{key or 'loss_type'}"
+    loss = f"{loss_key} is {shown(view.get(loss_key))}"
+    remedy = f"take {', '.join(BILEVEL_LOSSES[:-1])} or {BILEVEL_LOSSES[-1]}" + (
+        " without TRL's options" if is_trl else ""
+    )
+    for name in [name for name, source in SOURCES.items() if source.policy_labels]:
+        if view.get(f"method.sources.{name}.mixing"):
+            what = f"{loss}; the source {name} has labels of the policy's own, which that loss does not know"
+            yield rule_fault("method.loss_type", what, f"{remedy}, or remove method.sources.{name}")
+    for name in [name for name, source in SOURCES.items() if source.policy_responses and not source.policy_labels]:
+        if view.get(f"method.sources.{name}.mixing") and view.get(f"method.sources.{name}.gradient"):
+            what = f"{loss}; that loss takes no gradient coefficient, and {name} has one"
+            yield rule_fault("method.loss_type", what, f"{remedy}, or set method.sources.{name}.gradient to 0")
+    if not is_trl:
+        return
+    for name, is_set in (
+        ("method.kl.coefficient", view.get("method.kl.coefficient") > 0),
+        ("method.optimism.coefficient", view.get("method.optimism.coefficient") > 0),
+        ("method.importance_weight_cap", view.get("method.importance_weight_cap") is not None),
+    ):
+        if is_set:
+            yield rule_fault(
+                "method.loss_type", f"{loss}; TRL's own loss takes no {name}", f"{remedy}, or leave {name} out"
+            )
+    if view.get("label.ties") == "keep":
+        what = f"{loss}; TRL's own loss takes hard labels, and label.ties keeps ties, whose label is one half"
+        yield rule_fault("method.loss_type", what, f"{remedy}, or set label.ties to drop")
+    if view.get("label.labels") == "soft":
+        what = f"{loss}; TRL's own loss takes hard labels, and label.labels is soft"
+        yield rule_fault("method.loss_type", what, f"{remedy}, or set label.labels to hard or sampled")
+
+
+def _loss_options_have_an_effect(view: View) -> Iterator[RuleFault]:
+    losses = _losses(view)
+    verb = "does" if len(losses) == 1 else "do"
+    for name, users in LOSSES_OF_OPTIONS.items():
+        key = f"method.{name}"
+        if view.get(key) != MethodSection.model_fields[name].default and not set(losses) & set(users):
+            what = f"{key} is {shown(view.get(key))}; {' and '.join(losses)} {verb} not look at it"
+            yield rule_fault(key, what, f"leave it out, or set method.loss_type to {' or '.join(users)}")
+    if view.get("method.f_alpha_divergence_coef") != 0.5 and view.get("method.f_divergence_type") != "alpha_divergence":
+        what = "method.f_alpha_divergence_coef is set, but method.f_divergence_type is not alpha_divergence"
+        yield rule_fault("method.f_alpha_divergence_coef", what, "leave it out")
+    if view.get("method.f_divergence_type") != "reverse_kl" and not set(losses) <= set(F_DIVERGENCE_LOSSES):
+        what = f"method.f_divergence_type does not go with {' and '.join(losses)}"
+        yield rule_fault("method.f_divergence_type", what, f"it goes with {', '.join(F_DIVERGENCE_LOSSES)}")
+    for loss in sorted({loss for loss in losses if losses.count(loss) > 1}):
+        yield rule_fault("method.loss_type", f"method.loss_type names {loss} more than once", "name it once")
+    if "exo_pair" in losses and not view.get("method.label_smoothing"):
+        what = "method.label_smoothing is 0; exo_pair divides by it"
+        yield rule_fault("method.loss_type", what, "set method.label_smoothing, such as 0.001")
+    for name in ("use_weighting", "ld_alpha"):
+        key = f"method.{name}"
+        if losses == ["simpo"] and view.get(key) != MethodSection.model_fields[name].default:
+            what = f"{key} is {shown(view.get(key))}; simpo is no loss of TRL's and has no such option"
+            yield rule_fault(key, what, "leave it out, or set method.loss_type to another loss")
+    if view.get("method.use_weighting") and (unfit := [loss for loss in losses if loss in UNWEIGHABLE_LOSSES]):
+        what = f"method.use_weighting does not go with {' and '.join(unfit)}: TRL cannot weigh its pairs"
+        yield rule_fault("method.use_weighting", what, "leave it out, or take another loss")
+    yield from _weights_fit_the_losses(view, losses)
+
+
+def _weights_fit_the_losses(view: View, losses: list[str]) -> Iterator[RuleFault]:
+    weights, key = view.get("method.loss_weights"), "method.loss_weights"
+    if weights is None:
+        return
+    if weights and not any(weights):
+        yield rule_fault(key, f"{key} are all 0: nothing would be learnt", "give at least one loss a weight above 0")
+    if len(losses) == 1:
+        what = f"{key} is set, but method.loss_type is {losses[0]} alone; weights are for a list of losses"
+        yield rule_fault(key, what, "leave it out")
+    elif len(weights) != len(losses):
+        numbers = "1 weight" if len(weights) == 1 else f"{len(weights)} weights"
+        yield rule_fault(key, f"{key} has {numbers} for {len(losses)} losses", "give one weight a loss")
+
+
+RULES: tuple[Rule, ...] = (_only_own_losses_take_terms, _loss_options_have_an_effect)
+
+
+def _cut_losses(recipe: Recipe) -> list[str]:
+    cut = [loss for loss in recipe.method.loss_types if loss in ("aot", "aot_unpaired", "sft")]
+    if cut and recipe.train.gradient_accumulation_steps > 1:
+        return [
+            f"method.loss_type {' and '.join(cut)}: TRL computes it over each forward pass, so the result depends on "
+            "train.per_device_train_batch_size"
+        ]
+    return []
+
+
+def _simpo_margin(recipe: Recipe) -> list[str]:
+    method = recipe.method
+    if method.loss_types == ["simpo"] and method.simpo_gamma > method.beta:
+        return [
+            f"method.simpo_gamma {method.simpo_gamma:g} is above method.beta {method.beta:g}: the paper takes gamma "
+            "at 0.1 to 0.8 of beta, and beta 2 to 2.5"
+        ]
+    return []
+
+
+def _robust_without_smoothing(recipe: Recipe) -> list[str]:
+    if "robust" in recipe.method.loss_types and not recipe.method.label_smoothing:
+        return ["method.label_smoothing is 0: robust is then the plain sigmoid loss; its paper suggests 0.1"]
+    return []
+
+
+WARNINGS = (_cut_losses, _simpo_margin, _robust_without_smoothing)

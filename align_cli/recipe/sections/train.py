@@ -1,0 +1,56 @@
+"""`train`: the train stage's own keys; `training_arguments` knows the others, which pass through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from align_cli.recipe.sections.base import Section, Usual
+
+if TYPE_CHECKING:
+    from align_cli.recipe.recipe import Recipe
+
+
+class TrainSection(Section):
+    """`train`: the train stage. Any other key of transformers' TrainingArguments passes through."""
+
+    model_config = ConfigDict(extra="allow")
+
+    learning_rate: Annotated[float, Usual("5e-7 to 5e-6 is usual for a pretrained model")] = Field(
+        1.0e-6, gt=0, description="peak learning rate (TRL's default for DPO)"
+    )
+    per_device_train_batch_size: int = Field(8, ge=1, description="pairs a forward pass")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="forward passes an optimizer step")
+    steps_per_round: int = Field(ge=1, description="optimizer steps a round")
+    schedule: Literal["run", "round"] = Field(
+        "run", description="the learning-rate schedule spans the whole run, or starts anew each round"
+    )
+    reset_optimizer_each_round: bool = Field(False, description="drop Adam's moments at the start of each round")
+    replay_rounds: int = Field(0, ge=0, description="earlier rounds whose pairs join the round's own")
+    source_grad_norms: Literal["round", "step", "never"] = Field(
+        "round",
+        description="when the gradient norm of each source is measured, for the price of a step: at each round's first "
+        "step, at every step, or never",
+    )
+
+    @property
+    def training_arguments(self) -> dict[str, Any]:
+        """The keys that pass through to TrainingArguments."""
+        return dict(self.model_extra or {})
+
+
+def _replay_without_weights(recipe: Recipe) -> list[str]:
+    is_exact = recipe.method.sources.has_gradient or recipe.method.kl.is_full
+    if recipe.train.replay_rounds and is_exact and recipe.method.importance_weight_cap is None:
+        return ["train.replay_rounds without method.importance_weight_cap: replayed responses are another policy's"]
+    return []
+
+
+def _fp16(recipe: Recipe) -> list[str]:
+    if recipe.train.training_arguments.get("fp16"):
+        return ["train.fp16: a run that was interrupted may end in other bytes than one that was not; bf16 may not"]
+    return []
+
+
+WARNINGS = (_replay_without_weights, _fp16)

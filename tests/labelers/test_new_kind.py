@@ -1,0 +1,149 @@
+"""A new kind of labeler is a section, a scorer and a line in the table: nothing else has to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import Field
+
+from align_cli.errors import RecipeError
+from align_cli.labelers import build_scorer
+from align_cli.recipe import code_that_runs, describe_keys, dump, load_recipe, resolved
+from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerKind, LabelerSection
+
+RECIPE = """\
+output_dir: runs/first
+policy: {model_name_or_path: playground}
+data: {prompts: playground, preferences: playground, eval_prompts: playground}
+labelers:
+  wordy: {kind: words, wanted: wanted.txt, weight: 2.0}
+  given: {kind: dataset}
+method: {sources: {offline: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: wordy}}}
+train: {steps_per_round: 1}
+evaluate: {scorer: wordy}
+"""
+
+
+class WordsLabelerSection(LabelerSection):
+    """A labeler of kind `words`: how many of the wanted words a completion has."""
+
+    kind: Literal["words"] = Field(description="what gives the labels")
+    wanted: str = Field(description="text file, one word a line")
+    weight: float = Field(1.0, gt=0, description="score of a word")
+    hook: str | None = Field(None, description="Python that it calls")
+
+    def code(self) -> dict[str, str]:
+        return {} if self.hook is None else {"hook": self.hook}
+
+    def files(self) -> dict[str, str]:
+        return {**super().files(), "wanted": self.wanted}
+
+
+class WordsLabeler:
+    batch_size = 8
+
+    def __init__(self, name: str, section: WordsLabelerSection) -> None:
+        self.name = name
+        self._weight = section.weight
+        self._wanted = Path(section.wanted).read_text(encoding="utf-8").split()
+
+    def score(
+        self, prompts: Sequence[str], completions: Sequence[str], prompt_indices: Sequence[int] | None = None
+    ) -> list[float]:
+        return [self._weight * sum(text.split().count(word) for word in self._wanted) for text in completions]
+
+
+@pytest.fixture(autouse=True)
+def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind is in the table, and the test's folder holds a recipe and the file of words."""
+    monkeypatch.chdir(tmp_path)
+    Path("wanted.txt").write_text("good\nfine\n", encoding="utf-8")
+    Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    monkeypatch.setitem(LABELER_KINDS, "words", LabelerKind(WordsLabelerSection, f"{__name__}:WordsLabeler"))
+
+
+def faults_of(*overrides: str) -> list[tuple[str, str]]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("recipe.yaml", overrides)
+    return [(fault.what, fault.hint) for fault in caught.value.faults]
+
+
+def test_a_recipe_with_the_kind_loads_and_is_written_and_read_back() -> None:
+    recipe = load_recipe("recipe.yaml")
+    assert resolved(recipe)["labelers"]["wordy"] == {
+        "kind": "words", "wanted": "wanted.txt", "weight": 2.0, "hook": None
+    }  # fmt: skip
+    Path("again.yaml").write_text(dump(recipe), encoding="utf-8")
+    again = load_recipe("again.yaml")
+    assert again == recipe
+    assert isinstance(again.labelers["wordy"], WordsLabelerSection)
+    assert dump(again) == dump(recipe)
+
+
+def test_its_scorer_is_built_and_scores() -> None:
+    scorer = build_scorer("wordy", load_recipe("recipe.yaml").labelers["wordy"])
+    assert scorer.name == "wordy"
+    assert scorer.score(["p", "p"], ["good and fine", "bad"]) == [4.0, 0.0]
+
+
+def test_its_keys_are_described() -> None:
+    docs = {doc.path: doc for doc in describe_keys()}
+    weight = docs["labelers.<name>.weight"]
+    assert (weight.type, weight.range, weight.default) == ("a number", "above 0", "1.0")
+    assert docs["labelers.<name>.kind"].type == "one of dataset, function, words"
+
+
+def test_it_is_described_no_longer_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "labelers.<name>.weight" in {doc.path for doc in describe_keys()}
+    monkeypatch.delitem(LABELER_KINDS, "words")
+    assert "labelers.<name>.weight" not in {doc.path for doc in describe_keys()}
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "hint"),
+    [
+        ("labelers.wordy.weight=-1", "labelers.wordy.weight is -1; it must be above 0", ""),
+        ("labelers.wordy.weigth=1", "unknown key labelers.wordy.weigth", "did you mean labelers.wordy.weight?"),
+        ("labelers.wordy={kind: words}", "labelers.wordy.wanted is missing", "add it: text file, one word a line"),
+        (
+            "labelers.given.kind=word",
+            "labelers.given.kind is 'word'; it must be one of dataset, function, words",
+            "did you mean words?",
+        ),
+        (
+            "labelers.wordy.wanted=wantd.txt",
+            "labelers.wordy.wanted: there is no file 'wantd.txt'",
+            "did you mean wanted.txt?",
+        ),
+        (
+            "labelers.wordy.hook=no place",
+            "labelers.wordy.hook is 'no place'; it must be package.module:name or path/to/file.py:name",
+            "as in align_cli.playground:hidden_reward",
+        ),
+        (
+            "method.sources.offline.labeler=wordy",
+            "method.sources.offline.labeler is 'wordy', of kind words; offline pairs keep their own labels",
+            "leave it out, or name a labeler of kind dataset",
+        ),
+    ],
+)
+def test_its_faults_are_worded_as_those_of_any_labeler(override: str, what: str, hint: str) -> None:
+    assert faults_of(override) == [(what, hint)]
+
+
+def test_a_kind_without_scores_trains_and_evaluates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LABELER_KINDS, "words", LabelerKind(WordsLabelerSection))
+    assert [what for what, _ in faults_of()] == [
+        "method.sources.dpr.labeler is 'wordy', of kind words; no words labels the policy's responses",
+        "evaluate.scorer is 'wordy', of kind words; a scorer must give scores",
+    ]
+
+
+def test_its_code_is_shown() -> None:
+    Path("hooks.py").touch()
+    assert code_that_runs(load_recipe("recipe.yaml", ["labelers.wordy.hook=hooks.py:f"])) == [
+        "labelers.wordy: hooks.py:f"
+    ]
