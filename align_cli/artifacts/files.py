@@ -136,8 +136,8 @@ def writing_folder(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             for file in sorted(temporary.rglob("*")):
-                # Some libraries make theirs for the owner alone. What has another name too, another run holds as well.
-                if file.is_file() and file.stat().st_nlink == 1:
+                # Some libraries make theirs for the owner alone.
+                if file.is_file():
                     file.chmod(0o666 & ~_umask())
                 _sync(file)
             _sync(temporary)

@@ -21,21 +21,24 @@ class PolicyLabeler:
         policy: the policy at label time.
         reference: the model that its log-ratios are taken against.
         beta: the loss's β.
-        batch_size: pairs scored together.
     """
 
     policy: Policy
     reference: Policy
     beta: float
-    batch_size: int
     name: str = "policy"
 
     def prefer(self, pairs: Sequence[Preference]) -> list[float]:
-        """The probability in [0, 1] that each pair's `chosen` is the better response; the pairs carry token ids."""
+        """The probability in [0, 1] that each pair's `chosen` is the better response.
+
+        Args:
+            pairs: with token ids; they are scored together.
+        """
         import torch
 
         from align_cli.methods.bilevel import policy_labels
         from align_cli.models.scoring import implicit_reward_margins
 
-        batches = implicit_reward_margins(self.policy, self.reference, pairs, self.beta, self.batch_size)
-        return [label for margins in batches for label in policy_labels(torch.tensor(margins)).tolist()]
+        margins = implicit_reward_margins(self.policy, self.reference, pairs, self.beta)
+        labels: list[float] = policy_labels(torch.tensor(margins)).tolist()
+        return labels

@@ -8,7 +8,7 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -81,34 +81,27 @@ def response_logps(model: PreTrainedModel | torch.nn.Module, batch: TokenBatch) 
     return sequence_logps(token_logps(predicted.logits_BCV, predicted.targets_BC), predicted.mask_BC)
 
 
-def implicit_reward_margins(
-    policy: Policy, reference: Policy, pairs: Sequence[Preference], beta: float, batch_size: int
-) -> Iterator[list[float]]:
+def implicit_reward_margins(policy: Policy, reference: Policy, pairs: Sequence[Preference], beta: float) -> list[float]:
     """β(s(chosen) − s(rejected)) of every pair, without gradient: what the policy's implicit reward says of it.
 
     Args:
         policy: the policy.
         reference: what its log-ratios s are taken against.
-        pairs: with token ids.
+        pairs: with token ids; they are scored together.
         beta: the loss's β.
-        batch_size: pairs scored together.
-
-    Yields:
-        The margins of one batch after the other, in the order of the pairs.
     """
     import torch
 
-    for start in range(0, len(pairs), batch_size):
-        chunk = pairs[start : start + batch_size]
-        tokens = pad_batch(
-            [pair.prompt_ids or [] for pair in chunk] * 2,
-            [pair.chosen_ids or [] for pair in chunk] + [pair.rejected_ids or [] for pair in chunk],
-            policy.tokenizer.pad_token_id,
-        ).to(policy.model.device)
-        with torch.no_grad():
-            ratios_2B = response_logps(policy.model, tokens) - response_logps(reference.model, tokens)
-            chosen_B, rejected_B = ratios_2B.chunk(2)
-        yield (beta * (chosen_B - rejected_B)).tolist()
+    tokens = pad_batch(
+        [pair.prompt_ids or [] for pair in pairs] * 2,
+        [pair.chosen_ids or [] for pair in pairs] + [pair.rejected_ids or [] for pair in pairs],
+        policy.tokenizer.pad_token_id,
+    ).to(policy.model.device)
+    with torch.no_grad():
+        ratios_2B = response_logps(policy.model, tokens) - response_logps(reference.model, tokens)
+        chosen_B, rejected_B = ratios_2B.chunk(2)
+    margins: list[float] = (beta * (chosen_B - rejected_B)).tolist()
+    return margins
 
 
 def response_logits(model: PreTrainedModel | torch.nn.Module, batch: TokenBatch) -> ResponseLogits:

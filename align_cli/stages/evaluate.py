@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
@@ -30,7 +31,7 @@ from align_cli.stages.base import (
 )
 from align_cli.stages.generate import PromptDraw, generate_completions, sampling_settings
 from align_cli.stages.inputs import Inputs, Rows
-from align_cli.stages.scores import probe, score_completions
+from align_cli.stages.scores import kept_values, probe, score_completions
 
 FREE_KEYS = (
     "policy.reference",
@@ -172,12 +173,14 @@ def evaluate_policy(
         pairs: held-out offline pairs, tokenised.
         scorer: None leaves rewards and win rates out.
         progress: told of every response and pair.
-        work: where scores are kept as they come, by whose they are.
+        work: where scores, KL and margins are kept as they come.
     """
     judged = _judge("own", samples, scorer, progress, work)
     opposing = {name: _judge(name, responses, scorer, progress, work) for name, responses in opponents.items()}
     progress.start(len(samples) + len(pairs), "sequences")
-    kl = estimate(list(_sequence_kls(policy, reference, samples, recipe.generate.batch_size, progress)))
+    batch_size = recipe.generate.batch_size
+    with work.journal("kl") as journal:
+        kl = estimate(kept_values(samples, batch_size, partial(_sequence_kls, policy, reference), progress, journal))
     lengths = estimate([float(sample.num_tokens) for sample in samples])
     return Evaluation(
         round=round_number,
@@ -190,7 +193,7 @@ def evaluate_policy(
         length=lengths._asdict(),
         eos_rate=sum(sample.finish_reason == "stop" for sample in samples) / len(samples),
         distinct_2=distinct_n([sample.completion_ids for sample in samples], 2),
-        preferences=_preference_metrics(policy, reference, pairs, recipe, progress),
+        preferences=_preference_metrics(policy, reference, pairs, recipe, progress, work),
         sampling=dict(samples[0].sampling),
     )
 
@@ -215,32 +218,27 @@ def _compare(judged: Judged, opponent: Judged, seed: int) -> dict[str, float | i
     }
 
 
-def _sequence_kls(
-    policy: Policy, reference: Policy, samples: Sequence[Completion], batch_size: int, progress: Progress
-) -> Iterator[float]:
+def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
     """KL(π ‖ π_ref) along each response: exact over the vocabulary at every token, summed over the response."""
     import torch
 
     from align_cli.methods.logprobs import token_kl
     from align_cli.models.scoring import pad_batch, response_logits
 
-    for start in range(0, len(samples), batch_size):
-        chunk = samples[start : start + batch_size]
-        tokens = pad_batch(
-            [sample.prompt_ids for sample in chunk],
-            [sample.completion_ids for sample in chunk],
-            policy.tokenizer.pad_token_id,
-        ).to(policy.model.device)
-        with torch.no_grad():
-            ours = response_logits(policy.model, tokens)
-            theirs = response_logits(reference.model, tokens)
-            kl_B = (token_kl(ours.logits_BCV, theirs.logits_BCV) * ours.mask_BC).sum(-1)
-        yield from kl_B.tolist()
-        progress.advance(len(chunk))
+    tokens = pad_batch(
+        [sample.prompt_ids for sample in samples],
+        [sample.completion_ids for sample in samples],
+        policy.tokenizer.pad_token_id,
+    ).to(policy.model.device)
+    with torch.no_grad():
+        ours = response_logits(policy.model, tokens)
+        theirs = response_logits(reference.model, tokens)
+        kls: list[float] = (token_kl(ours.logits_BCV, theirs.logits_BCV) * ours.mask_BC).sum(-1).tolist()
+    return kls
 
 
 def _preference_metrics(
-    policy: Policy, reference: Policy, pairs: Sequence[Preference], recipe: Recipe, progress: Progress
+    policy: Policy, reference: Policy, pairs: Sequence[Preference], recipe: Recipe, progress: Progress, work: Work
 ) -> dict[str, float | int] | None:
     """Accuracy and margin β·h of the implicit reward on held-out pairs; those labelled one half say nothing."""
     pairs = [pair for pair in pairs if pair.label != 0.5]
@@ -248,10 +246,10 @@ def _preference_metrics(
         return None
     from align_cli.models.scoring import implicit_reward_margins
 
-    margins: list[float] = []
-    batches = implicit_reward_margins(policy, reference, pairs, recipe.method.beta, recipe.generate.batch_size)
-    for found in batches:
-        labels = [pair.label for pair in pairs[len(margins) : len(margins) + len(found)]]
-        margins += [margin if label > 0.5 else -margin for margin, label in zip(found, labels, strict=True)]
-        progress.advance(len(found))
-    return pair_accuracy(margins)._asdict()
+    def measure(batch: Sequence[Preference]) -> list[float]:
+        return implicit_reward_margins(policy, reference, batch, recipe.method.beta)
+
+    with work.journal("margins") as journal:
+        margins = kept_values(pairs, recipe.generate.batch_size, measure, progress, journal)
+    signed = [margin if pair.label > 0.5 else -margin for margin, pair in zip(margins, pairs, strict=True)]
+    return pair_accuracy(signed)._asdict()

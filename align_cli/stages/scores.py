@@ -1,9 +1,9 @@
-"""Scores of completions, batch by batch, each kept as it comes: what the label and the evaluate stage ask for."""
+"""Numbers for completions and pairs, each batch kept as it comes: a stage that was killed asks for none twice."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion
@@ -11,29 +11,51 @@ from align_cli.labelers import Scorer
 from align_cli.models.text import plain_text
 from align_cli.stages.base import Progress
 
+ItemType = TypeVar("ItemType")
+
+
+def kept_values(
+    items: Sequence[ItemType],
+    batch_size: int,
+    measure: Callable[[Sequence[ItemType]], list[float]],
+    progress: Progress,
+    journal: Journal,
+) -> list[float]:
+    """A number for each item, batch by batch; those of the journal are not asked for again.
+
+    The batches are the same whether it was interrupted or not.
+
+    Args:
+        items: what is measured.
+        batch_size: items measured together.
+        measure: one finite number for each item of a batch.
+        progress: told of every item; the caller has said how many there are.
+        journal: what was measured before an interruption, and where each batch is kept.
+    """
+    values = [value for row in journal.rows for value in row["values"]]
+    progress.advance(len(values))
+    for start in range(len(values), len(items), batch_size):
+        found = measure(items[start : start + batch_size])
+        values += found
+        journal.append([{"values": found}])
+        progress.advance(len(found))
+    return values
+
 
 def score_completions(
     completions: Sequence[Completion], scorer: Scorer, progress: Progress, journal: Journal | None = None
 ) -> list[float]:
-    """The labeler's score of every completion; those of the journal are not asked for again.
+    """The labeler's score of every completion."""
 
-    The labeler sees the same batches whether it was interrupted or not.
-    """
-    journal = journal or Journal()
-    scores = [score for row in journal.rows for score in row["scores"]]
-    progress.start(len(completions), "completions")
-    progress.advance(len(scores))
-    for start in range(len(scores), len(completions), scorer.batch_size):
-        batch = completions[start : start + scorer.batch_size]
-        found = scorer.score(
+    def score(batch: Sequence[Completion]) -> list[float]:
+        return scorer.score(
             [plain_text(completion.prompt) for completion in batch],
             [plain_text(completion.completion) for completion in batch],
             [completion.prompt_index for completion in batch],
         )
-        scores += found
-        journal.append([{"scores": found}])
-        progress.advance(len(batch))
-    return scores
+
+    progress.start(len(completions), "completions")
+    return kept_values(completions, scorer.batch_size, score, progress, journal or Journal())
 
 
 NUM_PROBES = 2

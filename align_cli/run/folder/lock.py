@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from align_cli.artifacts.disk import disk_error, writing
-from align_cli.artifacts.files import open_own
+from align_cli.artifacts.files import open_own, stranger_kind
 from align_cli.errors import AlignError, RunError
 
 
@@ -41,6 +41,8 @@ class Lock:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = os.fdopen(open_own(self._path, os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8")
         except OSError as error:
+            if os.path.lexists(self._path) and stranger_kind(os.lstat(self._path).st_mode) is not None:
+                raise RunError(f"{error.strerror}", where=str(self._path), hint="remove it") from None
             raise RunError(
                 f"output_dir cannot be made or written: {error.strerror}",
                 where=str(self._folder),

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
+from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.labelers.policy import PolicyLabeler
-from align_cli.stages.base import Context
+from align_cli.stages.base import Context, Progress
 from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, by_draw, make_pair
+from align_cli.stages.scores import kept_values
 
 
 class Dpp:
@@ -22,20 +24,45 @@ class Dpp:
         recipe, loaded = context.recipe, context.loaded
         reference = loaded.reference_for(context.round)
         policy = loaded.policy_after(context.round - 1)
-        labeler = PolicyLabeler(policy, reference, recipe.method.beta, recipe.generate.batch_size)
-        pairs = self_label(completions, labeler, recipe.generate.num_generations)
+        labeler = PolicyLabeler(policy, reference, recipe.method.beta)
+        with context.work.journal("own-labels") as journal:
+            pairs = self_label(
+                completions,
+                labeler,
+                recipe.generate.num_generations,
+                batch_size=recipe.generate.batch_size,
+                progress=context.progress,
+                journal=journal,
+            )
         return LabelledPairs(pairs, {"self_labelled_pairs": len(pairs)})
 
 
-def self_label(completions: Sequence[Completion], labeler: PolicyLabeler, num_generations: int) -> list[Preference]:
+def self_label(
+    completions: Sequence[Completion],
+    labeler: PolicyLabeler,
+    num_generations: int,
+    *,
+    batch_size: int,
+    progress: Progress,
+    journal: Journal | None = None,
+) -> list[Preference]:
     """All pairs of each prompt's completions with the policy's own label: the pairs of source `dpp`.
 
     None is left out: no score says which to choose, and training sums over both outcomes.
+
+    Args:
+        completions: any order.
+        labeler: the policy.
+        num_generations: samples that each draw of a prompt got from it.
+        batch_size: pairs that are labelled together.
+        progress: told of every labelled pair.
+        journal: what was labelled before an interruption, and where each batch is kept; None keeps none.
     """
     own = [ScoredCompletion(item, 0.0) for item in completions if item.sampled_by == "policy"]
     groups = by_draw(own, num_generations).values()
     pairs = [make_pair(one, two, 0.5) for group in groups for one, two in combinations(group, 2)]
-    labels = labeler.prefer(pairs)
+    progress.start(len(pairs), "pairs")
+    labels = kept_values(pairs, batch_size, labeler.prefer, progress, journal or Journal())
     return [
         replace(pair, label=label, source="dpp", labeler=labeler.name, chosen_score=None, rejected_score=None)
         for pair, label in zip(pairs, labels, strict=True)
