@@ -7,6 +7,7 @@ round's policy comes from is the caller's word: a run's folder, or the paths of 
 from __future__ import annotations
 
 import copy
+import gc
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -99,6 +100,7 @@ class Loaded:
         self._reference: Policy | None = None
         self._reference_round = -1
         self._trainer: PreferenceTrainer | None = None
+        self._scratch: ScratchFolder | None = None
         self._optimizer_round = -1
         self.replay: Callable[[int], None] = _cannot_replay
         """Trains a round again, in memory; the run's steps know how."""
@@ -165,6 +167,10 @@ class Loaded:
             self._trainer = make_trainer(
                 self._policy, self._reference.model, self.recipe, self._scratch.path, lambda: None
             )
+            # transformers collects garbage at each `train()`: a quarter of a second, were it to look at libraries too.
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
         known = [number for number in self._policies.micro_batches() if number <= round_number]
         wanted = self._policies.micro_batches()[max(known)] if known else self.recipe.train.per_device_train_batch_size
         if self._trainer.args.per_device_train_batch_size != wanted:
