@@ -24,6 +24,8 @@ with atheris.instrument_imports(include=["align_cli"]):
     from align_cli.errors import AlignError
     from align_cli.run.fingerprints import changes
     from align_cli.run.folder import RunFolder
+    from align_cli.run.folder.layout import MANIFEST
+    from align_cli.stages.base import EVALUATION, Artifact
 
 from common import Target, fuzz
 
@@ -130,13 +132,14 @@ def _read_evaluation(path: Path) -> None:
 
 @atheris.instrument_func
 def _read_manifest(path: Path) -> None:
-    folder = RunFolder(FOLDER)
-    folder.artifact(1, "").mkdir(parents=True, exist_ok=True)
-    path.replace(folder.artifact(1, "manifest.json"))
-    for stage in folder.manifest(1)["stages"].values():
+    manifests = RunFolder(FOLDER).manifests
+    place = manifests.place(Artifact(1, MANIFEST))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    path.replace(place)
+    for stage in manifests.of_round(1)["stages"].values():
         assert all(isinstance(sentence, str) for sentence in changes(stage["inputs"], INPUTS))
-    folder.recorded_checksum(1, "evaluation.json")
-    folder.verified(1, "evaluation.json")
+    manifests.recorded_checksum(Artifact(1, EVALUATION))
+    manifests.verified(Artifact(1, EVALUATION))
 
 
 @atheris.instrument_func

@@ -11,7 +11,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 
 import align_cli.cli.main
 import align_cli.engines.in_process
-import align_cli.run.rounds
+import align_cli.run.loop
 import align_cli.run.single
 import align_cli.training.sft
 import align_cli.training.trainer  # noqa: F401
