@@ -381,7 +381,8 @@ def test_a_round_that_is_rolled_back_is_followed_by_one_from_the_best_policy(
     inputs = read("rolled", 3, "manifest.json")["stages"]
     assert "rounds/001/checkpoint" in inputs["train"]["inputs"]["upstream"]
     rates = [read("rolled", number, "evaluation.json")["against"]["initial"]["win_rate"] for number in (1, 3)]
-    assert place("rolled", 1, "checkpoint").is_dir() is (rates[0] >= rates[1])  # the best, whatever checkpoints.keep says
+    is_best = rates[0] >= rates[1]
+    assert place("rolled", 1, "checkpoint").is_dir() is is_best  # whatever checkpoints.keep says
 
     with killed_at_step(monkeypatch, 2 * STEPS):  # at the end of round 2
         train("output_dir=killed")
