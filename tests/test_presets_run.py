@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from align_cli.run.rounds import align_rounds
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.artifacts.store import read_json, read_records
@@ -16,6 +15,7 @@ from align_cli.cli.output import RunReporter
 from align_cli.models.load import weights_version
 from align_cli.recipe import Recipe, load_recipe
 from align_cli.recipe.presets import FOLDER, preset_names
+from align_cli.run.loop import align_rounds
 from align_cli.stages import inputs
 
 RECIPE = """

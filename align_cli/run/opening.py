@@ -59,7 +59,8 @@ def check_inputs(plan: Sequence[Step], loaded: Loaded) -> None:
     Raises:
         AlignError: for the first input that cannot be used.
     """
-    due = [stages.stage_named(name) for name in dict.fromkeys(step.stage for step in plan)]
+    planned = {step.stage for step in plan}
+    due = [stage for stage in stages.STAGES if stage.name in planned]
     for stage in due:
         stage.check(loaded.recipe, loaded)
     for shortage in (text for stage in due for text in stage.shortages(loaded.recipe, loaded.inputs)):

@@ -12,6 +12,7 @@ from run_fixtures import Align, assert_refused, files_below, times_below
 
 from align_cli.run.folder import RunFolder
 from align_cli.run.plan import Step
+from align_cli.stages.base import Done
 
 MakeFolder = Callable[..., Path]
 
@@ -80,10 +81,10 @@ def test_a_run_is_shown_from_anywhere_and_without_its_data(finished: Path, align
 
 
 def test_what_guards_saw_and_where_it_led_is_shown(finished_copy: Path, align: Align) -> None:
-    folder, step = RunFolder(finished_copy / "run"), Step(2, "evaluate")
-    record = folder.finished(step) or {}
+    manifests, step = RunFolder(finished_copy / "run").manifests, Step(2, "evaluate")
+    record = manifests.finished(step) or {}
     seen = [{"guard": "kl", "action": "rollback", "message": "KL to the reference is 99 nats"}]
-    folder.finish(step, record["inputs"], sorted(record["outputs"]), seen, 1)
+    manifests.finish(step, record["inputs"], sorted(record["outputs"]), Done({}, continues_from=1), seen)
     lines = align("status", "run", cwd=finished_copy).out.splitlines()
     assert "round 2: guard kl (rollback): KL to the reference is 99 nats" in lines
     assert "round 2: rolled back to the policy of round 1" in lines

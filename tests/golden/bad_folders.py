@@ -8,16 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from align_cli.run.steps import ARTIFACTS, upstream
-
 from align_cli.artifacts.files import write_text
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.artifacts.store import write_json
 from align_cli.recipe import Recipe, dump, load_recipe
-from align_cli.run.fingerprints import step_inputs
+from align_cli.run.fingerprints import Fingerprints
 from align_cli.run.folder import RunFolder
 from align_cli.run.plan import plan_steps
+from align_cli.stages import stage_named
+from align_cli.stages.base import Artifact, Done
 
 RECIPE = """\
 output_dir: run
@@ -98,17 +98,19 @@ def finish_run(recipe: Recipe) -> None:
     folder = RunFolder(recipe.output_dir)
     folder.path.mkdir()
     folder.begin(dump(recipe), recipe.seed)
+    fingerprints = Fingerprints(recipe, folder.manifests)
     for step in plan_steps(recipe):
-        for name in ARTIFACTS[step.stage]:
-            place = folder.artifact(step.round, name)
+        names = stage_named(step.stage).writes
+        for name in names:
+            place = folder.manifests.place(Artifact(step.round, name))
             if name == "checkpoint":
                 write_text(place / "config.json", f'{{"round": {step.round}}}\n')
             elif name == "evaluation.json":
                 write_json(place, evaluation(step.round).to_dict())
             else:
                 write_text(place, STDIN["COMPLETION"])
-        folder.finish(step, step_inputs(recipe, step, upstream(folder, recipe, step)), ARTIFACTS[step.stage])
-        folder.log("finish", round=step.round, stage=step.stage, seconds=1.0, figures=None)
+        folder.manifests.finish(step, fingerprints.of(step), names, Done({}))
+        folder.ledger.log("finish", round=step.round, stage=step.stage, seconds=1.0, figures=None)
 
 
 def evaluation(number: int) -> Evaluation:

@@ -164,16 +164,16 @@ class _Course:
     """Follows the run from step to step."""
 
     def __init__(self) -> None:
-        from align_cli.run.steps import Steps
+        from align_cli.run.step import StepRunner
 
         self.step: str | None = None
-        carry_out = Steps.carry_out
+        carry_out = StepRunner.carry_out
 
-        def following(steps: Steps, step: Any) -> None:
+        def following(runner: StepRunner, step: Any, progress: Any) -> Any:
             self.step = str(step)
-            carry_out(steps, step)
+            return carry_out(runner, step, progress)
 
-        _replace_method(Steps, "carry_out", following)
+        _replace_method(StepRunner, "carry_out", following)
 
 
 class _Moment(NamedTuple):
@@ -189,7 +189,8 @@ def _moments() -> dict[str, _Moment]:
     from align_cli.artifacts.journal import Journal
     from align_cli.engines.in_process import TransformersEngine
     from align_cli.labelers.function import FunctionLabeler
-    from align_cli.run.folder import RunFolder
+    from align_cli.run.folder.ledger import Ledger
+    from align_cli.run.folder.manifests import Manifests
     from align_cli.training.resumable import _BeginAndEnd
     from align_cli.training.sft import SupervisedTrainer
     from align_cli.training.trainer import PreferenceTrainer
@@ -198,8 +199,8 @@ def _moments() -> dict[str, _Moment]:
         return lambda callback, *_, **__: isinstance(callback.trainer, kind)
 
     return {
-        "manifest": _Moment(RunFolder, "finish"),
-        "ledger": _Moment(RunFolder, "log", lambda _, event, **__: event == "finish"),
+        "manifest": _Moment(Manifests, "finish"),
+        "ledger": _Moment(Ledger, "log", lambda _, event, **__: event == "finish"),
         "rename": _Moment(Path, "replace", lambda path, *_: path.name.endswith(TEMPORARY_SUFFIX)),
         "step": _Moment(_BeginAndEnd, "on_step_end", is_of(PreferenceTrainer)),
         "warm-up step": _Moment(_BeginAndEnd, "on_step_end", is_of(SupervisedTrainer)),

@@ -5,13 +5,13 @@ A process that has never computed has no threads of its own, so its children may
 
 import threading
 
-import align_cli.run.rounds
 import pytest  # noqa: F401  (children look at the script that pytest was started with)
 import tqdm
 import transformers.models.llama.modeling_llama  # noqa: F401
 
 import align_cli.cli.main
 import align_cli.engines.in_process
+import align_cli.run.loop
 import align_cli.run.single
 import align_cli.training.sft
 import align_cli.training.trainer  # noqa: F401

@@ -13,13 +13,11 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from _pytest.mark.structures import ParameterSet
-from align_cli.run.rounds import align_rounds
-from align_cli.run.session import Session
-from align_cli.run.steps import Steps
 from run_fixtures import Align, assert_same_runs, files_below
 from test_artifacts import CHECKPOINT_FILES, MODEL_FILES, ROUND_FILES
 
@@ -30,9 +28,14 @@ from align_cli.errors import AlignError
 from align_cli.recipe import differences, load_recipe, resolved
 from align_cli.run.fingerprints import UNRECORDED_KEYS
 from align_cli.run.folder import RunFolder
-from align_cli.run.fork import Origin
+from align_cli.run.folder.layout import MANIFEST
+from align_cli.run.folder.lineage import Origin
+from align_cli.run.loaded import Loaded
+from align_cli.run.loop import align_rounds
 from align_cli.run.single import evaluate_once
 from align_cli.run.status import run_status
+from align_cli.run.step import StepRunner
+from align_cli.stages.base import Artifact
 
 Outcome = str | None
 Use = Callable[[], object]
@@ -72,26 +75,19 @@ FORKS = {"from_1": ITSELF, "from_2": ITSELF}
 # What is shown, in every row of the table.
 EVALUATION = held(again=ITSELF, status=ITSELF, on=ITSELF, **FORKS)
 TABLE: dict[str, dict[str, Outcome]] = {
-    "rounds/000/checkpoint/*": held(
-        on="rounds/000/checkpoint",  # the reference
-        evaluate="rounds/000/checkpoint",
-        from_1="rounds/000/checkpoint",
-        from_2="rounds/000/checkpoint",
-    ),
+    "rounds/000/checkpoint/*": held(on=ITSELF, evaluate=ITSELF, **FORKS),  # the reference
     "rounds/000/training.jsonl": held(**FORKS),
     "rounds/000/samples.jsonl": held(on=ITSELF, evaluate=ITSELF, **FORKS),  # the initial policy as opponent
     "rounds/000/evaluation.json": EVALUATION,
     "rounds/000/manifest.json": everywhere(ITSELF),
-    "rounds/001/checkpoint/*": held(from_1="rounds/001/checkpoint", from_2="rounds/001/checkpoint"),
+    "rounds/001/checkpoint/*": held(**FORKS),
     "rounds/001/completions.jsonl": held(**FORKS),
     "rounds/001/preferences.jsonl": held(on=ITSELF, **FORKS),  # the guard reward_gap looks back two rounds
     "rounds/001/training.jsonl": held(**FORKS),
     "rounds/001/samples.jsonl": held(evaluate=ITSELF, **FORKS),  # the previous policy as opponent of round 2
     "rounds/001/evaluation.json": EVALUATION,
     "rounds/001/manifest.json": everywhere(ITSELF),
-    "rounds/002/checkpoint/*": held(
-        on="rounds/002/checkpoint", evaluate="rounds/002/checkpoint", from_2="rounds/002/checkpoint"
-    ),
+    "rounds/002/checkpoint/*": held(on=ITSELF, evaluate=ITSELF, from_2=ITSELF),
     "rounds/002/completions.jsonl": held(from_2=ITSELF),
     "rounds/002/preferences.jsonl": held(on=ITSELF, from_2=ITSELF),
     "rounds/002/training.jsonl": held(from_2=ITSELF),
@@ -259,37 +255,41 @@ def no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise StepsToDoError
 
-    monkeypatch.setattr(Steps, "carry_out", stop)
-    monkeypatch.setattr(Session, "check_inputs", lambda _: None)
+    monkeypatch.setattr(StepRunner, "carry_out", stop)
+    monkeypatch.setattr("align_cli.run.loop.check_inputs", lambda *_: None)
 
 
 @pytest.fixture
 def recorded_stages(three_rounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step reads and writes what it always does; the stage itself answers with what it once made."""
-    from align_cli.stages.label import LabelledPairs
+    from align_cli.stages.pairing.pairs import LabelledPairs
     from align_cli.stages.train import TrainOutcome
 
     third = three_rounds / "run" / "rounds" / "003"
 
-    def generate(*_: object) -> list[Completion]:
+    def generate(*_: object, **__: object) -> list[Completion]:
         return read_records(third / "completions.jsonl", Completion)
 
-    def label(*_: object) -> LabelledPairs:
+    def label(*_: object, **__: object) -> LabelledPairs:
         return LabelledPairs(read_records(third / "preferences.jsonl", Preference), {})
 
-    def train(session: Session, policy: object, reference: object, pairs: object, start: Any, *_: object) -> Any:
+    def train(trainer: object, recipe: object, pairs: object, start: Any, *_: object) -> TrainOutcome:
         steps = [json.loads(line) for line in (third / "training.jsonl").read_text().splitlines()]
         return TrainOutcome(state=start, steps=steps, usage={})
 
-    def samples(*_: object) -> list[Completion]:
+    def samples(*_: object, **__: object) -> list[Completion]:
         return read_records(third / "samples.jsonl", Completion)
 
-    def evaluation(*_: object) -> Evaluation:
+    def evaluation(*_: object, **__: object) -> Evaluation:
         return read_record(third / "evaluation.json", Evaluation)
 
-    stubs = {"generate": generate, "label": label, "train": train, "evaluation_samples": samples}
-    for name, stub in (stubs | {"evaluate": evaluation, "check_inputs": lambda _: None}).items():
-        monkeypatch.setattr(Session, name, stub)
+    monkeypatch.setattr("align_cli.run.loop.check_inputs", lambda *_: None)
+    monkeypatch.setattr("align_cli.stages.generate.generate_completions", generate)
+    monkeypatch.setattr("align_cli.stages.pairing.dpr.label_completions", label)
+    monkeypatch.setattr(Loaded, "trainer", lambda *_: SimpleNamespace(args=SimpleNamespace(), optimizer=None))
+    monkeypatch.setattr("align_cli.stages.train.train_policy", train)
+    monkeypatch.setattr("align_cli.stages.evaluate.generate_completions", samples)
+    monkeypatch.setattr("align_cli.stages.evaluate.evaluate_policy", evaluation)
 
 
 def test_the_table_has_every_file_of_a_finished_run(finished: Path) -> None:
@@ -395,13 +395,13 @@ def test_a_last_round_without_its_manifest_is_made_again(copy: Path, finished: P
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_no_flipped_bit_of_a_manifest_goes_unnoticed(copy: Path, number: int) -> None:
-    folder = RunFolder("run")
-    sound, path = folder.manifest(number), folder.artifact(number, "manifest.json")
+    manifests = RunFolder("run").manifests
+    sound, path = manifests.of_round(number), manifests.place(Artifact(number, MANIFEST))
     content = path.read_bytes()
     for place in range(0, len(content), 61):
         flip_a_bit(path, place / len(content))
         try:
-            assert folder.manifest(number) == sound  # a space that became another one
+            assert RunFolder("run").manifests.of_round(number) == sound  # a space that became another one
         except AlignError as error:
             assert str(path) in str(error)
         path.write_bytes(content)
@@ -423,9 +423,10 @@ def test_no_flipped_bit_of_the_recipe_changes_what_a_fork_is_compared_with(copy:
 
 
 def test_training_figures_that_were_altered_before_the_guards_looked_are_refused(copy: Path, align: Align) -> None:
-    manifest = RunFolder("run").manifest(2)
+    manifests = RunFolder("run").manifests
+    manifest = manifests.of_round(2)
     del manifest["stages"]["evaluate"]
-    RunFolder("run").write_manifest(copy / "run" / "rounds" / "002" / "manifest.json", manifest)
+    manifests.write(2, manifest)
     edit(copy / "run" / "rounds" / "002" / "training.jsonl")
     refused = align("train", "recipe.yaml", cwd=copy)
     assert refused.code == 2
@@ -434,7 +435,7 @@ def test_training_figures_that_were_altered_before_the_guards_looked_are_refused
 
 def test_a_ledger_of_nonsense_is_passed_over_line_by_line(copy: Path, align: Align) -> None:
     ledger = copy / "run" / "ledger.jsonl"
-    num_events = len(RunFolder("run").ledger())
+    num_events = len(RunFolder("run").ledger.events())
     with ledger.open("ab") as stream:
         stream.write(b'[]\n3\n{}\n\xff\xfe\n{"event": "finish"}\n{"event": "finish", "round": "1", "stage": 3}\n')
     shown = align("status", "run", "--json", cwd=copy)

@@ -39,12 +39,13 @@ def assert_told(result: Finished, what: str, hint: str) -> None:
 def assert_nothing_half_written(folder: Path) -> None:
     """What the manifests name is whole."""
     from align_cli.run.folder import RunFolder
+    from align_cli.stages.base import Artifact
 
-    run = RunFolder(folder / "run")
+    manifests = RunFolder(folder / "run").manifests
     for number in range(3):
-        for stage in run.manifest(number)["stages"].values():
+        for stage in manifests.of_round(number)["stages"].values():
             for name in stage["outputs"]:
-                run.verified(number, name)
+                manifests.verified(Artifact(number, name))
 
 
 @pytest.fixture

@@ -345,7 +345,7 @@ def rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def say(_: Any, figures: RoundFigures, *__: Any) -> list[Finding]:
         return [Finding("kl", "rollback", "as asked")] if figures.evaluations[-1].round == 2 else []
 
-    monkeypatch.setattr("align_cli.run.steps.findings", say)
+    monkeypatch.setattr("align_cli.run.step.findings", say)
 
 
 def weights(run: str, number: int) -> dict[str, torch.Tensor]:
@@ -355,6 +355,10 @@ def weights(run: str, number: int) -> dict[str, torch.Tensor]:
 def num_optimizer_steps(run: str, number: int) -> set[float]:
     state = load_file(place(run, number, "checkpoint") / "optimizer.safetensors")
     return {float(value) for name, value in state.items() if name.endswith(".step")}
+
+
+def _interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_round_that_is_rolled_back_is_followed_by_one_from_the_best_policy(
@@ -368,7 +372,7 @@ def test_a_round_that_is_rolled_back_is_followed_by_one_from_the_best_policy(
     assert read("rolled", 1, "evaluation.json")["against"]["initial"]["win_rate"] > 0.5
     entry = read("rolled", 2, "manifest.json")["stages"]["evaluate"]
     assert (entry["continues_from"], entry["guards"][0]["action"]) == (1, "rollback")
-    best = weights_version(place("rolled", 1, "checkpoint"))
+    best = read("rolled", 1, "evaluation.json")["policy"]
     last = read("rolled", 3, "evaluation.json")
     assert last["against"]["previous"]["policy"] == last["kl"]["reference"] == best
     assert {row["policy"] for row in read_rows(place("rolled", 3, "completions.jsonl"))} == {best}
@@ -377,13 +381,19 @@ def test_a_round_that_is_rolled_back_is_followed_by_one_from_the_best_policy(
     assert num_optimizer_steps("rolled", 3) == {2.0 * STEPS}  # those of round 2 are undone
     inputs = read("rolled", 3, "manifest.json")["stages"]
     assert "rounds/001/checkpoint" in inputs["train"]["inputs"]["upstream"]
-    assert place("rolled", 1, "checkpoint").is_dir()  # whatever checkpoints.keep says
+    rates = [read("rolled", number, "evaluation.json")["against"]["initial"]["win_rate"] for number in (1, 3)]
+    is_best = rates[0] >= rates[1]
+    assert place("rolled", 1, "checkpoint").is_dir() is is_best  # whatever checkpoints.keep says
 
     with killed_at_step(monkeypatch, 2 * STEPS):  # at the end of round 2
         train("output_dir=killed")
     with killed_at_step(monkeypatch, 3):  # after the roll-back, in the midst of round 3
         train("output_dir=killed")
     assert (read("killed", 2, "manifest.json")["stages"]["evaluate"]["continues_from"]) == 1
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):  # when round 3 is trained
+        patched.setattr("align_cli.stages.evaluate.evaluate_policy", _interrupted)
+        train("output_dir=killed")
+    assert weights_version(place("killed", 1, "checkpoint")) == best  # whatever checkpoints.keep says
     train("output_dir=killed")
     assert files_below(Path("killed/rounds")) == files_below(Path("rolled/rounds"))
 
@@ -399,7 +409,7 @@ def test_rounds_that_were_rolled_back_are_no_part_of_what_guards_look_at_later(
         assert sorted(figures.training_rewards) == [1, 3, 4]
         return []
 
-    monkeypatch.setattr("align_cli.run.steps.findings", look)
+    monkeypatch.setattr("align_cli.run.step.findings", look)
     train("output_dir=rolled", "train.steps_per_round=1", "rounds=4", "policy.reference=previous")
     assert seen == [[0, 1, 3, 4]]
     kept = {path.parent.name for path in Path("rolled/rounds").glob("*/checkpoint")}
@@ -452,6 +462,11 @@ GIVING_UP = (f"guards={NO_GUARDS}", "guards.non_finite.action=rollback")
 def test_a_round_that_diverged_is_given_up_for_the_best_rounds_policy_and_optimizer(
     folder: Path, monkeypatch: pytest.MonkeyPatch, align: Align, step: int
 ) -> None:
+    with killed_at_step(monkeypatch, STEPS + 1):
+        train("output_dir=killed", *GIVING_UP)
+    best = weights("killed", 1)  # of `whole` it may be let go when round 3 turns out to be better
+    version = weights_version(place("killed", 1, "checkpoint"))
+
     with monkeypatch.context() as patched:
         poison(patched, STEPS + step)
         said = train("output_dir=whole", *GIVING_UP)
@@ -459,9 +474,8 @@ def test_a_round_that_diverged_is_given_up_for_the_best_rounds_policy_and_optimi
     what = "training diverged at step 6: loss nan" if step == 2 else "training diverged: the last step's weights"
     assert given_up.startswith(f"guard non_finite, round 2: {what}")
     assert given_up.endswith("; the round ends with the policy of round 1")
-    best = weights("whole", 1)
     assert read("whole", 2, "manifest.json")["stages"]["train"]["continues_from"] == 1
-    assert read("whole", 2, "evaluation.json")["policy"] == weights_version(place("whole", 1, "checkpoint"))
+    assert read("whole", 2, "evaluation.json")["policy"] == version
     assert all(torch.equal(tensor, best[name]) for name, tensor in weights("whole", 2).items())
     assert place("whole", 2, "samples.jsonl").read_bytes() == place("whole", 1, "samples.jsonl").read_bytes()
     assert len(read_rows(place("whole", 2, "training.jsonl"))) == (2 if step == 2 else 3)
@@ -470,8 +484,6 @@ def test_a_round_that_diverged_is_given_up_for_the_best_rounds_policy_and_optimi
     assert shown.code == 0, shown.err
     assert "diverged; its policy is that of round 1" in shown.out
 
-    with killed_at_step(monkeypatch, STEPS + 1):
-        train("output_dir=killed", *GIVING_UP)
     with monkeypatch.context() as patched:
         poison(patched, step)
         with killed_at_step(patched, 2 * STEPS - (step == 2)):  # round 2 is given up; in round 3

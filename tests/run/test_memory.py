@@ -23,7 +23,7 @@ from align_cli.engines.in_process import TransformersEngine
 from align_cli.errors import AlignError
 from align_cli.models.load import Policy, load_policy
 from align_cli.models.memory import out_of_memory_as_memory_error
-from align_cli.run.fork import Origin
+from align_cli.run.folder.lineage import Origin
 from align_cli.training.resumable import _BeginAndEnd
 
 CPU = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -277,7 +277,7 @@ def test_one_response_that_the_memory_does_not_hold_is_a_fault(
 def test_a_run_says_that_it_samples_in_parts_and_ends_with_the_same_completions(folder: Path, memory: Memory) -> None:
     memory.most, before = 5, files_below(Path("whole/rounds"))
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("align_cli.run.session.Session.label", _interrupted)
+        patched.setattr("align_cli.stages.label.Label.carry_out", _interrupted)
         train("output_dir=out", "rounds=1")
     assert Path("out/rounds/001/completions.jsonl").read_bytes() != b""
     rows = [line.split('"logps"')[0] for line in Path("out/rounds/001/completions.jsonl").read_text().splitlines()]

@@ -58,7 +58,7 @@ def test_a_finished_run_is_seen_to_be_finished_without_loading_torch(finished: P
     done = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, check=True)
     assert [evaluation["round"] for evaluation in json.loads(done.stdout)] == [0, 1, 2]
     modules = set(done.stderr.split())
-    assert "align_cli.run.rounds" in modules
+    assert "align_cli.run.loop" in modules
     assert modules & {"torch", "transformers", "trl", "datasets", "accelerate"} == set()
 
 

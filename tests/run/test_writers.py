@@ -23,7 +23,8 @@ from run_fixtures import (
 
 from align_cli.artifacts.store import read_json
 from align_cli.recipe import Recipe
-from align_cli.run.fingerprints import changes, step_inputs
+from align_cli.run.fingerprints import Fingerprints, changes
+from align_cli.run.folder import RunFolder
 from align_cli.run.plan import Step
 
 TinyRecipe = Callable[..., Recipe]
@@ -193,8 +194,10 @@ def test_a_changed_key_concerns_the_stages_that_look_at_it(
     sections = {"reviews": files, "data__preferences": "playground"}
     before = tiny_recipe(tmp_path, *base, **sections)
     after = tiny_recipe(tmp_path, *base, override, **sections)
+    nothing_yet = RunFolder(tmp_path / "run").manifests
+    was, now = Fingerprints(before, nothing_yet), Fingerprints(after, nothing_yet)
     found = {
-        stage: changes(step_inputs(before, Step(1, stage), {}), step_inputs(after, Step(1, stage), {}))
+        stage: changes(was.of(Step(1, stage)), now.of(Step(1, stage)))
         for stage in ("sft", "generate", "label", "train", "evaluate")
     }
     key = override.split("=")[0]

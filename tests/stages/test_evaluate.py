@@ -17,10 +17,10 @@ from align_cli.playground import hidden_reward, world
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.recipe.sections.labelers import FunctionLabelerSection
-from align_cli.stages import NoProgress
+from align_cli.stages.base import NoProgress, NoWork
 from align_cli.stages.evaluate import evaluate_policy, evaluation_draws
 from align_cli.stages.generate import generate_completions, sampling_settings
-from align_cli.stages.label import label_offline_pairs
+from align_cli.stages.pairing.offline import label_offline_pairs
 
 HIDDEN = FunctionLabelerSection(kind="function", function="align_cli.playground:hidden_reward")
 
@@ -71,6 +71,7 @@ def evaluate(
         "pairs": [],
         "scorer": build_scorer("hidden", HIDDEN),
         "progress": NoProgress(),
+        "work": NoWork(),
     }
     return evaluate_policy(policy, reference, recipe, samples=samples, **options | changes)
 

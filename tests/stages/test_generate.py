@@ -16,7 +16,7 @@ from align_cli.models.text import prompt_token_ids
 from align_cli.playground import world
 from align_cli.recipe.sections.generate import GenerateSection
 from align_cli.seeds import derive_seed
-from align_cli.stages import NoProgress
+from align_cli.stages.base import NoProgress
 from align_cli.stages.generate import PromptDraw, draw_prompts, generate_completions, sampling_settings
 
 ROWS = [{"prompt": f"prompt {index}"} for index in range(10)]

@@ -12,7 +12,7 @@ import torch
 from align_cli.errors import DataError
 from align_cli.models.load import Policy, load_policy
 from align_cli.recipe import Recipe
-from align_cli.stages import NoProgress
+from align_cli.stages.base import NoProgress
 from align_cli.stages.sft import make_initial_policy, makes_policy
 
 TinyRecipe = Callable[..., Recipe]

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from align_cli.run.work import NUM_CHECKPOINTS_KEPT, Work, remove_other_work
+from align_cli.run.work import NUM_CHECKPOINTS_KEPT
 
+from align_cli.run.folder.work import NUM_CHECKPOINTS_KEPT, WorkInProgress, remove_work_but, work_name
 from align_cli.run.plan import Step
 
 TRAIN = Step(1, "train")
 
 
-def work(root: Path, **inputs: int) -> Work:
-    return Work(root, TRAIN, inputs)
+def work(root: Path, step: Step = TRAIN, **inputs: int) -> WorkInProgress:
+    return WorkInProgress(root / work_name(step), inputs)
 
 
-def keep(work: Work, numbers: Sequence[int]) -> None:
+def keep(work: WorkInProgress, numbers: Sequence[int]) -> None:
     for number in numbers:
         work.keep_checkpoint(number, lambda folder, number=number: _save(folder, number))
 
@@ -29,7 +30,7 @@ def _save(folder: Path, number: int) -> None:
     (folder / "weights").write_text(f"{number}")
 
 
-def newest(work: Work) -> int | None:
+def newest(work: WorkInProgress) -> int | None:
     checkpoint = work.checkpoint()
     return int((checkpoint / "weights").read_text()) if checkpoint is not None else None
 
@@ -88,9 +89,9 @@ def test_a_step_that_begins_again_has_no_checkpoints_and_still_its_journals(tmp_
 def test_work_of_finished_steps_goes_and_that_of_the_next_one_stays(tmp_path: Path) -> None:
     root = tmp_path / "work"
     keep(work(root), [1])
-    keep(Work(root, Step(0, "sft"), {}), [1])
-    remove_other_work(root, TRAIN)
+    keep(work(root, Step(0, "sft")), [1])
+    remove_work_but(root, TRAIN)
     assert [path.name for path in root.iterdir()] == ["001-train"]
     work(root).remove()
     assert not root.exists()
-    remove_other_work(root, None)
+    remove_work_but(root, None)

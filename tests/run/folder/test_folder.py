@@ -98,20 +98,20 @@ def alter(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "damaged", "named"),
+    ("damage", "damaged"),
     [
-        (delete, "000/checkpoint", "000/checkpoint"),
-        (delete, "002/checkpoint", "002/checkpoint"),
-        (delete, "002/checkpoint/optimizer.safetensors", "002/checkpoint"),
-        (alter, "000/checkpoint/config.json", "000/checkpoint"),
-        (alter, "002/checkpoint/model.safetensors", "002/checkpoint"),
-        (alter, "002/checkpoint/training_state.json", "002/checkpoint"),
-        (delete, "000/samples.jsonl", "000/samples.jsonl"),
-        (alter, "002/samples.jsonl", "002/samples.jsonl"),
+        (delete, "000/checkpoint"),
+        (delete, "002/checkpoint"),
+        (delete, "002/checkpoint/optimizer.safetensors"),
+        (alter, "000/checkpoint/config.json"),
+        (alter, "002/checkpoint/model.safetensors"),
+        (alter, "002/checkpoint/training_state.json"),
+        (delete, "000/samples.jsonl"),
+        (alter, "002/samples.jsonl"),
     ],
 )
 def test_a_damaged_artifact_is_named_when_it_is_used(
-    finished_copy: Path, align: Align, damage: Callable[[Path], None], damaged: str, named: str
+    finished_copy: Path, align: Align, damage: Callable[[Path], None], damaged: str
 ) -> None:
     rounds = finished_copy / "run" / "rounds"
     damage(rounds / damaged)
@@ -119,10 +119,34 @@ def test_a_damaged_artifact_is_named_when_it_is_used(
     assert_refused(refused)
     what = (
         "the artifact is not what was written: its checksum differs from the manifest's"
-        if (rounds / named).exists()
-        else "the artifact is missing"
+        if (rounds / damaged).exists()
+        else f"the {'file' if '/checkpoint/' in damaged else 'artifact'} is missing"
     )
-    assert refused.err == f"run/rounds/{named}: {what}\n{REMEDY}\n"
+    assert refused.err == f"run/rounds/{damaged}: {what}\n{REMEDY}\n"
+
+
+def test_a_file_that_was_put_into_a_checkpoint_is_named_when_it_is_used(finished_copy: Path, align: Align) -> None:
+    (finished_copy / "run" / "rounds" / "002" / "checkpoint" / "adapter_config.json").write_text("{}")
+    refused = align("train", "recipe.yaml", "rounds=3", "-q", cwd=finished_copy)
+    assert_refused(refused)
+    assert refused.err == (
+        "run/rounds/002/checkpoint/adapter_config.json: this file is not of the checkpoint that was written, and may "
+        "change what it is\nhint: remove it, then run the same command again\n"
+    )
+
+
+def test_a_manifest_without_a_checksum_of_its_own_is_refused(finished_copy: Path, align: Align) -> None:
+    place = finished_copy / "run" / "rounds" / "001" / "manifest.json"
+    manifest = json.loads(place.read_text())
+    del manifest["checksum"]
+    place.write_text(json.dumps(manifest))
+    for command in (["train", "recipe.yaml"], ["status", "run"]):
+        refused = align(*command, cwd=finished_copy)
+        assert_refused(refused)
+        assert refused.err == (
+            "run/rounds/001/manifest.json: the manifest is not what was written: its own checksum is missing\n"
+            f"{REMEDY}\n"
+        )
 
 
 def test_completions_that_were_altered_before_they_were_labelled_are_refused(
@@ -164,7 +188,7 @@ def test_after_a_cut_line_the_ledger_goes_on_with_a_line_of_its_own(finished_cop
     with ledger.open("a") as stream:
         stream.write('{"event": "start", "ti')
     align("train", "recipe.yaml", "rounds=3", cwd=finished_copy, stop=Stop("manifest"))
-    events = RunFolder(finished_copy / "run").ledger()[num_events:]
+    events = RunFolder(finished_copy / "run").ledger.events()[num_events:]
     assert [(event["event"], event["round"], event["stage"]) for event in events] == [("start", 3, "generate")]
 
 

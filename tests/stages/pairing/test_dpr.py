@@ -1,70 +1,22 @@
+"""Pairs of source `dpr`: completions of the policy, and perhaps of the reference, paired by scores."""
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from drawn import KEEP, Drawn, GivenScores, Group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align_cli.artifacts.records import Completion, Preference
-from align_cli.labelers.policy import PolicyLabeler
-from align_cli.models.load import Policy
-from align_cli.models.text import completion_token_ids, prompt_token_ids
 from align_cli.recipe.sections.label import LabelSection
-from align_cli.stages import NoProgress
-from align_cli.stages.label import (
-    LabelledPairs,
-    label_completions,
-    label_offline_pairs,
-    pair_with_demonstrations,
-    self_label,
-)
-
-KEEP = {"ties": "keep", "equal_texts": "keep", "empty_texts": "keep"}
-DROP = {"ties": "drop", "equal_texts": "drop", "empty_texts": "drop"}
-Group = Sequence[float]
-
-
-class GivenScores:
-    """A scorer that knows every completion's score by its text."""
-
-    name = "given"
-    batch_size = 7
-
-    def __init__(self, scores: dict[str, float]) -> None:
-        self.scores = scores
-
-    def score(
-        self, prompts: Sequence[str], completions: Sequence[str], prompt_indices: Sequence[int] | None = None
-    ) -> list[float]:
-        return [self.scores[completion] for completion in completions]
-
-
-class Drawn(NamedTuple):
-    """Completions and the scorer that knows them."""
-
-    completions: list[Completion]
-    scorer: GivenScores
-
-
-@pytest.fixture(scope="session")
-def draw(make_completion: Callable[..., Completion]) -> Callable[..., Drawn]:
-    """`draw([[1.0, 0.5], [2.0, 2.0]])`: per prompt, one completion for each score."""
-
-    def drawn(groups: Sequence[Group], **changes: Any) -> Drawn:
-        completions, scores = [], {}
-        for prompt, group in enumerate(groups):
-            for sample, score in enumerate(group):
-                text = f" answer {prompt} {sample} ."
-                scores[text] = score
-                ids = [100 + prompt, 500 + sample, 1]
-                completions.append(make_completion(prompt, sample, completion=text, completion_ids=ids, **changes))
-        return Drawn(completions, GivenScores(scores))
-
-    return drawn
+from align_cli.stages.base import NoProgress
+from align_cli.stages.pairing.dpr import label_completions
+from align_cli.stages.pairing.pairs import LabelledPairs
 
 
 def label(
@@ -368,76 +320,6 @@ def test_all_pairs_depend_on_no_choice_and_keep_no_others(draw: Callable[..., Dr
     assert {pair.other_ids is None for pair in made.preferences} == {True}
 
 
-OFFLINE = [
-    {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was poor ."},
-    {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": "", "label": 0.75},
-    {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was good ."},
-    {
-        "prompt": "review of the food :",
-        "chosen": " the food was poor .",
-        "rejected": " the food was fine .",
-        "label": 0.5,
-    },
-]
-
-
-def test_offline_pairs_are_tokenised_behind_their_prompt(tiny_policy: Policy) -> None:
-    tokenizer = tiny_policy.tokenizer
-    made = label_offline_pairs(OFFLINE, tokenizer, LabelSection(**KEEP), "dataset")
-    assert len(made.preferences) == len(OFFLINE)
-    for row, pair in zip(OFFLINE, made.preferences, strict=True):
-        prompt_ids = prompt_token_ids(tokenizer, row["prompt"])
-        assert pair.prompt_ids == prompt_ids
-        assert pair.chosen_ids == completion_token_ids(tokenizer, row["prompt"], prompt_ids, row["chosen"])
-        assert pair.rejected_ids == completion_token_ids(tokenizer, row["prompt"], prompt_ids, row["rejected"])
-        assert pair.chosen_ids[-1] == tokenizer.eos_token_id
-        assert (pair.source, pair.labeler, pair.round) == ("offline", "dataset", 0)
-        assert (pair.chosen_by, pair.rejected_by, pair.policy) == ("dataset", "dataset", None)
-
-
-def test_offline_pairs_keep_their_labels_and_are_counted(tiny_policy: Policy) -> None:
-    made = label_offline_pairs(OFFLINE, tiny_policy.tokenizer, LabelSection(**KEEP), "dataset")
-    assert [pair.label for pair in made.preferences] == [1.0, 0.75, 1.0, 0.5]
-    assert made.counts == {"empty_texts_kept": 1, "equal_texts_kept": 1, "pairs": 4, "ties_kept": 1}
-    made = label_offline_pairs(OFFLINE, tiny_policy.tokenizer, LabelSection(**DROP), "dataset")
-    assert [pair.prompt_index for pair in made.preferences] == [0]
-    assert made.counts == {"empty_texts_dropped": 1, "equal_texts_dropped": 1, "pairs": 1, "ties_dropped": 1}
-
-
-def test_the_policys_own_pairs_are_all_of_a_prompts_in_the_order_of_sampling(
-    warm_policy: Policy, tiny_policy: Policy, draw: Callable[..., Drawn]
-) -> None:
-    drawn = draw([[0.0, 0.0, 0.0], [0.0], [0.0, 0.0]])
-    shorter = [replace(each, completion_ids=[10 + each.sample_index, 1]) for each in drawn.completions]
-    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1, batch_size=3)
-    pairs = self_label(shorter[::-1], labeler, num_generations=3)
-    places = sorted((pair.prompt_index, pair.chosen_index, pair.rejected_index) for pair in pairs)
-    assert places == [(0, 0, 1), (0, 0, 2), (0, 1, 2), (2, 0, 1)]
-    assert [pair.label for pair in pairs] == labeler.prefer(pairs)
-    assert {(pair.source, pair.labeler, pair.chosen_score, pair.rejected_score) for pair in pairs} == {
-        ("dpp", "policy", None, None)
-    }
-    assert self_label([], labeler, num_generations=3) == []
-    twice = self_label(shorter[4:], labeler, num_generations=1)
-    assert twice == []
-
-
-def test_self_labels_know_nothing_of_the_references_responses(
-    warm_policy: Policy, tiny_policy: Policy, make_completion: Callable[..., Completion]
-) -> None:
-    own = [make_completion(0, sample, completion_ids=[10 + sample, 1]) for sample in range(2)]
-    foreign = [
-        make_completion(0, sample, completion_ids=[30 + sample, 1], sampled_by="reference", policy="fedcba9876543210")
-        for sample in range(3)
-    ]
-    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1, batch_size=4)
-    (pair,) = self_label([*foreign, *own], labeler, num_generations=2)
-    assert [pair] == self_label(own, labeler, num_generations=2)
-    assert (pair.chosen_ids, pair.rejected_ids) == ([10, 1], [11, 1])
-    assert (pair.chosen_by, pair.rejected_by, pair.policy) == ("policy", "policy", own[0].policy)
-    assert self_label(foreign, labeler, num_generations=2) == []
-
-
 REFERENCE = "fedcba9876543210"
 
 
@@ -522,158 +404,3 @@ def test_without_others_of_the_policys_the_list_of_others_is_empty(draw_both: Ca
     drawn = draw_both([[4.0]], [[1.0, 2.5]])
     (pair,) = label(drawn, num_generations=1, num_reference_generations=2, keep_others=True).preferences
     assert (pair.other_ids, pair.other_logps) == ([], [])
-
-
-SHOWN = [
-    {"prompt": "prompt 0 :", "completion": " the food was good ."},
-    {"prompt": "prompt 1 :", "completion": " the room was quiet ."},
-    {"prompt": "prompt 1 :", "completion": " the bed was soft ."},
-    {"prompt": "prompt 1 :", "completion": " we liked the pool ."},
-]
-
-
-def pair_with(
-    policy: Policy, completions: Sequence[Completion], shown: Any = SHOWN, run_seed: int = 0, **section: Any
-) -> LabelledPairs:
-    rules = LabelSection(**{**KEEP, **section})
-    return pair_with_demonstrations(completions, shown, policy.tokenizer, rules, run_seed)
-
-
-def test_a_mixed_pair_chooses_the_demonstration_and_rejects_what_was_sampled(
-    tiny_policy: Policy, make_completion: Callable[..., Completion]
-) -> None:
-    completion = make_completion(0, 2, completion_ids=[7, 8, 9], logps=[-0.5, -0.25, -1.0], round=3)
-    made = pair_with(tiny_policy, [completion])
-    text = SHOWN[0]["completion"]
-    assert made.preferences == [
-        Preference(
-            prompt="prompt 0 :",
-            chosen=text,
-            rejected=" answer 2 .",
-            label=1.0,
-            source="dmd",
-            labeler="dataset",
-            prompt_ids=completion.prompt_ids,
-            chosen_ids=completion_token_ids(tiny_policy.tokenizer, "prompt 0 :", completion.prompt_ids, text),
-            rejected_ids=[7, 8, 9],
-            rejected_logp=-1.75,
-            round=3,
-            prompt_index=0,
-            rejected_index=2,
-            policy=completion.policy,
-            chosen_by="dataset",
-            rejected_by="policy",
-        )
-    ]
-    assert made.counts == {"mixed_pairs": 1}
-    (pair,) = made.preferences
-    assert pair.chosen_ids and pair.chosen_ids[-1] == tiny_policy.tokenizer.eos_token_id
-    assert Preference.from_dict(pair.to_dict()) == pair
-
-
-def test_what_the_policy_sampled_is_rejected_token_by_token_even_where_its_text_has_another_spelling(
-    tiny_policy: Policy, make_completion: Callable[..., Completion]
-) -> None:
-    tokenizer = tiny_policy.tokenizer
-    sampled = [7, tokenizer.pad_token_id, 8]
-    text = tokenizer.decode(sampled, skip_special_tokens=True)
-    assert tokenizer.encode(text, add_special_tokens=False) == [7, 8]
-    (pair,) = pair_with(tiny_policy, [make_completion(0, completion=text, completion_ids=sampled)]).preferences
-    assert (pair.rejected, pair.rejected_ids) == (text, sampled)
-
-
-def test_of_several_demonstrations_each_response_gets_a_seeded_one(
-    tiny_policy: Policy, make_completion: Callable[..., Completion]
-) -> None:
-    completions = [make_completion(1, sample) for sample in range(60)]
-    pairs = pair_with(tiny_policy, completions).preferences
-    chosen = [pair.chosen for pair in pairs]
-    assert [chosen.count(row["completion"]) for row in SHOWN[1:]] == pytest.approx([20, 20, 20], abs=12)
-    backwards = pair_with(tiny_policy, completions[::-1]).preferences[::-1]
-    assert backwards == pairs
-    assert pair_with(tiny_policy, completions[30:]).preferences == pairs[30:]
-    assert [pair.chosen for pair in pair_with(tiny_policy, completions, run_seed=1).preferences] != chosen
-    later = [replace(completion, round=2) for completion in completions]
-    assert [pair.chosen for pair in pair_with(tiny_policy, later).preferences] != chosen
-
-
-def test_a_prompt_without_a_demonstration_is_counted(
-    tiny_policy: Policy, make_completion: Callable[..., Completion]
-) -> None:
-    completions = [make_completion(prompt, sample) for prompt in (0, 5, 1) for sample in range(2)]
-    made = pair_with(tiny_policy, completions)
-    assert made.counts == {"mixed_pairs": 4, "without_demonstration": 2}
-    assert [pair.prompt_index for pair in made.preferences] == [0, 0, 1, 1]
-    assert pair_with(tiny_policy, completions, shown=[]).counts == {"mixed_pairs": 0, "without_demonstration": 6}
-    assert pair_with(tiny_policy, []) == LabelledPairs([], {"mixed_pairs": 0})
-
-
-def test_the_references_responses_are_in_no_mixed_pair(
-    tiny_policy: Policy, make_completion: Callable[..., Completion]
-) -> None:
-    completions = [
-        make_completion(0),
-        make_completion(0, sampled_by="reference"),
-        make_completion(7, sampled_by="reference"),
-    ]
-    assert pair_with(tiny_policy, completions).counts == {"mixed_pairs": 1}
-
-
-def test_chat_prompts_are_paired_with_the_demonstrations_of_the_same_chat(
-    tiny_policy: Policy, make_completion: Callable[..., Completion]
-) -> None:
-    def chat(text: str) -> list[dict[str, str]]:
-        return [{"role": "user", "content": text}]
-
-    def reply(text: str) -> list[dict[str, str]]:
-        return [{"role": "assistant", "content": text}]
-
-    shown = [
-        {"prompt": chat("why?"), "completion": reply("because")},
-        {"prompt": "why?", "completion": " not a chat"},
-        {"prompt": [{"role": "system", "content": "be brief"}, *chat("why?")], "completion": reply("so")},
-    ]
-    tokenizer = tiny_policy.tokenizer
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }}{% if m['role'] == 'assistant' %}"
-        "{{ eos_token }}{% endif %} {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
-    )
-    try:
-        ids = prompt_token_ids(tokenizer, chat("why?"))
-        completion = make_completion(0, prompt=chat("why?"), prompt_ids=ids, completion=reply("no idea"))
-        other = make_completion(1, prompt=chat("how?"), completion=reply("so"))
-        made = pair_with(tiny_policy, [completion, other], shown)
-        expected = completion_token_ids(tokenizer, chat("why?"), ids, reply("because"))
-    finally:
-        tokenizer.chat_template = None
-    assert made.counts == {"mixed_pairs": 1, "without_demonstration": 1}
-    (pair,) = made.preferences
-    assert (pair.prompt, pair.chosen, pair.rejected) == (chat("why?"), reply("because"), reply("no idea"))
-    assert (pair.chosen_ids, pair.rejected_ids) == (expected, completion.completion_ids)
-
-
-def test_a_response_that_repeats_its_demonstration_is_kept_or_dropped(
-    tiny_policy: Policy, make_completion: Callable[..., Completion]
-) -> None:
-    text = SHOWN[0]["completion"]
-    prompt_ids = make_completion(0).prompt_ids
-    ids = completion_token_ids(tiny_policy.tokenizer, "prompt 0 :", prompt_ids, text)
-    same = [make_completion(0, 0, completion=text, completion_ids=ids), make_completion(0, 1)]
-    assert pair_with(tiny_policy, same).counts == {"equal_texts_kept": 1, "mixed_pairs": 2}
-    dropped = pair_with(tiny_policy, same, equal_texts="drop")
-    assert dropped.counts == {"equal_texts_dropped": 1, "mixed_pairs": 1}
-    assert [pair.rejected_index for pair in dropped.preferences] == [1]
-    cut = make_completion(0, 0, completion=text, completion_ids=ids[:-1])
-    assert pair_with(tiny_policy, [cut], equal_texts="drop").counts == {"mixed_pairs": 1}, "other tokens, same text"
-
-
-def test_mixed_pairs_with_an_empty_side_are_kept_or_dropped_and_are_never_ties(
-    tiny_policy: Policy, make_completion: Callable[..., Completion]
-) -> None:
-    empty = make_completion(0, completion="", completion_ids=[1])
-    assert pair_with(tiny_policy, [empty]).counts == {"empty_texts_kept": 1, "mixed_pairs": 1}
-    assert pair_with(tiny_policy, [empty], empty_texts="drop").counts == {"empty_texts_dropped": 1, "mixed_pairs": 0}
-    nothing_shown = [{"prompt": "prompt 0 :", "completion": ""}]
-    full = make_completion(0)
-    assert pair_with(tiny_policy, [full], nothing_shown, empty_texts="drop").preferences == []
-    assert pair_with(tiny_policy, [full], ties="drop", min_margin=5.0).counts == {"mixed_pairs": 1}

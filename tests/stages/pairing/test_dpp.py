@@ -1,0 +1,47 @@
+"""Pairs of source `dpp`: all of a prompt's own, labelled by the policy itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from drawn import Drawn
+
+from align_cli.artifacts.records import Completion
+from align_cli.labelers.policy import PolicyLabeler
+from align_cli.models.load import Policy
+from align_cli.stages.pairing.dpp import self_label
+
+
+def test_the_policys_own_pairs_are_all_of_a_prompts_in_the_order_of_sampling(
+    warm_policy: Policy, tiny_policy: Policy, draw: Callable[..., Drawn]
+) -> None:
+    drawn = draw([[0.0, 0.0, 0.0], [0.0], [0.0, 0.0]])
+    shorter = [replace(each, completion_ids=[10 + each.sample_index, 1]) for each in drawn.completions]
+    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1, batch_size=3)
+    pairs = self_label(shorter[::-1], labeler, num_generations=3)
+    places = sorted((pair.prompt_index, pair.chosen_index, pair.rejected_index) for pair in pairs)
+    assert places == [(0, 0, 1), (0, 0, 2), (0, 1, 2), (2, 0, 1)]
+    assert [pair.label for pair in pairs] == labeler.prefer(pairs)
+    assert {(pair.source, pair.labeler, pair.chosen_score, pair.rejected_score) for pair in pairs} == {
+        ("dpp", "policy", None, None)
+    }
+    assert self_label([], labeler, num_generations=3) == []
+    twice = self_label(shorter[4:], labeler, num_generations=1)
+    assert twice == []
+
+
+def test_self_labels_know_nothing_of_the_references_responses(
+    warm_policy: Policy, tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    own = [make_completion(0, sample, completion_ids=[10 + sample, 1]) for sample in range(2)]
+    foreign = [
+        make_completion(0, sample, completion_ids=[30 + sample, 1], sampled_by="reference", policy="fedcba9876543210")
+        for sample in range(3)
+    ]
+    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1, batch_size=4)
+    (pair,) = self_label([*foreign, *own], labeler, num_generations=2)
+    assert [pair] == self_label(own, labeler, num_generations=2)
+    assert (pair.chosen_ids, pair.rejected_ids) == ([10, 1], [11, 1])
+    assert (pair.chosen_by, pair.rejected_by, pair.policy) == ("policy", "policy", own[0].policy)
+    assert self_label(foreign, labeler, num_generations=2) == []

@@ -1,0 +1,45 @@
+"""Offline pairs: the dataset's own, in the policy's tokens."""
+
+from __future__ import annotations
+
+from drawn import DROP, KEEP
+
+from align_cli.models.load import Policy
+from align_cli.models.text import completion_token_ids, prompt_token_ids
+from align_cli.recipe.sections.label import LabelSection
+from align_cli.stages.pairing.offline import label_offline_pairs
+
+OFFLINE = [
+    {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was poor ."},
+    {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": "", "label": 0.75},
+    {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was good ."},
+    {
+        "prompt": "review of the food :",
+        "chosen": " the food was poor .",
+        "rejected": " the food was fine .",
+        "label": 0.5,
+    },
+]
+
+
+def test_offline_pairs_are_tokenised_behind_their_prompt(tiny_policy: Policy) -> None:
+    tokenizer = tiny_policy.tokenizer
+    made = label_offline_pairs(OFFLINE, tokenizer, LabelSection(**KEEP), "dataset")
+    assert len(made.preferences) == len(OFFLINE)
+    for row, pair in zip(OFFLINE, made.preferences, strict=True):
+        prompt_ids = prompt_token_ids(tokenizer, row["prompt"])
+        assert pair.prompt_ids == prompt_ids
+        assert pair.chosen_ids == completion_token_ids(tokenizer, row["prompt"], prompt_ids, row["chosen"])
+        assert pair.rejected_ids == completion_token_ids(tokenizer, row["prompt"], prompt_ids, row["rejected"])
+        assert pair.chosen_ids[-1] == tokenizer.eos_token_id
+        assert (pair.source, pair.labeler, pair.round) == ("offline", "dataset", 0)
+        assert (pair.chosen_by, pair.rejected_by, pair.policy) == ("dataset", "dataset", None)
+
+
+def test_offline_pairs_keep_their_labels_and_are_counted(tiny_policy: Policy) -> None:
+    made = label_offline_pairs(OFFLINE, tiny_policy.tokenizer, LabelSection(**KEEP), "dataset")
+    assert [pair.label for pair in made.preferences] == [1.0, 0.75, 1.0, 0.5]
+    assert made.counts == {"empty_texts_kept": 1, "equal_texts_kept": 1, "pairs": 4, "ties_kept": 1}
+    made = label_offline_pairs(OFFLINE, tiny_policy.tokenizer, LabelSection(**DROP), "dataset")
+    assert [pair.prompt_index for pair in made.preferences] == [0]
+    assert made.counts == {"empty_texts_dropped": 1, "equal_texts_dropped": 1, "pairs": 1, "ties_dropped": 1}
