@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from align_cli.run.work import NUM_CHECKPOINTS_KEPT
 
 from align_cli.run.folder.work import NUM_CHECKPOINTS_KEPT, WorkInProgress, remove_work_but, work_name
 from align_cli.run.plan import Step

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import pytest
 from drawn import Drawn
 
+from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion
 from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.load import Policy
+from align_cli.stages.base import NoProgress
 from align_cli.stages.pairing.dpp import self_label
+
+BATCHES: dict[str, Any] = {"batch_size": 3, "progress": NoProgress()}
 
 
 def test_the_policys_own_pairs_are_all_of_a_prompts_in_the_order_of_sampling(
@@ -18,16 +25,16 @@ def test_the_policys_own_pairs_are_all_of_a_prompts_in_the_order_of_sampling(
 ) -> None:
     drawn = draw([[0.0, 0.0, 0.0], [0.0], [0.0, 0.0]])
     shorter = [replace(each, completion_ids=[10 + each.sample_index, 1]) for each in drawn.completions]
-    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1, batch_size=3)
-    pairs = self_label(shorter[::-1], labeler, num_generations=3)
+    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1)
+    pairs = self_label(shorter[::-1], labeler, 3, **BATCHES)
     places = sorted((pair.prompt_index, pair.chosen_index, pair.rejected_index) for pair in pairs)
     assert places == [(0, 0, 1), (0, 0, 2), (0, 1, 2), (2, 0, 1)]
-    assert [pair.label for pair in pairs] == labeler.prefer(pairs)
+    assert [pair.label for pair in pairs] == labeler.prefer(pairs[:3]) + labeler.prefer(pairs[3:])
     assert {(pair.source, pair.labeler, pair.chosen_score, pair.rejected_score) for pair in pairs} == {
         ("dpp", "policy", None, None)
     }
-    assert self_label([], labeler, num_generations=3) == []
-    twice = self_label(shorter[4:], labeler, num_generations=1)
+    assert self_label([], labeler, 3, **BATCHES) == []
+    twice = self_label(shorter[4:], labeler, 1, **BATCHES)
     assert twice == []
 
 
@@ -39,9 +46,38 @@ def test_self_labels_know_nothing_of_the_references_responses(
         make_completion(0, sample, completion_ids=[30 + sample, 1], sampled_by="reference", policy="fedcba9876543210")
         for sample in range(3)
     ]
-    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1, batch_size=4)
-    (pair,) = self_label([*foreign, *own], labeler, num_generations=2)
-    assert [pair] == self_label(own, labeler, num_generations=2)
+    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1)
+    (pair,) = self_label([*foreign, *own], labeler, 2, **BATCHES)
+    assert [pair] == self_label(own, labeler, 2, **BATCHES)
     assert (pair.chosen_ids, pair.rejected_ids) == ([10, 1], [11, 1])
     assert (pair.chosen_by, pair.rejected_by, pair.policy) == ("policy", "policy", own[0].policy)
-    assert self_label(foreign, labeler, num_generations=2) == []
+    assert self_label(foreign, labeler, 2, **BATCHES) == []
+
+
+def test_labels_that_a_killed_process_has_kept_are_not_asked_for_again(
+    warm_policy: Policy, tiny_policy: Policy, draw: Callable[..., Drawn], tmp_path: Path
+) -> None:
+    drawn = draw([[0.0, 0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    completions = [replace(each, completion_ids=[10 + each.sample_index, 1]) for each in drawn.completions]
+    whole = self_label(completions, PolicyLabeler(warm_policy, tiny_policy, 0.1), 3, **BATCHES)
+    asked: list[int] = []
+
+    class Dying(PolicyLabeler):
+        def prefer(self, pairs: Any) -> list[float]:
+            if asked:
+                raise KeyboardInterrupt
+            asked.append(len(pairs))
+            return super().prefer(pairs)
+
+    with pytest.raises(KeyboardInterrupt), Journal(tmp_path / "own-labels.jsonl", "key") as journal:
+        self_label(completions, Dying(warm_policy, tiny_policy, 0.1), 3, **BATCHES, journal=journal)
+    asked.clear()
+
+    class Counting(PolicyLabeler):
+        def prefer(self, pairs: Any) -> list[float]:
+            asked.append(len(pairs))
+            return super().prefer(pairs)
+
+    with Journal(tmp_path / "own-labels.jsonl", "key") as journal:
+        assert self_label(completions, Counting(warm_policy, tiny_policy, 0.1), 3, **BATCHES, journal=journal) == whole
+    assert asked == [2]
