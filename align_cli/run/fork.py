@@ -115,6 +115,13 @@ def _check_origin(recipe: Recipe, origin: Origin, source: RunFolder) -> None:
             where=place,
             hint="a fork keeps the initial policy and how policies are measured: take these keys over, or begin anew",
         )
+    if origin.round and not source.manifests.holds(Artifact(origin.round, CHECKPOINT)):
+        kept = [one for one in range(origin.round) if one == 0 or source.manifests.is_kept(Artifact(one, CHECKPOINT))]
+        raise RunError(
+            f"the run keeps no checkpoint of round {origin.round} (checkpoints.every_rounds)",
+            where=str(origin),
+            hint=f"take round {kept[-1]}",
+        )
     # The initial policy, where training stands, and the policy that it goes on from.
     for number in sorted({0, origin.round, source.manifests.base(origin.round)}):
         if source.manifests.holds(Artifact(number, CHECKPOINT)):

@@ -36,7 +36,7 @@ def align_rounds(
     origin = origin_of(folder, recipe, asked=origin, restart=restart)
     is_new = restart or (origin is not None and not folder.exists)
     if not is_new and not remaining_steps(folder, recipe, plan):
-        return already_finished(folder, recipe, reporter)
+        return already_finished(folder, recipe, plan, reporter)
     results = Results(recipe, folder)
     loaded = Loaded(recipe, results, reporter.note)
     check_inputs(plan, loaded)
@@ -46,7 +46,7 @@ def align_rounds(
             folder.begin(dump(recipe), recipe.seed)
         steps = remaining_steps(folder, recipe, plan)
         if not steps:  # another process has finished it meanwhile
-            return already_finished(folder, recipe, reporter)
+            return already_finished(folder, recipe, plan, reporter)
         announce(folder, plan, steps, reporter)
         folder.begin(dump(recipe), recipe.seed)
         before = plan[-len(steps) - 1] if len(steps) < len(plan) else None

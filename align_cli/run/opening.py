@@ -15,7 +15,7 @@ from align_cli.run.fork import check_fork, interrupted_fork
 from align_cli.run.loaded import Loaded
 from align_cli.run.plan import Step
 from align_cli.run.results import Results
-from align_cli.run.tidy import let_go
+from align_cli.run.tidy import let_go, superfluous
 from align_cli.stages.base import Progress
 
 
@@ -79,12 +79,13 @@ def making_room(folder: RunFolder, restart: bool) -> Iterator[None]:
         raise
 
 
-def already_finished(folder: RunFolder, recipe: Recipe, reporter: Reporter) -> list[Evaluation]:
-    found = Results(recipe, folder).evaluations()  # what is damaged is told before anything is said to be finished
-    if folder.has_work and not folder.lock.is_held:  # its process was killed between the last manifest and the removal
+def already_finished(folder: RunFolder, recipe: Recipe, plan: Sequence[Step], reporter: Reporter) -> list[Evaluation]:
+    """Say so, and show what there is; what a killed process left after the last manifest goes."""
+    results = Results(recipe, folder)
+    found = results.evaluations()  # what is damaged is told before anything is said to be finished
+    if not folder.lock.is_held and (folder.has_work or superfluous(results, folder, plan[-1])):
         with folder.locked():
-            folder.remove_work_but(None)
-            folder.manifests.remove_dropped()
+            tidy_up(folder, results, plan[-1], None)
     rounds = "1 round" if recipe.rounds == 1 else f"{recipe.rounds} rounds"
     reporter.note(f"{folder.path} is finished: {rounds}; raise rounds= to go on")
     for evaluation in found:
@@ -92,7 +93,7 @@ def already_finished(folder: RunFolder, recipe: Recipe, reporter: Reporter) -> l
     return found
 
 
-def tidy_up(folder: RunFolder, results: Results, before: Step | None, following: Step) -> None:
+def tidy_up(folder: RunFolder, results: Results, before: Step | None, following: Step | None) -> None:
     """Do what a killed process did not come to after the last step that it finished."""
     folder.remove_work_but(following)
     folder.manifests.remove_dropped()

@@ -5,6 +5,8 @@ Decided from the manifests alone, after they were written: a process that was ki
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
 from align_cli.run.plan import Step, is_last_of_round
@@ -24,22 +26,42 @@ def let_go(results: Results, folder: RunFolder, step: Step) -> None:
         folder: locked by the caller.
         step: the last one that is finished.
     """
+    for unneeded in superfluous(results, folder, step):
+        if unneeded.member is None:
+            folder.manifests.drop(unneeded.artifact)
+        else:
+            folder.manifests.drop_member(unneeded.artifact, unneeded.member)
+
+
+class Superfluous(NamedTuple):
+    """An artifact, or one file of it, that nothing needs any more."""
+
+    artifact: Artifact
+    member: str | None = None
+
+
+def superfluous(results: Results, folder: RunFolder, step: Step) -> list[Superfluous]:
+    """What `let_go` lets go."""
     recipe, manifests = results.recipe, folder.manifests
     kept = [number for number in manifests.rounds() if number and manifests.is_kept(Artifact(number, CHECKPOINT))]
     if not kept:
-        return
+        return []
+    is_over = is_last_of_round(recipe, step)
+    starts = {manifests.base(number) for number in (step.round, kept[-1])}
+    unneeded: set[int] = set()
     if recipe.checkpoints.keep is not None:
-        # With the previous policy as reference, a round's evaluation needs two.
-        is_over = is_last_of_round(recipe, step) and recipe.policy.reference == "initial"
-        counted = kept if is_over or kept[-1] < step.round else kept[:-1]
-        for number in set(counted[: -recipe.checkpoints.keep]) - {results.best_round()}:
-            manifests.drop(Artifact(number, CHECKPOINT))
+        # With the previous policy as reference, a round's evaluation needs the checkpoint before too.
+        needs_two = kept[-1] == step.round and not (is_over and recipe.policy.reference == "initial")
+        counted = kept[:-1] if needs_two else kept
+        unneeded = set(counted[: -recipe.checkpoints.keep]) - {results.best_round(), *starts}
+    found = [Superfluous(Artifact(number, CHECKPOINT)) for number in sorted(unneeded)]
     if recipe.checkpoints.optimizer == "newest":
-        needed = {kept[-1], manifests.base(step.round), results.best_round() if _may_roll_back(recipe) else None}
-        for number in kept:
-            checkpoint = Artifact(number, CHECKPOINT)
-            if number not in needed and manifests.has_member(checkpoint, OPTIMIZER_NAME):
-                manifests.drop_member(checkpoint, OPTIMIZER_NAME)
+        needed = {kept[-1], *starts, results.best_round() if _may_roll_back(recipe) else None}
+        if not is_over and len(kept) > 1:  # from there the reference may have to be trained again
+            needed |= {kept[-2], manifests.base(kept[-2])}
+        checkpoints = (Artifact(number, CHECKPOINT) for number in kept if number not in needed | unneeded)
+        found += [Superfluous(one, OPTIMIZER_NAME) for one in checkpoints if manifests.has_member(one, OPTIMIZER_NAME)]
+    return found
 
 
 def _may_roll_back(recipe: Recipe) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 TIMEOUT_SECONDS = 240
@@ -69,6 +70,7 @@ def run_align(
     collated: Path | None = None,
     worked: Path | None = None,
     moments: Path | None = None,
+    prepare: str | None = None,
 ) -> Finished:
     """Run `align ARGUMENTS` to its end.
 
@@ -80,12 +82,13 @@ def run_align(
         collated: a file for the pairs that training puts into its batches, one JSON object a pair.
         worked: a file for what the process does, one line a batch or step of the optimizer: `round 1 train: step`.
         moments: a file for how often each moment came where a process can be stopped, as one JSON object.
+        prepare: `module:name` of a function that the process calls first.
     """
     _start_server()
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
         streams[0].write_text(stdin, encoding="utf-8")
-        told = (stop, collated, worked, moments)
+        told = (stop, collated, worked, moments, prepare)
         process = _CONTEXT.Process(target=_align, args=([str(part) for part in arguments], cwd, streams, *told))
         process.start()
         if stop is not None and stop.before == "time":
@@ -131,6 +134,7 @@ def _align(
     collated: Path | None,
     worked: Path | None,
     moments: Path | None,
+    prepare: str | None,
 ) -> None:
     from align_cli.cli.main import main
 
@@ -142,6 +146,8 @@ def _align(
         mode, buffering = ("r", -1) if descriptor == 0 else ("w", 1)
         setattr(sys, path.name, os.fdopen(descriptor, mode, buffering, encoding="utf-8", closefd=False))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if prepare is not None:
+        resolve_name(prepare)()
     course = _Course()
     if stop is not None and stop.before != "time":
         _arrange(stop, course)

@@ -116,6 +116,7 @@ def make_folder(write_recipe: Callable[..., Path]) -> MakeFolder:
             "output_dir": "run",
             "data__preferences": "pairs.jsonl",
             "data__eval_preferences": "eval_pairs.jsonl",
+            "checkpoints__optimizer": "all",
             "labelers__ours": {"kind": "function", "function": "labeler.py:score"},
             "method__sources__dpr__labeler": "ours",
         }

@@ -242,7 +242,7 @@ SMALL: dict[str, Any] = {
     "train": {"learning_rate": 1e-3, "per_device_train_batch_size": 8, "steps_per_round": 3},
     "evaluate__num_prompts": 16,
     "evaluate__scorer": "longer",
-    "checkpoints": {"every_steps": 1, "keep": 1},
+    "checkpoints": {"every_steps": 1, "keep": 1, "optimizer": "all"},
     "labelers__longer": {"kind": "function", "function": "longer.py:score"},
     "labelers__ours": {"kind": "function", "function": "longer.py:score"},
 }

@@ -5,6 +5,7 @@ Memory that runs out is played by a model that refuses more than so many sequenc
 
 from __future__ import annotations
 
+import json
 import shutil
 import weakref
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from align_cli.engines.in_process import TransformersEngine
 from align_cli.errors import AlignError
 from align_cli.models.load import Policy, load_policy
 from align_cli.models.memory import out_of_memory_as_memory_error
+from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
 from align_cli.training.resumable import _BeginAndEnd
 
@@ -34,7 +36,7 @@ SMALL: dict[str, Any] = {
     "train__schedule": "round",
     "generate__max_new_tokens": 8,
     "generate__prompts_per_round": 8,
-    "checkpoints": {"every_steps": 1},
+    "checkpoints": {"every_steps": 1, "optimizer": "all"},
     **NO_EVALUATION,
 }
 __all__ = ["no_garbage_in_libraries"]
@@ -157,15 +159,28 @@ def test_in_one_process_a_later_round_has_the_weights_and_the_moments_of_the_one
     assert_same_training("out", "forked", 2)
 
 
-def test_a_round_that_was_killed_after_it_ran_out_of_memory_ends_in_the_same_weights(
+def test_the_processes_after_one_that_ran_out_of_memory_cut_their_batches_likewise_and_end_in_the_same_bytes(
     folder: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory.in_training = 8
     with killed_at_step(monkeypatch, 2):
         train("output_dir=out", "rounds=1")
+    assert json.loads(Path("out/run.json").read_text())["micro_batches"] == {"1": 4}
     said = train("output_dir=out", "rounds=1")
-    assert said[-2:] == ["round 1 train: going on after step 1 of the round", NOTE]
-    assert_same_training("out", "halved", 1)
+    assert said[-1] == "round 1 train: going on after step 1 of the round"
+    said += train("output_dir=out")
+    assert NOTE not in said  # the memory was not tried again
+    assert memory.largest == 8
+    for number in (1, 2):
+        ours, theirs = (files_below(Path(run, "rounds", f"{number:03d}")) for run in ("out", "halved"))
+        assert [name for name in ours if ours[name] != theirs[name] and name != "manifest.json"] == []
+
+
+def test_what_was_remembered_and_is_damaged_is_passed_over(folder: Path, memory: Memory) -> None:
+    document = json.loads(Path("whole/run.json").read_text())
+    for found in ([], {"one": 4}, {"1": "4"}, {"1": 0}, {"1": True}):
+        Path("whole/run.json").write_text(json.dumps({**document, "micro_batches": found}))
+        assert RunFolder("whole").begun.micro_batches() == {}
 
 
 def test_memory_for_no_more_than_one_pair_is_enough_and_for_less_is_a_fault(folder: Path, memory: Memory) -> None:

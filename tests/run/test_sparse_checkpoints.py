@@ -1,0 +1,173 @@
+"""Checkpoints every so many rounds: what was trained since is trained again, and nothing else is done twice.
+
+And the optimizer's state, which stays in the newest checkpoint alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from forked import Finished, Stop
+from killed_runs import differing_files, make_run, train, work_done
+from run_fixtures import read_rows
+
+VARIANT = "offline and dpr"
+EVERY_THREE = ("rounds=5", "checkpoints.every_rounds=3")
+REFERENCES = {"initial": (), "previous": ("policy.reference=previous",)}
+OPTIMIZER = "optimizer.safetensors"
+
+
+def checkpoints(folder: Path, run: str = "run") -> list[int]:
+    return sorted(int(path.parent.name) for path in (folder / run / "rounds").glob("*/checkpoint"))
+
+
+def with_optimizer(folder: Path, run: str = "run") -> list[int]:
+    return sorted(int(path.parent.parent.name) for path in (folder / run / "rounds").glob(f"*/checkpoint/{OPTIMIZER}"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """For each kind of reference, a run of five rounds that nobody killed. Shared: tests that touch one take a copy."""
+    made = {}
+    for reference, overrides in REFERENCES.items():
+        folder = make_run(tmp_path_factory.mktemp("sparse") / reference, VARIANT)
+        done = train(folder, None, *EVERY_THREE, *overrides)
+        assert done.code == 0, done.err
+        made[reference] = folder
+    return made
+
+
+def finish(folder: Path, reference: str) -> Finished:
+    done = train(folder, None, *EVERY_THREE, *REFERENCES[reference])
+    assert done.code == 0, done.err
+    return done
+
+
+def test_a_checkpoint_stands_at_every_third_round_and_at_the_end(whole: dict[str, Path]) -> None:
+    assert checkpoints(whole["initial"]) == [0, 3, 5]
+    assert all(
+        (whole["initial"] / "run" / "rounds" / f"00{number}" / "training.jsonl").is_file() for number in range(6)
+    )
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize(
+    "stop",
+    [
+        Stop("step", 2, within="round 2 train"),
+        Stop("append", 2, within="round 3 generate"),
+        Stop("manifest", within="round 3 evaluate"),
+        Stop("ledger", within="round 4 train"),
+        Stop("step", 3, within="round 5 train"),
+        Stop("manifest", within="round 5 evaluate"),
+    ],
+    ids=lambda stop: f"{stop.before} {stop.within}",
+)
+def test_killed_between_checkpoints_a_run_ends_in_the_same_bytes(
+    stop: Stop, reference: str, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path / "killed", VARIANT)
+    assert train(folder, stop, *EVERY_THREE, *REFERENCES[reference]).code == -signal.SIGKILL
+    finish(folder, reference)
+    assert differing_files(folder, whole[reference]) == []
+
+
+def test_only_training_since_the_last_checkpoint_is_done_again_and_that_is_said(
+    whole: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path / "killed", VARIANT)
+    assert train(folder, Stop("ledger", within="round 5 label"), *EVERY_THREE).code == -signal.SIGKILL
+    done = finish(folder, "initial")
+    assert [line for line in done.err.splitlines() if "again" in line] == [
+        "round 4 train: done again, since the round left no checkpoint"
+    ]
+    # Its steps are counted in the step that needed its policy.
+    assert work_done(folder) - work_done(whole["initial"]) == {"round 5 train: step": 3}
+    assert work_done(whole["initial"]) - work_done(folder) == {}
+
+
+def test_a_round_that_is_not_what_it_was_when_it_is_trained_again_is_refused(
+    whole: dict[str, Path], tmp_path: Path
+) -> None:
+    """As on a machine whose numbers differ."""
+    from align_cli.run.folder import RunFolder
+
+    folder = make_run(tmp_path / "killed", VARIANT)
+    assert train(folder, Stop("ledger", within="round 5 label"), *EVERY_THREE).code == -signal.SIGKILL
+    training = folder / "run" / "rounds" / "004" / "training.jsonl"
+    steps = read_rows(training)
+    steps[0]["loss"] += 1e-6
+    training.write_text("".join(json.dumps(step) + "\n" for step in steps))
+    manifests = RunFolder(folder / "run").manifests
+    manifest = manifests.of_round(4)
+    from align_cli.artifacts.checksums import checksum
+
+    manifest["stages"]["train"]["outputs"]["training.jsonl"] = checksum(training)
+    for number in (4, 5):
+        later = manifests.of_round(number)
+        for record in later["stages"].values():
+            if "rounds/004/training.jsonl" in record["inputs"]["upstream"]:
+                record["inputs"]["upstream"]["rounds/004/training.jsonl"] = checksum(training)
+        manifests.write(number, later)
+    refused = train(folder, None, *EVERY_THREE)
+    assert refused.code == 2, refused.err
+    assert "round 4, which left no checkpoint, was trained again, and its steps have other figures" in refused.err
+
+
+def test_a_fork_from_a_round_without_a_checkpoint_is_refused_and_names_one_that_has_it(
+    whole: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole["initial"], tmp_path / "copy"))
+    refused = train(folder, None, *EVERY_THREE, "output_dir=fork", "--from", "run@4")
+    assert refused.code == 2
+    assert "run@4: the run keeps no checkpoint of round 4" in refused.err
+    assert "hint: take round 3" in refused.err
+    done = train(folder, None, *EVERY_THREE, "output_dir=fork", "checkpoints.optimizer=all", "--from", "run@3")
+    assert done.code == 0, done.err
+
+
+def test_the_optimizers_state_stays_in_the_newest_checkpoint_alone(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "newest", VARIANT)
+    assert train(folder).code == 0
+    assert (checkpoints(folder), with_optimizer(folder)) == ([0, 1, 2], [2])
+    record = json.loads((folder / "run" / "rounds" / "001" / "manifest.json").read_text())["stages"]["train"]
+    assert record["dropped"] == [f"checkpoint/{OPTIMIZER}"]
+    assert OPTIMIZER in record["members"]["checkpoint"]
+    more = train(folder, None, "rounds=3")
+    assert more.code == 0, more.err
+    assert with_optimizer(folder) == [3]
+
+
+def test_all_checkpoints_keep_it_where_that_is_asked_for_and_a_fork_then_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "all", VARIANT, checkpoints={"optimizer": "all"})
+    assert train(folder).code == 0
+    assert with_optimizer(folder) == [1, 2]
+    assert train(folder, None, "output_dir=fork", "--from", "run@1").code == 0
+    ours, theirs = (folder / name / "rounds" / "002" / "checkpoint" / OPTIMIZER for name in ("fork", "run"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_fork_from_a_round_whose_optimizer_was_let_go_says_so(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "newest", VARIANT)
+    assert train(folder).code == 0
+    done = train(folder, None, "output_dir=fork", "--from", "run@1")
+    assert done.code == 0, done.err
+    assert (
+        "round 2 train: the optimizer's moments of round 1 were let go (checkpoints.optimizer); it begins with new ones"
+    ) in done.err.splitlines()
+
+
+def test_where_a_guard_may_roll_back_the_best_rounds_optimizer_stays_too(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "guarded", VARIANT, guards={"kl": {"above": 1.0e9, "action": "rollback"}})
+    assert train(folder, None, "rounds=3").code == 0
+    rates = {
+        number: json.loads((folder / "run" / "rounds" / f"00{number}" / "evaluation.json").read_text())["against"]
+        for number in (1, 2, 3)
+    }
+    best = max((1, 2, 3), key=lambda number: rates[number]["initial"]["win_rate"])
+    best = best if rates[best]["initial"]["win_rate"] > 0.5 else 0
+    assert with_optimizer(folder) == sorted({3, best} - {0})
