@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError, nearest
+from align_cli.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,17 @@ def load_policy(
     model.to(best_device())
     model.eval()
     return Policy(model, tokenizer, _version(place, revision))
+
+
+def load_recipe_policy(recipe: Recipe, checkpoint: Path | None = None) -> Policy:
+    """The model that `policy.model_name_or_path` names, as it is; or a checkpoint of it."""
+    settings = recipe.policy
+    return load_policy(
+        checkpoint or settings.model_name_or_path or "",
+        dtype=settings.dtype,
+        revision=None if checkpoint else settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
 def _remedy(place: str) -> str:

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from align_cli.recipe.checking.section import OneOf, Section, Usual, section_models
 from align_cli.recipe.recipe import Recipe
-from align_cli.recipe.sections.base import OneOf, Section, Usual, section_models
 from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerKind
 from align_cli.recipe.sections.losses import LOSS_TYPE_ALIASES
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import Field
 
 from align_cli.recipe.checking.files import empty_texts
+from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.base import Section
 from align_cli.recipe.sections.checkpoints import CheckpointsSection
 from align_cli.recipe.sections.data import DataSection
 from align_cli.recipe.sections.evaluate import EvaluateSection

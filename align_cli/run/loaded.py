@@ -19,10 +19,9 @@ from align_cli.engines import build_engine
 from align_cli.engines.base import Engine
 from align_cli.errors import RunError
 from align_cli.labelers import Scorer, build_scorer
-from align_cli.models.load import Policy
+from align_cli.models.load import Policy, load_recipe_policy
 from align_cli.recipe import Recipe
 from align_cli.stages.inputs import Inputs
-from align_cli.stages.sft import load_recipe_policy
 from align_cli.training.checkpoints import (
     OPTIMIZER_NAME,
     TrainingState,

@@ -14,6 +14,7 @@ from align_cli import stages
 from align_cli.artifacts.records import Completion, Preference, Record
 from align_cli.artifacts.store import read_records
 from align_cli.errors import RunError
+from align_cli.models.load import load_recipe_policy
 from align_cli.recipe import Recipe, dump
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import ROUNDS
@@ -34,7 +35,6 @@ from align_cli.stages.base import (
     RecordType,
     Stage,
 )
-from align_cli.stages.sft import load_recipe_policy
 from align_cli.training.checkpoints import STATE_NAME, TrainingState, read_training_state
 
 

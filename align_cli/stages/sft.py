@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import DataError
-from align_cli.models.load import Policy, load_policy
+from align_cli.models.load import Policy, load_policy, load_recipe_policy
 from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
 from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
@@ -127,17 +127,6 @@ def _untrained_policy(recipe: Recipe, rows: Rows, folder: Path) -> Policy:
         playground_model.make_policy(folder, seed, recipe.playground.architecture)
         return load_policy(folder, dtype=settings.dtype)
     return load_recipe_policy(recipe)
-
-
-def load_recipe_policy(recipe: Recipe, checkpoint: Path | None = None) -> Policy:
-    """The model that `policy.model_name_or_path` names, as it is; or a checkpoint of it."""
-    settings = recipe.policy
-    return load_policy(
-        checkpoint or settings.model_name_or_path or "",
-        dtype=settings.dtype,
-        revision=None if checkpoint else settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-    )
 
 
 def _texts(rows: Rows) -> Iterable[str]:

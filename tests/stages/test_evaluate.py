@@ -17,6 +17,7 @@ from align_cli.playground import hidden_reward, world
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.recipe.sections.labelers import FunctionLabelerSection
+from align_cli.run.folder.work import WorkInProgress
 from align_cli.stages.base import NoProgress, NoWork
 from align_cli.stages.evaluate import evaluate_policy, evaluation_draws
 from align_cli.stages.generate import generate_completions, sampling_settings
@@ -251,3 +252,36 @@ def test_progress_counts_every_response_and_pair(
     starts = [total for total in told if total > 0]
     assert starts == [len(warm_samples), len(warm_samples) + len(pairs)], "scores, then log-probabilities"
     assert sum(told) == 0
+
+
+def test_kl_and_margins_that_a_killed_process_has_kept_are_not_computed_again(
+    recipe: Recipe,
+    warm_policy: Policy,
+    tiny_policy: Policy,
+    warm_samples: list[Completion],
+    pairs: list[Preference],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = evaluate(recipe, warm_policy, tiny_policy, warm_samples, pairs=pairs)
+    forward, calls, dies_at = warm_policy.model.forward, 0, -1
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == dies_at:
+            raise KeyboardInterrupt
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(warm_policy.model, "forward", counting)
+    num_batches = math.ceil(len(warm_samples) / 7), math.ceil(len(pairs) / 7)
+    done = 0
+    for nth in (2, num_batches[0] - 1 + 2):  # in the second batch of KL, then in the second of the margins
+        dies_at, calls = nth, 0
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(recipe, warm_policy, tiny_policy, warm_samples, pairs=pairs, work=WorkInProgress(tmp_path, {}))
+        done += calls - 1
+    dies_at, calls = -1, 0
+    found = evaluate(recipe, warm_policy, tiny_policy, warm_samples, pairs=pairs, work=WorkInProgress(tmp_path, {}))
+    assert found == whole
+    assert done + calls == sum(num_batches)

@@ -1,1 +1,1 @@
-"""What the rules of the sections are written with: a view of a recipe that may be faulty, and looks at the disk."""
+"""What sections and their rules are written with: what a section is, a view of a faulty recipe, looks at the disk."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from align_cli.recipe.sections.base import section_models
+from align_cli.recipe.checking.section import section_models
 from align_cli.recipe.written.tree import KeyPath
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from align_cli.recipe.sections.base import Section
+from align_cli.recipe.checking.section import Section
 
 
 class CheckpointsSection(Section):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from align_cli.recipe.checking.files import empty_texts, missing_data
+from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.base import Section
 from align_cli.recipe.sections.sources import SOURCES
 
 if TYPE_CHECKING:

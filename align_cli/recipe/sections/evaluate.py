@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.base import Section
 from align_cli.recipe.sections.labelers import kind_without_scores, unknown_labeler
 from align_cli.recipe.written.tree import shown
 

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from align_cli.recipe.checking.section import OneOf, Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.base import OneOf, Section, Usual
 from align_cli.recipe.sections.sources import SOURCES
 
 ENGINES: dict[str, str] = {"transformers": "align_cli.engines.in_process:TransformersEngine"}

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.base import Section
 
 GuardAction = Literal["stop", "rollback", "warn"]
 _ACTION = "what to do: stop the run, roll back to the best round's policy, or warn"

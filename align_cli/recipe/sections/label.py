@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from align_cli.recipe.checking.section import Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.base import Section, Usual
 from align_cli.recipe.sections.sources import SOURCES
 
 if TYPE_CHECKING:

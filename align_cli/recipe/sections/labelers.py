@@ -16,8 +16,8 @@ from pydantic_core import PydanticKnownError
 
 from align_cli.errors import nearest
 from align_cli.recipe.checking.files import exists, near_file
+from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
-from align_cli.recipe.sections.base import Section
 from align_cli.recipe.written.tree import KeyPath, escaped, shown
 
 

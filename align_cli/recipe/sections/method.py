@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from align_cli.recipe.checking.section import Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.base import Section, Usual
 from align_cli.recipe.sections.kl import KlSection
 from align_cli.recipe.sections.losses import (
     BILEVEL_LOSSES,

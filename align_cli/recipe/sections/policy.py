@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from align_cli.recipe.checking.files import PATH_STARTS, empty_texts, missing_data, missing_file
+from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.base import Section
 
 if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from align_cli.recipe.checking.section import Section, section_models
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.base import Section, section_models
 from align_cli.recipe.sections.labelers import kind_without_scores, labelers_defined, unknown_labeler
 from align_cli.recipe.written.tree import shown
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from align_cli.recipe.sections.base import Section, Usual
+from align_cli.recipe.checking.section import Section, Usual
 
 if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe

@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from align_cli.recipe.checking.files import empty_texts, missing_file
+from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View
-from align_cli.recipe.sections.base import Section
 
 _SENTENCES = ("reviews.liked", "reviews.disliked")
 
