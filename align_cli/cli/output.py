@@ -267,8 +267,12 @@ class PlainReporter(RunReporter):
         self.output.note(f"round {evaluation.round}: {figures}")
 
 
+ROOM_FOR_MORE = 8
+"""Lines of a terminal that a live table leaves to its heading, the progress bar and notes."""
+
+
 class LiveReporter(RunReporter):
-    """A live table of rounds above a progress bar with throughput and remaining time."""
+    """A live table of the latest rounds above a progress bar with throughput and remaining time."""
 
     def __init__(self, console: Console, bars: ProgressBars) -> None:
         self.console = console
@@ -313,7 +317,8 @@ class LiveReporter(RunReporter):
 
         from align_cli.report.tables import rounds_table
 
-        tables = [_rich_table(rounds_table(self.evaluations))] if self.evaluations else []
+        latest = self.evaluations[-max(self.console.height - ROOM_FOR_MORE, 1) :]
+        tables = [_rich_table(rounds_table(latest))] if latest else []
         return Group(*tables, self.bars)
 
 

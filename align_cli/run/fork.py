@@ -14,7 +14,9 @@ from align_cli.errors import RunError
 from align_cli.recipe import Recipe, differences, resolved
 from align_cli.run.fingerprints import Fingerprints, lies_below
 from align_cli.run.folder import RunFolder
+from align_cli.run.folder.layout import MANIFEST
 from align_cli.run.folder.lineage import Origin
+from align_cli.run.folder.manifest import write_manifest
 from align_cli.run.plan import plan_steps
 from align_cli.stages.base import CHECKPOINT, Artifact
 
@@ -168,4 +170,4 @@ def _take_over(source: RunFolder, folder: RunFolder, number: int) -> None:
             for name in record["outputs"]:
                 if name not in record.get("dropped", []):
                     copy_tree(source.manifests.verified(Artifact(number, name)), temporary / name)
-        folder.manifests.take_over(temporary, manifest)
+        write_manifest(temporary / MANIFEST, manifest)

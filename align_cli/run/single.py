@@ -12,7 +12,6 @@ from typing import Any
 
 from align_cli import stages
 from align_cli.artifacts.records import Completion, Preference, Record
-from align_cli.artifacts.store import read_records
 from align_cli.errors import RunError
 from align_cli.models.load import load_recipe_policy
 from align_cli.recipe import Recipe, dump
@@ -21,6 +20,7 @@ from align_cli.run.folder.layout import ROUNDS
 from align_cli.run.fork import interrupted_fork
 from align_cli.run.loaded import Loaded
 from align_cli.run.opening import Reporter
+from align_cli.run.pipes import GivenPolicies, Pipes
 from align_cli.run.plan import Step, plan_steps
 from align_cli.run.results import Results
 from align_cli.run.standing import remaining_steps
@@ -32,7 +32,6 @@ from align_cli.stages.base import (
     Artifact,
     Context,
     NoWork,
-    RecordType,
     Stage,
 )
 from align_cli.training.checkpoints import STATE_NAME, TrainingState, read_training_state
@@ -141,7 +140,7 @@ class _Once:
         self.state = TrainingState(round=0, global_step=0, parent=None)
         self._recipe, self._stage, self._path, self._reporter = recipe, stages.stage_named(stage), policy_path, reporter
         self._results = Results(recipe, RunFolder(recipe.output_dir))
-        self._policies = _GivenPolicies(self._results)
+        self._policies = GivenPolicies(self._results)
         self._loaded = Loaded(recipe, self._policies, reporter.note)
         self._stage.check(recipe, self._loaded)
         if self._stage.needs(recipe):
@@ -164,89 +163,11 @@ class _Once:
         if self._stage.needs(self._recipe):
             place = self._path or self._results.checkpoint(0)
             self._loaded.take(load_recipe_policy(self._recipe, place), self.state, policy_round)
-        pipes = _Pipes(self._results, given or {}, output)
+        pipes = Pipes(self._results, given or {}, output)
         with self._reporter.stage(round_number, self._stage.name) as progress:
             surroundings = (pipes, self._loaded, NoWork(), progress, self._reporter.note)
             done = self._stage.carry_out(Context(self._recipe, round_number, *surroundings))
         return Made(round_number, pipes.written, done.figures)
-
-
-@dataclass
-class _GivenPolicies:
-    """The policies of a run's folder, but for those that are given by their paths."""
-
-    results: Results
-    given: dict[int, Path] = field(default_factory=dict)
-    _micro_batches: dict[int, int] = field(default_factory=dict)
-
-    def base(self, round_number: int) -> int:
-        return round_number if round_number in self.given else self.results.base(round_number)
-
-    def checkpoint(self, round_number: int) -> Path | None:
-        if round_number in self.given:
-            return self.given[round_number]
-        if round_number and not self.results.holds(Artifact(round_number, CHECKPOINT)):
-            raise RunError(
-                f"the previous policy, of round {round_number}, is not in the run's folder",
-                where=str(self.results.recipe.output_dir),
-                hint="evaluate against the initial policy alone: evaluate.against=[initial]",
-            )
-        return self.results.checkpoint(round_number)
-
-    def is_kept(self, round_number: int) -> bool:
-        return True  # `checkpoint` says what is not there
-
-    def best_round(self) -> int | None:
-        return None
-
-    def has_same_optimizer(self, round_number: int) -> bool:
-        return True
-
-    def micro_batches(self) -> dict[int, int]:
-        return self._micro_batches
-
-    def remember_micro_batch(self, round_number: int, micro_batch: int) -> None:
-        self._micro_batches[round_number] = micro_batch
-
-
-@dataclass
-class _Pipes:
-    """The artifacts of a single stage.
-
-    Args:
-        results: of the run's folder, for what was made there.
-        given: records that the stage reads, by artifact.
-        output: the folder that it writes, if it writes one.
-    """
-
-    results: Results
-    given: Mapping[Artifact, Sequence[Record]]
-    output: Path
-    written: dict[str, Any] = field(default_factory=dict)
-
-    def holds(self, artifact: Artifact) -> bool:
-        return artifact in self.given
-
-    def base(self, round_number: int) -> int:
-        return self.results.base(round_number)
-
-    def read(self, artifact: Artifact, kind: type[RecordType]) -> list[RecordType] | None:
-        if artifact in self.given:
-            return [record for record in self.given[artifact] if isinstance(record, kind)]
-        path = self.results.still_true(artifact)
-        return None if path is None else read_records(path, kind)
-
-    def write(self, name: str, rows: Sequence[Record] | Sequence[dict[str, float]]) -> None:
-        self.written[name] = list(rows)
-
-    def write_document(self, name: str, record: Record) -> None:
-        self.written[name] = record
-
-    def is_same(self, name: str, rows: Sequence[dict[str, float]]) -> bool:
-        return False
-
-    def place(self, name: str) -> Path:
-        return self.output
 
 
 def _make_initial_policy(results: Results, reporter: Reporter) -> None:

@@ -102,6 +102,12 @@ VARIANTS: dict[str, Tree] = {
     "a loss of TRL's": {
         "method": {"loss_type": "exo_pair", "label_smoothing": 0.01, "sources": {"dpr": {"gradient": 0.0}}},
     },
+    "a checkpoint every third round": {"rounds": 4, "checkpoints": {"every_rounds": 3}},
+    "a checkpoint every other round, previous reference, keep 1": {
+        "rounds": 3,
+        "policy": {"reference": "previous"},
+        "checkpoints": {"every_rounds": 2, "keep": 1},
+    },
     "rolled back every round": {
         "policy": {"reference": "previous"},
         "guards": {"kl": {"above": 1.0e-9, "action": "rollback"}},

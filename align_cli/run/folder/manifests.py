@@ -7,7 +7,6 @@ A stage's results are written first; then the round's manifest takes them in. Wh
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,19 +14,13 @@ from typing import Any
 
 from align_cli.artifacts.checksums import STRANGERS, checksum, folder_checksum, member_checksums
 from align_cli.artifacts.files import remove
-from align_cli.artifacts.json_text import to_json
-from align_cli.artifacts.records import SCHEMA_VERSION
-from align_cli.artifacts.store import read_json, write_json
 from align_cli.errors import DataError, RunError
 from align_cli.run.folder.layout import MANIFEST, Layout
+from align_cli.run.folder.manifest import Manifest, empty_manifest, read_manifest, write_manifest
 from align_cli.run.plan import Step
 from align_cli.stages.base import CHECKPOINT, Artifact, Done
 
-MANIFEST_KEYS = {"round", "schema_version", "stages"}
 KEEP_MORE = "take a round that is kept, or run again with a higher checkpoints.keep"
-
-Manifest = dict[str, Any]
-"""`{"round", "schema_version", "stages": {stage: {"inputs", "outputs", ...}}}`; on disk with a checksum of its own."""
 
 
 class Manifests:
@@ -115,14 +108,10 @@ class Manifests:
 
     def write(self, round_number: int, manifest: Manifest) -> None:
         """Write a round's manifest."""
-        self._write_to(self.place(Artifact(round_number, MANIFEST)), manifest)
+        write_manifest(self.place(Artifact(round_number, MANIFEST)), manifest)
         self._read[round_number] = manifest
         if round_number not in self.rounds():
             self._on_disk = sorted([*self.rounds(), round_number])
-
-    def take_over(self, folder: Path, manifest: Manifest) -> None:
-        """Write a manifest into a folder that becomes a round's."""
-        self._write_to(folder / MANIFEST, manifest)
 
     def base(self, round_number: int) -> int:
         """The round whose policy the next one starts from: this one, unless a guard rolled it back."""
@@ -249,53 +238,14 @@ class Manifests:
                 raise RunError("the file is missing", where=str(folder / member), hint=self._layout.damage_remedy())
 
     def _read_from_disk(self, round_number: int) -> Manifest:
-        path = self.place(Artifact(round_number, MANIFEST))
-        if not path.is_file():
-            if self._was_finished(round_number):
-                raise DataError(
-                    "the manifest is missing, though a later round has one",
-                    where=str(path),
-                    hint=self._layout.damage_remedy(),
-                )
-            return {"round": round_number, "schema_version": SCHEMA_VERSION, "stages": {}}
-        try:
-            manifest = read_json(path)
-        except DataError as error:
-            raise DataError(error.faults[0].what, where=str(path), hint=self._layout.damage_remedy()) from None
-        recorded = manifest.pop("checksum", None) if isinstance(manifest, dict) else None
-        if not _is_manifest(manifest):
-            raise DataError("this is no manifest of a round", where=str(path), hint=self._layout.damage_remedy())
-        if manifest["round"] != round_number or recorded != _self_checksum(manifest):
-            raise DataError(
-                "the manifest is not what was written: its own checksum "
-                + ("is missing" if recorded is None else "differs"),
-                where=str(path),
-                hint=self._layout.damage_remedy(),
-            )
-        return dict(manifest)
+        path, remedy = self.place(Artifact(round_number, MANIFEST)), self._layout.damage_remedy()
+        if path.is_file():
+            return read_manifest(path, round_number, remedy)
+        if self._was_finished(round_number):
+            raise DataError("the manifest is missing, though a later round has one", where=str(path), hint=remedy)
+        return empty_manifest(round_number)
 
     def _was_finished(self, round_number: int) -> bool:
         """Whether a round without a manifest must have had one; round 0 may have had nothing to do."""
         is_earlier = bool(self.rounds()) and round_number < self.rounds()[-1]
         return is_earlier and (round_number > 0 or self._layout.artifact(0, CHECKPOINT).exists())
-
-    def _write_to(self, path: Path, manifest: Manifest) -> None:
-        write_json(path, {**manifest, "checksum": _self_checksum(manifest)})
-
-
-def _is_manifest(value: Any) -> bool:
-    stages = value.get("stages") if isinstance(value, dict) else None
-    if not isinstance(stages, dict) or not isinstance(value.get("round"), int) or set(value) - MANIFEST_KEYS:
-        return False
-    parts = {"schema_version": int, "recipe": dict, "files": dict, "upstream": dict}
-    return all(
-        isinstance(stage, dict)
-        and isinstance(stage.get("outputs"), dict)
-        and isinstance(stage.get("inputs"), dict)
-        and all(isinstance(stage["inputs"].get(name), kind) for name, kind in parts.items())
-        for stage in stages.values()
-    )
-
-
-def _self_checksum(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(to_json(dict(manifest)).encode()).hexdigest()
