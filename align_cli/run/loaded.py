@@ -170,11 +170,18 @@ class Loaded:
             gc.unfreeze()
             gc.collect()
             gc.freeze()
-        known = [number for number in self._policies.micro_batches() if number <= round_number]
-        wanted = self._policies.micro_batches()[max(known)] if known else self.recipe.train.per_device_train_batch_size
+        wanted = self._micro_batch(round_number)
         if self._trainer.args.per_device_train_batch_size != wanted:
             self._trainer.cut_into(wanted)
         return self._trainer
+
+    def _micro_batch(self, round_number: int) -> int:
+        """Pairs in a forward pass of a round: the recipe's, unless the memory has not held so many before."""
+        wanted = self.recipe.train.per_device_train_batch_size
+        for number, size in sorted(self._policies.micro_batches().items()):
+            if number <= round_number and self.recipe.global_batch_size % size == 0:
+                wanted = size
+        return wanted
 
     def halved(self, round_number: int, micro_batch: int) -> None:
         """From this round on a forward pass holds so many pairs, also in the processes that come after this one."""
@@ -192,7 +199,8 @@ class Loaded:
     def optimizer_state(self, round_number: int) -> dict[str, Any] | None:
         """What the optimizer begins a round with; None where the one in memory, or a new one, is right."""
         base = self._policies.base(round_number - 1)
-        if base == 0 or self._optimizer_round == round_number - 1:
+        is_right = self._optimizer_round == round_number - 1 or self.recipe.train.reset_optimizer_each_round
+        if base == 0 or is_right:
             return None
         checkpoint = self._policies.checkpoint(base)
         state = read_training_state(checkpoint) if checkpoint else None

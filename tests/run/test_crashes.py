@@ -174,6 +174,8 @@ def test_a_run_killed_within_every_stage_ends_in_the_same_bytes_and_does_little_
     finish(folder)
     assert differing_files(folder, whole) == []
     more = work_done(folder) - work_done(whole)
+    if "every_rounds" in VARIANTS[variant].get("checkpoints", {}):  # whole rounds are trained again, by design
+        more = Counter({line: number for line, number in more.items() if not line.endswith(": step")})
     at_most = Counter(stop.within for stop in WITHIN_STAGES)
     assert all(number <= at_most[line.partition(":")[0]] for line, number in more.items()), more
 
