@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from in_process_runs import Notes
@@ -16,24 +18,36 @@ from align_cli.run import loop
 from align_cli.run.folder import RunFolder
 
 
-def test_a_run_that_another_process_finishes_meanwhile_is_said_to_be_finished(
-    make_folder: MakeFolder, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It looked at the manifests, checked its inputs, and got the lock when nothing was left to do."""
-    folder = make_folder(tmp_path)
-    monkeypatch.chdir(folder)
-    check_inputs = loop.check_inputs
-    notes = Notes()
+@pytest.fixture
+def folder(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a recipe in it."""
+    monkeypatch.chdir(make_folder(tmp_path))
+    return tmp_path
 
-    def slow(*arguments: object) -> None:
-        check_inputs(*arguments)  # type: ignore[arg-type]
+
+def run_while(other: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[int]]:
+    """Run the recipe; before it gets the lock, another process has it. What is said, and the rounds evaluated."""
+    check_inputs, notes = loop.check_inputs, Notes()
+
+    def meanwhile(*arguments: Any) -> None:
+        check_inputs(*arguments)
         monkeypatch.setattr(loop, "check_inputs", check_inputs)
-        loop.align_rounds(load_recipe("recipe.yaml"), Notes())  # the other process, from its first step to its last
+        other()
 
-    monkeypatch.setattr(loop, "check_inputs", slow)
+    monkeypatch.setattr(loop, "check_inputs", meanwhile)
     evaluations = loop.align_rounds(load_recipe("recipe.yaml"), notes)
-    assert notes.lines == ["run is finished: 2 rounds; raise rounds= to go on"]
-    assert [evaluation.round for evaluation in evaluations] == [0, 1, 2]
+    return notes.lines, [evaluation.round for evaluation in evaluations]
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_said_to_be_finished(
+    folder: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other() -> None:
+        loop.align_rounds(load_recipe("recipe.yaml"), Notes())
+
+    said, rounds = run_while(other, monkeypatch)
+    assert said == ["run is finished: 2 rounds; raise rounds= to go on"]
+    assert rounds == [0, 1, 2]
     assert_same_runs(folder, finished)
 
 
@@ -46,22 +60,14 @@ class EndsAfterRoundOne(Notes):
 
 
 def test_what_another_process_has_done_meanwhile_is_not_done_again(
-    make_folder: MakeFolder, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = make_folder(tmp_path)
-    monkeypatch.chdir(folder)
-    check_inputs = loop.check_inputs
-    notes = Notes()
-
-    def slow(*arguments: object) -> None:
-        check_inputs(*arguments)  # type: ignore[arg-type]
-        monkeypatch.setattr(loop, "check_inputs", check_inputs)
+    def other() -> None:
         with pytest.raises(KeyboardInterrupt):
             loop.align_rounds(load_recipe("recipe.yaml"), EndsAfterRoundOne())
 
-    monkeypatch.setattr(loop, "check_inputs", slow)
-    loop.align_rounds(load_recipe("recipe.yaml"), notes)
-    assert notes.lines[0] == "run: going on after round 1 evaluate, with round 2 generate"
+    said, _ = run_while(other, monkeypatch)
+    assert said[0] == "run: going on after round 1 evaluate, with round 2 generate"
     assert_same_runs(folder, finished)
 
 
