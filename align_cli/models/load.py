@@ -14,7 +14,6 @@ from align_cli.errors import AlignError, nearest
 from align_cli.recipe import Recipe
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS_PATTERN = "*model*.safetensors"
@@ -148,19 +147,6 @@ def weights_version(folder: Path) -> str:
 
     parts = [f"{file.name} {checksum(file)}" for file in sorted(folder.glob(WEIGHTS_PATTERN))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def weights_version_in_memory(model: torch.nn.Module) -> str:
-    """Sixteen hexadecimal digits that stand for weights that no folder holds: other ones than the folder's would be."""
-    import hashlib
-
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _version(place: str, revision: str | None) -> str:

@@ -1,6 +1,6 @@
 """Training gone wrong: what a round's figures say, with likely causes, and what the recipe wants done about it.
 
-Pure: figures in, findings out. `steps` gathers the figures when a round is over, and acts.
+Pure: figures in, findings out. `results` gathers the figures when a round is over, `step` acts.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ round's policy comes from is the caller's word: a run's folder, or the paths of 
 
 from __future__ import annotations
 
-import copy
 import gc
 import os
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from align_cli.errors import RunError
 from align_cli.labelers import Scorer, build_scorer
 from align_cli.models.load import Policy, load_recipe_policy
 from align_cli.recipe import Recipe
+from align_cli.run.folder.begun import MicroBatch
 from align_cli.stages.inputs import Inputs
 from align_cli.training.checkpoints import (
     OPTIMIZER_NAME,
@@ -60,11 +60,11 @@ class Policies(Protocol):
         """Whether a round, which may be another run's, was trained with the optimizer that the recipe names."""
         ...
 
-    def micro_batches(self) -> dict[int, int]:
+    def micro_batches(self) -> dict[int, MicroBatch]:
         """Pairs a forward pass from a round on, by round, where the memory did not hold the recipe's."""
         ...
 
-    def remember_micro_batch(self, round_number: int, micro_batch: int) -> None:
+    def remember_micro_batch(self, round_number: int, micro_batch: MicroBatch) -> None:
         """Keep that for the processes that come after this one."""
         ...
 
@@ -131,7 +131,7 @@ class Loaded:
         Rounds since that checkpoint are trained again.
         """
         if self._policy is None:
-            self._load(max(number for number in range(round_number + 1) if self._policies.is_kept(number)))
+            self._load(self._newest_kept(round_number))
         while self._policy_round < round_number:
             self._go_on_to(self._policy_round + 1)
         if self._policy is None or self._policy_round != round_number:
@@ -143,17 +143,23 @@ class Loaded:
         return load_recipe_policy(self.recipe, self._policies.checkpoint(self._policies.base(round_number)))
 
     def reference_for(self, round_number: int) -> Policy:
-        """The reference of a round's training and evaluation: always the same object, since the trainer holds it."""
+        """The reference of a round's training and evaluation: always the same object, since the trainer holds it.
+
+        Ask for the policy first: rounds that are trained again on the way to it move the reference.
+        """
         wanted = max(round_number - 1, 0) if self.recipe.policy.reference == "previous" else 0
-        if self._reference is None and self._policies.is_kept(self._policies.base(wanted)):
-            self._reference = self.another_policy(wanted)
-        elif self._reference is None or self._reference_round != wanted:
-            policy = self.policy_after(wanted)
-            if self._reference is None:
-                self._reference = copy.deepcopy(policy)
+        is_kept, stood = self._policies.is_kept(self._policies.base(wanted)), self._policy_round
+        if self._reference is None and is_kept:
+            self._reference, self._reference_round = self.another_policy(wanted), wanted
+        if self._reference is None or self._reference_round != wanted:
+            if stood > wanted and not is_kept:
+                self._load(self._newest_kept(wanted))
+            policy = self.another_policy(wanted) if stood != wanted and is_kept else self.policy_after(wanted)
+            assert self._reference is not None  # training a round again has loaded one
             self._reference.model.load_state_dict(policy.model.state_dict())
-            self._reference.version = policy.version
-        self._reference_round = wanted
+            self._reference.version, self._reference_round = policy.version, wanted
+            if stood > wanted and not is_kept:
+                self.policy_after(stood)
         return self._reference
 
     def trainer(self, round_number: int) -> PreferenceTrainer:
@@ -177,15 +183,16 @@ class Loaded:
 
     def _micro_batch(self, round_number: int) -> int:
         """Pairs in a forward pass of a round: the recipe's, unless the memory has not held so many before."""
-        wanted = self.recipe.train.per_device_train_batch_size
-        for number, size in sorted(self._policies.micro_batches().items()):
-            if number <= round_number and self.recipe.global_batch_size % size == 0:
-                wanted = size
-        return wanted
+        wanted = found = self.recipe.train.per_device_train_batch_size
+        for number, (recipes, held) in sorted(self._policies.micro_batches().items()):
+            if number <= round_number and recipes == wanted:
+                found = held
+        return found
 
     def halved(self, round_number: int, micro_batch: int) -> None:
         """From this round on a forward pass holds so many pairs, also in the processes that come after this one."""
-        self._policies.remember_micro_batch(round_number, micro_batch)
+        recipes = self.recipe.train.per_device_train_batch_size
+        self._policies.remember_micro_batch(round_number, MicroBatch(recipes, micro_batch))
 
     def go_on_within(self, round_number: int, checkpoint: Path) -> bool:
         """Take policy and state from a checkpoint within a round's training; False if it holds no such state."""
@@ -218,9 +225,10 @@ class Loaded:
         return None
 
     def begin_again(self, round_number: int) -> None:
-        """Put policy and state back to where the round's training began."""
-        self._load(max(number for number in range(round_number) if self._policies.is_kept(number)))
+        """Put policy, reference and state back to where the round's training began."""
+        self._load(self._newest_kept(round_number - 1))
         self.policy_after(round_number - 1)
+        self.reference_for(round_number)
 
     def trained(self, round_number: int, state: TrainingState) -> None:
         """The policy in memory is now the one after this round, and its training stands there."""
@@ -248,6 +256,10 @@ class Loaded:
         """
         self._put_in(self.another_policy(round_number))
         self._policy_round, self.state = round_number, self._state_after(round_number)
+
+    def _newest_kept(self, round_number: int) -> int:
+        """The last round up to this one whose policy has a checkpoint."""
+        return max(number for number in range(round_number + 1) if self._policies.is_kept(number))
 
     def _go_on_to(self, round_number: int) -> None:
         """The policy of a finished round, from that of the round before."""

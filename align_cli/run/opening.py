@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 from align_cli import stages
 from align_cli.artifacts.records import Evaluation
+from align_cli.errors import AlignError
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
@@ -16,7 +17,7 @@ from align_cli.run.loaded import Loaded
 from align_cli.run.plan import Step
 from align_cli.run.results import Results
 from align_cli.run.tidy import let_go, superfluous
-from align_cli.stages.base import Progress
+from align_cli.stages.base import CHECKPOINT, Artifact, Progress
 
 
 class Reporter(Protocol):
@@ -84,10 +85,15 @@ def already_finished(folder: RunFolder, recipe: Recipe, plan: Sequence[Step], re
     results = Results(recipe, folder)
     found = results.evaluations()  # what is damaged is told before anything is said to be finished
     if not folder.lock.is_held and (folder.has_work or superfluous(results, folder, plan[-1])):
-        with folder.locked():
+        with suppress(AlignError), folder.locked():  # another process may be about it, or nobody can write here
             tidy_up(folder, results, plan[-1], None)
     rounds = "1 round" if recipe.rounds == 1 else f"{recipe.rounds} rounds"
     reporter.note(f"{folder.path} is finished: {rounds}; raise rounds= to go on")
+    if not results.is_kept(recipe.rounds) and not results.holds(Artifact(recipe.rounds, CHECKPOINT)):
+        reporter.note(
+            f"note: round {recipe.rounds} left no checkpoint (checkpoints.every_rounds): it was not the last when it "
+            "was trained"
+        )
     for evaluation in found:
         reporter.evaluated(evaluation)
     return found

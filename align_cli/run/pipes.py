@@ -10,6 +10,7 @@ from typing import Any
 from align_cli.artifacts.records import Record
 from align_cli.artifacts.store import read_records
 from align_cli.errors import RunError
+from align_cli.run.folder.begun import MicroBatch
 from align_cli.run.results import Results
 from align_cli.stages.base import CHECKPOINT, Artifact, RecordType
 
@@ -20,7 +21,7 @@ class GivenPolicies:
 
     results: Results
     given: dict[int, Path] = field(default_factory=dict)
-    _micro_batches: dict[int, int] = field(default_factory=dict)
+    _micro_batches: dict[int, MicroBatch] = field(default_factory=dict)
 
     def base(self, round_number: int) -> int:
         return round_number if round_number in self.given else self.results.base(round_number)
@@ -30,9 +31,10 @@ class GivenPolicies:
             return self.given[round_number]
         if round_number and not self.results.holds(Artifact(round_number, CHECKPOINT)):
             raise RunError(
-                f"the previous policy, of round {round_number}, is not in the run's folder",
+                f"the policy of round {round_number}, a reference or an opponent here, has no checkpoint in the run",
                 where=str(self.results.recipe.output_dir),
-                hint="evaluate against the initial policy alone: evaluate.against=[initial]",
+                hint="take a policy whose round before has one; an opponent can be left out with "
+                "evaluate.against=[initial]",
             )
         return self.results.checkpoint(round_number)
 
@@ -45,10 +47,10 @@ class GivenPolicies:
     def has_same_optimizer(self, round_number: int) -> bool:
         return True
 
-    def micro_batches(self) -> dict[int, int]:
+    def micro_batches(self) -> dict[int, MicroBatch]:
         return self._micro_batches
 
-    def remember_micro_batch(self, round_number: int, micro_batch: int) -> None:
+    def remember_micro_batch(self, round_number: int, micro_batch: MicroBatch) -> None:
         self._micro_batches[round_number] = micro_batch
 
 
@@ -87,6 +89,10 @@ class Pipes:
 
     def is_same(self, name: str, rows: Sequence[dict[str, float]]) -> bool:
         return False
+
+    @property
+    def keeps_policy(self) -> bool:
+        return True
 
     def place(self, name: str) -> Path:
         return self.output

@@ -13,6 +13,7 @@ from align_cli.artifacts.store import read_record, read_records
 from align_cli.recipe import Recipe
 from align_cli.run.fingerprints import Fingerprints, changes
 from align_cli.run.folder import RunFolder
+from align_cli.run.folder.begun import MicroBatch
 from align_cli.run.guards import RoundFigures
 from align_cli.run.plan import Step
 from align_cli.stages.base import CHECKPOINT, EVALUATION, PREFERENCES, TRAINING, Artifact
@@ -89,11 +90,11 @@ class Results:
                 before = record["inputs"]["recipe"].get("train", {})
         return optimizer_name(before) == optimizer_name(self.recipe.train.training_arguments)
 
-    def micro_batches(self) -> dict[int, int]:
+    def micro_batches(self) -> dict[int, MicroBatch]:
         """Pairs a forward pass from a round on, by round, where the memory did not hold the recipe's."""
         return self.folder.begun.micro_batches()
 
-    def remember_micro_batch(self, round_number: int, micro_batch: int) -> None:
+    def remember_micro_batch(self, round_number: int, micro_batch: MicroBatch) -> None:
         """Keep that for the processes that come after this one."""
         self.folder.begun.remember_micro_batch(round_number, micro_batch)
 

@@ -32,11 +32,13 @@ class StepArtifacts:
 
     Args:
         folder: the folder.
+        recipe: says which rounds end with a checkpoint.
         round_number: the step's round.
     """
 
-    def __init__(self, folder: RunFolder, round_number: int) -> None:
+    def __init__(self, folder: RunFolder, recipe: Recipe, round_number: int) -> None:
         self._manifests = folder.manifests
+        self._recipe = recipe
         self._round = round_number
         self.written: list[str] = []
 
@@ -65,6 +67,11 @@ class StepArtifacts:
         """Whether the JSON Lines of the step's round are these."""
         text = "".join(to_json(row) + "\n" for row in rows)
         return self._manifests.verified(Artifact(self._round, name)).read_text(encoding="utf-8") == text
+
+    @property
+    def keeps_policy(self) -> bool:
+        """Whether the step's round ends with a checkpoint: every so many rounds, and at the run's end."""
+        return self._round % self._recipe.checkpoints.every_rounds == 0 or self._round == self._recipe.rounds
 
     def place(self, name: str) -> Path:
         """Where something of the step's round goes."""
@@ -102,7 +109,7 @@ class StepRunner:
         """
         folder, stage = self.folder, stages.stage_named(step.stage)
         inputs = self._fingerprints.of(step)
-        work, artifacts = folder.work(step, inputs), StepArtifacts(folder, step.round)
+        work, artifacts = folder.work(step, inputs), StepArtifacts(folder, self.recipe, step.round)
         folder.ledger.log("start", round=step.round, stage=step.stage)
         begin, self._progress = monotonic(), progress
         context = Context(self.recipe, step.round, artifacts, self.loaded, work, progress, self.loaded.note)
@@ -127,7 +134,7 @@ class StepRunner:
 
     def replay(self, round_number: int) -> None:
         """Make again what a finished round left in memory alone, within the step that needs it."""
-        artifacts = StepArtifacts(self.folder, round_number)
+        artifacts = StepArtifacts(self.folder, self.recipe, round_number)
         surroundings = (artifacts, self.loaded, NoWork(), self._progress, self.loaded.note)
         for name in self.folder.manifests.of_round(round_number)["stages"]:
             stages.stage_named(name).replay(Context(self.recipe, round_number, *surroundings))

@@ -47,7 +47,10 @@ def superfluous(results: Results, folder: RunFolder, step: Step) -> list[Superfl
     if not kept:
         return []
     is_over = is_last_of_round(recipe, step)
-    starts = {manifests.base(number) for number in (step.round, kept[-1])}
+    # Where a killed process would begin again, and what the rounds since began with. Before its evaluation, a round's
+    # reference may have to be trained again too.
+    begins = kept[-1] if is_over or len(kept) == 1 else kept[-2]
+    starts = {manifests.base(number) for number in range(begins, step.round + 1)}
     unneeded: set[int] = set()
     if recipe.checkpoints.keep is not None:
         # With the previous policy as reference, a round's evaluation needs the checkpoint before too.
@@ -56,9 +59,7 @@ def superfluous(results: Results, folder: RunFolder, step: Step) -> list[Superfl
         unneeded = set(counted[: -recipe.checkpoints.keep]) - {results.best_round(), *starts}
     found = [Superfluous(Artifact(number, CHECKPOINT)) for number in sorted(unneeded)]
     if recipe.checkpoints.optimizer == "newest":
-        needed = {kept[-1], *starts, results.best_round() if _may_roll_back(recipe) else None}
-        if not is_over and len(kept) > 1:  # from there the reference may have to be trained again
-            needed |= {kept[-2], manifests.base(kept[-2])}
+        needed = {begins, kept[-1], *starts, results.best_round() if _may_roll_back(recipe) else None}
         checkpoints = (Artifact(number, CHECKPOINT) for number in kept if number not in needed | unneeded)
         found += [Superfluous(one, OPTIMIZER_NAME) for one in checkpoints if manifests.has_member(one, OPTIMIZER_NAME)]
     return found

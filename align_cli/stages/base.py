@@ -155,6 +155,11 @@ class Artifacts(History, Protocol):
         """Where a folder of the step's round goes."""
         ...
 
+    @property
+    def keeps_policy(self) -> bool:
+        """Whether the step's round ends with a checkpoint."""
+        ...
+
 
 class Loaded(Protocol):
     """What is in memory: each thing loaded once, when it is first needed, and kept from step to step."""
@@ -185,7 +190,10 @@ class Loaded(Protocol):
         ...
 
     def reference_for(self, round_number: int) -> Policy:
-        """The reference of a round's training and evaluation: always the same object, since the trainer holds it."""
+        """The reference of a round's training and evaluation: always the same object, since the trainer holds it.
+
+        To be asked for after the policy.
+        """
         ...
 
     def trainer(self, round_number: int) -> PreferenceTrainer:
@@ -201,7 +209,7 @@ class Loaded(Protocol):
         ...
 
     def begin_again(self, round_number: int) -> None:
-        """Put policy and state back to where the round's training began."""
+        """Put policy, reference and state back to where the round's training began."""
         ...
 
     def trained(self, round_number: int, state: TrainingState) -> None:

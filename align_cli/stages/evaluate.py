@@ -77,8 +77,8 @@ class Evaluate(Stage):
 
     def carry_out(self, context: Context) -> Done:
         loaded, number = context.loaded, context.round
-        reference = loaded.reference_for(number)
         policy = loaded.policy_after(number)
+        reference = loaded.reference_for(number)
         samples = _held_out_responses(context, policy)
         opponents = {
             name: _responses_of(context, opponent)

@@ -60,8 +60,9 @@ class Generate(Stage):
 
     def carry_out(self, context: Context) -> Done:
         section, loaded, number = context.recipe.generate, context.loaded, context.round
+        policy = loaded.policy_after(number - 1)
         reference = loaded.reference_for(number) if section.num_reference_generations else None
-        completions = _sampled(context, loaded.policy_after(number - 1), "policy", section.num_generations)
+        completions = _sampled(context, policy, "policy", section.num_generations)
         if reference is not None:
             completions += _sampled(context, reference, "reference", section.num_reference_generations)
         context.artifacts.write(COMPLETIONS, completions)

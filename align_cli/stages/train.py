@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from align_cli.artifacts.records import Preference
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import AlignError, DataError, DivergedError, RunError
-from align_cli.models.load import Policy, weights_version_in_memory
+from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
 from align_cli.stages.adopted import adopted_pairs
 from align_cli.stages.base import (
@@ -28,7 +28,7 @@ from align_cli.stages.base import (
 )
 from align_cli.stages.pools import training_pools
 from align_cli.training.batches import Mixture, usage
-from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint
+from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint, unsaved_version
 
 if TYPE_CHECKING:
     from align_cli.training.trainer import PreferenceTrainer
@@ -80,11 +80,11 @@ class Train(Stage):
         except DivergedError as error:
             return _give_up(context, error)
         policy, state, outcome = trained.policy, trained.state, trained.outcome
-        if is_checkpoint_due(recipe, number):
+        if context.artifacts.keeps_policy:
             checkpoint, optimizer = context.artifacts.place(CHECKPOINT), loaded.trainer(number).optimizer
             policy.version = save_checkpoint(checkpoint, policy, state, optimizer)
         else:
-            policy.version = weights_version_in_memory(policy.model)
+            policy.version = unsaved_version(policy)
         context.artifacts.write(TRAINING, outcome.steps)
         return Done(
             {
@@ -97,8 +97,15 @@ class Train(Stage):
         )
 
     def replay(self, context: Context) -> None:
-        trained = _train_in_memory(context)
-        trained.policy.version = weights_version_in_memory(trained.policy.model)
+        try:
+            trained = _train_in_memory(context, is_replay=True)
+        except MemoryError as error:
+            raise RunError(
+                f"out of memory while round {context.round}, which left no checkpoint, was trained again: {error}",
+                where="checkpoints.every_rounds",
+                hint="run the same command again with as much memory as the round had",
+            ) from None
+        trained.policy.version = unsaved_version(trained.policy)
         if not context.artifacts.is_same(TRAINING, trained.outcome.steps):
             raise RunError(
                 f"round {context.round}, which left no checkpoint, was trained again, and its steps have other figures "
@@ -114,11 +121,6 @@ class _Trained(NamedTuple):
     reference: Policy
     state: TrainingState
     outcome: TrainOutcome
-
-
-def is_checkpoint_due(recipe: Recipe, round_number: int) -> bool:
-    """Whether a round ends with a checkpoint: every so many rounds, and at the run's end."""
-    return round_number % recipe.checkpoints.every_rounds == 0 or round_number == recipe.rounds
 
 
 def pair_rounds(recipe: Recipe, history: History, round_number: int) -> list[int]:
@@ -162,15 +164,19 @@ def train_policy(
     return TrainOutcome(state, trainer.step_records, usage(batches, list(mixture.shares)))
 
 
-def _train_in_memory(context: Context) -> _Trained:
-    """Train the policy that is loaded, from wherever it stands, as often as the memory wants."""
+def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
+    """Train the policy that is loaded, from wherever it stands, as often as the memory wants.
+
+    Raises:
+        MemoryError: in a replay, whose forward passes have to be those of the first time.
+    """
     loaded, number = context.loaded, context.round
     pairs = _round_pairs(context)
-    reference, within = loaded.reference_for(number), _resumed(context)
+    within = _resumed(context)
     policy = loaded.policy_after(number - 1)
+    reference, trainer = loaded.reference_for(number), loaded.trainer(number)
     pairs = [*loaded.inputs.offline_pairs(policy.tokenizer).preferences, *adopted_pairs(pairs, policy)]
     start = loaded.state = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
-    trainer = loaded.trainer(number)
 
     def keep(state: TrainingState) -> None:
         kept = replace(state, parent=start.parent)
@@ -185,12 +191,15 @@ def _train_in_memory(context: Context) -> _Trained:
             _check_finite(policy)
             break
         except MemoryError as error:
+            if is_replay:
+                raise
             context.note(f"round {number} train: {_halve_micro_batch(trainer, error)}")
+            context.work.drop_checkpoints()  # which were made with the forward passes of before
             loaded.halved(number, trainer.args.per_device_train_batch_size)
-            context.work.drop_checkpoints()
-            loaded.begin_again(number)
-            within, start = None, replace(loaded.state, parent=policy.version)
-            loaded.state = start
+            if within or trainer.step_records:  # else the policy is as it was
+                loaded.begin_again(number)
+                start = loaded.state = replace(loaded.state, parent=policy.version)
+            trainer, within = loaded.trainer(number), None
     state = replace(outcome.state, parent=start.parent)
     loaded.trained(number, state)
     return _Trained(policy, reference, state, outcome)
@@ -228,7 +237,10 @@ def _round_pairs(context: Context) -> list[Preference]:
 def _resumed(context: Context) -> Path | None:
     """The checkpoint from within the round's training that a killed process left, taken up; None without one."""
     checkpoint = context.work.checkpoint()
-    if checkpoint is None or not context.loaded.go_on_within(context.round, checkpoint):
+    if checkpoint is None:
+        return None
+    context.loaded.reference_for(context.round)  # while the policy is that of the round before, or none
+    if not context.loaded.go_on_within(context.round, checkpoint):
         return None
     done = len(context.loaded.state.steps or ())
     context.note(f"round {context.round} train: going on after step {done} of the round")

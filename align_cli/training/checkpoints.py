@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.files import writing_folder
+from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.artifacts.store import read_json, write_json
 from align_cli.errors import DataError
 from align_cli.models.load import Policy, weights_version
@@ -114,6 +115,13 @@ def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimize
             save_file(tensors, temporary / OPTIMIZER_NAME)
         write_json(temporary / STATE_NAME, document)
         return weights_version(temporary)
+
+
+def unsaved_version(policy: Policy) -> str:
+    """The version that the weights would have in a checkpoint, where none is kept."""
+    with ScratchFolder() as scratch:
+        policy.model.save_pretrained(scratch)
+        return weights_version(scratch)
 
 
 def read_training_state(folder: Path) -> TrainingState | None:

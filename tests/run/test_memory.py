@@ -21,10 +21,11 @@ from transformers import LlamaForCausalLM
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
 from align_cli.engines.in_process import TransformersEngine
-from align_cli.errors import AlignError
+from align_cli.errors import AlignError, RunError
 from align_cli.models.load import Policy, load_policy
 from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.run.folder import RunFolder
+from align_cli.run.folder.begun import Begun
 from align_cli.run.folder.lineage import Origin
 from align_cli.training.resumable import _BeginAndEnd
 
@@ -165,7 +166,7 @@ def test_the_processes_after_one_that_ran_out_of_memory_cut_their_batches_likewi
     memory.in_training = 8
     with killed_at_step(monkeypatch, 2):
         train("output_dir=out", "rounds=1")
-    assert json.loads(Path("out/run.json").read_text())["micro_batches"] == {"1": 4}
+    assert json.loads(Path("out/run.json").read_text())["micro_batches"] == {"1": [8, 4]}
     said = train("output_dir=out", "rounds=1")
     assert said[-1] == "round 1 train: going on after step 1 of the round"
     said += train("output_dir=out")
@@ -178,9 +179,83 @@ def test_the_processes_after_one_that_ran_out_of_memory_cut_their_batches_likewi
 
 def test_what_was_remembered_and_is_damaged_is_passed_over(folder: Path, memory: Memory) -> None:
     document = json.loads(Path("whole/run.json").read_text())
-    for found in ([], {"one": 4}, {"1": "4"}, {"1": 0}, {"1": True}):
+    damaged = ([], {"one": [8, 4]}, {"1": 4}, {"1": ["8", 4]}, {"1": [8, 0]}, {"1": [4, 8]}, {"1" * 5000: [8, 4]})
+    for found in damaged:
         Path("whole/run.json").write_text(json.dumps({**document, "micro_batches": found}))
         assert RunFolder("whole").begun.micro_batches() == {}
+
+
+def test_what_was_remembered_for_another_batch_size_does_not_hold(folder: Path, memory: Memory) -> None:
+    """Until a round is trained, the recipe may still change."""
+    memory.in_training = 8
+    with pytest.MonkeyPatch.context() as patched, killed_at_step(patched, 2):
+        train("output_dir=out", "rounds=1")
+    memory.in_training = None
+    other = ("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=4")
+    train("output_dir=out", "rounds=1", *other)
+    train("output_dir=clean", "rounds=1", *other)
+    assert_same_training("out", "clean", 1)
+    assert Path("out/rounds/001/training.jsonl").read_bytes() == Path("clean/rounds/001/training.jsonl").read_bytes()
+
+
+def test_killed_before_it_remembers_a_run_has_no_checkpoints_of_larger_passes(
+    folder: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be gone on from with smaller ones."""
+    with killed_at_step(monkeypatch, 2):
+        train("output_dir=out", "rounds=1")
+    memory.in_training = 8
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Begun, "remember_micro_batch", _interrupted)
+        train("output_dir=out", "rounds=1")
+    train("output_dir=out", "rounds=1")
+    ours, theirs = (Path(run, "rounds/001/training.jsonl").read_bytes() for run in ("out", "halved"))
+    assert ours == theirs
+
+
+SPARSE = ("rounds=3", "checkpoints.every_rounds=4", "checkpoints.every_steps=null")
+
+
+def test_memory_that_runs_out_between_checkpoints_costs_no_round_that_is_done(
+    folder: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a round's first step nothing has to be put back; later the rounds since the checkpoint are trained again, in
+    the passes that they had. Where the memory no longer holds those, that is said, and nothing is lost."""
+    on_step_end, calls, full_from = _BeginAndEnd.on_step_end, 0, 2
+
+    def filling(*args: Any, **kwargs: Any) -> None:
+        nonlocal calls
+        calls += 1
+        memory.in_training = 8 if calls == full_from else memory.in_training
+        on_step_end(*args, **kwargs)
+
+    monkeypatch.setattr(_BeginAndEnd, "on_step_end", filling)
+    said = train("output_dir=first", *SPARSE)  # from the end of round 1 on
+    assert [line for line in said if "memory" in line] == [NOTE.replace("round 1", "round 2")]
+    assert json.loads(Path("first/run.json").read_text())["micro_batches"] == {"2": [8, 4]}
+
+    calls, full_from, memory.in_training = 0, 3, None
+    with pytest.raises(RunError, match="out of memory while round 1, which left no checkpoint, was trained again"):
+        train("output_dir=later", *SPARSE)  # in the midst of round 2
+    assert json.loads(Path("later/run.json").read_text())["micro_batches"] == {"2": [8, 4]}
+    calls, full_from, memory.in_training = 0, -1, None
+    train("output_dir=later", *SPARSE)
+    assert files_below(Path("later/rounds")) == files_below(Path("first/rounds"))
+
+
+def test_a_passing_shortage_while_rounds_are_trained_again_leaves_the_run_as_it_was(
+    folder: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("output_dir=undisturbed", *SPARSE)
+    with killed_at_step(monkeypatch, 5):
+        train("output_dir=out", *SPARSE)
+    memory.in_training = 8
+    with pytest.raises(RunError, match="run the same command again with as much memory"):
+        train("output_dir=out", *SPARSE)
+    assert "micro_batches" not in json.loads(Path("out/run.json").read_text())
+    memory.in_training = None
+    train("output_dir=out", *SPARSE)
+    assert files_below(Path("out/rounds")) == files_below(Path("undisturbed/rounds"))
 
 
 def test_memory_for_no_more_than_one_pair_is_enough_and_for_less_is_a_fault(folder: Path, memory: Memory) -> None:

@@ -64,7 +64,10 @@ class RunFolder:
             RunError: if another process holds it.
         """
         with self.lock.held():
-            self.set_aside.recover(is_new_run_begun=lambda: self.exists and bool(self.manifests.rounds()))
+            self._forget()
+            self.set_aside.recover(
+                has_begun=lambda: self.exists, has_finished_a_step=lambda: bool(self.manifests.rounds())
+            )
             self._forget()
             yield
 
@@ -139,7 +142,7 @@ class RunFolder:
 
     def put_aside(self) -> None:
         """Make room for a new run."""
-        if self.exists:
+        if self.exists or self.set_aside.is_there:
             self.set_aside.put()
         else:
             self.drop_interrupted_fork()

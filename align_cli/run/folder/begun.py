@@ -3,7 +3,8 @@
     {"versions", "machine", "seed", "schema_version", "micro_batches"}
 
 `micro_batches` says how many pairs a forward pass holds from a round on, where the memory did not hold the recipe's:
-the processes that go on with the run cut their batches likewise, and end in the same bytes.
+`{"3": [8, 4]}` is 4 in the place of 8. The processes that go on with the run cut their batches likewise, and end in the
+same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import socket
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
 from align_cli import __version__
 from align_cli.artifacts.records import SCHEMA_VERSION
@@ -22,6 +25,27 @@ from align_cli.errors import DataError
 
 VERSIONED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
 MICRO_BATCHES = "micro_batches"
+
+
+class MicroBatch(NamedTuple):
+    """Pairs in a forward pass: how many the recipe has, and how many the memory held, which is fewer."""
+
+    recipes: int
+    held: int
+
+
+def _is_fewer(sizes: list[int]) -> list[int]:
+    if len(sizes) != 2 or not 1 <= sizes[1] < sizes[0]:
+        raise ValueError("no part of the recipe's")
+    return sizes
+
+
+_MICRO_BATCHES: TypeAdapter[dict[str, list[int]]] = TypeAdapter(
+    dict[
+        Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,8}$")],
+        Annotated[list[StrictInt], AfterValidator(_is_fewer)],
+    ]
+)
 
 
 class Begun:
@@ -33,7 +57,7 @@ class Begun:
 
     def __init__(self, path: Callable[[], Path]) -> None:
         self._path = path
-        self._micro_batches: dict[int, int] | None = None
+        self._micro_batches: dict[int, MicroBatch] | None = None
 
     @property
     def is_there(self) -> bool:
@@ -47,17 +71,17 @@ class Begun:
             self._path(), {"versions": _versions(), "machine": machine, "seed": seed, "schema_version": SCHEMA_VERSION}
         )
 
-    def micro_batches(self) -> dict[int, int]:
+    def micro_batches(self) -> dict[int, MicroBatch]:
         """Pairs a forward pass from a round on, by round; read once. None are known where the document is damaged."""
         if self._micro_batches is None:
-            found = self._document().get(MICRO_BATCHES)
-            pairs = found.items() if isinstance(found, dict) else ()
-            self._micro_batches = {
-                int(number): size for number, size in pairs if number.isdecimal() and type(size) is int and size > 0
-            }
+            try:
+                found = _MICRO_BATCHES.validate_python(self._document().get(MICRO_BATCHES, {}))
+            except ValidationError:
+                found = {}
+            self._micro_batches = {int(number): MicroBatch(*sizes) for number, sizes in found.items()}
         return self._micro_batches
 
-    def remember_micro_batch(self, round_number: int, micro_batch: int) -> None:
+    def remember_micro_batch(self, round_number: int, micro_batch: MicroBatch) -> None:
         """From this round on, a forward pass holds so many pairs."""
         known = self.micro_batches()
         known[round_number] = micro_batch

@@ -35,6 +35,8 @@ class Layout:
             RunError: if it, or a folder on the way to it, is a link, a pipe or a device.
         """
         path = self.root
+        if not all(name and name not in (".", "..") and "/" not in name for name in names):
+            raise RunError(f"{'/'.join(names)!r} is no name of a run's own", where=str(self.root))
         for name in names:
             path = path / name
             try:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import SCHEMA_VERSION
@@ -13,17 +17,71 @@ from align_cli.artifacts.store import read_json, write_json
 from align_cli.errors import DataError
 
 Manifest = dict[str, Any]
-"""`{"round", "schema_version", "stages": {stage: record}}`. Of each finished stage the record has
+"""What `_Manifest` describes."""
 
-    inputs          what its results depend on: `schema_version`, `recipe`, `files`, `upstream`
-    outputs         the checksum of each artifact, by name
-    members         of an artifact that is a folder, the checksum of each file
-    dropped         artifacts, and files of artifacts, that were let go since
-    guards          what guards saw when the round was over
-    continues_from  the round whose policy the next one starts from, where it is another
-"""
+_Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
+"""An artifact's, which no path out of its round can be."""
 
-KEYS = {"round", "schema_version", "stages"}
+
+def _check_member(path: str) -> str:
+    if path.startswith("/") or not all(part not in ("", ".", "..") for part in path.split("/")):
+        raise ValueError("no file of a folder")
+    return path
+
+
+_Member = Annotated[str, AfterValidator(_check_member)]
+_strict = with_config(ConfigDict(strict=True, extra="forbid"))
+
+
+@_strict
+class _Inputs(TypedDict):
+    schema_version: int
+    recipe: dict[str, Any]
+    files: dict[str, str]
+    upstream: dict[str, str]
+
+
+@_strict
+class _Finding(TypedDict):
+    guard: str
+    action: str
+    message: str
+
+
+@_strict
+class _Record(TypedDict):
+    """A finished stage.
+
+    Args:
+        inputs: what its results depend on.
+        outputs: the checksum of each artifact, by name.
+        members: of an artifact that is a folder, the checksum of each file.
+        dropped: artifacts, and files of artifacts, that were let go since.
+        guards: what guards saw when the round was over.
+        continues_from: the round whose policy the next one starts from, where it is another.
+    """
+
+    inputs: _Inputs
+    outputs: dict[_Name, _Checksum]
+    members: NotRequired[dict[_Name, dict[_Member, _Checksum]]]
+    dropped: NotRequired[list[_Member]]
+    guards: NotRequired[list[_Finding]]
+    continues_from: NotRequired[Annotated[int, Field(ge=0)]]
+
+
+@_strict
+class _Manifest(TypedDict):
+    """What of a round is finished."""
+
+    round: Annotated[int, Field(ge=0)]
+    schema_version: int
+    stages: dict[str, _Record]
+
+
+@cache
+def _form() -> TypeAdapter[_Manifest]:
+    return TypeAdapter(_Manifest)
 
 
 def empty_manifest(round_number: int) -> Manifest:
@@ -52,26 +110,28 @@ def read_manifest(path: Path, round_number: int, remedy: str) -> Manifest:
     except DataError as error:
         raise DataError(error.faults[0].what, where=str(path), hint=remedy) from None
     recorded = manifest.pop("checksum", None) if isinstance(manifest, dict) else None
-    if not _is_manifest(manifest):
-        raise DataError("this is no manifest of a round", where=str(path), hint=remedy)
-    if manifest["round"] != round_number or recorded != _self_checksum(manifest):
+    try:
+        _form().validate_python(manifest)
+    except ValidationError:
+        raise DataError("this is no manifest of a round", where=str(path), hint=remedy) from None
+    continues_from = [record.get("continues_from", 0) for record in manifest["stages"].values()]
+    is_this_rounds = manifest["round"] == round_number and max(continues_from, default=0) <= round_number
+    if not is_this_rounds or recorded != _self_checksum(manifest):
         what = "is missing" if recorded is None else "differs"
-        raise DataError(f"the manifest is not what was written: its own checksum {what}", where=str(path), hint=remedy)
+        raise DataError(
+            f"the manifest is not what was written: its own checksum {what}"
+            if recorded is None or is_this_rounds
+            else "this is not the manifest of this round",
+            where=str(path),
+            hint=remedy,
+        )
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        raise DataError(
+            f"it was written with artifact schema {manifest['schema_version']}, this is {SCHEMA_VERSION}",
+            where=str(path),
+            hint="go on with the version of align that wrote it",
+        )
     return dict(manifest)
-
-
-def _is_manifest(value: Any) -> bool:
-    stages = value.get("stages") if isinstance(value, dict) else None
-    if not isinstance(stages, dict) or not isinstance(value.get("round"), int) or set(value) - KEYS:
-        return False
-    parts = {"schema_version": int, "recipe": dict, "files": dict, "upstream": dict}
-    return all(
-        isinstance(stage, dict)
-        and isinstance(stage.get("outputs"), dict)
-        and isinstance(stage.get("inputs"), dict)
-        and all(isinstance(stage["inputs"].get(name), kind) for name, kind in parts.items())
-        for stage in stages.values()
-    )
 
 
 def _self_checksum(manifest: Mapping[str, Any]) -> str:

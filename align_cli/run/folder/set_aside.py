@@ -4,7 +4,8 @@ Whenever a process is killed, one whole run is found: every state below says by 
 way can be gone twice. A folder changes its state in one rename.
 
     .previous.partial   the old run is being put aside: what is in it goes back
-    .previous           the old run, whole: it goes back, unless the new one has finished a step
+    .previous           the old run, whole: it goes when the new one has finished a step, waits while the new one has
+                        begun, and goes back otherwise
     .previous.back      the old run is being brought back: what is not yet in its place goes there
     .previous.gone      the old run is being removed
 """
@@ -24,6 +25,7 @@ RUN_NAMES = (WORK, LEDGER, RECIPE, LINEAGE, ROUNDS, RUN)
 """What a run writes; run.json, which makes a folder a run's, is moved last of all."""
 
 STEM = ".previous"
+PARTIAL, WHOLE, BACK, GONE = ".partial", "", ".back", ".gone"
 NAMES = "names.json"
 """Which of `RUN_NAMES` the old run has: what stands in the folder under another one is the new run's."""
 
@@ -39,61 +41,73 @@ class SetAside:
     def __init__(self, layout: Layout, check_held: Callable[[], None]) -> None:
         self._layout = layout
         self._check_held = check_held
-        self._aside = layout.root / STEM
-        self._putting, self._back, self._gone = (
-            layout.root / f"{STEM}.{state}" for state in ("partial", "back", "gone")
-        )
 
     @property
     def is_there(self) -> bool:
         """Whether a run was put aside, or is on its way there or back."""
-        return any(os.path.lexists(path) for path in (self._putting, self._aside, self._back, self._gone))
+        return any(os.path.lexists(self._place(state)) for state in (PARTIAL, WHOLE, BACK, GONE))
 
     def put(self) -> None:
-        """Make room for a new run; the old one can still be brought back."""
+        """Make room for a new run; the old one can still be brought back.
+
+        A run that was put aside before is the one to bring back: what has begun since then goes.
+        """
         self._check_held()
-        self._putting.mkdir()
-        write_json(self._putting / NAMES, [name for name in RUN_NAMES if os.path.lexists(self._layout.root / name)])
+        if os.path.lexists(self._place(WHOLE)):
+            for name in RUN_NAMES:
+                remove(self._layout.inside(name))
+            return
+        putting = self._place(PARTIAL)
+        putting.mkdir()
+        write_json(putting / NAMES, [name for name in RUN_NAMES if os.path.lexists(self._layout.inside(name))])
         for name in RUN_NAMES:
-            _move(name, self._layout.root, self._putting)
-        self._putting.replace(self._aside)
+            _move(name, self._layout.root, putting)
+        putting.replace(self._place(WHOLE))
 
     def bring_back(self) -> None:
         """Undo `put`, and remove what the new run has written since."""
         self._check_held()
-        if os.path.lexists(self._aside):
-            self._aside.replace(self._back)
-        if not os.path.lexists(self._back):
+        back = self._place(BACK)
+        if os.path.lexists(self._place(WHOLE)):
+            self._place(WHOLE).replace(back)
+        if not os.path.lexists(back):
             return
-        for name in (name for name in RUN_NAMES if name not in _names(self._back)):
+        for name in (name for name in RUN_NAMES if name not in _names(back)):
             remove(self._layout.root / name)
         for name in RUN_NAMES:
-            _move(name, self._back, self._layout.root)
-        remove(self._back)
+            _move(name, back, self._layout.root)
+        remove(back)
 
     def drop(self) -> None:
         """Remove the run that was put aside."""
-        if os.path.lexists(self._aside):
+        if os.path.lexists(self._place(WHOLE)):
             self._check_held()
-            self._aside.replace(self._gone)
-            remove(self._gone)
+            self._place(WHOLE).replace(self._place(GONE))
+            remove(self._place(GONE))
 
-    def recover(self, *, is_new_run_begun: Callable[[], bool]) -> None:
+    def recover(self, *, has_begun: Callable[[], bool], has_finished_a_step: Callable[[], bool]) -> None:
         """Go on with what a killed process has left.
 
         Args:
-            is_new_run_begun: whether the run in the folder has finished a step.
+            has_begun: whether there is a run in the folder.
+            has_finished_a_step: whether it has finished a step.
         """
         if not self.is_there:
             return
-        remove(self._gone)
-        if os.path.lexists(self._putting):
+        remove(self._place(GONE))
+        putting = self._place(PARTIAL)
+        if os.path.lexists(putting):
             for name in RUN_NAMES:
-                _move(name, self._putting, self._layout.root)
-            remove(self._putting)
-        if os.path.lexists(self._aside) and is_new_run_begun():
-            self.drop()
+                _move(name, putting, self._layout.root)
+            remove(putting)
+        if os.path.lexists(self._place(WHOLE)) and has_begun():
+            if has_finished_a_step():
+                self.drop()
+            return
         self.bring_back()
+
+    def _place(self, state: str) -> Path:
+        return self._layout.inside(f"{STEM}{state}")
 
 
 def _move(name: str, source: Path, target: Path) -> None:

@@ -49,7 +49,7 @@ class WorkInProgress:
         """The newest checkpoint that is whole, or None."""
         for record_path in reversed(self._records()):
             folder, recorded = record_path.with_suffix(""), self._recorded_checksum(record_path)
-            if recorded is not None and folder.is_dir() and _checksum(folder) == recorded:
+            if recorded is not None and folder.is_dir() and not folder.is_symlink() and _checksum(folder) == recorded:
                 return folder
         return None
 

@@ -22,8 +22,8 @@ class Dpp:
     def pair(self, completions: Sequence[Completion], context: Context) -> LabelledPairs:
         """The round's pairs."""
         recipe, loaded = context.recipe, context.loaded
-        reference = loaded.reference_for(context.round)
         policy = loaded.policy_after(context.round - 1)
+        reference = loaded.reference_for(context.round)
         labeler = PolicyLabeler(policy, reference, recipe.method.beta)
         with context.work.journal("own-labels") as journal:
             pairs = self_label(
