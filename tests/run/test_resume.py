@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ from run_fixtures import (
     read_rows,
     times_below,
 )
+
+from align_cli.run.folder import RunFolder
 
 CHANGES = {
     "train.learning_rate=1e-4": "train.learning_rate was 0.0005 and is now 0.0001",
@@ -184,6 +187,41 @@ def test_a_restart_that_is_killed_goes_on_without_restart(finished_copy: Path, a
     again = align("train", "recipe.yaml", "seed=3", cwd=finished_copy, stop=Stop("manifest"))
     assert again.err.splitlines()[0] == "run: going on after round 0 sft, with round 0 evaluate"
     assert not (finished_copy / "run" / "rounds" / "001").exists()
+
+
+def test_a_restart_that_is_ended_in_its_first_step_goes_on_as_it_says(
+    make_folder: MakeFolder, finished_copy: Path, align: Align, tmp_path: Path
+) -> None:
+    fresh = make_folder(tmp_path / "fresh", seed=3, rounds=1)
+    assert align("train", "recipe.yaml", cwd=fresh).code == 0
+    keys = ("seed=3", "rounds=1")
+    stop = Stop("warm-up step", 3, signal.SIGINT)
+    ended = align("train", "recipe.yaml", *keys, "--restart", cwd=finished_copy, stop=stop)
+    assert ended.code == 130
+    assert "goes on where it stopped" in ended.err
+    done = align("train", "recipe.yaml", *keys, cwd=finished_copy)
+    assert done.code == 0, done.err
+    assert_same_runs(finished_copy, fresh)
+    assert not (finished_copy / "run" / ".previous").exists()
+
+
+def test_a_restart_that_fails_after_it_was_ended_brings_the_old_run_back(finished_copy: Path, align: Align) -> None:
+    rounds = files_below(finished_copy / "run" / "rounds")
+    stop = Stop("warm-up step", 3, signal.SIGINT)
+    assert align("train", "recipe.yaml", "seed=3", "--restart", cwd=finished_copy, stop=stop).code == 130
+    model = "policy={model_name_or_path: some-one/no-such-model}"
+    assert_refused(align("train", "recipe.yaml", model, cwd=finished_copy))
+    assert files_below(finished_copy / "run" / "rounds") == rounds
+    assert "is finished" in align("train", "recipe.yaml", cwd=finished_copy).err
+
+
+def test_a_finished_run_is_finished_where_nobody_can_tidy_it(finished_copy: Path, align: Align) -> None:
+    """As while another process is about it, or on a disk that is read-only."""
+    (finished_copy / "run" / "work" / "002-evaluate").mkdir(parents=True)
+    with RunFolder(finished_copy / "run").lock.held():
+        done = align("train", "recipe.yaml", cwd=finished_copy)
+    assert done.code == 0, done.err
+    assert "run is finished: 2 rounds; raise rounds= to go on" in done.err
 
 
 def test_a_restart_whose_inputs_cannot_be_used_leaves_the_old_run(finished_copy: Path, align: Align) -> None:

@@ -8,12 +8,19 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from forked import Finished, Stop
+from forked import Finished, Stop, run_align
 from killed_runs import differing_files, make_run, train, work_done
 from run_fixtures import read_rows
+
+from align_cli.run.plan import Step
+from align_cli.run.tidy import superfluous
+from align_cli.stages.base import Artifact
 
 VARIANT = "offline and dpr"
 EVERY_THREE = ("rounds=5", "checkpoints.every_rounds=3")
@@ -171,3 +178,97 @@ def test_where_a_guard_may_roll_back_the_best_rounds_optimizer_stays_too(tmp_pat
     best = max((1, 2, 3), key=lambda number: rates[number]["initial"]["win_rate"])
     best = best if rates[best]["initial"]["win_rate"] > 0.5 else 0
     assert with_optimizer(folder) == sorted({3, best} - {0})
+
+
+def test_single_commands_write_their_checkpoint_whatever_the_cadence(whole: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole["initial"], tmp_path / "copy"))
+    pairs = "run/rounds/004/preferences.jsonl"
+    options = ("--preferences", pairs, "--policy", "run/rounds/003/checkpoint", "-o", "out")
+    done = train(folder, None, *EVERY_THREE, *options)
+    assert done.code == 0, done.err
+    assert (folder / "out" / "model.safetensors").is_file()
+
+
+def test_a_reference_that_has_no_checkpoint_is_named(whole: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole["previous"], tmp_path / "copy"))
+    keys = (*EVERY_THREE, *REFERENCES["previous"])
+    refused = run_align("evaluate", "recipe.yaml", *keys, "--policy", "run/rounds/005/checkpoint", cwd=folder)
+    assert refused.code == 2
+    assert "the policy of round 4, a reference or an opponent here, has no checkpoint in the run" in refused.err
+    assert "take a policy whose round before has one" in refused.err
+
+
+def test_a_run_that_is_over_sooner_than_was_planned_says_that_its_last_round_has_no_checkpoint(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "shortened", VARIANT)
+    assert train(folder, Stop("ledger", within="round 2 evaluate"), *EVERY_THREE).code == -signal.SIGKILL
+    done = train(folder, None, "rounds=2", "checkpoints.every_rounds=3")
+    assert done.code == 0, done.err
+    assert "note: round 2 left no checkpoint (checkpoints.every_rounds)" in done.err
+
+
+@pytest.mark.parametrize("within", ["round 4 train", "round 4 generate", "round 5 evaluate"])
+def test_a_round_that_was_rolled_back_between_checkpoints_is_followed_by_the_same_bytes(
+    within: str, tmp_path: Path
+) -> None:
+    """The reference goes back with the policy, and stays where it belongs while rounds are trained again."""
+    changes: dict[str, Any] = {
+        "rounds": 5,
+        "policy": {"reference": "previous"},
+        "checkpoints": {"every_rounds": 5, "every_steps": 1},
+    }
+    whole, killed = (make_run(tmp_path / name, VARIANT, **changes) for name in ("whole", "killed"))
+    prepared = {"prepare": "rolled_back:in_round_three"}
+    done = run_align("train", "recipe.yaml", cwd=whole, **prepared)
+    assert done.code == 0, done.err
+    assert "round 3: rolled back; what comes next goes on from the policy of round 0" in done.err
+    stop = Stop("sampling" if "train" not in within else "step", 1, within=within)
+    assert run_align("train", "recipe.yaml", cwd=killed, stop=stop, **prepared).code == -signal.SIGKILL
+    for _ in range(2):  # again once it is finished
+        done = run_align("train", "recipe.yaml", cwd=killed, **prepared)
+        assert done.code == 0, done.err
+    assert differing_files(killed, whole) == []
+
+
+class Kept:
+    """Manifests of a run whose rounds have checkpoints with an optimizer each."""
+
+    def __init__(self, kept: list[int], bases: dict[int, int]) -> None:
+        self.kept, self.bases = kept, bases
+
+    def rounds(self) -> list[int]:
+        return list(range(max(self.kept) + 1))
+
+    def is_kept(self, artifact: Artifact) -> bool:
+        return artifact.round in self.kept
+
+    def has_member(self, artifact: Artifact, member: str) -> bool:
+        return artifact.round in self.kept
+
+    def base(self, round_number: int) -> int:
+        return self.bases.get(round_number, round_number)
+
+
+@pytest.mark.parametrize(
+    ("kept", "bases", "step", "needed"),
+    [
+        ([1, 2, 3], {}, Step(3, "evaluate"), {3}),
+        ([1, 2, 3], {}, Step(3, "train"), {2, 3}),
+        ([2, 4, 6], {7: 2}, Step(8, "evaluate"), {6, 2}),  # round 8 began with the moments of round 2
+        ([2, 4, 6], {6: 2}, Step(6, "evaluate"), {6, 2}),
+        ([2, 4, 6, 8], {7: 2}, Step(8, "train"), {6, 8, 2}),
+        ([2, 4, 6, 8], {7: 2}, Step(8, "evaluate"), {8}),
+    ],
+)
+def test_the_moments_that_rounds_began_with_stay_while_these_may_have_to_be_trained_again(
+    kept: list[int],
+    bases: dict[int, int],
+    step: Step,
+    needed: set[int],
+    tiny_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """By what is on record, not by what the guards say now."""
+    folder: Any = SimpleNamespace(manifests=Kept(kept, bases))
+    results: Any = SimpleNamespace(recipe=tiny_recipe(tmp_path, "rounds=9"), best_round=lambda: 4)
+    found = {one.artifact.round for one in superfluous(results, folder, step)}
+    assert found == set(kept) - needed

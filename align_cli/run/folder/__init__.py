@@ -69,6 +69,8 @@ class RunFolder:
                 has_begun=lambda: self.exists, has_finished_a_step=lambda: bool(self.manifests.rounds())
             )
             self._forget()
+            for name in (RECIPE, RUN, LINEAGE):
+                remove(self.path / f"{name}{TEMPORARY_SUFFIX}")
             yield
 
     def check_usable(self) -> None:

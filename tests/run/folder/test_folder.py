@@ -212,3 +212,11 @@ def test_a_broken_evaluation_is_named(finished_copy: Path, align: Align, text: s
         refused = align(*command, cwd=finished_copy)
         assert_refused(refused)
         assert "run/rounds/001/evaluation.json" in refused.err
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_folder_is_locked_again(finished_copy: Path) -> None:
+    run = finished_copy / "run"
+    for name in ("recipe.yaml.partial", "run.json.partial", "mine.partial"):
+        (run / name).write_text("{")
+    with RunFolder(run).locked():
+        assert [path.name for path in run.glob("*.partial")] == ["mine.partial"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from align_cli.artifacts import files
+from align_cli.errors import RunError
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import LEDGER, LINEAGE, MANIFEST, RECIPE, ROUNDS, RUN, WORK
 
@@ -95,9 +96,14 @@ def restart(folder: Path) -> None:
 
 
 def recover(folder: Path) -> dict[str, str]:
-    """What the next process finds."""
-    with RunFolder(folder).locked():
-        pass
+    """What the next process finds, and what comes of it: a new run that has begun may yet fail in its first step."""
+    run = RunFolder(folder)
+    with run.locked():
+        if run.set_aside.is_there:
+            begun = {name: text for name, text in contents(folder).items() if not name.startswith(".previous")}
+            assert RUN in begun
+            assert begun.items() <= NEW.items()
+            run.bring_back()
     return contents(folder)
 
 
@@ -162,9 +168,38 @@ def test_a_restart_that_is_killed_leaves_the_old_run_or_the_new_one_whole(
     assert found == {True, False}
 
 
-def test_status_of_a_run_that_a_killed_process_has_put_aside_says_how_it_comes_back(tmp_path: Path) -> None:
-    from align_cli.errors import RunError
+def test_a_new_run_that_has_begun_goes_on_and_the_old_one_waits_until_it_has_finished_a_step(tmp_path: Path) -> None:
+    write(tmp_path, OLD)
+    run = RunFolder(tmp_path)
+    with run.locked():
+        run.put_aside()
+        write(tmp_path, NEW)
+    for _ in range(2):
+        with RunFolder(tmp_path).locked():
+            assert RunFolder(tmp_path).exists
+            assert (tmp_path / ".previous" / RUN).read_text() == OLD[RUN]
+    again = RunFolder(tmp_path)
+    with again.locked():  # --restart once more: what has begun goes, the old run still waits
+        again.put_aside()
+        assert not again.exists
+        assert (tmp_path / ".previous" / RUN).read_text() == OLD[RUN]
+    with RunFolder(tmp_path).locked():
+        pass
+    assert contents(tmp_path) == OLD
 
+
+@pytest.mark.parametrize("state", ["", ".partial", ".back", ".gone"])
+def test_links_in_the_place_of_what_was_put_aside_are_not_followed(state: str, tmp_path: Path) -> None:
+    write(tmp_path / "run", OLD)
+    write(tmp_path / "mine", {"rounds/000/precious": "mine", "work/precious": "mine"})
+    (tmp_path / "run" / f".previous{state}").symlink_to(tmp_path / "mine")
+    with pytest.raises(RunError, match="this is a link"), RunFolder(tmp_path / "run").locked():
+        pass
+    assert contents(tmp_path / "mine") == {"rounds/000/precious": "mine", "work/precious": "mine"}
+    assert {name: text for name, text in contents(tmp_path / "run").items() if ".previous" not in name} == OLD
+
+
+def test_status_of_a_run_that_a_killed_process_has_put_aside_says_how_it_comes_back(tmp_path: Path) -> None:
     write(tmp_path, OLD)
     run = RunFolder(tmp_path)
     with run.locked():

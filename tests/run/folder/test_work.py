@@ -94,3 +94,11 @@ def test_work_of_finished_steps_goes_and_that_of_the_next_one_stays(tmp_path: Pa
     work(root).remove()
     assert not root.exists()
     remove_work_but(root, None)
+
+
+def test_a_checkpoint_that_is_a_link_is_passed_over(tmp_path: Path) -> None:
+    ours = work(tmp_path / "work")
+    keep(ours, [1, 2])
+    shutil.move(ours.folder / "step-00000002", tmp_path / "elsewhere")
+    (ours.folder / "step-00000002").symlink_to(tmp_path / "elsewhere")
+    assert newest(ours) == 1
