@@ -30,11 +30,13 @@ class GivenPolicies:
         if round_number in self.given:
             return self.given[round_number]
         if round_number and not self.results.holds(Artifact(round_number, CHECKPOINT)):
+            is_opponent = self.results.recipe.policy.reference == "initial"
             raise RunError(
-                f"the policy of round {round_number}, a reference or an opponent here, has no checkpoint in the run",
+                f"the previous policy, of round {round_number}, is not in the run's folder",
                 where=str(self.results.recipe.output_dir),
-                hint="take a policy whose round before has one; an opponent can be left out with "
-                "evaluate.against=[initial]",
+                hint="evaluate against the initial policy alone: evaluate.against=[initial]"
+                if is_opponent
+                else "it is the reference: take a policy whose round before has a checkpoint in the run",
             )
         return self.results.checkpoint(round_number)
 

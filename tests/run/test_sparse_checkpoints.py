@@ -194,8 +194,8 @@ def test_a_reference_that_has_no_checkpoint_is_named(whole: dict[str, Path], tmp
     keys = (*EVERY_THREE, *REFERENCES["previous"])
     refused = run_align("evaluate", "recipe.yaml", *keys, "--policy", "run/rounds/005/checkpoint", cwd=folder)
     assert refused.code == 2
-    assert "the policy of round 4, a reference or an opponent here, has no checkpoint in the run" in refused.err
-    assert "take a policy whose round before has one" in refused.err
+    assert "the previous policy, of round 4, is not in the run's folder" in refused.err
+    assert "hint: it is the reference: take a policy whose round before has a checkpoint in the run" in refused.err
 
 
 def test_a_run_that_is_over_sooner_than_was_planned_says_that_its_last_round_has_no_checkpoint(tmp_path: Path) -> None:

@@ -114,17 +114,12 @@ def read_manifest(path: Path, round_number: int, remedy: str) -> Manifest:
         _form().validate_python(manifest)
     except ValidationError:
         raise DataError("this is no manifest of a round", where=str(path), hint=remedy) from None
-    continues_from = [record.get("continues_from", 0) for record in manifest["stages"].values()]
-    is_this_rounds = manifest["round"] == round_number and max(continues_from, default=0) <= round_number
-    if not is_this_rounds or recorded != _self_checksum(manifest):
+    if recorded != _self_checksum(manifest):
         what = "is missing" if recorded is None else "differs"
-        raise DataError(
-            f"the manifest is not what was written: its own checksum {what}"
-            if recorded is None or is_this_rounds
-            else "this is not the manifest of this round",
-            where=str(path),
-            hint=remedy,
-        )
+        raise DataError(f"the manifest is not what was written: its own checksum {what}", where=str(path), hint=remedy)
+    continues_from = [record.get("continues_from", 0) for record in manifest["stages"].values()]
+    if manifest["round"] != round_number or max(continues_from, default=0) > round_number:
+        raise DataError("this is not the manifest of this round", where=str(path), hint=remedy)
     if manifest["schema_version"] != SCHEMA_VERSION:
         raise DataError(
             f"it was written with artifact schema {manifest['schema_version']}, this is {SCHEMA_VERSION}",
