@@ -96,13 +96,18 @@ def label_completions(
 def _candidates(
     group: list[ScoredCompletion], pairs: str, rng: random.Random, counts: Counter[str]
 ) -> list[tuple[ScoredCompletion, ScoredCompletion]]:
-    """The pairs to label, each with the higher score first; of equal scores the earlier sample."""
+    """The pairs to label, each with the higher score first; of equal scores the earlier sample.
+
+    All pairs of a prompt stand in the order of its samples: where a batch's border cuts a prompt, what is left of it
+    must not have been chosen by its scores.
+    """
     if len(group) < 2:
         counts["single_completions"] += 1
         return []
-    ranked = sorted(group, key=lambda item: -item.score)
     if pairs == "all":
-        return list(combinations(ranked, 2))
+        both = combinations(group, 2)
+        return [(later, earlier) if later.score > earlier.score else (earlier, later) for earlier, later in both]
+    ranked = sorted(group, key=lambda item: -item.score)
     if pairs == "best_random":
         return [(ranked[0], rng.choice(ranked[1:]))]
     return [(ranked[0], ranked[-1])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -84,8 +85,8 @@ def test_a_response_logp_is_the_sum_over_its_tokens(draw: Callable[..., Drawn]) 
         ([2.0, 3.0, 1.0, 4.0], "best_worst", [(4.0, 1.0)]),
         ([1.0, 3.0], "best_random", [(3.0, 1.0)]),
         ([1.0, 3.0], "all", [(3.0, 1.0)]),
-        ([2.0, 3.0, 1.0], "all", [(3.0, 2.0), (3.0, 1.0), (2.0, 1.0)]),
-        ([2.0, 3.0, 1.0, 4.0], "all", [(4.0, 3.0), (4.0, 2.0), (4.0, 1.0), (3.0, 2.0), (3.0, 1.0), (2.0, 1.0)]),
+        ([2.0, 3.0, 1.0], "all", [(3.0, 2.0), (2.0, 1.0), (3.0, 1.0)]),
+        ([2.0, 3.0, 1.0, 4.0], "all", [(3.0, 2.0), (2.0, 1.0), (4.0, 2.0), (3.0, 1.0), (4.0, 3.0), (4.0, 1.0)]),
     ],
 )
 def test_the_pairs_of_a_prompt(
@@ -95,6 +96,29 @@ def test_the_pairs_of_a_prompt(
     assert scores_of(made) == expected
     assert made.counts == {"pairs": len(expected)}
     assert {pair.label for pair in made.preferences} == {1.0}
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.5]), min_size=2, max_size=5), st.integers(0, 99))
+@settings(max_examples=60)
+def test_no_score_decides_where_a_pair_stands(draw: Callable[..., Drawn], scores: list[float], seed: int) -> None:
+    """Else a batch whose border cuts the prompt would keep its best or its worst pairs."""
+    for labels in ("hard", "sampled", "soft"):
+        made = label(draw([scores]), pairs="all", labels=labels, run_seed=seed)
+        places = [tuple(sorted((pair.chosen_index, pair.rejected_index))) for pair in made.preferences]
+        assert places == list(combinations(range(len(scores)), 2))
+
+
+def test_at_every_place_the_expected_pair_is_that_of_all(draw: Callable[..., Drawn]) -> None:
+    """Over all outcomes of three responses, of something that knows who won and by how much: whatever a batch cuts off
+    then changes no expectation."""
+    outcomes = list(product((0.0, 1.0, 4.0), repeat=3))
+    expected = [0.0, 0.0, 0.0]
+    for scores in outcomes:
+        for place, pair in enumerate(label(draw([list(scores)]), pairs="all").preferences):
+            assert pair.chosen_score is not None
+            assert pair.rejected_score is not None
+            expected[place] += (pair.chosen_score - pair.rejected_score) / len(outcomes)
+    assert expected == pytest.approx([sum(expected) / 3] * 3)
 
 
 @pytest.mark.parametrize("num_generations", [3, 4])
@@ -380,7 +404,7 @@ def test_a_prompt_that_was_drawn_twice_pairs_each_laps_own_responses(draw_both: 
     """Two of the policy and one of the reference a draw: samples 0, 1 and 0 are of one lap, 2, 3 and 1 of the next."""
     drawn = draw_both([[1.0, 2.0, 5.0, 6.0]], [[0.0, 9.0]])
     made = label(drawn, num_generations=2, num_reference_generations=1, pairs="all")
-    assert scores_of(made) == [(2.0, 1.0), (2.0, 0.0), (1.0, 0.0), (9.0, 6.0), (9.0, 5.0), (6.0, 5.0)]
+    assert scores_of(made) == [(2.0, 1.0), (1.0, 0.0), (2.0, 0.0), (6.0, 5.0), (9.0, 5.0), (9.0, 6.0)]
     backwards = Drawn(drawn.completions[::-1], drawn.scorer)
     made = label(backwards, num_generations=2, num_reference_generations=1, pairs="all")
     assert sorted(scores_of(made)) == sorted(
