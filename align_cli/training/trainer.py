@@ -31,6 +31,7 @@ from align_cli.seeds import derive_seed
 from align_cli.training.arguments import dpo_config
 from align_cli.training.batches import MODEL_INPUTS, PairCollator, TrainingPair, select_pairs
 from align_cli.training.checkpoints import TrainingState
+from align_cli.training.dropout import switch_off_dropout
 from align_cli.training.objective import (
     Figures,
     GlobalLosses,
@@ -90,6 +91,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             # TRL insists on a dataset when it is made; each round brings its own batches.
             train_dataset=Dataset.from_list([{"prompt_ids": [0]}]),
         )
+        for each in self._models:
+            switch_off_dropout(each)
         self.listen(on_step)
         self._training_forwards = [model.forward for model in self._models]
         self._put_forwards(self._plain_forwards)

@@ -169,14 +169,16 @@ def test_a_round_begun_again_from_any_checkpoint_within_it_ends_the_same(
         assert [checksum(folder) for folder in again] == [checksum(folder) for folder in kept[number:]]
 
 
-def test_dropout_takes_part_in_these_tests(
+def test_dropout_takes_part_in_warm_starts_alone(
     model_folders: list[Path], dropout_folders: list[Path], tmp_path: Path
 ) -> None:
+    folders = {"without": model_folders, "with": dropout_folders}
     without, with_dropout = (
-        train_last_round(MORE_CASES["dropout"], folders, tmp_path / name, None, [])
-        for name, folders in {"without": model_folders, "with": dropout_folders}.items()
+        train_last_round(MORE_CASES["dropout"], each, tmp_path / name, None, []) for name, each in folders.items()
     )
-    assert without.records[0]["loss"] != with_dropout.records[0]["loss"]
+    assert without.records == with_dropout.records
+    plain, thinned = (warm_start(each[0], tmp_path / f"warm {name}", None, []) for name, each in folders.items())
+    assert plain.records[0]["loss"] != thinned.records[0]["loss"]
 
 
 def test_checkpoints_are_kept_every_so_many_steps_but_not_at_the_end(model_folders: list[Path], tmp_path: Path) -> None:
