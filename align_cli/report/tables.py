@@ -85,7 +85,8 @@ def _main_figure(event: Mapping[str, Any]) -> str:
     if stage == "train" and "diverged" in figures:
         return f"diverged; its policy is that of round {figures['policy_of_round']}"
     if stage == "train":
-        return f"loss {figures['last_step']['loss']:.3f} at step {figures['last_step']['step']}"
+        clipped = f", {figures['clipped_steps']} steps clipped" if figures.get("clipped_steps") else ""
+        return f"loss {figures['last_step']['loss']:.3f} at step {figures['last_step']['step']}{clipped}"
     if stage == "sft" and figures.get("final_loss") is not None:
         return f"loss {figures['final_loss']:.2f} nats a token after {figures['steps']} steps"
     if stage == "evaluate":

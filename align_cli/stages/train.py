@@ -92,6 +92,7 @@ class Train(Stage):
                 "global_batch_size": recipe.global_batch_size,
                 "offline": loaded.inputs.offline_pairs(policy.tokenizer).counts,
                 "usage": outcome.usage,
+                "clipped_steps": _num_clipped(outcome.steps, loaded.trainer(number).args.max_grad_norm),
                 "last_step": outcome.steps[-1],
             }
         )
@@ -282,6 +283,11 @@ def _halve_micro_batch(trainer: PreferenceTrainer, error: MemoryError) -> str:
         f"{args.gradient_accumulation_steps} passes a step, which is the same global batch. Set "
         "train.per_device_train_batch_size and train.gradient_accumulation_steps so next time"
     )
+
+
+def _num_clipped(steps: Sequence[dict[str, float]], max_grad_norm: float | None) -> int:
+    """The steps whose gradient was scaled down to the largest norm that is allowed; 0 or None allows any."""
+    return sum(step["grad_norm"] > max_grad_norm for step in steps) if max_grad_norm else 0
 
 
 def _check_finite(policy: Policy) -> None:

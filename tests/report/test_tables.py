@@ -75,6 +75,10 @@ def finish(stage: str, figures: dict[str, Any] | None, seconds: float = 2.0) -> 
         (finish("generate", {"completions": 0, "tokens": 0}, seconds=0.0), "0 completions, 0 tokens/s"),
         (finish("label", {"pairs": 14, "ties_dropped": 2}), "14 pairs, 2 ties dropped"),
         (finish("train", {"last_step": {"loss": 0.61234, "step": 50}}), "loss 0.612 at step 50"),
+        (
+            finish("train", {"last_step": {"loss": 0.61234, "step": 50}, "clipped_steps": 24}),
+            "loss 0.612 at step 50, 24 steps clipped",
+        ),
         (finish("sft", {"final_loss": 1.5, "steps": 12}), "loss 1.50 nats a token after 12 steps"),
         (finish("sft", {"final_loss": None, "steps": 0}), ""),
         (finish("evaluate", {"kl": {"mean": 1.234}, "length": {"mean": 8.25}}), "KL 1.23, length 8.2"),

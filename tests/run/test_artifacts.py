@@ -105,6 +105,10 @@ def test_the_ledger_has_a_start_and_a_finish_of_every_stage_in_order(finished: P
             assert event["seconds"] >= 0
             assert event["figures"]
     trained = [event["figures"] for event in events if event["event"] == "finish" and event["stage"] == "train"]
+    training = [read_rows(rounds(finished) / f"00{number}" / "training.jsonl") for number in (1, 2)]
+    norms = [[step["grad_norm"] for step in steps] for steps in training]
+    assert [figures["clipped_steps"] for figures in trained] == [sum(norm > 1 for norm in each) for each in norms]
+    assert sum(figures["clipped_steps"] for figures in trained) > 0
     assert [figures["last_step"]["step"] for figures in trained] == [3, 6]
     assert {figures["global_batch_size"] for figures in trained} == {8}
 
