@@ -6,6 +6,7 @@ very prompt. So training and sampling see the same prompt ids.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.records import Text
@@ -28,12 +29,24 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[i
 
 
 def completion_token_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: Text, prompt_ids: list[int], completion: Text
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Text,
+    prompt_ids: list[int],
+    completion: Text,
+    stop_ids: Collection[int] = (),
 ) -> list[int]:
-    """The ids of a dataset's completion behind a prompt, closed by the end-of-sequence token.
+    """The ids of a dataset's completion behind a prompt, up to the first that stops generation; closed by one.
 
     Prompt and completion are tokenised together where that keeps the prompt's ids; where tokens would merge across the
-    border, the completion is tokenised alone.
+    border, the completion is tokenised alone. What stands behind the first id that stops generation, as the line break
+    that ChatML writes behind <|im_end|>, is nothing that a sampled response could have: it is left out.
+
+    Args:
+        tokenizer: the policy's.
+        prompt: text or messages.
+        prompt_ids: its ids, as the policy is sampled from them.
+        completion: text or messages.
+        stop_ids: what stops generation besides the tokenizer's end-of-sequence token; see `Policy.eos_token_ids`.
 
     Returns:
         At least one id.
@@ -48,9 +61,12 @@ def completion_token_ids(
         ids = together[len(prompt_ids) :]
     else:
         ids = list(tokenizer(plain_text(completion), add_special_tokens=False)["input_ids"])
-    # A chat template ends a turn in its own way, such as <|im_end|>\n; what it wrote stays as it is.
-    is_closed = ids[-1:] == [tokenizer.eos_token_id] or (is_behind_prompt and not is_plain and bool(ids))
-    return ids if is_closed else [*ids, tokenizer.eos_token_id]
+    stops = {tokenizer.eos_token_id, *stop_ids}
+    end = next((place for place, token_id in enumerate(ids) if token_id in stops), None)
+    if end is not None:
+        return ids[: end + 1]
+    # A chat template ends a turn in its own way; where that stops nothing, what it wrote stays as it is.
+    return ids if is_behind_prompt and not is_plain and ids else [*ids, tokenizer.eos_token_id]
 
 
 def decode_completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion_ids: list[int]) -> Text:

@@ -47,10 +47,10 @@ def _tokenised(pair: Preference, policy: Policy) -> Preference:
     """The pair with token ids; those that it came with are the ones that were sampled, and stay."""
     if pair.prompt_ids and pair.chosen_ids and pair.rejected_ids:
         return pair
-    prompt_ids = prompt_token_ids(policy.tokenizer, pair.prompt)
+    prompt_ids, stops = prompt_token_ids(policy.tokenizer, pair.prompt), policy.eos_token_ids
     return replace(
         pair,
         prompt_ids=prompt_ids,
-        chosen_ids=completion_token_ids(policy.tokenizer, pair.prompt, prompt_ids, pair.chosen),
-        rejected_ids=completion_token_ids(policy.tokenizer, pair.prompt, prompt_ids, pair.rejected),
+        chosen_ids=completion_token_ids(policy.tokenizer, pair.prompt, prompt_ids, pair.chosen, stops),
+        rejected_ids=completion_token_ids(policy.tokenizer, pair.prompt, prompt_ids, pair.rejected, stops),
     )

@@ -91,7 +91,7 @@ class Evaluate(Stage):
             round_number=number,
             samples=samples,
             opponents=opponents,
-            pairs=loaded.inputs.eval_pairs(policy.tokenizer),
+            pairs=loaded.inputs.eval_pairs(policy),
             scorer=loaded.scorer(context.recipe.evaluate.scorer),
             progress=context.progress,
             work=context.work,

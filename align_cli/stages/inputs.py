@@ -21,9 +21,8 @@ from align_cli.stages.pairing.offline import label_offline_pairs
 from align_cli.stages.pairing.pairs import LabelledPairs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from align_cli.artifacts.records import Preference
+    from align_cli.models.load import Policy
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -83,21 +82,23 @@ class Inputs:
         """Whether any source takes them."""
         return any(not source.policy_responses for source in self._recipe.method.sources.in_use().values())
 
-    def offline_pairs(self, tokenizer: PreTrainedTokenizerBase) -> LabelledPairs:
+    def offline_pairs(self, policy: Policy) -> LabelledPairs:
         """Offline pairs, tokenised by the policy's tokenizer; none where no source takes them."""
         if not self.uses_offline_pairs:
             return LabelledPairs([], {})
         if self._offline is None:
             rows, source = self.offline_rows, self._recipe.method.sources.offline
             labeler = source.labeler if source is not None else "dataset"
-            pairs = label_offline_pairs(rows.rows, tokenizer, self._recipe.label, labeler)
+            pairs = label_offline_pairs(rows.rows, policy.tokenizer, self._recipe.label, labeler, policy.eos_token_ids)
             self._offline = LabelledPairs(pairs.preferences, {**pairs.counts, **rows.dropped})
         return self._offline
 
-    def eval_pairs(self, tokenizer: PreTrainedTokenizerBase) -> list[Preference]:
+    def eval_pairs(self, policy: Policy) -> list[Preference]:
         """Held-out offline pairs, tokenised likewise."""
         if self._held_out is None:
-            found = label_offline_pairs(self.eval_rows.rows, tokenizer, EVALUATION_RULES, "dataset")
+            found = label_offline_pairs(
+                self.eval_rows.rows, policy.tokenizer, EVALUATION_RULES, "dataset", policy.eos_token_ids
+            )
             self._held_out = found.preferences
         return self._held_out
 

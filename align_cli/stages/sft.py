@@ -144,7 +144,9 @@ def _warm_start(
     pairs = []
     for row in rows:
         prompt_ids = prompt_token_ids(policy.tokenizer, row["prompt"]) if row["prompt"] else []
-        completion_ids = completion_token_ids(policy.tokenizer, row["prompt"], prompt_ids, row["completion"])
+        completion_ids = completion_token_ids(
+            policy.tokenizer, row["prompt"], prompt_ids, row["completion"], policy.eos_token_ids
+        )
         pairs.append((prompt_ids, completion_ids))
     _check_lengths(pairs, policy)
     begun = read_training_state(work.begun) if work.begun else None

@@ -90,7 +90,7 @@ class Train(Stage):
             {
                 "reference": trained.reference.version,
                 "global_batch_size": recipe.global_batch_size,
-                "offline": loaded.inputs.offline_pairs(policy.tokenizer).counts,
+                "offline": loaded.inputs.offline_pairs(policy).counts,
                 "usage": outcome.usage,
                 "clipped_steps": _num_clipped(outcome.steps, loaded.trainer(number).args.max_grad_norm),
                 "last_step": outcome.steps[-1],
@@ -176,7 +176,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     within = _resumed(context)
     policy = loaded.policy_after(number - 1)
     reference, trainer = loaded.reference_for(number), loaded.trainer(number)
-    pairs = [*loaded.inputs.offline_pairs(policy.tokenizer).preferences, *adopted_pairs(pairs, policy)]
+    pairs = [*loaded.inputs.offline_pairs(policy).preferences, *adopted_pairs(pairs, policy)]
     start = loaded.state = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
 
     def keep(state: TrainingState) -> None:

@@ -69,8 +69,8 @@ def test_a_completion_that_says_its_end_is_not_ended_twice(letters: PreTrainedTo
     assert completion_tokens(letters, "ca", " ab<eos>") == [" ", "ab", "<eos>"]
 
 
-def test_a_completion_with_an_end_inside_it_still_ends(letters: PreTrainedTokenizerFast) -> None:
-    assert completion_tokens(letters, "c", " a<eos>b")[-1] == "<eos>"
+def test_a_completion_with_an_end_inside_it_ends_there(letters: PreTrainedTokenizerFast) -> None:
+    assert completion_tokens(letters, "c", " a<eos>b") == [" ", "a", "<eos>"]
 
 
 def test_an_empty_completion_is_the_end_alone(letters: PreTrainedTokenizerFast) -> None:
@@ -102,9 +102,23 @@ def test_a_plain_prompt_does_not_go_through_the_chat_template(chatty: PreTrained
     assert completion_tokens(chatty, "ca", " b") == [" ", "b", "<eos>"]
 
 
-def test_what_a_template_writes_behind_a_turns_end_stays(chatty: PreTrainedTokenizerFast) -> None:
+def test_nothing_behind_the_first_id_that_stops_generation_is_trained_on(chatty: PreTrainedTokenizerFast) -> None:
+    """ChatML writes a line break behind a turn's end; a sampled response has none."""
     chatty.chat_template = CHAT_TEMPLATE.replace("{{ eos_token }}", "{{ eos_token }}\n")
-    assert completion_tokens(chatty, CHAT, REPLY) == ["b", "a", "<eos>", "\n"]
+    assert completion_tokens(chatty, CHAT, REPLY) == ["b", "a", "<eos>"]
+
+
+def test_what_stops_generation_besides_the_tokenizers_end_ends_a_completion_too(
+    chatty: PreTrainedTokenizerFast,
+) -> None:
+    """As `<|eot_id|>`, which the generation config of some models names and their tokenizer does not."""
+    chatty.chat_template = CHAT_TEMPLATE.replace("{{ eos_token }}", "<bos>\n")
+    prompt_ids = prompt_token_ids(chatty, CHAT)
+    stop = chatty.convert_tokens_to_ids("<bos>")
+    ids = completion_token_ids(chatty, CHAT, prompt_ids, REPLY, [stop])
+    assert tokens(chatty, ids) == ["b", "a", "<bos>"]
+    untold = completion_token_ids(chatty, CHAT, prompt_ids, REPLY)
+    assert tokens(chatty, untold) == ["b", "a", "<bos>", "\n"], "a turn that stops nothing stays as it was written"
 
 
 def test_a_chat_reply_ends_where_the_template_begins_it_in_another_way_than_the_generation_prompt(

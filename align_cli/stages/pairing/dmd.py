@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,15 @@ class Dmd:
     def pair(self, completions: Sequence[Completion], context: Context) -> LabelledPairs:
         """The round's pairs."""
         recipe, loaded = context.recipe, context.loaded
-        tokenizer = loaded.policy_after(context.round - 1).tokenizer
-        return pair_with_demonstrations(completions, loaded.inputs.demonstrations, tokenizer, recipe.label, recipe.seed)
+        policy = loaded.policy_after(context.round - 1)
+        return pair_with_demonstrations(
+            completions,
+            loaded.inputs.demonstrations,
+            policy.tokenizer,
+            recipe.label,
+            recipe.seed,
+            policy.eos_token_ids,
+        )
 
 
 def pair_with_demonstrations(
@@ -38,6 +45,7 @@ def pair_with_demonstrations(
     tokenizer: PreTrainedTokenizerBase,
     section: LabelSection,
     run_seed: int,
+    stop_ids: Collection[int] = (),
 ) -> LabelledPairs:
     """Mixed pairs: a demonstration of the prompt is chosen, the policy's response rejected: the pairs of source `dmd`.
 
@@ -47,6 +55,7 @@ def pair_with_demonstrations(
         tokenizer: the policy's.
         section: what is dropped.
         run_seed: the run's seed.
+        stop_ids: what stops the policy's generation besides the tokenizer's end-of-sequence token.
 
     Source: SPIN, arXiv:2401.01335.
     """
@@ -66,7 +75,7 @@ def pair_with_demonstrations(
         pair = replace(
             pair,
             chosen=text,
-            chosen_ids=completion_token_ids(tokenizer, completion.prompt, completion.prompt_ids, text),
+            chosen_ids=completion_token_ids(tokenizer, completion.prompt, completion.prompt_ids, text, stop_ids),
             chosen_by="dataset",
             chosen_index=None,
             chosen_logp=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def label_offline_pairs(
-    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, section: LabelSection, labeler: str
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    section: LabelSection,
+    labeler: str,
+    stop_ids: Collection[int] = (),
 ) -> LabelledPairs:
     """Offline pairs with their own labels, tokenised by the policy's tokenizer; the same rules leave pairs out.
 
@@ -26,6 +30,7 @@ def label_offline_pairs(
         tokenizer: the policy's.
         section: the recipe's label section; ties are labels of one half.
         labeler: the labeler's name in the recipe.
+        stop_ids: what stops the policy's generation besides the tokenizer's end-of-sequence token.
     """
     counts: Counter[str] = Counter()
     preferences = []
@@ -34,8 +39,8 @@ def label_offline_pairs(
         tokenised = replace(
             pair,
             prompt_ids=prompt_ids,
-            chosen_ids=completion_token_ids(tokenizer, pair.prompt, prompt_ids, pair.chosen),
-            rejected_ids=completion_token_ids(tokenizer, pair.prompt, prompt_ids, pair.rejected),
+            chosen_ids=completion_token_ids(tokenizer, pair.prompt, prompt_ids, pair.chosen, stop_ids),
+            rejected_ids=completion_token_ids(tokenizer, pair.prompt, prompt_ids, pair.rejected, stop_ids),
         )
         if is_kept(tokenised, pair.label == 0.5, section, counts):
             preferences.append(tokenised)
