@@ -5,9 +5,10 @@ Called by the run for policies and references. A playground's model is a folder 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError, nearest
@@ -57,7 +58,8 @@ def load_policy(
         trust_remote_code: whether to run code that ships with the model.
 
     Raises:
-        AlignError: if there is no such model, if it cannot be read, or if its tokenizer has no end-of-sequence token.
+        AlignError: if there is no such model, if it cannot be read, if its weights are not those that its config asks
+            for, or if its tokenizer has no end-of-sequence token, or ids that the model does not know.
     """
     import torch
     from safetensors import SafetensorError
@@ -68,9 +70,15 @@ def load_policy(
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **shared)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), use_safetensors=True, **shared)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            place, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **shared
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever libraries say of a folder that holds something else
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) or not first_line:
+            first_line = f"{type(error).__name__}: {first_line}"
         if "custom code" in first_line:
             raise AlignError(
                 "the model comes with code of its own, which is not run unless it is trusted",
@@ -78,10 +86,12 @@ def load_policy(
                 hint="look at its .py files, and set policy.trust_remote_code to true where you trust them",
             ) from error
         raise AlignError(f"the model cannot be loaded: {first_line}", where=place, hint=_remedy(place)) from error
+    _check_whole(found, place)
     if tokenizer.eos_token_id is None:
         raise AlignError("the tokenizer has no end-of-sequence token", where=place, hint="set eos_token and save it")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _check_vocabulary(tokenizer, model, place)
     # It is saved with the tokenizer: a checkpoint must not depend on whether its policy was begun from the Hub or read
     # from another checkpoint.
     tokenizer.init_kwargs["is_local"] = True
@@ -99,6 +109,45 @@ def load_recipe_policy(recipe: Recipe, checkpoint: Path | None = None) -> Policy
         revision=None if checkpoint else settings.revision,
         trust_remote_code=settings.trust_remote_code,
     )
+
+
+def _check_whole(found: Mapping[str, Any], place: str) -> None:
+    """Refuse weights that are not those that the config asks for: transformers puts random numbers in their place.
+
+    Args:
+        found: transformers' loading info: `missing_keys`, `unexpected_keys`, `mismatched_keys`.
+        place: the model.
+    """
+    kinds = {
+        "missing_keys": "lacks tensors that its config asks for",
+        "mismatched_keys": "has tensors of other shapes than its config asks for",
+        "unexpected_keys": "has tensors that its config knows nothing of",
+    }
+    for kind, what in kinds.items():
+        names = sorted(name if isinstance(name, str) else name[0] for name in found.get(kind) or ())
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise AlignError(
+                f"the model {what}: {', '.join(names[:3])}{more}",
+                where=place,
+                hint="fetch or save it again; or mend its config.json, whose architecture, layers and sizes have to be "
+                "those of the weights",
+            )
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, place: str) -> None:
+    """Refuse a tokenizer that has ids without a row among the model's embeddings."""
+    rows = model.get_input_embeddings().num_embeddings
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        number, token = beyond[0]
+        more = f", and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+        raise AlignError(
+            f"the tokenizer has ids that the model's {rows} embeddings have no row for: {number} ({token!r}){more}",
+            where=place,
+            hint="take the tokenizer that belongs to the model; or call model.resize_token_embeddings(len(tokenizer)) "
+            "and save both",
+        )
 
 
 def _remedy(place: str) -> str:

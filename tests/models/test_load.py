@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from align_cli.artifacts.checksums import checksum
@@ -151,3 +155,111 @@ def test_a_tokenizer_is_saved_the_same_wherever_it_came_from(
     for name, place in (("one", hub_id), ("two", tiny_policy_folder)):
         load_policy(place).tokenizer.save_pretrained(tmp_path / name)
     assert checksum(tmp_path / "one") == checksum(tmp_path / "two")
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def edit_weights(folder: Path, edit: Callable[[Weights], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+LAYER = "model.layers.0.mlp.down_proj.weight"
+LACKS, OTHER, STRANGE = (
+    "the model lacks tensors that its config asks for: ",
+    "the model cannot be loaded: ",
+    "the model has tensors that its config knows nothing of: ",
+)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda weights: weights.pop(LAYER), f"{LACKS}{LAYER}"),
+        (lambda weights: weights.pop("model.norm.weight"), f"{LACKS}model.norm.weight"),
+        (lambda weights: weights.update({"model.extra": torch.zeros(2)}), f"{STRANGE}model.extra"),
+    ],
+)
+def test_weights_that_are_not_the_configs_are_refused_by_name(
+    folder: Path, edit: Callable[[Weights], object], message: str
+) -> None:
+    """transformers would put random numbers in their place."""
+    edit_weights(folder, edit)
+    with pytest.raises(AlignError) as caught:
+        load_policy(folder)
+    assert caught.value.faults[0].what == message
+    assert "config.json" in caught.value.faults[0].hint
+
+
+def test_a_tensor_of_another_shape_is_refused_by_name(folder: Path) -> None:
+    edit_weights(folder, lambda weights: weights.update({LAYER: torch.zeros(2, 2)}))
+    with pytest.raises(AlignError) as caught:
+        load_policy(folder)
+    assert "mlp.down_proj.weight" in str(caught.value) or "mismatch" in str(caught.value)
+
+
+def test_a_config_of_more_or_fewer_layers_than_the_weights_have_is_refused(folder: Path) -> None:
+    layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    edit_config(folder, num_hidden_layers=layers + 1)
+    with pytest.raises(AlignError, match=rf"lacks tensors .*model.layers.{layers}.* and \d+ more"):
+        load_policy(folder)
+    edit_config(folder, num_hidden_layers=layers - 1)
+    with pytest.raises(AlignError, match=rf"knows nothing of: model.layers.{layers - 1}."):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[]",
+        "{}",
+        "null",
+        '"llama"',
+        "{",
+        '{"model_type": "llama", "hidden_size": "big"}',
+        '{"model_type": "bert", "architectures": ["BertModel"]}',
+        '{"model_type": "no-such-model"}',
+        '{"model_type": ["llama"]}',
+    ],
+)
+def test_a_config_that_is_none_is_told_in_words(folder: Path, config: str) -> None:
+    (folder / "config.json").write_text(config)
+    with pytest.raises(AlignError) as caught:
+        load_policy(folder)
+    assert caught.value.faults[0].where == str(folder)
+    assert caught.value.faults[0].hint
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize("text", ["{}", "[]", "{", ""])
+def test_other_files_that_hold_nothing_are_told_in_words_or_not_needed(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    try:
+        policy = load_policy(folder)
+    except AlignError as error:
+        assert error.faults[0].where == str(folder)
+    else:
+        assert policy.tokenizer.eos_token_id is not None
+
+
+def test_an_id_without_an_embedding_is_refused_with_the_remedy(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<new pad>"})
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(AlignError, match=r"the model's \d+ embeddings have no row for: \d+ \('<new pad>'\)") as caught:
+        load_policy(folder)
+    assert "resize_token_embeddings" in caught.value.faults[0].hint
+
+
+def test_tied_weights_are_not_missing(folder: Path) -> None:
+    edit_config(folder, tie_word_embeddings=True)
+    edit_weights(folder, lambda weights: weights.pop("lm_head.weight", None))
+    policy = load_policy(folder)
+    assert policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
