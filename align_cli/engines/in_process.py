@@ -87,7 +87,10 @@ def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingS
     from transformers import GenerationConfig, LogitsProcessorList
 
     prompts = policy.tokenizer.pad(
-        {"input_ids": [request.prompt_ids for request in requests]}, padding_side="left", return_tensors="pt"
+        {"input_ids": [request.prompt_ids for request in requests]},
+        padding_side="left",
+        return_attention_mask=True,  # some tokenizers do not name it among their outputs
+        return_tensors="pt",
     ).to(policy.model.device)
     sampler = _seeded_sampler([request.seed for request in requests], settings.max_new_tokens)
     config = GenerationConfig(

@@ -42,6 +42,11 @@ class Policy:
         return sorted({token_id for token_id in [*ids, self.tokenizer.eos_token_id] if token_id is not None})
 
 
+def uses_cache(model: PreTrainedModel) -> bool:
+    """The model's own `use_cache`; a model of several parts, as of text and images, has it in its text's config."""
+    return bool(getattr(model.config.get_text_config(), "use_cache", False))
+
+
 def load_policy(
     name_or_path: str | Path,
     *,

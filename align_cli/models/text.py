@@ -24,7 +24,10 @@ def plain_text(text: Text) -> str:
 def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
     """The ids that the policy is sampled from: the text with the tokenizer's special tokens, or the chat template."""
     if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
+        ids = list(tokenizer(prompt)["input_ids"])
+        # Some tokenizers end every text; a prompt that says its end itself is left to say it once.
+        is_ended = ids[-1:] == [tokenizer.eos_token_id] and not prompt.endswith(str(tokenizer.eos_token))
+        return ids[:-1] if is_ended else ids
     return _chat_ids(tokenizer, prompt, add_generation_prompt=True)
 
 

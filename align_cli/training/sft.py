@@ -16,7 +16,7 @@ import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from align_cli.models.load import Policy
+from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.recipe.sections.policy import SftSection
 from align_cli.seeds import derive_seed
@@ -62,7 +62,7 @@ class SupervisedTrainer(Resumable, Trainer):
                 report_to="none",
                 disable_tqdm=True,
                 remove_unused_columns=False,
-                use_cache=policy.model.config.use_cache,
+                use_cache=uses_cache(policy.model),
                 dataloader_pin_memory=False,
             ),
             train_dataset=[{}],

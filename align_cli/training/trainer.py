@@ -24,7 +24,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from align_cli.errors import DivergedError
-from align_cli.models.load import Policy
+from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
@@ -282,7 +282,7 @@ def make_trainer(
         policy,
         reference,
         None if recipe.method.uses_trl_loss else recipe_objective(recipe),
-        dpo_config(recipe, scratch_dir, use_cache=policy.model.config.use_cache),
+        dpo_config(recipe, scratch_dir, use_cache=uses_cache(policy.model)),
         source_grad_norms=recipe.train.source_grad_norms,
         schedule_spans_run=recipe.train.schedule == "run",
         reset_optimizer=recipe.train.reset_optimizer_each_round,

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +256,16 @@ def test_a_tokenizer_that_pads_with_the_end_of_sequence_gives_the_same_responses
         assert sample_all(warm_policy, requests_of_many_lengths[:16]) == plain
     finally:
         warm_policy.tokenizer.pad_token = pad_token
+
+
+def test_a_tokenizer_that_names_no_attention_mask_gives_the_same_responses(
+    warm_policy: Policy, requests_of_many_lengths: list[Request]
+) -> None:
+    tokenizer = copy.deepcopy(warm_policy.tokenizer)
+    tokenizer.model_input_names = ["input_ids"]
+    tokenizer.pad_token = tokenizer.eos_token  # so that no mask can be guessed from the padding
+    unmasked = replace(warm_policy, tokenizer=tokenizer)
+    assert sample_all(unmasked, requests_of_many_lengths) == sample_all(warm_policy, requests_of_many_lengths)
 
 
 def test_a_policy_whose_logits_are_not_finite_is_a_user_error(tiny_policy_folder: Path) -> None:

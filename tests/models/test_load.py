@@ -4,16 +4,17 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Gemma3Config
 
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError
-from align_cli.models.load import Policy, load_policy, weights_version
+from align_cli.models.load import Policy, load_policy, uses_cache, weights_version
 from align_cli.playground.model import make_policy
 
 
@@ -263,3 +264,11 @@ def test_tied_weights_are_not_missing(folder: Path) -> None:
     edit_weights(folder, lambda weights: weights.pop("lm_head.weight", None))
     policy = load_policy(folder)
     assert policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
+
+
+def test_a_model_of_several_parts_has_its_cache_in_the_texts_config() -> None:
+    text = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 4}
+    for use_cache in (True, False):
+        config = Gemma3Config(text_config={**text, "use_cache": use_cache})
+        assert not hasattr(config, "use_cache")
+        assert uses_cache(SimpleNamespace(config=config)) is use_cache  # type: ignore[arg-type]

@@ -87,6 +87,22 @@ def test_a_prompt_begins_as_the_tokenizer_begins_a_text_and_a_completion_does_no
     assert completion_tokens(tokenizer, "ca", "bc") == ["b", "c", "<eos>"], "alone, where the two would merge"
 
 
+def test_a_tokenizer_that_ends_every_text_does_not_end_a_prompt() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = letter_tokenizer()
+    end = tokenizer.eos_token_id
+    ends = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", end)])
+    tokenizer.backend_tokenizer.post_processor = ends
+    assert tokens(tokenizer, tokenizer("ca")["input_ids"])[-1] == "<eos>"
+    assert tokens(tokenizer, prompt_token_ids(tokenizer, "ca")) == ["c", "a"]
+    assert completion_tokens(tokenizer, "ca", " b") == [" ", "b", "<eos>"]
+
+
+def test_a_prompt_that_says_an_end_itself_keeps_it(letters: PreTrainedTokenizerFast) -> None:
+    assert tokens(letters, prompt_token_ids(letters, "ca<eos>")) == ["c", "a", "<eos>"]
+
+
 def test_a_chat_is_sampled_behind_the_templates_generation_prompt(chatty: PreTrainedTokenizerFast) -> None:
     ids = prompt_token_ids(chatty, CHAT)
     assert tokens(chatty, ids) == ["<|user|>", "ab", "<eos>", "<|assistant|>"]
