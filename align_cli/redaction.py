@@ -40,11 +40,15 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _SHORTEST_IN_ENVIRONMENT = 8
+_FOLDERS = frozenset({"PWD", "OLDPWD"})
+"""Variables in which a shell keeps its folders, and no passwords."""
 
 
 def is_secret_name(name: str) -> bool:
     """Whether a key or variable of this name holds a secret: `api_key`, `HF_TOKEN`, `clientSecret`; not `eos_token`."""
     words = [word.lower() for word in _WORD.findall(name)]
+    if name in _FOLDERS:
+        return False
     if _HARMLESS_WORDS.intersection(words):
         return False
     return bool(_SECRET_WORDS.intersection(words)) or any(pair in _SECRET_PAIRS for pair in pairwise(words))

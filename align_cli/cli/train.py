@@ -58,7 +58,8 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
         with talk.reporter() as reporter:
             evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from)
     except KeyboardInterrupt as interrupt:
-        raise type(interrupt)("`align train` with the same recipe goes on where it stopped") from None
+        again = "`align train` with the same recipe goes on where it stopped"
+        raise type(interrupt)(f"{again}, without --restart" if restart else again) from None
     talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
 
 

@@ -9,7 +9,8 @@ from typing import Protocol
 from align_cli import stages
 from align_cli.artifacts.records import Evaluation
 from align_cli.errors import AlignError
-from align_cli.recipe import Recipe
+from align_cli.recipe import Recipe, differences, resolved
+from align_cli.run.fingerprints import lies_below
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
 from align_cli.run.fork import check_fork, interrupted_fork
@@ -18,6 +19,9 @@ from align_cli.run.plan import Step
 from align_cli.run.results import Results
 from align_cli.run.tidy import let_go, superfluous
 from align_cli.stages.base import CHECKPOINT, Artifact, Progress
+
+CHANGEABLE = ("rounds", "output_dir", "guards", "checkpoints")
+"""Keys that may change under a run."""
 
 
 class Reporter(Protocol):
@@ -39,7 +43,8 @@ class Reporter(Protocol):
 def origin_of(folder: RunFolder, recipe: Recipe, *, asked: Origin | None, restart: bool) -> Origin | None:
     """Where the run forks from: what is asked for, or what a killed process was at; None for a run of its own.
 
-    A run that a killed `--restart` put aside is in its place again afterwards.
+    A run that a killed `--restart` put aside is in its place again afterwards, unless the new one has begun and the
+    recipe is the new one's.
 
     Raises:
         RunError: if the folder holds something else, or if what is asked for cannot be forked.
@@ -47,11 +52,18 @@ def origin_of(folder: RunFolder, recipe: Recipe, *, asked: Origin | None, restar
     folder.check_usable()
     if folder.set_aside.is_there:
         with folder.locked():
-            pass
+            if not restart and folder.set_aside.is_there and not _is_begun_with(folder, recipe):
+                folder.bring_back()
     origin = interrupted_fork(folder) if asked is None and not restart else asked
     if origin is not None:
         check_fork(recipe, origin, folder, restart=restart)
     return origin
+
+
+def _is_begun_with(folder: RunFolder, recipe: Recipe) -> bool:
+    """Whether the run that has begun here, and has finished nothing, is this recipe's."""
+    changed = differences(resolved(folder.recipe()), resolved(recipe))
+    return all(lies_below(change.key, CHANGEABLE) for change in changed)
 
 
 def check_inputs(plan: Sequence[Step], loaded: Loaded) -> None:

@@ -24,7 +24,7 @@ from align_cli.run.loaded import Loaded
 from align_cli.run.plan import Step, is_last_of_round
 from align_cli.run.results import Results
 from align_cli.run.tidy import let_go
-from align_cli.stages.base import EVALUATION, Artifact, Context, Done, NoProgress, NoWork, Progress, RecordType
+from align_cli.stages.base import EVALUATION, Artifact, Context, NoProgress, NoWork, Progress, RecordType
 
 
 class StepArtifacts:
@@ -116,7 +116,7 @@ class StepRunner:
         done = stage.carry_out(context)
         found = self._findings(step)
         rolled_back_to = self.results.best_round() if decided(found) == "rollback" else None
-        done = done if rolled_back_to is None else Done(done.figures, rolled_back_to)
+        done = done if rolled_back_to is None else done._replace(continues_from=rolled_back_to)
         names = [name for name in stage.writes if name in artifacts.written]
         folder.manifests.finish(step, inputs, names, done, [finding.to_dict() for finding in found])
         let_go(self.results, folder, step)
@@ -136,8 +136,9 @@ class StepRunner:
         """Make again what a finished round left in memory alone, within the step that needs it."""
         artifacts = StepArtifacts(self.folder, self.recipe, round_number)
         surroundings = (artifacts, self.loaded, NoWork(), self._progress, self.loaded.note)
-        for name in self.folder.manifests.of_round(round_number)["stages"]:
-            stages.stage_named(name).replay(Context(self.recipe, round_number, *surroundings))
+        for name, record in self.folder.manifests.of_round(round_number)["stages"].items():
+            recipe = self.recipe.model_copy(update={"rounds": record.get("planned_rounds", self.recipe.rounds)})
+            stages.stage_named(name).replay(Context(recipe, round_number, *surroundings))
 
     def _findings(self, step: Step) -> list[Finding]:
         """What the guards say of a round that is over."""

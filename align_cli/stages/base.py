@@ -257,10 +257,12 @@ class Done(NamedTuple):
     Args:
         figures: for the ledger.
         continues_from: the round whose policy the next round starts from, where it is not this one.
+        planned_rounds: how many rounds were planned, where a replay has to know.
     """
 
     figures: dict[str, Any]
     continues_from: int | None = None
+    planned_rounds: int | None = None
 
 
 class ForkKeys(NamedTuple):

@@ -86,6 +86,8 @@ class Train(Stage):
         else:
             policy.version = unsaved_version(policy)
         context.artifacts.write(TRAINING, outcome.steps)
+        # A learning rate whose schedule spans the run is another one when rounds are raised.
+        is_scheduled = recipe.train.schedule == "run" and not context.artifacts.keeps_policy
         return Done(
             {
                 "reference": trained.reference.version,
@@ -94,7 +96,8 @@ class Train(Stage):
                 "usage": outcome.usage,
                 "clipped_steps": _num_clipped(outcome.steps, loaded.trainer(number).args.max_grad_norm),
                 "last_step": outcome.steps[-1],
-            }
+            },
+            planned_rounds=recipe.rounds if is_scheduled else None,
         )
 
     def replay(self, context: Context) -> None:

@@ -39,7 +39,7 @@ SECRET_NAMES = [
 ]  # fmt: skip
 HARMLESS_NAMES = [
     "max_tokens", "tokens", "eos_token", "pad_token", "token_limit", "tokenizer", "key", "keyboard", "secretary",
-    "api_key_env", "token_file", "monkey", "authors", "passwords_per_page", "token_ids",
+    "api_key_env", "token_file", "monkey", "authors", "passwords_per_page", "token_ids", "PWD", "OLDPWD",
 ]  # fmt: skip
 
 

@@ -198,7 +198,7 @@ def test_a_restart_that_is_ended_in_its_first_step_goes_on_as_it_says(
     stop = Stop("warm-up step", 3, signal.SIGINT)
     ended = align("train", "recipe.yaml", *keys, "--restart", cwd=finished_copy, stop=stop)
     assert ended.code == 130
-    assert "goes on where it stopped" in ended.err
+    assert "`align train` with the same recipe goes on where it stopped, without --restart" in ended.err
     done = align("train", "recipe.yaml", *keys, cwd=finished_copy)
     assert done.code == 0, done.err
     assert_same_runs(finished_copy, fresh)
@@ -213,6 +213,18 @@ def test_a_restart_that_fails_after_it_was_ended_brings_the_old_run_back(finishe
     assert_refused(align("train", "recipe.yaml", model, cwd=finished_copy))
     assert files_below(finished_copy / "run" / "rounds") == rounds
     assert "is finished" in align("train", "recipe.yaml", cwd=finished_copy).err
+
+
+def test_a_restart_that_is_ended_in_its_first_step_loses_no_run_whose_recipe_comes_back(
+    finished_copy: Path, align: Align
+) -> None:
+    before = files_below(finished_copy / "run" / "rounds")
+    stop = Stop("warm-up step", 3, signal.SIGINT)
+    assert align("train", "recipe.yaml", "seed=3", "--restart", cwd=finished_copy, stop=stop).code == 130
+    done = align("train", "recipe.yaml", cwd=finished_copy)
+    assert done.code == 0, done.err
+    assert "run is finished: 2 rounds; raise rounds= to go on" in done.err
+    assert files_below(finished_copy / "run" / "rounds") == before
 
 
 def test_a_finished_run_is_finished_where_nobody_can_tidy_it(finished_copy: Path, align: Align) -> None:

@@ -229,6 +229,19 @@ def test_a_round_that_was_rolled_back_between_checkpoints_is_followed_by_the_sam
     assert differing_files(killed, whole) == []
 
 
+@pytest.mark.parametrize("rounds", [4, 7])
+def test_rounds_may_be_raised_or_lowered_between_checkpoints(rounds: int, tmp_path: Path) -> None:
+    """What is trained again follows the learning rates that it had, which a schedule over the whole run has changed."""
+    folders = [make_run(tmp_path / name, VARIANT) for name in ("killed", "straight")]
+    keys = ("checkpoints.every_rounds=9", "train.schedule=run")
+    for folder, within in zip(folders, ("round 3 train", "round 3 generate"), strict=True):
+        stop = Stop("step" if "train" in within else "sampling", 1, within=within)
+        assert train(folder, stop, "rounds=5", *keys).code == -signal.SIGKILL
+        done = train(folder, None, f"rounds={rounds}", *keys)
+        assert done.code == 0, done.err
+    assert differing_files(*folders) == []
+
+
 class Kept:
     """Manifests of a run whose rounds have checkpoints with an optimizer each."""
 

@@ -60,6 +60,7 @@ class _Record(TypedDict):
         dropped: artifacts, and files of artifacts, that were let go since.
         guards: what guards saw when the round was over.
         continues_from: the round whose policy the next one starts from, where it is another.
+        planned_rounds: how many rounds were planned then, where a replay has to know.
     """
 
     inputs: _Inputs
@@ -68,6 +69,7 @@ class _Record(TypedDict):
     dropped: NotRequired[list[_Member]]
     guards: NotRequired[list[_Finding]]
     continues_from: NotRequired[Annotated[int, Field(ge=0)]]
+    planned_rounds: NotRequired[Annotated[int, Field(ge=1)]]
 
 
 @_strict

@@ -102,6 +102,8 @@ class Manifests:
             entry["guards"] = [dict(finding) for finding in guards]
         if done.continues_from is not None:
             entry["continues_from"] = done.continues_from
+        if done.planned_rounds is not None:
+            entry["planned_rounds"] = done.planned_rounds
         manifest = copy.deepcopy(self.of_round(step.round))
         manifest["stages"][step.stage] = entry
         self.write(step.round, manifest)
