@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from in_process_runs import Notes
 from run_fixtures import MakeFolder, assert_same_runs
 
 from align_cli.artifacts.records import Evaluation
+from align_cli.errors import RunError
 from align_cli.recipe import load_recipe
 from align_cli.run import loop
 from align_cli.run.folder import RunFolder
@@ -71,17 +70,11 @@ def test_what_another_process_has_done_meanwhile_is_not_done_again(
     assert_same_runs(folder, finished)
 
 
-def test_the_lock_is_free_again_when_its_holder_is_done(tmp_path: Path) -> None:
-    held = threading.Event()
-
-    def hold() -> None:
-        with RunFolder(tmp_path / "run").locked():
-            held.set()
-            time.sleep(0.2)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    thread.join()
-    with RunFolder(tmp_path / "run").locked():
-        pass
+def test_the_lock_is_held_by_one_and_free_again_when_its_holder_is_done(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with first.locked():
+        with pytest.raises(RunError, match="the run is in use by"), second.locked():
+            pass
+        assert (first.lock.is_held, second.lock.is_held) == (True, False)
+    with second.locked():
+        assert second.lock.is_held
