@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from align_cli.artifacts.records import Preference
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import AlignError, DataError, DivergedError, RunError
 from align_cli.models.load import Policy
+from align_cli.models.text import plain_text
 from align_cli.recipe import Recipe
 from align_cli.stages.adopted import adopted_pairs
 from align_cli.stages.base import (
@@ -67,6 +69,7 @@ class Train(Stage):
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         if loaded.inputs.uses_offline_pairs:
             _check_offline_labels(recipe, loaded)
+            _check_some_are_left(recipe, loaded)
         from align_cli.training.arguments import dpo_config
 
         with ScratchFolder() as scratch:
@@ -301,6 +304,27 @@ def _check_finite(policy: Policy) -> None:
             where="train",
             hint="a lower train.learning_rate needs another output_dir, --restart or --from; guards.non_finite can "
             "roll back by itself",
+        )
+
+
+def _check_some_are_left(recipe: Recipe, loaded: Loaded) -> None:
+    """Whether the rules of `label` leave any offline pair, as far as texts and labels tell."""
+    section, rows, left_out = recipe.label, loaded.inputs.offline_rows.rows, Counter[str]()
+    for row in rows:
+        is_empty = not all(plain_text(row[side]).strip() for side in ("chosen", "rejected"))
+        rules = (
+            (is_empty, section.empty_texts, "with an empty text"),
+            (row["chosen"] == row["rejected"], section.equal_texts, "with the same text as chosen and as rejected"),
+            (float(row.get("label", 1.0)) == 0.5, section.ties, "with a label of one half"),
+        )
+        left_out.update([why for holds, rule, why in rules if holds and rule == "drop"][:1])
+    if rows and left_out.total() == len(rows):
+        counts = ", ".join(f"{count} {why}" for why, count in left_out.most_common())
+        raise DataError(
+            f"of {len(rows)} pairs none is left: {counts}",
+            where="data.preferences",
+            hint="look at how the file was made; what is left out is said by label.equal_texts, label.ties and "
+            "label.empty_texts",
         )
 
 

@@ -188,6 +188,12 @@ def test_an_unknown_preset_gets_the_nearest_known_one(tmp_path: Path) -> None:
     assert ":3:9" in str(raised.value)
 
 
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "slic", "simpo"])
+def test_a_losss_name_is_taken_for_its_offline_preset(loss: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"did you mean offline-{loss}?"):
+        load(tmp_path, loss)
+
+
 def test_a_fault_in_a_presets_key_names_the_preset(tmp_path: Path) -> None:
     """The preset's dpr has no labeler: the place is the preset's own line."""
     with pytest.raises(RecipeError, match="dpr has no labeler") as raised:

@@ -54,6 +54,7 @@ def _fill(target: Node, preset: Node) -> None:
 def _unknown(place: Place, name: str) -> PlacedFault:
     if name in NOT_SERVED_YET:
         return PlacedFault(place, f"preset {name} is not served yet", f"there are {', '.join(preset_names())}")
-    near = nearest(name, preset_names())
-    hint = f"did you mean {near}?" if near else f"there are {', '.join(preset_names())}"
+    known = preset_names()
+    near = f"offline-{name}" if f"offline-{name}" in known else nearest(name, known)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
     return PlacedFault(place, f"preset is {shown(name)}; there is no such preset", hint)
