@@ -168,7 +168,8 @@ class Evaluation(Record):
         reward: mean score with its standard error; None without a scorer.
         against: per opponent `win_rate` (ties count one half), `low` and `high` (bootstrap 95% interval), `wins`,
             `ties`, `losses` and the opponent's version; empty without a scorer.
-        kl: KL(policy ‖ reference) of whole responses in nats, mean and standard error, and the reference's version.
+        kl: KL(policy ‖ reference) of whole responses in nats, mean and standard error, and the reference's version;
+            over responses drawn from the policy itself, whatever `sampling` says.
         length: mean response length in tokens with its standard error.
         eos_rate: share of responses that ended by themselves.
         distinct_2: distinct bigrams over all bigrams of the responses.

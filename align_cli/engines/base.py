@@ -21,6 +21,10 @@ class SamplingSettings(NamedTuple):
     top_p: float
     max_new_tokens: int
 
+    def of_policy(self) -> SamplingSettings:
+        """Those that sample the policy itself, at the same length."""
+        return self._replace(temperature=1.0, top_k=0, top_p=1.0)
+
 
 class Request(NamedTuple):
     """One response wanted: token ids of the prompt, and the seed that alone decides its randomness."""

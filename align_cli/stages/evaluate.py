@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.engines.base import SamplingSettings
 from align_cli.labelers import Scorer
 from align_cli.metrics.estimates import estimate
 from align_cli.metrics.preference import pair_accuracy, win_rate
@@ -79,7 +80,11 @@ class Evaluate(Stage):
         loaded, number = context.loaded, context.round
         policy = loaded.policy_after(number)
         reference = loaded.reference_for(number)
-        samples = _held_out_responses(context, policy)
+        settings = sampling_settings(context.recipe.generate)
+        samples = _held_out_responses(context, policy, settings)
+        drawn = (
+            samples if settings == settings.of_policy() else _held_out_responses(context, policy, settings.of_policy())
+        )
         opponents = {
             name: _responses_of(context, opponent)
             for name, opponent in opponent_rounds(context.recipe, context.artifacts, number).items()
@@ -90,6 +95,7 @@ class Evaluate(Stage):
             context.recipe,
             round_number=number,
             samples=samples,
+            drawn=drawn,
             opponents=opponents,
             pairs=loaded.inputs.eval_pairs(policy),
             scorer=loaded.scorer(context.recipe.evaluate.scorer),
@@ -114,18 +120,20 @@ def _responses_of(context: Context, opponent: int) -> list[Completion]:
     found = context.artifacts.read(Artifact(opponent, SAMPLES), Completion)
     if found is not None:
         return found
-    return _held_out_responses(context, context.loaded.another_policy(opponent))
+    policy = context.loaded.another_policy(opponent)
+    return _held_out_responses(context, policy, sampling_settings(context.recipe.generate))
 
 
-def _held_out_responses(context: Context, policy: Policy) -> list[Completion]:
+def _held_out_responses(context: Context, policy: Policy, settings: SamplingSettings) -> list[Completion]:
     """A policy's responses to the held-out prompts, drawn with the same random numbers for every policy."""
     recipe = context.recipe
-    with context.work.journal("evaluation-samples") as journal:
+    name = "evaluation-samples" if settings == sampling_settings(recipe.generate) else "kl-samples"
+    with context.work.journal(name) as journal:
         return generate_completions(
             policy,
             evaluation_draws(context.loaded.inputs.eval_prompts, recipe.evaluate.num_prompts, recipe.seed),
             context.loaded.engine,
-            sampling_settings(recipe.generate),
+            settings,
             num_generations=1,
             round_number=0,
             stage="evaluate",
@@ -155,6 +163,7 @@ def evaluate_policy(
     *,
     round_number: int,
     samples: Sequence[Completion],
+    drawn: Sequence[Completion],
     opponents: Mapping[str, Sequence[Completion]],
     pairs: Sequence[Preference],
     scorer: Scorer | None,
@@ -169,6 +178,8 @@ def evaluate_policy(
         recipe: β, batch size, seed.
         round_number: rounds that the policy has been trained for.
         samples: the policy's responses to the evaluation prompts, one each.
+        drawn: draws from the policy itself, for what is an expectation over them: the same, or, where those were
+            sampled at another temperature than 1 or from a part of the distribution, others.
         opponents: the opponents' responses to the same prompts, by the name in `evaluate.against`.
         pairs: held-out offline pairs, tokenised.
         scorer: None leaves rewards and win rates out.
@@ -177,10 +188,10 @@ def evaluate_policy(
     """
     judged = _judge("own", samples, scorer, progress, work)
     opposing = {name: _judge(name, responses, scorer, progress, work) for name, responses in opponents.items()}
-    progress.start(len(samples) + len(pairs), "sequences")
+    progress.start(len(drawn) + len(pairs), "sequences")
     batch_size = recipe.generate.batch_size
     with work.journal("kl") as journal:
-        kl = estimate(kept_values(samples, batch_size, partial(_sequence_kls, policy, reference), progress, journal))
+        kl = estimate(kept_values(drawn, batch_size, partial(_sequence_kls, policy, reference), progress, journal))
     lengths = estimate([float(sample.num_tokens) for sample in samples])
     return Evaluation(
         round=round_number,
