@@ -28,6 +28,7 @@ from align_cli.stages.base import (
     Stage,
     policy_artifact,
 )
+from align_cli.stages.pairing.pairs import holding_rules
 from align_cli.stages.pools import training_pools
 from align_cli.training.batches import Mixture, usage
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint, unsaved_version
@@ -307,17 +308,24 @@ def _check_finite(policy: Policy) -> None:
         )
 
 
+WHY_LEFT_OUT = {
+    "empty_texts": "with an empty text",
+    "equal_texts": "with the same text as chosen and as rejected",
+    "ties": "with a label of one half",
+}
+
+
 def _check_some_are_left(recipe: Recipe, loaded: Loaded) -> None:
     """Whether the rules of `label` leave any offline pair, as far as texts and labels tell."""
-    section, rows, left_out = recipe.label, loaded.inputs.offline_rows.rows, Counter[str]()
+    rows, left_out = loaded.inputs.offline_rows.rows, Counter[str]()
     for row in rows:
-        is_empty = not all(plain_text(row[side]).strip() for side in ("chosen", "rejected"))
-        rules = (
-            (is_empty, section.empty_texts, "with an empty text"),
-            (row["chosen"] == row["rejected"], section.equal_texts, "with the same text as chosen and as rejected"),
-            (float(row.get("label", 1.0)) == 0.5, section.ties, "with a label of one half"),
+        holding = holding_rules(
+            recipe.label,
+            is_empty=not all(plain_text(row[side]).strip() for side in ("chosen", "rejected")),
+            is_equal=row["chosen"] == row["rejected"],
+            is_tie=float(row.get("label", 1.0)) == 0.5,
         )
-        left_out.update([why for holds, rule, why in rules if holds and rule == "drop"][:1])
+        left_out.update([WHY_LEFT_OUT[name] for name, rule in holding if rule == "drop"][:1])
     if rows and left_out.total() == len(rows):
         counts = ", ".join(f"{count} {why}" for why, count in left_out.most_common())
         raise DataError(

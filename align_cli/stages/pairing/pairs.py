@@ -92,18 +92,24 @@ def make_pair(chosen: ScoredCompletion, rejected: ScoredCompletion, label: float
     )
 
 
+def holding_rules(section: LabelSection, *, is_empty: bool, is_equal: bool, is_tie: bool) -> list[tuple[str, str]]:
+    """The rules of `label` that hold for a pair, in the order in which they decide, and what each does with it."""
+    rules = (
+        (is_empty, "empty_texts", section.empty_texts),
+        (is_equal, "equal_texts", section.equal_texts),
+        (is_tie, "ties", section.ties),
+    )
+    return [(name, rule or "keep") for holds, name, rule in rules if holds]
+
+
 def is_kept(pair: Preference, is_tie: bool, section: LabelSection, counts: Counter[str]) -> bool:
     """Apply the rules for empty texts, equal texts and ties.
 
     A pair is dropped if any rule that holds says so; it is counted once, under the first rule that decides.
     """
     is_empty = not plain_text(pair.chosen).strip() or not plain_text(pair.rejected).strip()
-    rules = (
-        (is_empty, "empty_texts", section.empty_texts),
-        (pair.chosen_ids == pair.rejected_ids, "equal_texts", section.equal_texts),
-        (is_tie, "ties", section.ties),
-    )
-    holding = [(name, rule) for holds, name, rule in rules if holds]
+    is_equal = pair.chosen_ids == pair.rejected_ids
+    holding = holding_rules(section, is_empty=is_empty, is_equal=is_equal, is_tie=is_tie)
     dropping = [name for name, rule in holding if rule == "drop"]
     if dropping:
         counts[f"{dropping[0]}_dropped"] += 1
