@@ -27,12 +27,14 @@ app.command("status")(status.command)
 
 def main() -> None:
     """Entry point of the console script."""
-    # Libraries read these when they are imported, and would otherwise write over the live table.
+    # Libraries read these when they are imported, and would otherwise write over the live table; threads of OpenMP that
+    # wait for each other would keep their cores busy, and beside another process take many times as long.
     for name, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("TQDM_DISABLE", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
+        ("OMP_WAIT_POLICY", "PASSIVE"),
     ):
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _terminated)

@@ -37,6 +37,13 @@ class Recipe(Section):
     preset: str | None = Field(None, description="a prior method, whose keys fill in what the recipe leaves out")
     seed: int = Field(0, ge=0, description="every random choice derives from it")
     rounds: int = Field(3, ge=1, description="how many rounds; may be raised on a finished run")
+    num_threads: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="threads that compute on the CPU, kept in the run; left out: one for a small model, else as many "
+        "as the machine has cores free when the run begins",
+    )
     policy: PolicySection
     data: DataSection
     playground: PlaygroundSection = PlaygroundSection()

@@ -13,6 +13,7 @@ from align_cli.run.plan import plan_steps
 from align_cli.run.results import Results
 from align_cli.run.standing import refuse_stopped, remaining_steps
 from align_cli.run.step import StepRunner
+from align_cli.run.threads import settle_num_threads
 
 
 def align_rounds(
@@ -49,6 +50,7 @@ def align_rounds(
             return already_finished(folder, recipe, plan, reporter)
         announce(folder, plan, steps, reporter)
         folder.begin(dump(recipe), recipe.seed)
+        settle_num_threads(folder, recipe, steps[0].round, reporter.note)
         before = plan[-len(steps) - 1] if len(steps) < len(plan) else None
         tidy_up(folder, results, before, steps[0])
         for known in results.evaluations():

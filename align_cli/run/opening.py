@@ -20,7 +20,7 @@ from align_cli.run.results import Results
 from align_cli.run.tidy import let_go, superfluous
 from align_cli.stages.base import CHECKPOINT, Artifact, Progress
 
-CHANGEABLE = ("rounds", "output_dir", "guards", "checkpoints")
+CHANGEABLE = ("rounds", "output_dir", "guards", "checkpoints", "num_threads")
 """Keys that may change under a run."""
 
 

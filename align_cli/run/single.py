@@ -25,6 +25,7 @@ from align_cli.run.plan import Step, plan_steps
 from align_cli.run.results import Results
 from align_cli.run.standing import remaining_steps
 from align_cli.run.step import StepRunner
+from align_cli.run.threads import choose_num_threads, computing_with, settle_num_threads
 from align_cli.stages.base import (
     CHECKPOINT,
     COMPLETIONS,
@@ -166,7 +167,9 @@ class _Once:
         pipes = Pipes(self._results, given or {}, output)
         with self._reporter.stage(round_number, self._stage.name) as progress:
             surroundings = (pipes, self._loaded, NoWork(), progress, self._reporter.note)
-            done = self._stage.carry_out(Context(self._recipe, round_number, *surroundings))
+            known = self._results.folder.begun.num_threads(policy_round)
+            with computing_with(self._recipe.num_threads or known or choose_num_threads(self._recipe)):
+                done = self._stage.carry_out(Context(self._recipe, round_number, *surroundings))
         return Made(round_number, pipes.written, done.figures)
 
 
@@ -190,6 +193,7 @@ def _make_initial_policy(results: Results, reporter: Reporter) -> None:
     runner = StepRunner(recipe, folder, Loaded(recipe, results, reporter.note), results)
     with folder.locked():
         folder.begin(dump(recipe), recipe.seed)
+        settle_num_threads(folder, recipe, 0, reporter.note)
         for step in making:
             with reporter.stage(step.round, step.stage) as progress:
                 runner.carry_out(step, progress)

@@ -7,6 +7,7 @@ and one that was not do the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -23,6 +24,7 @@ from align_cli.run.guards import Finding, decided, findings
 from align_cli.run.loaded import Loaded
 from align_cli.run.plan import Step, is_last_of_round
 from align_cli.run.results import Results
+from align_cli.run.threads import choose_num_threads, computing_with
 from align_cli.run.tidy import let_go
 from align_cli.stages.base import EVALUATION, Artifact, Context, NoProgress, NoWork, Progress, RecordType
 
@@ -113,7 +115,8 @@ class StepRunner:
         folder.ledger.log("start", round=step.round, stage=step.stage)
         begin, self._progress = monotonic(), progress
         context = Context(self.recipe, step.round, artifacts, self.loaded, work, progress, self.loaded.note)
-        done = stage.carry_out(context)
+        with self._as_settled(step.round):
+            done = stage.carry_out(context)
         found = self._findings(step)
         rolled_back_to = self.results.best_round() if decided(found) == "rollback" else None
         done = done if rolled_back_to is None else done._replace(continues_from=rolled_back_to)
@@ -138,7 +141,12 @@ class StepRunner:
         surroundings = (artifacts, self.loaded, NoWork(), self._progress, self.loaded.note)
         for name, record in self.folder.manifests.of_round(round_number)["stages"].items():
             recipe = self.recipe.model_copy(update={"rounds": record.get("planned_rounds", self.recipe.rounds)})
-            stages.stage_named(name).replay(Context(recipe, round_number, *surroundings))
+            with self._as_settled(round_number):
+                stages.stage_named(name).replay(Context(recipe, round_number, *surroundings))
+
+    def _as_settled(self, round_number: int) -> AbstractContextManager[None]:
+        """With as many threads as the run computes a round with."""
+        return computing_with(self.folder.begun.num_threads(round_number) or choose_num_threads(self.recipe))
 
     def _findings(self, step: Step) -> list[Finding]:
         """What the guards say of a round that is over."""

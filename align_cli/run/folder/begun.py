@@ -1,10 +1,10 @@
 """`run.json`: what makes a folder a run's. What it was begun with, and what its machine has shown since.
 
-    {"versions", "machine", "seed", "schema_version", "micro_batches"}
+    {"versions", "machine", "seed", "schema_version", "micro_batches", "num_threads"}
 
 `micro_batches` says how many pairs a forward pass holds from a round on, where the memory did not hold the recipe's:
 `{"3": [8, 4]}` is 4 in the place of 8. The processes that go on with the run cut their batches likewise, and end in the
-same bytes.
+same bytes. `num_threads` says likewise how many threads compute from a round on: `{"0": 1, "3": 2}`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, StrictInt, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
 from align_cli import __version__
 from align_cli.artifacts.records import SCHEMA_VERSION
@@ -25,6 +25,7 @@ from align_cli.errors import DataError
 
 VERSIONED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
 MICRO_BATCHES = "micro_batches"
+NUM_THREADS = "num_threads"
 
 
 class MicroBatch(NamedTuple):
@@ -45,6 +46,9 @@ _MICRO_BATCHES: TypeAdapter[dict[str, list[int]]] = TypeAdapter(
         Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,8}$")],
         Annotated[list[StrictInt], AfterValidator(_is_fewer)],
     ]
+)
+_NUM_THREADS: TypeAdapter[dict[str, int]] = TypeAdapter(
+    dict[Annotated[str, StringConstraints(pattern=r"^(0|[1-9]\d{0,8})$")], Annotated[StrictInt, Field(ge=1, le=4096)]]
 )
 
 
@@ -87,6 +91,25 @@ class Begun:
         known[round_number] = micro_batch
         by_round = {str(number): known[number] for number in sorted(known)}
         write_json(self._path(), {**self._document(), MICRO_BATCHES: by_round})
+
+    def num_threads(self, round_number: int) -> int | None:
+        """How many threads compute in a round; None where nothing was said, or the document is damaged."""
+        by_round = self._threads_by_round()
+        return by_round.get(max((number for number in by_round if number <= round_number), default=-1))
+
+    def remember_num_threads(self, round_number: int, num_threads: int) -> None:
+        """So many compute from this round on; what was said of later rounds is no longer true."""
+        by_round = {number: known for number, known in self._threads_by_round().items() if number < round_number}
+        by_round[round_number] = num_threads
+        named = {str(number): by_round[number] for number in sorted(by_round)}
+        write_json(self._path(), {**self._document(), NUM_THREADS: named})
+
+    def _threads_by_round(self) -> dict[int, int]:
+        try:
+            found = _NUM_THREADS.validate_python(self._document().get(NUM_THREADS, {}))
+        except ValidationError:
+            return {}
+        return {int(number): known for number, known in found.items()}
 
     def forget(self) -> None:
         """Read it anew: another process may have written it."""
