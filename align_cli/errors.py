@@ -7,7 +7,7 @@ Everything that a user can get wrong is raised as one of these; the command line
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -20,12 +20,18 @@ class Fault:
         where: `file:line:column`, a path, or a key; empty where there is no place to point to.
         hint: the remedy; empty where `what` already says it.
         snippet: the offending source line with a caret below it, or another program's traceback; shown as it is.
+        key: the recipe's key that it is about, as `method.beta`; empty where it is about none, or that is not known.
+        line: of the file that `where` names, from 1; None where it names none.
+        column: likewise.
     """
 
     what: str
     where: str = ""
     hint: str = ""
     snippet: str = ""
+    key: str = ""
+    line: int | None = None
+    column: int | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where else self.what]
@@ -76,6 +82,25 @@ class RunError(AlignError):
 
 class DivergedError(AlignError):
     """A training step whose loss or gradient was infinite or no number."""
+
+
+def all_at_once(*checks: Callable[[], object]) -> None:
+    """Carry out every check, and raise what they find together; what two of them find is told once.
+
+    Raises:
+        AlignError: with the faults of all checks; the only one that was raised as it is.
+    """
+    errors = []
+    for check in checks:
+        try:
+            check()
+        except AlignError as error:
+            errors.append(error)
+    faults = list(dict.fromkeys(fault for error in errors for fault in error.faults))
+    if errors and list(errors[0].faults) == faults:
+        raise errors[0]
+    if errors:
+        raise AlignError.of(faults)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -63,8 +63,8 @@ def unknown_key(root: Node, path: KeyPath) -> PlacedFault:
         full = written if written[: len(path)] == path else path
     hint = hint_for_key(path)
     if hint is not None:
-        return PlacedFault(place, f"{dotted(path)} is not served yet", hint)
-    return PlacedFault(place, f"unknown key {dotted(full)}", _suggestion(path, full[len(path) :]))
+        return PlacedFault(place, f"{dotted(path)} is not served yet", hint, full)
+    return PlacedFault(place, f"unknown key {dotted(full)}", _suggestion(path, full[len(path) :]), full)
 
 
 def _suggestion(path: KeyPath, rest: KeyPath) -> str:
@@ -92,7 +92,7 @@ def _missing(root: Node, path: KeyPath) -> PlacedFault:
     hint = (
         f"set it to one of {', '.join(keys.labeler_kinds())}" if path[-1] == "kind" else f"add it: {_described(path)}"
     )
-    return PlacedFault(section_place(root, path[:-1]), f"{dotted(path)} is missing", hint)
+    return PlacedFault(section_place(root, path[:-1]), f"{dotted(path)} is missing", hint, path)
 
 
 def _described(path: KeyPath) -> str:
@@ -104,11 +104,11 @@ def _wrong_value(root: Node, tree: Any, path: KeyPath) -> PlacedFault:
     place, value = value_place(root, path), _value_at(tree, path)
     hint = hint_for_value(path, value)
     if hint is not None:
-        return PlacedFault(place, f"{dotted(path)} {value} is not served yet", hint)
+        return PlacedFault(place, f"{dotted(path)} {value} is not served yet", hint, path)
     words, hint = _wanted(path, value)
     entry = find(root, path)
     found = shown(value) if entry is not None else "missing"
-    return PlacedFault(place, f"{dotted(path)} is {found}; it must be {words}", hint)
+    return PlacedFault(place, f"{dotted(path)} is {found}; it must be {words}", hint, path)
 
 
 def _wanted(path: KeyPath, value: Any) -> tuple[str, str]:

@@ -67,8 +67,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files:
     else:
         faults += _no_sections(source, root, faults)
         faults += apply_overrides(Node(Place(source), {}), overrides)
-    if recipe is None or faults:
+    if root is None or recipe is None or faults:
         raise RecipeError.of([fault.fault() for fault in sorted(faults, key=lambda fault: fault.place.order)])
+    recipe.written_at(root)
     return with_automatic_values(recipe)
 
 
@@ -95,7 +96,7 @@ def _check(root: Node, check_files: bool) -> tuple[Recipe | None, list[PlacedFau
     passed_faults = _check_pass_through(root, tree)
     for broken in broken_rules(View(Recipe, tree, faulty), with_files=check_files):
         place = key_place(root, broken.path) if broken.at_key else _rule_place(root, broken.path)
-        faults.append(PlacedFault(place, broken.what, broken.hint))
+        faults.append(PlacedFault(place, broken.what, broken.hint, broken.path))
     return recipe, faults + passed_faults
 
 
@@ -121,5 +122,5 @@ def _check_pass_through(root: Node, tree: dict[str, Any]) -> list[PlacedFault]:
         fault = None if name in TrainSection.model_fields else check_training_argument(name, value)
         if fault:
             place = (value_place if fault.is_value else key_place)(root, ("train", name))
-            faults.append(PlacedFault(place, fault.what, fault.hint))
+            faults.append(PlacedFault(place, fault.what, fault.hint, ("train", name)))
     return faults

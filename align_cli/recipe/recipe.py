@@ -6,8 +6,9 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
+from align_cli.errors import Fault
 from align_cli.recipe.checking.files import empty_texts
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
@@ -22,7 +23,7 @@ from align_cli.recipe.sections.method import MethodSection
 from align_cli.recipe.sections.policy import PolicySection
 from align_cli.recipe.sections.train import TrainSection
 from align_cli.recipe.sections.worlds import PlaygroundSection, ReviewsSection
-from align_cli.recipe.written.tree import shown
+from align_cli.recipe.written.tree import Node, Written, shown
 
 LONGEST_NAME = 255
 """Bytes of one name in every usual file system."""
@@ -56,6 +57,15 @@ class Recipe(Section):
     checkpoints: CheckpointsSection = CheckpointsSection()
     evaluate: EvaluateSection = EvaluateSection()
     guards: GuardsSection = GuardsSection()
+    _written: Written = PrivateAttr(default=Written())
+
+    def written_at(self, root: Node) -> None:
+        """Remember where the keys are written, for faults that are found when the recipe is at work."""
+        self._written = Written(root)
+
+    def fault(self, key: str, what: str, hint: str = "") -> Fault:
+        """A fault of a key, as `train.optim`, at the place where the recipe writes it."""
+        return self._written.fault(key, what, hint)
 
     @property
     def global_batch_size(self) -> int:

@@ -48,6 +48,7 @@ FILE_RULES: tuple[Rule, ...] = (
     *data.FILE_RULES,
     *worlds.FILE_RULES,
     *labelers.FILE_RULES,
+    *train.FILE_RULES,
 )
 WARNINGS: tuple[Callable[[Recipe], list[str]], ...] = (
     *policy.WARNINGS,

@@ -21,9 +21,19 @@ from align_cli.run.folder.manifests import Manifests
 from align_cli.run.plan import Step
 from align_cli.stages.inputs import local_files
 
-UNRECORDED_KEYS = ("generate.batch_size", "train.report_to", "train.run_name", "train.dataloader_num_workers")
-"""Keys that may change under a run, like a labeler's `batch_size`: they decide how fast, not what. Another batch size
-moves a log-probability's last digits and no token."""
+UNRECORDED_KEYS = (
+    "generate.batch_size",
+    "train.dataloader_num_workers",
+    "train.report_to",
+    "train.logging_dir",
+    "train.run_name",
+    "train.project",
+    "train.trackio_space_id",
+    "train.trackio_bucket_id",
+    "train.trackio_static_space_id",
+)
+"""Keys that may change under a run, like a labeler's `batch_size`: they decide how fast, or who is told, not what.
+Another batch size moves a log-probability's last digits and no token."""
 
 LARGE_FILE_BYTES = 1 << 26
 """Files of a model above this size are known by their ends and their length: reading 16 GB to say "nothing to do" is no

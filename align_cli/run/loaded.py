@@ -21,6 +21,7 @@ from align_cli.labelers import Scorer, build_scorer
 from align_cli.models.load import Policy, load_recipe_policy
 from align_cli.recipe import Recipe
 from align_cli.run.folder.begun import MicroBatch
+from align_cli.run.folder.layout import LOGS, Layout
 from align_cli.stages.inputs import Inputs
 from align_cli.training.checkpoints import (
     OPTIMIZER_NAME,
@@ -168,9 +169,8 @@ class Loaded:
             from align_cli.training.trainer import make_trainer
 
             assert self._policy is not None and self._reference is not None
-            self._scratch = ScratchFolder()  # as long as the trainer, which may write there at any time
             self._trainer = make_trainer(
-                self._policy, self._reference.model, self.recipe, self._scratch.path, lambda: None
+                self._policy, self._reference.model, self.recipe, self._trainer_folder(), lambda: None
             )
             # transformers collects garbage at each `train()`: a quarter of a second, were it to look at libraries too.
             gc.unfreeze()
@@ -180,6 +180,14 @@ class Loaded:
         if self._trainer.args.per_device_train_batch_size != wanted:
             self._trainer.cut_into(wanted)
         return self._trainer
+
+    def _trainer_folder(self) -> Path:
+        """What the trainer may write to at any time: where its trackers write, or a folder that nobody keeps."""
+        train = self.recipe.train
+        if not train.reports:
+            self._scratch = ScratchFolder()  # as long as the trainer
+            return self._scratch.path
+        return Path(train.logging_dir) if train.logging_dir else Layout(Path(self.recipe.output_dir)).folder(LOGS)
 
     def _micro_batch(self, round_number: int) -> int:
         """Pairs in a forward pass of a round: the recipe's, unless the memory has not held so many before."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import Protocol
 
 from align_cli import stages
 from align_cli.artifacts.records import Evaluation
-from align_cli.errors import AlignError
+from align_cli.errors import AlignError, all_at_once
 from align_cli.recipe import Recipe, differences, resolved
 from align_cli.run.fingerprints import lies_below
 from align_cli.run.folder import RunFolder
@@ -70,12 +71,11 @@ def check_inputs(plan: Sequence[Step], loaded: Loaded) -> None:
     """Look at everything that can be wrong before the first model is loaded: so that a fault changes nothing on disk.
 
     Raises:
-        AlignError: for the first input that cannot be used.
+        AlignError: for every input that cannot be used.
     """
     planned = {step.stage for step in plan}
     due = [stage for stage in stages.STAGES if stage.name in planned]
-    for stage in due:
-        stage.check(loaded.recipe, loaded)
+    all_at_once(*(partial(stage.check, loaded.recipe, loaded) for stage in due))
     for shortage in (text for stage in due for text in stage.shortages(loaded.recipe, loaded.inputs)):
         loaded.note(f"note: {shortage}")
 

@@ -6,11 +6,12 @@ Three things can be asked for: a world's tiny model, a new model from scratch, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
-from align_cli.errors import DataError
+from align_cli.errors import DataError, all_at_once
 from align_cli.models.load import Policy, load_policy, load_recipe_policy
 from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
 from align_cli.playground import model as playground_model
@@ -52,7 +53,9 @@ class WarmStart(Stage):
         return ()
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
-        sft_demonstrations(recipe)
+        from align_cli.training.buildable import check_sft_keys
+
+        all_at_once(partial(sft_demonstrations, recipe), partial(check_sft_keys, recipe))
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
         """A fork keeps the initial policy."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
-from align_cli.artifacts.scratch import ScratchFolder
-from align_cli.errors import AlignError, DataError, DivergedError, RunError
+from align_cli.errors import AlignError, DataError, DivergedError, RunError, all_at_once
 from align_cli.models.load import Policy
 from align_cli.models.text import plain_text
 from align_cli.recipe import Recipe
@@ -68,13 +68,10 @@ class Train(Stage):
         return [policy_artifact(history, history.base(round_number - 1)), *pairs]
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
-        if loaded.inputs.uses_offline_pairs:
-            _check_offline_labels(recipe, loaded)
-            _check_some_are_left(recipe, loaded)
-        from align_cli.training.arguments import dpo_config
+        from align_cli.training.buildable import check_train_keys
 
-        with ScratchFolder() as scratch:
-            dpo_config(recipe, scratch, use_cache=True)
+        of_pairs = (_check_offline_labels, _check_some_are_left) if loaded.inputs.uses_offline_pairs else ()
+        all_at_once(partial(check_train_keys, recipe), *(partial(check, recipe, loaded) for check in of_pairs))
 
     def carry_out(self, context: Context) -> Done:
         """Train from the round's beginning, or from the checkpoint within it that a killed process left."""

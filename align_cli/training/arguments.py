@@ -1,18 +1,21 @@
-"""A recipe's `train` section as TRL's DPOConfig.
+"""The trainers' arguments: a recipe's `train` section as TRL's DPOConfig, its `policy.sft` as transformers' own.
 
 What align decides itself (steps, saving, logging, seeds, precision of the comparison) is set here; every other
-TrainingArguments key passes through as the recipe has it.
+TrainingArguments key passes through as the recipe has it. Whether it can be had on this machine is `buildable`'s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align_cli.errors import RecipeError
 from align_cli.recipe import Recipe
+from align_cli.recipe.sections.policy import SftSection
+from align_cli.seeds import derive_seed
 
 if TYPE_CHECKING:
+    from transformers import TrainingArguments
     from trl import DPOConfig
 
 
@@ -23,7 +26,7 @@ RENAMED = {
 """Deprecated TrainingArguments keys that users still write, and what they are called now."""
 
 
-def dpo_config(recipe: Recipe, scratch_dir: Path, *, use_cache: bool) -> DPOConfig:
+def dpo_config(recipe: Recipe, folder: Path, *, use_cache: bool, passed: Mapping[str, Any] | None = None) -> DPOConfig:
     """TRL's arguments for this recipe.
 
     Departures from TRL's defaults: float32 and no gradient checkpointing unless the recipe says otherwise (TRL turns
@@ -31,18 +34,19 @@ def dpo_config(recipe: Recipe, scratch_dir: Path, *, use_cache: bool) -> DPOConf
 
     Args:
         recipe: the whole recipe.
-        scratch_dir: a folder that the trainer may write to; nothing in it is kept.
+        folder: what the trainer and the trackers of `train.report_to` may write to.
         use_cache: the model's own setting, which the trainer would otherwise overwrite and checkpoints would keep.
+        passed: the keys that pass through; None takes those of the recipe.
 
     Raises:
-        RecipeError: if TrainingArguments refuses a value.
+        Exception: whatever TrainingArguments says of a value that it refuses; `buildable` has said it in words before.
     """
     from trl import DPOConfig
 
     train = recipe.train
     num_steps = train.steps_per_round * (recipe.rounds if train.schedule == "run" else 1)
     ours = {
-        "output_dir": str(scratch_dir),
+        "output_dir": str(folder),
         "max_steps": num_steps,
         "learning_rate": train.learning_rate,
         "per_device_train_batch_size": train.per_device_train_batch_size,
@@ -66,11 +70,39 @@ def dpo_config(recipe: Recipe, scratch_dir: Path, *, use_cache: bool) -> DPOConf
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
-    passed = {RENAMED.get(key, key): value for key, value in train.training_arguments.items()}
-    try:
-        return DPOConfig(**{**defaults, **passed, **ours})
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"TrainingArguments refuses the section: {error}", where="train") from error
+    passed = train.training_arguments if passed is None else passed
+    return DPOConfig(**{**defaults, **{RENAMED.get(key, key): value for key, value in passed.items()}, **ours})
+
+
+def sft_arguments(section: SftSection, folder: Path, *, seed: int, use_cache: bool) -> TrainingArguments:
+    """The warm start's arguments: AdamW, a linear warm-up, a cosine decay to zero.
+
+    Args:
+        section: steps, batch size, learning rate.
+        folder: what the trainer may write to; nothing in it is kept.
+        seed: the run's seed.
+        use_cache: the model's own setting.
+    """
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=section.max_steps,
+        per_device_train_batch_size=section.per_device_train_batch_size,
+        learning_rate=section.learning_rate,
+        warmup_steps=section.warmup_steps,
+        weight_decay=section.weight_decay,
+        lr_scheduler_type="cosine",
+        seed=derive_seed(seed, "sft") % 2**32,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cache=use_cache,
+        dataloader_pin_memory=False,
+    )
 
 
 def _loss(recipe: Recipe) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+from transformers import DataCollatorForSeq2Seq, Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.recipe.sections.policy import SftSection
 from align_cli.seeds import derive_seed
+from align_cli.training.arguments import sft_arguments
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.resumable import Resumable
 
@@ -47,24 +48,7 @@ class SupervisedTrainer(Resumable, Trainer):
         self.section, self.run_seed = section, seed
         super().__init__(
             model=policy.model,
-            args=TrainingArguments(
-                output_dir=str(scratch_dir),
-                max_steps=section.max_steps,
-                per_device_train_batch_size=section.per_device_train_batch_size,
-                learning_rate=section.learning_rate,
-                warmup_steps=section.warmup_steps,
-                weight_decay=section.weight_decay,
-                lr_scheduler_type="cosine",
-                seed=derive_seed(seed, "sft") % 2**32,
-                logging_steps=1,
-                logging_nan_inf_filter=False,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                remove_unused_columns=False,
-                use_cache=uses_cache(policy.model),
-                dataloader_pin_memory=False,
-            ),
+            args=sft_arguments(section, scratch_dir, seed=seed, use_cache=uses_cache(policy.model)),
             train_dataset=[{}],
             data_collator=DataCollatorForSeq2Seq(policy.tokenizer, label_pad_token_id=IGNORED),
             processing_class=policy.tokenizer,

@@ -275,14 +275,22 @@ class PreferenceTrainer(Resumable, DPOTrainer):
 
 
 def make_trainer(
-    policy: Policy, reference: torch.nn.Module, recipe: Recipe, scratch_dir: Path, on_step: Callable[[], None]
+    policy: Policy, reference: torch.nn.Module, recipe: Recipe, folder: Path, on_step: Callable[[], None]
 ) -> PreferenceTrainer:
-    """The trainer of a recipe; made once a process, since every DPOTrainer wraps `model.forward` once more."""
+    """The trainer of a recipe; made once a process, since every DPOTrainer wraps `model.forward` once more.
+
+    Args:
+        policy: what is trained.
+        reference: what margins are taken against.
+        recipe: the whole recipe.
+        folder: what the trainer and the trackers of `train.report_to` may write to.
+        on_step: called after every optimizer step.
+    """
     return PreferenceTrainer(
         policy,
         reference,
         None if recipe.method.uses_trl_loss else recipe_objective(recipe),
-        dpo_config(recipe, scratch_dir, use_cache=uses_cache(policy.model)),
+        dpo_config(recipe, folder, use_cache=uses_cache(policy.model)),
         source_grad_norms=recipe.train.source_grad_norms,
         schedule_spans_run=recipe.train.schedule == "run",
         reset_optimizer=recipe.train.reset_optimizer_each_round,

@@ -84,7 +84,6 @@ def test_other_keys_and_values_are_faults(faults_of, override, what, hint):
         "per_device_eval_batch_size",
         "remove_unused_columns",
         "dataloader_drop_last",
-        "logging_dir",
         "push_to_hub",
         "hub_model_id",
         "group_by_length",

@@ -12,6 +12,7 @@ from align_cli.recipe.written.reader import read_text
 from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, shown
 
 FOLDER = Path(__file__).parent
+PATH = ("preset",)
 NOT_SERVED_YET = ("self-rewarding",)
 
 
@@ -53,8 +54,8 @@ def _fill(target: Node, preset: Node) -> None:
 
 def _unknown(place: Place, name: str) -> PlacedFault:
     if name in NOT_SERVED_YET:
-        return PlacedFault(place, f"preset {name} is not served yet", f"there are {', '.join(preset_names())}")
+        return PlacedFault(place, f"preset {name} is not served yet", f"there are {', '.join(preset_names())}", PATH)
     known = preset_names()
     near = f"offline-{name}" if f"offline-{name}" in known else nearest(name, known)
     hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
-    return PlacedFault(place, f"preset is {shown(name)}; there is no such preset", hint)
+    return PlacedFault(place, f"preset is {shown(name)}; there is no such preset", hint, PATH)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from align_cli.recipe.checking.files import empty_texts, exists
 from align_cli.recipe.checking.section import Section, Usual
+from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
@@ -34,6 +39,15 @@ class TrainSection(Section):
         "step, at every step, or never",
     )
 
+    logging_dir: str | None = Field(
+        None, description="folder for what the trackers of train.report_to write; unset: logs/ in output_dir"
+    )
+
+    @property
+    def reports(self) -> bool:
+        """Whether any tracker is told how training goes."""
+        return self.training_arguments.get("report_to") not in (None, "none", [], ["none"])
+
     @property
     def training_arguments(self) -> dict[str, Any]:
         """The keys that pass through to TrainingArguments."""
@@ -53,4 +67,13 @@ def _fp16(recipe: Recipe) -> list[str]:
     return []
 
 
+def _logs_are_a_folder(view: View) -> Iterator[RuleFault]:
+    yield from empty_texts(view, "train.logging_dir")
+    value = view.sound("train.logging_dir")
+    if value is not None and exists(value) and not Path(value).is_dir():
+        what = f"train.logging_dir is {shown(value)}, which is no folder"
+        yield rule_fault("train.logging_dir", what, "name a folder; it need not be there")
+
+
+FILE_RULES: tuple[Rule, ...] = (_logs_are_a_folder,)
 WARNINGS = (_replay_without_weights, _fp16)

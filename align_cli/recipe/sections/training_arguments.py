@@ -76,7 +76,6 @@ _OWNED_PREFIXES = {
 }
 _GONE_FROM_TRANSFORMERS = {
     "warmup_ratio": "set train.warmup_steps to a number below 1, a share of all steps",
-    "logging_dir": "logs stand in the run's folder (output_dir); leave it out",
     "evaluation_strategy": _EVALUATE,
     "no_cuda": "set train.use_cpu",
     "overwrite_output_dir": _RESUME,

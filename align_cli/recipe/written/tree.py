@@ -81,10 +81,13 @@ class PlacedFault:
     place: Place
     what: str
     hint: str = ""
+    path: KeyPath = ()
 
     def fault(self) -> Fault:
         """The fault as users see it."""
-        return Fault(self.what, self.place.where, self.hint, self.place.snippet)
+        place = self.place
+        stands = (None, None) if place.source.is_override else (place.line, place.column)
+        return Fault(self.what, place.where, self.hint, place.snippet, dotted(self.path), *stands)
 
 
 @dataclass(eq=False)
@@ -114,6 +117,23 @@ class Entry:
     def place(self) -> Place:
         """Where to point to for a fault in the value."""
         return self.node.place if self.node.place.source.is_override else self.use_place
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a recipe's keys are written; empty for one that was read from nowhere.
+
+    Two recipes with the same values are equal wherever these are written.
+    """
+
+    root: Node | None = field(default=None, compare=False)
+
+    def fault(self, key: str, what: str, hint: str = "") -> Fault:
+        """The fault of a key's value, at the place of the value, or else of the section that would hold it."""
+        if self.root is None:
+            return Fault(what, key, hint, key=key)
+        path = tuple(key.split("."))
+        return PlacedFault(value_place(self.root, path), what, hint, path).fault()
 
 
 class TooLargeError(Exception):

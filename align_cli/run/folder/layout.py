@@ -1,6 +1,6 @@
 """Where things lie in a run's folder, and that nothing in it is a way out of it.
 
-    recipe.yaml  run.json  ledger.jsonl  lineage.json  rounds/000/  rounds/001/  work/  .lock
+    recipe.yaml  run.json  ledger.jsonl  lineage.json  rounds/000/  rounds/001/  work/  logs/  .lock
 
 A folder may come from elsewhere, with links or pipes in the places of files. The run's folder itself may be reached by
 a link; below it none is followed.
@@ -16,6 +16,8 @@ from align_cli.errors import RunError
 
 RECIPE, RUN, LEDGER, LINEAGE = "recipe.yaml", "run.json", "ledger.jsonl", "lineage.json"
 ROUNDS, WORK, LOCK, MANIFEST = "rounds", "work", ".lock", "manifest.json"
+LOGS = "logs"
+"""What the trackers of `train.report_to` write: no artifact, nothing depends on it, and a fork leaves it behind."""
 
 
 class Layout:
@@ -60,6 +62,17 @@ class Layout:
         path = self.inside(name)
         if path.is_dir():
             raise RunError("this is a folder, where a file should be", where=str(path), hint="move it away")
+        return path
+
+    def folder(self, name: str) -> Path:
+        """The path of a folder in the folder itself, which need not be there.
+
+        Raises:
+            RunError: if there is something else in its place.
+        """
+        path = self.inside(name)
+        if path.is_file():
+            raise RunError("this is a file, where a folder should be", where=str(path), hint="move it away")
         return path
 
     def artifact(self, round_number: int, name: str) -> Path:
