@@ -60,6 +60,10 @@ class TestImportanceWeights:
         assert found.truncated_B.tolist() == [False, True]
         assert not found.weights_B.requires_grad
 
+    def test_a_weight_that_is_the_cap_itself_was_not_cut(self) -> None:
+        found = importance_weights(torch.tensor([-1.0]), torch.tensor([-1.0]), cap=1.0)
+        assert (found.weights_B.tolist(), found.truncated_B.tolist()) == ([1.0], [False])
+
 
 # One prompt with responses 0, 1, 2 and all their pairs, then another with responses 3 and 4.
 LOSSES = torch.tensor([1.0, 2.0, 4.0, 10.0])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -328,3 +329,74 @@ def test_kl_is_the_policys_own_however_its_responses_are_sampled(
     assert sampled.kl == bare.kl
     assert sampled.sampling != bare.sampling
     assert sampled.length != bare.length
+
+
+@pytest.mark.parametrize(
+    ("reasons", "rate"),
+    [
+        (["stop", "length", "length"], 1 / 3),
+        (["stop", "stop", "length"], 2 / 3),
+        (["length"] * 2, 0.0),
+        (["stop"] * 2, 1.0),
+    ],
+)
+def test_a_response_that_was_cut_did_not_end_by_itself(
+    recipe: Recipe,
+    warm_policy: Policy,
+    make_completion: Callable[..., Completion],
+    reasons: list[str],
+    rate: float,
+) -> None:
+    samples = [make_completion(index, finish_reason=reason) for index, reason in enumerate(reasons)]
+    assert evaluate(recipe, warm_policy, warm_policy, samples, scorer=None).eos_rate == rate
+
+
+def test_a_long_responses_kl_counts_for_all_of_its_tokens(
+    recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    """What a response says first costs the same whether or not it goes on; what it goes on to say is added."""
+    ids = [[10, 20, 30, 40, 50, 60][:length] for length in range(1, 7)]
+    samples = [make_completion(0, index, completion_ids=each) for index, each in enumerate(ids)]
+    found = [float(evaluate(recipe, warm_policy, tiny_policy, [each]).kl["mean"]) for each in samples]
+    assert all(later > earlier for earlier, later in pairwise(found))
+    total = evaluate(recipe, warm_policy, tiny_policy, [samples[0], samples[5]]).kl["mean"]
+    assert total == pytest.approx((found[0] + found[5]) / 2, rel=1e-5)
+
+
+def test_held_out_pairs_count_whichever_response_their_label_prefers(
+    recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, warm_samples: list[Completion], pairs: list[Preference]
+) -> None:
+    """Those labelled below one half with their margin turned; those labelled one half not at all."""
+    labels = [1.0, 0.7, 0.5, 0.3, 0.0]
+    labelled = [replace(pair, label=label) for pair, label in zip(pairs, labels, strict=False)]
+
+    def found(some: list[Preference]) -> dict[str, float | int]:
+        preferences = evaluate(recipe, warm_policy, tiny_policy, warm_samples[:1], pairs=some).preferences
+        assert preferences is not None
+        return preferences
+
+    one, two, _, four, five = (found([replace(pair, label=1.0)])["margin"] for pair in labelled)
+    signed = [one, two, -four, -five]
+    together = found(labelled)
+    assert together["num_pairs"] == 4
+    assert together["margin"] == pytest.approx(sum(signed) / 4, abs=1e-5)
+    assert together["accuracy"] == sum(margin > 0 for margin in signed) / 4
+
+
+def test_no_forward_pass_of_an_evaluation_keeps_what_a_gradient_would_need(
+    recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, warm_samples: list[Completion], pairs: list[Preference]
+) -> None:
+    """Neither the policy's nor the reference's: their graphs would take several times the memory."""
+    kept: list[bool] = []
+    hooks = [
+        each.model.register_forward_hook(lambda *found: kept.append(found[-1].logits.requires_grad))
+        for each in (warm_policy, tiny_policy)
+    ]
+    assert next(tiny_policy.model.parameters()).requires_grad, "else nothing could be kept"
+    try:
+        evaluate(recipe, warm_policy, tiny_policy, warm_samples, pairs=pairs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(kept) == 2 * (math.ceil(len(warm_samples) / 7) + math.ceil(len(pairs) / 7))
+    assert not any(kept)

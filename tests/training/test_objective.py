@@ -598,3 +598,18 @@ def test_each_direction_of_the_loss_is_computed_once(evaluate: Evaluate, monkeyp
     monkeypatch.setattr(preference, "logsigmoid", lambda values: calls.append(values) or logsigmoid(values))
     evaluate(one_source(), [pair(A, B, 0.7)])
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
+def test_the_reference_runs_without_a_gradient(
+    evaluate: Evaluate, policy: Table, reference: Table, loss_type: str
+) -> None:
+    """It is held fixed: nothing of its pass is kept for a gradient, and none reaches its weights."""
+    kept: list[bool] = []
+    reference.register_forward_hook(lambda *found: kept.append(found[-1].logits.requires_grad))
+    terms = {"policy_responses": True, "kl_coefficient": 1.0, "optimism_coefficient": 0.5}
+    objective = one_source({"loss_type": loss_type}, **terms)
+    evaluate(objective, [pair(A, C, of_policy=(True, True), from_reference=(False, True))]).values.sum().backward()
+    assert kept == [False]
+    assert reference.logits_VV.grad is None
+    assert policy.logits_VV.grad is not None and policy.logits_VV.grad.abs().max() > 0

@@ -206,6 +206,18 @@ def test_pairs_of_many_widths_stand_in_one_step(model_folders: list[Path], tmp_p
     assert_same_records(records[:1], records[1:])
 
 
+@pytest.mark.parametrize("micro", [4, BATCH])
+def test_a_pass_that_measures_baselines_keeps_nothing_for_a_gradient(
+    model_folders: list[Path], tmp_path: Path, micro: int
+) -> None:
+    """Where a batch is cut, all its losses are measured before the first micro-batch is trained on."""
+    trainer, models = make(model_folders, tmp_path, two_sources(0.3), micro=micro)
+    kept: list[bool] = []
+    models.policy.model.register_forward_hook(lambda *found: kept.append(found[-1].logits.requires_grad))
+    trainer.train_round(batches(1), START)
+    assert kept == ([False, False, True, True] if micro == 4 else [True])
+
+
 class TestSimpoRunsNoReference:
     def calls(self, folders: list[Path], scratch: Path, objective: Objective, micro: int) -> int:
         trainer, models = make(folders, scratch, objective, micro=micro, source_grad_norms="step")
