@@ -6,6 +6,7 @@ Heavy libraries load inside the fixtures that need them, so that a test of a rec
 from __future__ import annotations
 
 import os
+import sys
 
 # Before any import of torch, transformers or tokenizers reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 import yaml
+
+sys.path.append(str(Path(__file__).parent))  # for `chat_models`
 
 if TYPE_CHECKING:
     from align_cli.artifacts.records import Completion

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -20,6 +20,25 @@ SCHEMA_VERSION = 1
 Text = str | list[dict[str, Any]]
 """A prompt or a completion: plain text, or chat messages with `role` and `content`."""
 
+
+class TemplateArguments(NamedTuple):
+    """What a conversation's chat template gets besides its messages, by TRL's names.
+
+    Args:
+        tools: JSON schemas; None for none.
+        chat_template_kwargs: keyword arguments; None for none.
+    """
+
+    tools: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Self:
+        """Those of a row in one of TRL's formats."""
+        return cls(row.get("tools"), row.get("chat_template_kwargs"))
+
+
+NO_ARGUMENTS = TemplateArguments()
 
 UNION_BRANCHES = ("str", "list[dict[str,any]]")
 """What pydantic adds to the place of a fault to say which type of a union it tried."""
@@ -37,9 +56,12 @@ class MalformedRecordError(ValueError):
 class Record:
     """What the records have in common: to and from a JSON object."""
 
+    left_out: ClassVar[tuple[str, ...]] = ()
+    """Fields that are left out of the JSON object where they are None."""
+
     def to_dict(self) -> dict[str, Any]:
         """The record as a JSON object, keys in the order of the fields."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if value is not None or key not in self.left_out}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
@@ -64,7 +86,19 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Completion(Record):
+class OfPrompt(Record):
+    """A record of a prompt, with what the prompt's chat template got."""
+
+    left_out: ClassVar[tuple[str, ...]] = TemplateArguments._fields
+
+    @property
+    def template_arguments(self) -> TemplateArguments:
+        """What the prompt's chat template got besides its messages."""
+        return TemplateArguments.of_row(vars(self))
+
+
+@dataclass(frozen=True)
+class Completion(OfPrompt):
     """One sampled response.
 
     Args:
@@ -83,6 +117,8 @@ class Completion(Record):
         engine: what generated it.
         sampling: temperature, top_k, top_p, max_new_tokens.
         sampled_by: `policy` or `reference`: which model of the round that was.
+        tools: what the prompt's chat template got as tools; left out where there were none.
+        chat_template_kwargs: what it got as keyword arguments; likewise.
     """
 
     prompt: Text
@@ -100,10 +136,12 @@ class Completion(Record):
     engine: str
     sampling: dict[str, float | int]
     sampled_by: Sampler = "policy"
+    tools: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class Preference(Record):
+class Preference(OfPrompt):
     """One pair with its label.
 
     Args:
@@ -130,6 +168,8 @@ class Preference(Record):
         other_ids: token ids of the policy's other responses to the prompt where the choice of these two depended on
             them and a bilevel coefficient is set; None otherwise.
         other_logps: log-probability of each of those when it was sampled, in nats.
+        tools: what the prompt's chat template got as tools; left out where there were none.
+        chat_template_kwargs: what it got as keyword arguments; likewise.
     """
 
     prompt: Text
@@ -154,6 +194,8 @@ class Preference(Record):
     rejected_by: Writer = "dataset"
     other_ids: list[list[int]] | None = None
     other_logps: list[float] | None = None
+    tools: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ Stages and the recipe's check call them.
     strict_json.py     JSON without its traps: NaN, repeated keys
     faults.py          faults of rows, collected and shown at once
     messages.py        conversations: TRL's and ShareGPT's shapes -> one
+    template_fields.py what a row holds for its chat's template: tools, keyword arguments
     templates.py       instruction rows -> text
     prompts.py, preferences.py, demonstrations.py     the three readers
 """

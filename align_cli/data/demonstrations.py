@@ -11,8 +11,8 @@ The first of these that a row has says what it shows:
 A pair of `chosen` and `rejected` that shows nothing else (none of completion, messages, output, text) gives its chosen
 side, as `read_preferences` reads it; pairs that it drops are left out.
 
-With `system`, text becomes a conversation, and a conversation begins with it. A `.txt` file holds one text a line. All
-other keys are left out.
+With `system`, text becomes a conversation, and a conversation begins with it. A conversation keeps its `tools` and its
+`chat_template_kwargs` (see `template_fields.py`). A `.txt` file holds one text a line. All other keys are left out.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from typing import Any, NamedTuple
 from align_cli.data.faults import RowError, missing_key, misspelling_of, shorten, text_of
 from align_cli.data.messages import (
     Message,
+    Text,
     assistant_message,
     is_reply,
+    text_or_messages,
     to_messages,
     user_message,
     with_system,
     without_last_reply,
 )
 from align_cli.data.preferences import DroppedPair, is_pair, to_preference
-from align_cli.data.sources import convert_rows
+from align_cli.data.sources import Row, convert_rows
+from align_cli.data.template_fields import template_fields
 from align_cli.data.templates import instruction_prompt
 from align_cli.errors import DataError
 
 KNOWN_KEYS = ("completion", "messages", "conversations", "output", "text", "prompt", "instruction")
 COMPLETION_KEYS = ("completion", "messages", "output", "text")
-
-Text = str | list[Message]
 
 
 class Demonstration(NamedTuple):
@@ -47,7 +48,7 @@ class Demonstration(NamedTuple):
     completion: Text
 
 
-def read_demonstrations(name_or_path: str, *, split: str = "train") -> list[dict[str, Any]]:
+def read_demonstrations(name_or_path: str, *, split: str = "train") -> list[Row]:
     """The demonstrations of a file, a folder or a Hub id.
 
     Args:
@@ -56,17 +57,23 @@ def read_demonstrations(name_or_path: str, *, split: str = "train") -> list[dict
         split: the split of a folder or a Hub dataset.
 
     Returns:
-        `{"prompt", "completion"}` dicts in the order of the source, at least one. Prompt and completion joined are the
-        natural text.
+        `{"prompt", "completion"}` dicts, with `tools` and `chat_template_kwargs` where the source has them, in the
+        order of the source, at least one. Prompt and completion joined are the natural text. Each knows its place.
 
     Raises:
         DataError: for every row that shows nothing to learn, or if there is none left.
     """
-    converted = convert_rows(name_or_path, split, _to_demonstration)
-    demonstrations = [demonstration._asdict() for demonstration in converted if demonstration is not None]
+    demonstrations = [row for row in convert_rows(name_or_path, split, _to_row) if row is not None]
     if not demonstrations:
         raise DataError("no row is a demonstration", where=name_or_path, hint="give the keys prompt and completion")
     return demonstrations
+
+
+def _to_row(row: dict[str, Any]) -> dict[str, Any] | None:
+    demonstration = _to_demonstration(row)
+    if demonstration is None:
+        return None
+    return {**demonstration._asdict(), **template_fields(row, demonstration.prompt)}
 
 
 def _to_demonstration(row: dict[str, Any]) -> Demonstration | None:
@@ -94,10 +101,7 @@ def _demonstration_at(row: dict[str, Any], name: str | None) -> Demonstration:
 
 
 def _from_prompt(row: dict[str, Any]) -> Demonstration:
-    prompt, completion = (
-        to_messages(_at(row, name), name) if isinstance(row.get(name), list | dict) else text_of(_at(row, name), name)
-        for name in ("prompt", "completion")
-    )
+    prompt, completion = (text_or_messages(_at(row, name), name) for name in ("prompt", "completion"))
     if isinstance(prompt, str) and isinstance(completion, str):
         return Demonstration(prompt, completion)
     prompt, completion = _as_messages(Demonstration(prompt, completion))

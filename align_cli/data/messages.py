@@ -1,18 +1,23 @@
 """Conversations: the shapes that others use -> a list of `{"role": ..., "content": ...}`.
 
-Known shapes: TRL's and OpenAI's `role`/`content`, ShareGPT's `from`/`value`, and content given as a list of text parts.
-Everything else that a message holds (a name, a loss weight) is left out; what cannot be left out without changing the
-conversation (tool calls, images) is a fault.
+Known shapes: TRL's and OpenAI's `role`/`content`, ShareGPT's `from`/`value`, and content given as a list of text parts;
+each also as JSON text, as tables store it. Beside role and content a message keeps what chat templates read: reasoning
+(`reasoning_content`, `thinking`), `tool_calls`, `tool_call_id` and `name`. Everything else (a loss weight) is left out;
+what cannot be left out without changing the conversation (images, the `function_call` of old) is a fault.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from align_cli.data.faults import RowError, describe, list_keys, missing_key, text_of
+from align_cli.data.faults import RowError, describe, list_keys, missing_key, shorten, text_of
+from align_cli.data.strict_json import JsonSyntaxError, decode_at, skip_whitespace
+from align_cli.data.template_fields import tool_calls
 from align_cli.errors import nearest
 
-Message = dict[str, str]
+Message = dict[str, Any]
+Text = str | list[Message]
 
 ROLES = {
     "system": "system",
@@ -24,10 +29,28 @@ ROLES = {
     "tool": "tool",
     "observation": "tool",
 }
+TEXT_FIELDS = ("reasoning_content", "thinking", "tool_call_id", "name")
+"""What a message holds for templates besides its role, its content and its tool calls: each text."""
+
+MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+LOOKS_LIKE_MESSAGES = re.compile(r"""\s*\[?\s*\{.*?(?P<quote>["'])(role|from)(?P=quote)\s*:""", re.DOTALL)
+LOOKS_LIKE_CONTENT = re.compile(r"""["'](content|value|tool_calls)["']\s*:""")
+
+
+def text_or_messages(value: Any, name: str) -> Text:
+    """A text, or a conversation: a list of messages, a single one, or either as JSON text.
+
+    Raises:
+        RowError: if it is neither.
+    """
+    if isinstance(value, str):
+        written = _written_messages(value, name)
+        return text_of(value, name) if written is None else to_messages(written, name)
+    return to_messages(value, name) if isinstance(value, list | dict) else text_of(value, name)
 
 
 def to_messages(value: Any, name: str) -> list[Message]:
-    """A conversation, from a list of messages or a single one.
+    """A conversation, from a list of messages or a single one, or from either as JSON text.
 
     Args:
         value: what the row holds.
@@ -36,6 +59,8 @@ def to_messages(value: Any, name: str) -> list[Message]:
     Raises:
         RowError: if it is neither, is empty, or one of its messages cannot be read.
     """
+    if isinstance(value, str):
+        value = _written_messages(value, name) or value
     if isinstance(value, dict):
         return [_to_message(value, name)]
     if not isinstance(value, list):
@@ -81,15 +106,17 @@ def _to_message(value: Any, name: str) -> Message:
         )
     is_sharegpt = value.get("from") is not None and value.get("role") is None
     role_key, content_key = ("from", "value") if is_sharegpt else ("role", "content")
-    if value.get("tool_calls") or value.get("function_call"):
-        raise RowError(f"{name!r} calls a tool; only messages of text can be read", "leave the row out")
+    if value.get("function_call"):
+        raise RowError(f"{name!r} holds 'function_call'", "write it as 'tool_calls'")
+    calls = tool_calls(value["tool_calls"], f"{name}.tool_calls") if value.get("tool_calls") else []
     for key in (role_key, content_key):
-        if value.get(key) is None:
+        if value.get(key) is None and not (calls and key == content_key):
             raise _at(name, missing_key(value, key))
-    return {
-        "role": _to_role(value[role_key], f"{name}.{role_key}"),
-        "content": _to_content(value[content_key], f"{name}.{content_key}"),
-    }
+    message: Message = {"role": _to_role(value[role_key], f"{name}.{role_key}")}
+    if value.get(content_key) is not None:
+        message["content"] = _to_content(value[content_key], f"{name}.{content_key}")
+    message |= {key: text_of(value[key], f"{name}.{key}") for key in TEXT_FIELDS if value.get(key) is not None}
+    return {**message, "tool_calls": calls} if calls else message
 
 
 def _to_role(value: Any, name: str) -> str:
@@ -115,6 +142,34 @@ def _part_text(part: Any, name: str) -> str:
         if part.get(key) is not None:
             return text_of(part[key], f"{name}.{key}")
     raise RowError(f"{name!r} has no key 'text'; found {list_keys(part)}")
+
+
+def _written_messages(text: str, name: str) -> Any:
+    """The messages that a text spells as JSON; None for any other text.
+
+    Raises:
+        RowError: for a text that looks like messages, and is no JSON.
+    """
+    if not text.lstrip().startswith(("[", "{")):
+        return None
+    try:
+        value, end, problem = decode_at(text, 0)
+        if skip_whitespace(text, end) < len(text):
+            raise JsonSyntaxError("Extra data", end)
+    except JsonSyntaxError as error:
+        if LOOKS_LIKE_MESSAGES.match(text) and LOOKS_LIKE_CONTENT.search(text):
+            raise RowError(
+                f"{name!r} looks like messages written as JSON, and is not valid JSON at character "
+                f"{error.position + 1} ({error.reason}): {shorten(text)}",
+                "write it with json.dumps, or as a list of messages",
+            ) from None
+        return None
+    first = value[0] if isinstance(value, list) and value else value
+    if not isinstance(first, dict) or not any(keys <= first.keys() for keys in MESSAGE_KEYS):
+        return None
+    if problem:
+        raise _at(name, problem)
+    return value
 
 
 def _at(name: str, error: RowError) -> RowError:

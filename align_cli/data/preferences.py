@@ -15,7 +15,8 @@ Formats, told apart row by row; `chosen` and `rejected` are the pair, the rest s
 
 `chosen_messages` and `rejected_messages` are other names for messages of the pair. With `system`, a text prompt and its
 completions become a conversation. `label`, where there is one, is the probability that `chosen` is the better one.
-All other keys are left out. Text is kept to the letter: an empty completion, or one of white space, stays as it is, and
+A conversation keeps its `tools` and its `chat_template_kwargs` (see `template_fields.py`); all other keys are left out.
+Text is kept to the letter: an empty completion, or one of white space, stays as it is, and
 so do pairs of two equal ones; whoever pairs and trains decides on those.
 """
 
@@ -26,8 +27,18 @@ from os.path import commonprefix
 from typing import Any, NamedTuple
 
 from align_cli.data.faults import RowError, list_keys, missing_key, probability_of, shorten, text_of
-from align_cli.data.messages import Message, assistant_message, is_reply, to_messages, user_message, with_system
-from align_cli.data.sources import convert_rows, is_text_file
+from align_cli.data.messages import (
+    Message,
+    Text,
+    assistant_message,
+    is_reply,
+    text_or_messages,
+    to_messages,
+    user_message,
+    with_system,
+)
+from align_cli.data.sources import Row, convert_rows, is_text_file
+from align_cli.data.template_fields import template_fields
 from align_cli.data.templates import instruction_prompt
 from align_cli.errors import DataError
 
@@ -38,20 +49,19 @@ REPLY_MARKER = "\n\nAssistant:"
 DIFFERENT_PROMPTS = "prompts of chosen and rejected differ"
 NO_SHARED_PROMPT = "chosen and rejected share no prompt"
 
-Text = str | list[Message]
-
 
 @dataclass(frozen=True)
 class PreferenceRows:
     """Pairs of a source, and what had to be left out of it.
 
     Args:
-        rows: `{"prompt", "chosen", "rejected"}` and, where the source has one, `"label"`: all three text, or all three
-            lists of messages. Prompt and completion joined are the natural text.
+        rows: `{"prompt", "chosen", "rejected"}` and, where the source has them, `"label"`, `"tools"` and
+            `"chat_template_kwargs"`: the first three all text, or all lists of messages. Prompt and completion joined
+            are the natural text. Each knows its place in the source.
         dropped: the number of rows left out, by reason.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     dropped: dict[str, int] = field(default_factory=dict)
 
 
@@ -88,7 +98,7 @@ def read_preferences(name_or_path: str, *, split: str = "train") -> PreferenceRo
         raise DataError(
             "a text file holds no pairs", where=name_or_path, hint="use .jsonl with prompt, chosen and rejected"
         )
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     dropped: dict[str, int] = {}
     for pair in convert_rows(name_or_path, split, to_preference):
         if isinstance(pair, DroppedPair):
@@ -116,7 +126,7 @@ def to_preference(row: dict[str, Any]) -> dict[str, Any] | DroppedPair:
     fields: dict[str, Any] = (pair if system is None else _with_system(pair, system))._asdict()
     if row.get("label") is not None:
         fields["label"] = probability_of(row["label"], "label")
-    return fields
+    return {**fields, **template_fields(row, fields["prompt"])}
 
 
 def is_pair(row: dict[str, Any]) -> bool:
@@ -133,7 +143,7 @@ def _completions(row: dict[str, Any]) -> tuple[Text, Text]:
     for name in names:
         if row.get(name) is None:
             raise _no_completion(row, name)
-    chosen, rejected = (_text_or_messages(row[name], name) for name in names)
+    chosen, rejected = (text_or_messages(row[name], name) for name in names)
     if isinstance(chosen, str) != isinstance(rejected, str):
         kinds = ("text", "messages") if isinstance(chosen, str) else ("messages", "text")
         raise RowError(f"{names[0]!r} is {kinds[0]} and {names[1]!r} is {kinds[1]}", "write both alike")
@@ -147,10 +157,6 @@ def _no_completion(row: dict[str, Any], name: str) -> RowError:
     return error
 
 
-def _text_or_messages(value: Any, name: str) -> Text:
-    return to_messages(value, name) if isinstance(value, list | dict) else text_of(value, name)
-
-
 def _explicit_prompt(row: dict[str, Any]) -> Text | None:
     name = next((key for key in PROMPT_KEYS if row.get(key) is not None), None)
     if name is None:
@@ -159,7 +165,7 @@ def _explicit_prompt(row: dict[str, Any]) -> Text | None:
         return to_messages(row[name], name)
     if name == "instruction":
         return instruction_prompt(row)
-    return _text_or_messages(row[name], name)
+    return text_or_messages(row[name], name)
 
 
 def _join(row: dict[str, Any], prompt: Text | None, chosen: Text, rejected: Text) -> Pair | DroppedPair:

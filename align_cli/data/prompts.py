@@ -11,8 +11,9 @@ letter; pairs that it drops are left out. Otherwise the first of these keys that
     turns           what a user says turn by turn (MT-bench, Vicuna-bench): the first of them, as one user message
     text            text
 
-With `system`, a text prompt becomes a conversation, and a conversation begins with it. A `.txt` file holds one prompt a
-line. All other keys are left out.
+With `system`, a text prompt becomes a conversation, and a conversation begins with it. A conversation keeps its
+`tools` and its `chat_template_kwargs` (see `template_fields.py`). A `.txt` file holds one prompt a line. All other keys
+are left out.
 """
 
 from __future__ import annotations
@@ -20,18 +21,17 @@ from __future__ import annotations
 from typing import Any
 
 from align_cli.data.faults import RowError, describe, missing_key, misspelling_of, text_of
-from align_cli.data.messages import Message, to_messages, user_message, with_system, without_last_reply
+from align_cli.data.messages import Text, text_or_messages, to_messages, user_message, with_system, without_last_reply
 from align_cli.data.preferences import DroppedPair, is_pair, to_preference
-from align_cli.data.sources import convert_rows
+from align_cli.data.sources import Row, convert_rows
+from align_cli.data.template_fields import template_fields
 from align_cli.data.templates import instruction_prompt
 from align_cli.errors import DataError
 
 PROMPT_KEYS = ("messages", "conversations", "prompt", "instruction", "question", "turns", "text")
 
-Prompt = str | list[Message]
 
-
-def read_prompts(name_or_path: str, *, split: str = "train") -> list[dict[str, Any]]:
+def read_prompts(name_or_path: str, *, split: str = "train") -> list[Row]:
     """The prompts of a file, a folder or a Hub id.
 
     Args:
@@ -40,7 +40,8 @@ def read_prompts(name_or_path: str, *, split: str = "train") -> list[dict[str, A
         split: the split of a folder or a Hub dataset.
 
     Returns:
-        `{"prompt": ...}` dicts in the order of the source, at least one; repeated prompts stay.
+        `{"prompt": ...}` dicts, with `tools` and `chat_template_kwargs` where the source has them, in the order of the
+        source, at least one; repeated prompts stay. Each knows its place in the source.
 
     Raises:
         DataError: for every row without a usable prompt, a blank one included, or if there is no prompt at all.
@@ -48,13 +49,21 @@ def read_prompts(name_or_path: str, *, split: str = "train") -> list[dict[str, A
     prompts = [prompt for prompt in convert_rows(name_or_path, split, _to_prompt) if prompt is not None]
     if not prompts:
         raise DataError("no row holds a prompt that can be told", where=name_or_path, hint="give it as a key 'prompt'")
-    return [{"prompt": prompt} for prompt in prompts]
+    return prompts
 
 
-def _to_prompt(row: dict[str, Any]) -> Prompt | None:
+def _to_prompt(row: dict[str, Any]) -> dict[str, Any] | None:
     if is_pair(row):
         pair = to_preference(row)
-        return None if isinstance(pair, DroppedPair) else _not_blank(pair["prompt"], "prompt")
+        if isinstance(pair, DroppedPair):
+            return None
+        prompt = _not_blank(pair["prompt"], "prompt")
+    else:
+        prompt = _prompt_of(row)
+    return {"prompt": prompt, **template_fields(row, prompt)}
+
+
+def _prompt_of(row: dict[str, Any]) -> Text:
     name = next((key for key in PROMPT_KEYS if row.get(key) is not None), None)
     if name is None:
         raise _no_prompt(row)
@@ -65,7 +74,7 @@ def _to_prompt(row: dict[str, Any]) -> Prompt | None:
     return with_system(messages, text_of(row["system"], "system"))
 
 
-def _prompt_at(row: dict[str, Any], name: str) -> Prompt:
+def _prompt_at(row: dict[str, Any], name: str) -> Text:
     value = row[name]
     if name in {"messages", "conversations"}:
         messages = without_last_reply(to_messages(value, name))
@@ -78,12 +87,10 @@ def _prompt_at(row: dict[str, Any], name: str) -> Prompt:
         if not isinstance(value, list) or not value:
             raise RowError(f"{name!r} is {describe(value)}; it must be a list with at least one turn of the user")
         return [user_message(text_of(value[0], "turns[0]"))]
-    if name == "prompt" and isinstance(value, list | dict):
-        return to_messages(value, name)
-    return text_of(value, name)
+    return text_or_messages(value, name) if name == "prompt" else text_of(value, name)
 
 
-def _not_blank(prompt: Prompt, name: str) -> Prompt:
+def _not_blank(prompt: Text, name: str) -> Text:
     if isinstance(prompt, str) and not prompt.strip():
         raise RowError(f"{name!r} is {describe(prompt)}; a prompt cannot be blank", "remove the row")
     return prompt

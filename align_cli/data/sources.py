@@ -8,7 +8,7 @@ of what rows mean. `convert_rows` is the way in: the three readers hand it their
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +20,30 @@ from align_cli.errors import DataError, Fault, nearest
 # An organisation and a name, or a name alone, as the Hub has them; then, if any, a configuration.
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 
-Converted = TypeVar("Converted")
+Dropped = TypeVar("Dropped")
 
 
-def convert_rows(name_or_path: str, split: str, convert: Callable[[dict[str, Any]], Converted]) -> list[Converted]:
+class Row(dict[str, Any]):
+    """One row in a format of TRL's, with its place in its source; equal to any dict that has its fields.
+
+    Args:
+        fields: what it holds.
+        where: its place, such as `rows.jsonl:12`.
+    """
+
+    def __init__(self, fields: dict[str, Any], where: str) -> None:
+        super().__init__(fields)
+        self.where = where
+
+
+def place_of(row: Mapping[str, Any], index: int) -> str:
+    """Where a row came from: its place in its source; the number of one that has none, as those of built-in worlds."""
+    return row.where if isinstance(row, Row) else f"row {index}"
+
+
+def convert_rows(
+    name_or_path: str, split: str, convert: Callable[[dict[str, Any]], dict[str, Any] | Dropped]
+) -> list[Row | Dropped]:
     """Every row of a source through a converter, or every fault of the source in one error.
 
     Args:
@@ -33,20 +53,21 @@ def convert_rows(name_or_path: str, split: str, convert: Callable[[dict[str, Any
         convert: takes a row's fields; raises `RowError` for a row that cannot be used.
 
     Returns:
-        What the converter returned, in the order of the source; at least one.
+        What the converter returned, in the order of the source, at least one; each dict as a row with its place.
 
     Raises:
         DataError: for a source that cannot be read or holds no row, and for rows that cannot be used: the first 20
             of them and the number of the rest; after 1000 of them reading stops.
     """
     log = FaultLog(name_or_path)
-    converted = []
+    converted: list[Row | Dropped] = []
     for row in read_rows(name_or_path, split):
         if isinstance(row, Fault):
             log.add(row)
         else:
             try:
-                converted.append(convert(row.fields))
+                found = convert(row.fields)
+                converted.append(Row(found, row.where) if isinstance(found, dict) else found)
             except RowError as error:
                 log.add(error.at(row.where))
         if log.is_full:

@@ -1,6 +1,7 @@
 """Rows of tables: Parquet files, and whatever `datasets.load_dataset` can load.
 
-A table has a column for every key that any row has; the nulls that fill the gaps are left out again.
+A table has a column for every key that any row has, within messages and tools too; the nulls that fill the gaps are
+left out again.
 """
 
 from __future__ import annotations
@@ -70,7 +71,13 @@ def _parquet_rows(name: str, batches: Iterable[Any], limit: int) -> Iterator[dic
 
 def _table_rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[SourceRow]:
     for index, row in enumerate(rows):
-        yield SourceRow(f"{name}[{index}]", {key: value for key, value in row.items() if value is not None})
+        yield SourceRow(f"{name}[{index}]", _without_gaps(row))
+
+
+def _without_gaps(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_gaps(inner) for key, inner in value.items() if inner is not None}
+    return [_without_gaps(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from align_cli.artifacts.records import Preference
+from align_cli.artifacts.records import Preference, TemplateArguments
 
 
 def label_pairs(rows: Iterable[Mapping[str, Any]], labeler: str = "dataset") -> list[Preference]:
@@ -13,7 +13,7 @@ def label_pairs(rows: Iterable[Mapping[str, Any]], labeler: str = "dataset") -> 
 
     Args:
         rows: `prompt`, `chosen`, `rejected`, and where the data has it `label`, the probability in [0, 1] that `chosen`
-            is the better one.
+            is the better one; likewise `tools` and `chat_template_kwargs`.
         labeler: the labeler's name in the recipe.
     """
     return [
@@ -25,6 +25,7 @@ def label_pairs(rows: Iterable[Mapping[str, Any]], labeler: str = "dataset") -> 
             source="offline",
             labeler=labeler,
             prompt_index=index,
+            **TemplateArguments.of_row(row)._asdict(),
         )
         for index, row in enumerate(rows)
     ]

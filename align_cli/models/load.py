@@ -5,17 +5,18 @@ Called by the run for policies and references. A playground's model is a folder 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError, nearest
 from align_cli.recipe import Recipe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS_PATTERN = "*model*.safetensors"
 
@@ -37,9 +38,38 @@ class Policy:
     @property
     def eos_token_ids(self) -> list[int]:
         """The ids that end a response: the tokenizer's and those of the generation config."""
-        configured = self.model.generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        return sorted({token_id for token_id in [*ids, self.tokenizer.eos_token_id] if token_id is not None})
+        return eos_token_ids(self.tokenizer, self.model.generation_config)
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens of prompt and response together; None where the architecture has no bound."""
+        return context_length(self.model.config)
+
+
+class UnloadedPolicy(NamedTuple):
+    """What of a policy is known without its weights: how text becomes ids, and how many of them it can read.
+
+    Args:
+        tokenizer: the policy's.
+        eos_token_ids: the ids that end a response.
+        context_length: the most tokens of prompt and response together; None where the architecture has no bound.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    eos_token_ids: list[int]
+    context_length: int | None
+
+
+def eos_token_ids(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig | None) -> list[int]:
+    """The ids that end a response: the tokenizer's and those of the generation config."""
+    configured = config.eos_token_id if config else None
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({token_id for token_id in [*ids, tokenizer.eos_token_id] if token_id is not None})
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """The most tokens that a model can read; a model of several parts has the number in its text's config."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def uses_cache(model: PreTrainedModel) -> bool:
@@ -67,35 +97,17 @@ def load_policy(
             for, or if its tokenizer has no end-of-sequence token, or ids that the model does not know.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     place = str(name_or_path)
     _check_folder(place)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **shared)
+    with _faults_of_a_model(place):
+        tokenizer = _tokenizer(place, shared)
         model, found = AutoModelForCausalLM.from_pretrained(
             place, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **shared
         )
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever libraries say of a folder that holds something else
-        first_line = next(iter(str(error).strip().splitlines()), "")
-        if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) or not first_line:
-            first_line = f"{type(error).__name__}: {first_line}"
-        if "custom code" in first_line:
-            raise AlignError(
-                "the model comes with code of its own, which is not run unless it is trusted",
-                where=place,
-                hint="look at its .py files, and set policy.trust_remote_code to true where you trust them",
-            ) from error
-        raise AlignError(f"the model cannot be loaded: {first_line}", where=place, hint=_remedy(place)) from error
     _check_whole(found, place)
-    if tokenizer.eos_token_id is None:
-        raise AlignError("the tokenizer has no end-of-sequence token", where=place, hint="set eos_token and save it")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     _check_vocabulary(tokenizer, model, place)
     # It is saved with the tokenizer: a checkpoint must not depend on whether its policy was begun from the Hub or read
     # from another checkpoint.
@@ -114,6 +126,71 @@ def load_recipe_policy(recipe: Recipe, checkpoint: Path | None = None) -> Policy
         revision=None if checkpoint else settings.revision,
         trust_remote_code=settings.trust_remote_code,
     )
+
+
+def load_without_weights(recipe: Recipe, checkpoint: Path | None = None) -> UnloadedPolicy:
+    """The tokenizer and the figures of the model that `load_recipe_policy` would load.
+
+    Raises:
+        AlignError: if there is no such model, or if its tokenizer or its configuration cannot be read.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    settings = recipe.policy
+    place = str(checkpoint or settings.model_name_or_path or "")
+    _check_folder(place)
+    revision = None if checkpoint else settings.revision
+    shared = {"revision": revision, "trust_remote_code": settings.trust_remote_code}
+    with _faults_of_a_model(place):
+        tokenizer = _tokenizer(place, shared)
+        config = AutoConfig.from_pretrained(place, **shared)
+        try:
+            generation = GenerationConfig.from_pretrained(place, revision=revision)
+        except OSError:  # there is none: a model then takes what its config says
+            generation = GenerationConfig.from_model_config(config)
+    return UnloadedPolicy(tokenizer, eos_token_ids(tokenizer, generation), context_length(config))
+
+
+def _tokenizer(place: str, shared: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, ready to pad on the left.
+
+    Raises:
+        AlignError: if it has no end-of-sequence token.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **shared)
+    if tokenizer.eos_token_id is None:
+        raise AlignError("the tokenizer has no end-of-sequence token", where=place, hint="set eos_token and save it")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@contextmanager
+def _faults_of_a_model(place: str) -> Iterator[None]:
+    """Whatever libraries say of a folder that holds something else, in our words.
+
+    Raises:
+        AlignError: for any exception but a lack of memory.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (MemoryError, AlignError):
+        raise
+    except Exception as error:
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) or not first_line:
+            first_line = f"{type(error).__name__}: {first_line}"
+        if "custom code" in first_line:
+            raise AlignError(
+                "the model comes with code of its own, which is not run unless it is trusted",
+                where=place,
+                hint="look at its .py files, and set policy.trust_remote_code to true where you trust them",
+            ) from error
+        raise AlignError(f"the model cannot be loaded: {first_line}", where=place, hint=_remedy(place)) from error
 
 
 def _check_whole(found: Mapping[str, Any], place: str) -> None:

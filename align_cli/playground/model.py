@@ -28,6 +28,9 @@ UNKNOWN_TOKEN = "<unk>"
 NUM_BYTES = 256
 ENOUGH_TO_MERGE_ALL_WORDS = 10_000
 
+CONTEXT_LENGTH = 128
+"""Tokens that the playground's policy can read."""
+
 ARCHITECTURES = ("llama", "qwen2")
 
 
@@ -44,23 +47,29 @@ def make_policy(folder: Path, seed: int, architecture: str = "llama") -> None:
     Raises:
         RecipeError: if the architecture is not known.
     """
-    _check_architecture(architecture)
-    words = vocabulary()
-    if architecture == "qwen2":
-        tokenizer = train_tokenizer(words, ENOUGH_TO_MERGE_ALL_WORDS, architecture)
-    else:
-        tokenizer = make_word_tokenizer(words)
     _write_model(
         folder,
-        tokenizer,
+        policy_tokenizer(architecture),
         seed=seed,
         architecture=architecture,
         hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_position_embeddings=128,
+        max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=False,
     )
+
+
+def policy_tokenizer(architecture: str = "llama") -> PreTrainedTokenizerFast:
+    """The tokenizer of the playground's policy.
+
+    Raises:
+        RecipeError: if the architecture is not known.
+    """
+    _check_architecture(architecture)
+    if architecture == "qwen2":
+        return train_tokenizer(vocabulary(), ENOUGH_TO_MERGE_ALL_WORDS, architecture)
+    return make_word_tokenizer(vocabulary())
 
 
 def make_model_from_scratch(

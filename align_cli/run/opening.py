@@ -20,6 +20,7 @@ from align_cli.run.plan import Step
 from align_cli.run.results import Results
 from align_cli.run.tidy import let_go, superfluous
 from align_cli.stages.base import CHECKPOINT, Artifact, Progress
+from align_cli.stages.rows import check_rows
 
 CHANGEABLE = ("rounds", "output_dir", "guards", "checkpoints", "num_threads")
 """Keys that may change under a run."""
@@ -71,13 +72,15 @@ def check_inputs(plan: Sequence[Step], loaded: Loaded) -> None:
     """Look at everything that can be wrong before the first model is loaded: so that a fault changes nothing on disk.
 
     Raises:
-        AlignError: for every input that cannot be used.
+        AlignError: for every input that cannot be used, and for all rows that the policy cannot read.
     """
     planned = {step.stage for step in plan}
     due = [stage for stage in stages.STAGES if stage.name in planned]
     all_at_once(*(partial(stage.check, loaded.recipe, loaded) for stage in due))
     for shortage in (text for stage in due for text in stage.shortages(loaded.recipe, loaded.inputs)):
         loaded.note(f"note: {shortage}")
+    for remark in check_rows(loaded.recipe, loaded.inputs, due):
+        loaded.note(remark)
 
 
 @contextmanager

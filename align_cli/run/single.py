@@ -35,6 +35,7 @@ from align_cli.stages.base import (
     NoWork,
     Stage,
 )
+from align_cli.stages.rows import check_rows
 from align_cli.training.checkpoints import STATE_NAME, TrainingState, read_training_state
 
 
@@ -145,9 +146,12 @@ class _Once:
         self._loaded = Loaded(recipe, self._policies, reporter.note)
         self._stage.check(recipe, self._loaded)
         if self._stage.needs(recipe):
-            _make_initial_policy(self._results, reporter)
             if policy_path is not None:
                 _check_checkpoint(policy_path)
+            for remark in check_rows(recipe, self._loaded.inputs, [self._stage], policy_path):
+                reporter.note(remark)
+            _make_initial_policy(self._results, reporter)
+            if policy_path is not None:
                 self.state = read_training_state(policy_path) or self.state
 
     def carry_out(

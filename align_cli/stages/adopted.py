@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from align_cli.artifacts.records import Preference
 from align_cli.errors import DataError
 from align_cli.models.load import Policy
-from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
+from align_cli.models.text import plain_text
+from align_cli.stages.readable import RowFaults, num_tokens, tokenised_pair
 
 
 def adopted_pairs(pairs: Sequence[Preference], policy: Policy) -> list[Preference]:
     """The pairs with token ids; those that they came with are the ones that were sampled, and stay.
 
     Raises:
-        DataError: for text that is none, or ids that the policy's vocabulary has not.
+        DataError: for text that is none, pairs that the policy cannot read, or ids that its vocabulary has not.
     """
     _check_texts(pairs)
-    tokenised = [_tokenised(pair, policy) for pair in pairs]
+    faults, tokenised = RowFaults("", [vars(pair) for pair in pairs], "pairs"), []
+    for index, pair in enumerate(pairs):
+        has_ids = pair.prompt_ids and pair.chosen_ids and pair.rejected_ids
+        try:
+            made = pair if has_ids else tokenised_pair(pair, policy)
+        except DataError as error:
+            faults.add(index, error)
+        else:
+            faults.measure(index, num_tokens(made), policy.context_length)
+            tokenised.append(made)
+    if found := faults.found(policy.context_length):
+        raise DataError.of(found)
     _check_vocabulary(tokenised, policy)
     return tokenised
 
@@ -41,16 +52,3 @@ def _check_vocabulary(pairs: Sequence[Preference], policy: Policy) -> None:
                 f"pair {index} holds token ids that the policy's vocabulary of {size} has not",
                 hint="these pairs come from another model: leave their prompt_ids, chosen_ids and rejected_ids out",
             )
-
-
-def _tokenised(pair: Preference, policy: Policy) -> Preference:
-    """The pair with token ids; those that it came with are the ones that were sampled, and stay."""
-    if pair.prompt_ids and pair.chosen_ids and pair.rejected_ids:
-        return pair
-    prompt_ids, stops = prompt_token_ids(policy.tokenizer, pair.prompt), policy.eos_token_ids
-    return replace(
-        pair,
-        prompt_ids=prompt_ids,
-        chosen_ids=completion_token_ids(policy.tokenizer, pair.prompt, prompt_ids, pair.chosen, stops),
-        rejected_ids=completion_token_ids(policy.tokenizer, pair.prompt, prompt_ids, pair.rejected, stops),
-    )

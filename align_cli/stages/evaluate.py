@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.engines.base import SamplingSettings
+from align_cli.errors import Fault
 from align_cli.labelers import Scorer
 from align_cli.metrics.estimates import estimate
 from align_cli.metrics.preference import pair_accuracy, win_rate
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
+from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed, seeded_order
 from align_cli.stages.base import (
@@ -32,6 +34,7 @@ from align_cli.stages.base import (
 )
 from align_cli.stages.generate import PromptDraw, generate_completions, sampling_settings
 from align_cli.stages.inputs import Inputs, Rows
+from align_cli.stages.readable import faults_of, unreadable_prompts
 from align_cli.stages.scores import kept_values, probe, score_completions
 
 FREE_KEYS = (
@@ -67,6 +70,13 @@ class Evaluate(Stage):
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         probe(loaded.scorer(recipe.evaluate.scorer), loaded.inputs.eval_prompts)
         _ = loaded.inputs.eval_rows
+
+    def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
+        max_new_tokens = recipe.generate.max_new_tokens
+        return [
+            *unreadable_prompts(inputs.eval_prompts, "data.eval_prompts", policy, max_new_tokens),
+            *faults_of(lambda: inputs.eval_pairs(policy)),
+        ]
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
         wanted, there = recipe.evaluate.num_prompts, len(inputs.eval_prompts)
@@ -153,7 +163,7 @@ class Judged(NamedTuple):
 def evaluation_draws(rows: Rows, count: int, run_seed: int) -> list[PromptDraw]:
     """The held-out prompts: the first of a seeded order, all of them where there are fewer."""
     order = seeded_order(len(rows), run_seed, "eval_prompts")[:count]
-    return [PromptDraw(index, rows[index]["prompt"], 0) for index in order]
+    return [PromptDraw.of_row(rows, index) for index in order]
 
 
 def evaluate_policy(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from align_cli.artifacts.journal import Journal
-from align_cli.artifacts.records import Completion, Sampler, Text
+from align_cli.artifacts.records import NO_ARGUMENTS, Completion, Sampler, TemplateArguments, Text
 from align_cli.engines.base import Engine, Request, Sample, SamplingSettings
-from align_cli.errors import DataError
+from align_cli.errors import Fault
 from align_cli.models.load import Policy
-from align_cli.models.text import decode_completion, plain_text, prompt_token_ids
+from align_cli.models.text import PolicyText, decode_completion, prompt_token_ids
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.generate import GenerateSection
 from align_cli.seeds import derive_seed, seeded_cycle
@@ -29,6 +29,7 @@ from align_cli.stages.base import (
     policy_artifact,
 )
 from align_cli.stages.inputs import Inputs
+from align_cli.stages.readable import unreadable_prompts
 
 
 class Generate(Stage):
@@ -53,6 +54,10 @@ class Generate(Stage):
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         _ = loaded.inputs.prompts
+
+    def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
+        key = "data.demonstrations" if recipe.data.prompts is None else "data.prompts"
+        return unreadable_prompts(inputs.prompts, key, policy, recipe.generate.max_new_tokens)
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
         wanted, there = recipe.generate.prompts_per_round, len(inputs.prompts)
@@ -95,11 +100,18 @@ class PromptDraw:
         index: its row in the dataset.
         prompt: text or messages.
         lap: how often it was drawn before in the same round; its samples are numbered on from there.
+        arguments: what its chat template gets besides the messages.
     """
 
     index: int
     prompt: Text
     lap: int
+    arguments: TemplateArguments = NO_ARGUMENTS
+
+    @classmethod
+    def of_row(cls, rows: Sequence[Mapping[str, Any]], index: int, lap: int = 0) -> PromptDraw:
+        """The prompt of one row."""
+        return cls(index, rows[index]["prompt"], lap, TemplateArguments.of_row(rows[index]))
 
 
 def draw_prompts(rows: Sequence[Mapping[str, Any]], round_number: int, count: int, run_seed: int) -> list[PromptDraw]:
@@ -117,7 +129,7 @@ def draw_prompts(rows: Sequence[Mapping[str, Any]], round_number: int, count: in
     for index in indices:
         lap = drawn.get(index, 0)
         drawn[index] = lap + 1
-        draws.append(PromptDraw(index, rows[index]["prompt"], lap))
+        draws.append(PromptDraw.of_row(rows, index, lap))
     return draws
 
 
@@ -157,12 +169,8 @@ def generate_completions(
 
     Returns:
         `len(draws) * num_generations` completions, by prompt, then by sample.
-
-    Raises:
-        DataError: for a prompt that leaves no room for a response.
     """
-    prompt_ids = [prompt_token_ids(policy.tokenizer, draw.prompt) for draw in draws]
-    _check_lengths(draws, prompt_ids, policy, settings.max_new_tokens)
+    prompt_ids = [prompt_token_ids(policy.tokenizer, draw.prompt, draw.arguments) for draw in draws]
     wanted = [
         (draw, ids, draw.lap * num_generations + sample)
         for draw, ids in zip(draws, prompt_ids, strict=True)
@@ -176,7 +184,7 @@ def generate_completions(
     return [
         Completion(
             prompt=draw.prompt,
-            completion=decode_completion(policy.tokenizer, draw.prompt, sample.token_ids),
+            completion=decode_completion(policy.tokenizer, draw.prompt, sample.token_ids, ids),
             prompt_ids=ids,
             completion_ids=sample.token_ids,
             logps=sample.logps,
@@ -190,6 +198,7 @@ def generate_completions(
             engine=engine.name,
             sampling=settings._asdict(),
             sampled_by=sampled_by,
+            **draw.arguments._asdict(),
         )
         for (draw, ids, sample_index), request, sample in zip(wanted, requests, samples, strict=True)
     ]
@@ -211,20 +220,3 @@ def _sample(
         progress.advance(sum(position not in samples for position, _ in batch))
         samples.update(batch)
     return [samples[position] for position in range(len(requests))]
-
-
-def _check_lengths(
-    draws: Sequence[PromptDraw], prompt_ids: Sequence[list[int]], policy: Policy, max_new_tokens: int
-) -> None:
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    for draw, ids in zip(draws, prompt_ids, strict=True):
-        if not ids:
-            raise DataError(f"the prompt with index {draw.index} has no tokens", hint="leave empty prompts out")
-        if context is not None and len(ids) + max_new_tokens > context:
-            raise DataError(
-                f"the prompt with index {draw.index} ({plain_text(draw.prompt)[:60]!r}) has {len(ids)} tokens; with "
-                f"generate.max_new_tokens {max_new_tokens} that is more than the model's context of {context}",
-                hint="leave such prompts out"
-                if len(ids) >= context
-                else "lower generate.max_new_tokens, or leave such prompts out",
-            )

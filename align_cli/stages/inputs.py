@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.json_text import to_json
+from align_cli.data.sources import Row, place_of
 from align_cli.errors import DataError
 from align_cli.playground import reviews, world
 from align_cli.recipe import Recipe
@@ -22,7 +23,7 @@ from align_cli.stages.pairing.pairs import LabelledPairs
 
 if TYPE_CHECKING:
     from align_cli.artifacts.records import Preference
-    from align_cli.models.load import Policy
+    from align_cli.models.text import PolicyText
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -82,22 +83,26 @@ class Inputs:
         """Whether any source takes them."""
         return any(not source.policy_responses for source in self._recipe.method.sources.in_use().values())
 
-    def offline_pairs(self, policy: Policy) -> LabelledPairs:
-        """Offline pairs, tokenised by the policy's tokenizer; none where no source takes them."""
+    def offline_pairs(self, policy: PolicyText) -> LabelledPairs:
+        """Offline pairs, tokenised by the policy's tokenizer; none where no source takes them.
+
+        Raises:
+            DataError: for all that the policy cannot read.
+        """
         if not self.uses_offline_pairs:
             return LabelledPairs([], {})
         if self._offline is None:
             rows, source = self.offline_rows, self._recipe.method.sources.offline
             labeler = source.labeler if source is not None else "dataset"
-            pairs = label_offline_pairs(rows.rows, policy.tokenizer, self._recipe.label, labeler, policy.eos_token_ids)
+            pairs = label_offline_pairs(rows.rows, policy, self._recipe.label, labeler)
             self._offline = LabelledPairs(pairs.preferences, {**pairs.counts, **rows.dropped})
         return self._offline
 
-    def eval_pairs(self, policy: Policy) -> list[Preference]:
+    def eval_pairs(self, policy: PolicyText) -> list[Preference]:
         """Held-out offline pairs, tokenised likewise."""
         if self._held_out is None:
             found = label_offline_pairs(
-                self.eval_rows.rows, policy.tokenizer, EVALUATION_RULES, "dataset", policy.eos_token_ids
+                self.eval_rows.rows, policy, EVALUATION_RULES, "dataset", "data.eval_preferences"
             )
             self._held_out = found.preferences
         return self._held_out
@@ -110,8 +115,11 @@ def training_prompts(recipe: Recipe) -> Rows:
         DataError: if there are none.
     """
     if recipe.data.prompts is None and recipe.data.demonstrations is not None:
-        prompts = {to_json(row["prompt"]): row["prompt"] for row in demonstrations(recipe)}
-        return [{"prompt": prompt} for prompt in prompts.values()]
+        prompts: dict[str, Row] = {}
+        for index, row in enumerate(demonstrations(recipe)):
+            fields = {key: value for key, value in row.items() if key != "completion"}
+            prompts.setdefault(to_json(fields), Row(fields, place_of(row, index)))
+        return list(prompts.values())
     return _prompts(recipe, recipe.data.prompts, "data.prompts", world.prompts, reviews.prompts)
 
 
@@ -151,7 +159,20 @@ def _demonstrations(recipe: Recipe, name: str) -> Rows:
         return reviews.sft_corpus(*_reviews_files(recipe.reviews))
     from align_cli.data.demonstrations import read_demonstrations
 
-    return read_demonstrations(name)
+    return _with_template_arguments(read_demonstrations(name), recipe)
+
+
+def _with_template_arguments(rows: Sequence[Row], recipe: Recipe) -> Rows:
+    """The rows with the recipe's arguments for the template of their chats; a row's own win over them."""
+    shared = recipe.policy.chat_template_kwargs
+    if not shared:
+        return rows
+    return [
+        row
+        if isinstance(row["prompt"], str)
+        else Row({**row, "chat_template_kwargs": {**shared, **row.get("chat_template_kwargs", {})}}, row.where)
+        for row in rows
+    ]
 
 
 def local_files(recipe: Recipe) -> dict[str, Path]:
@@ -180,7 +201,7 @@ def _prompts(recipe: Recipe, name: str | None, key: str, of_playground: Any, of_
     elif name is not None:
         from align_cli.data.prompts import read_prompts
 
-        rows = read_prompts(name)
+        rows = _with_template_arguments(read_prompts(name), recipe)
     else:
         rows = []
     if not rows:
@@ -198,7 +219,7 @@ def _pairs(recipe: Recipe, name: str | None, of_playground: Any, of_reviews: Any
     from align_cli.data.preferences import read_preferences
 
     read = read_preferences(name)
-    return PairRows(read.rows, dict(read.dropped))
+    return PairRows(_with_template_arguments(read.rows, recipe), dict(read.dropped))
 
 
 def _reviews_files(section: ReviewsSection | None) -> tuple[Path, Path, int]:

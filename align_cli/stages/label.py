@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from align_cli.artifacts.records import Completion, Preference
+from align_cli.errors import Fault
+from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
 from align_cli.stages.base import (
     COMPLETIONS,
@@ -20,7 +23,11 @@ from align_cli.stages.base import (
     policy_artifact,
 )
 from align_cli.stages.pairing.pairs import Pairing
+from align_cli.stages.readable import faults_of, tokenised_demonstrations
 from align_cli.stages.scores import probe
+
+if TYPE_CHECKING:
+    from align_cli.stages.inputs import Inputs
 
 
 class Label(Stage):
@@ -46,6 +53,9 @@ class Label(Stage):
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         probe(loaded.scorer(_reward_labeler(recipe)), loaded.inputs.prompts)
         _ = loaded.inputs.demonstrations
+
+    def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
+        return faults_of(lambda: tokenised_demonstrations(inputs.demonstrations, "data.demonstrations", policy))
 
     def carry_out(self, context: Context) -> Done:
         completions = context.artifacts.read(Artifact(context.round, COMPLETIONS), Completion) or []

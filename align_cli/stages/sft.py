@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
-from align_cli.errors import DataError, all_at_once
-from align_cli.models.load import Policy, load_policy, load_recipe_policy
-from align_cli.models.text import completion_token_ids, plain_text, prompt_token_ids
+from align_cli.errors import DataError, Fault, all_at_once
+from align_cli.models.load import Policy, UnloadedPolicy, load_policy, load_recipe_policy, load_without_weights
+from align_cli.models.text import PolicyText, plain_text
 from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
@@ -30,7 +30,8 @@ from align_cli.stages.base import (
     Progress,
     Stage,
 )
-from align_cli.stages.inputs import PLAYGROUND, Rows, sft_demonstrations
+from align_cli.stages.inputs import PLAYGROUND, Inputs, Rows, sft_demonstrations
+from align_cli.stages.readable import faults_of, tokenised_demonstrations
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state, save_checkpoint
 
 
@@ -56,6 +57,9 @@ class WarmStart(Stage):
         from align_cli.training.buildable import check_sft_keys
 
         all_at_once(partial(sft_demonstrations, recipe), partial(check_sft_keys, recipe))
+
+    def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
+        return faults_of(lambda: tokenised_demonstrations(sft_demonstrations(recipe), "policy.sft.dataset", policy))
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
         """A fork keeps the initial policy."""
@@ -132,6 +136,21 @@ def _untrained_policy(recipe: Recipe, rows: Rows, folder: Path) -> Policy:
     return load_recipe_policy(recipe)
 
 
+def unloaded_initial_policy(recipe: Recipe) -> UnloadedPolicy:
+    """The tokenizer and the figures of the initial policy, before it is made or loaded."""
+    settings = recipe.policy
+    if settings.from_scratch is not None:
+        section = settings.from_scratch
+        tokenizer = playground_model.train_tokenizer(
+            _texts(sft_demonstrations(recipe)), section.vocab_size, section.architecture
+        )
+        return UnloadedPolicy(tokenizer, [tokenizer.eos_token_id], section.max_position_embeddings)
+    if settings.model_name_or_path == PLAYGROUND:
+        tokenizer = playground_model.policy_tokenizer(recipe.playground.architecture)
+        return UnloadedPolicy(tokenizer, [tokenizer.eos_token_id], playground_model.CONTEXT_LENGTH)
+    return load_without_weights(recipe)
+
+
 def _texts(rows: Rows) -> Iterable[str]:
     return (plain_text(row["prompt"]) + plain_text(row["completion"]) for row in rows)
 
@@ -144,14 +163,7 @@ def _warm_start(
         return []
     from align_cli.training.sft import SupervisedTrainer
 
-    pairs = []
-    for row in rows:
-        prompt_ids = prompt_token_ids(policy.tokenizer, row["prompt"]) if row["prompt"] else []
-        completion_ids = completion_token_ids(
-            policy.tokenizer, row["prompt"], prompt_ids, row["completion"], policy.eos_token_ids
-        )
-        pairs.append((prompt_ids, completion_ids))
-    _check_lengths(pairs, policy)
+    pairs = tokenised_demonstrations(rows, "policy.sft.dataset", policy)
     begun = read_training_state(work.begun) if work.begun else None
     start = begun or TrainingState(round=0, global_step=0, parent=None)
     progress.start(section.max_steps, "steps")
@@ -174,17 +186,3 @@ def _warm_start(
             where="policy.sft",
             hint="lower policy.sft.per_device_train_batch_size, or take a smaller model",
         ) from None
-
-
-def _check_lengths(pairs: list[tuple[list[int], list[int]]], policy: Policy) -> None:
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    too_long = [
-        index for index, (prompt, completion) in enumerate(pairs) if len(prompt) + len(completion) > (context or 1e9)
-    ]
-    if too_long:
-        raise DataError(
-            f"{len(too_long)} demonstrations are longer than the model's context of {context} tokens, the first with "
-            f"index {too_long[0]}",
-            where="policy.sft.dataset",
-            hint="shorten or remove them, or use a model with a longer context",
-        )

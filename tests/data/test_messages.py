@@ -15,7 +15,7 @@ REPLY = {"role": "assistant", "content": "ho"}
     "message",
     [
         {"role": "user", "content": "hi"},
-        {"role": "user", "content": "hi", "name": "Ann", "loss_weight": 0.0, "tool_calls": None},
+        {"role": "user", "content": "hi", "loss_weight": 0.0, "tool_calls": None},
         {"from": "human", "value": "hi"},
         {"from": "user", "value": "hi", "role": None, "content": None},
         {"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "value": "i"}]},
@@ -45,7 +45,13 @@ def test_foreign_role_names_are_translated() -> None:
         ([{"role": "user", "content": 3}], "'m[0].content' is 3; it must be text"),
         ([{"role": "user", "content": [{"type": "image"}]}], "'m[0].content[0]' is an object of type 'image'; only "),
         ([{"role": "user", "content": [{"type": "text"}]}], "'m[0].content[0]' has no key 'text'; found 'type'"),
-        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "'m[0]' calls a tool; only messages of text "),
+        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "'m[0].tool_calls[0]' is an empty object; it "),
+        ([{"role": "assistant", "content": "", "tool_calls": "[{"}], "'m[0].tool_calls' is text and not valid JSON "),
+        ([{"role": "assistant", "content": "", "function_call": {"name": "f"}}], "'m[0]' holds 'function_call'"),
+        ([{"role": "assistant", "content": "", "thinking": 3}], "'m[0].thinking' is 3; it must be text"),
+        ('[{"role": "user", "content": "hi"]', "'m' looks like messages written as JSON, and is not valid JSON at "),
+        ("[{'role': 'user', 'content': 'hi'}]", "'m' looks like messages written as JSON, and is not valid JSON at "),
+        ('[{"role": "user", "role": "user", "content": ""}]', "'m': the key 'role' is given twice"),
     ],
 )
 def test_what_cannot_be_read_is_told_with_its_place(value: Any, what: str) -> None:

@@ -63,7 +63,7 @@ def warm_samples(sample: Callable[[Policy], list[Completion]], warm_policy: Poli
 def pairs(warm_policy: Policy) -> list[Preference]:
     rows = world.eval_preferences("plenty", 0)[:20]
     section = LabelSection(ties="keep", equal_texts="keep")
-    return label_offline_pairs(rows, warm_policy.tokenizer, section, "dataset").preferences
+    return label_offline_pairs(rows, warm_policy, section, "dataset").preferences
 
 
 def evaluate(

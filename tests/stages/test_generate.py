@@ -10,7 +10,6 @@ import pytest
 from align_cli.artifacts.records import Completion
 from align_cli.engines.base import SamplingSettings
 from align_cli.engines.in_process import TransformersEngine
-from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.models.text import prompt_token_ids
 from align_cli.playground import world
@@ -161,38 +160,6 @@ def test_a_chat_is_answered_with_an_assistants_message(warm_policy: Policy) -> N
     assert completion.prompt == chat
     assert completion.completion == [{"role": "assistant", "content": plain.completion}]
     assert completion.completion_ids == plain.completion_ids
-
-
-def test_a_prompt_without_room_for_a_response_is_named_before_anything_is_sampled(warm_policy: Policy) -> None:
-    long_prompt = "review of the food :" * 25
-    num_tokens = len(prompt_token_ids(warm_policy.tokenizer, long_prompt))
-    draws = [*PLAYGROUND_DRAWS[:2], PromptDraw(77, long_prompt, 0)]
-    progress = CountingProgress()
-    with pytest.raises(DataError) as caught:
-        sample(warm_policy, draws, progress=progress, settings=SETTINGS._replace(max_new_tokens=64))
-    (fault,) = caught.value.faults
-    assert fault.what == (
-        f"the prompt with index 77 ({long_prompt[:60]!r}) has {num_tokens} tokens; with generate.max_new_tokens 64 "
-        "that is more than the model's context of 128"
-    )
-    assert fault.hint == (
-        "leave such prompts out" if num_tokens >= 128 else "lower generate.max_new_tokens, or leave such prompts out"
-    )
-    assert progress.total == 0
-
-
-def test_a_prompt_and_response_may_fill_the_context(warm_policy: Policy) -> None:
-    ids = prompt_token_ids(warm_policy.tokenizer, "review of the food :")
-    room = SETTINGS._replace(max_new_tokens=128 - len(ids))
-    draws = [PromptDraw(0, "review of the food :", 0)]
-    assert len(sample(warm_policy, draws, settings=room)) == 2
-    with pytest.raises(DataError, match="more than the model's context of 128"):
-        sample(warm_policy, draws, settings=room._replace(max_new_tokens=room.max_new_tokens + 1))
-
-
-def test_a_prompt_without_tokens_is_named(warm_policy: Policy) -> None:
-    with pytest.raises(DataError, match="the prompt with index 5 has no tokens"):
-        sample(warm_policy, [PromptDraw(5, "", 0)])
 
 
 def test_progress_counts_every_completion(warm_policy: Policy) -> None:

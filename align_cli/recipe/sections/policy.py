@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -50,6 +50,11 @@ class PolicySection(Section):
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the loaded weights")
     trust_remote_code: bool = Field(False, description="run code that ships with the model; off unless you read it")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None,
+        description="what the chat template gets for every chat, such as `{enable_thinking: false}`; a row's own "
+        "`chat_template_kwargs` win",
+    )
     reference: Literal["initial", "previous"] = Field(
         "initial", description="the reference model: the initial policy, or the policy of the previous round"
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.json_text import to_json
-from align_cli.artifacts.records import Completion
+from align_cli.artifacts.records import Completion, TemplateArguments, Text
 from align_cli.models.text import completion_token_ids
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.seeds import derive_seed
@@ -61,11 +61,12 @@ def pair_with_demonstrations(
     """
     by_prompt: dict[str, list[Any]] = {}
     for row in demonstrations:
-        by_prompt.setdefault(to_json(row["prompt"]), []).append(row["completion"])
+        by_prompt.setdefault(_key(row["prompt"], TemplateArguments.of_row(row)), []).append(row["completion"])
     counts: Counter[str] = Counter()
     preferences = []
     for completion in (item for item in completions if item.sampled_by == "policy"):
-        shown = by_prompt.get(to_json(completion.prompt))
+        arguments = completion.template_arguments
+        shown = by_prompt.get(_key(completion.prompt, arguments))
         if shown is None:
             counts["without_demonstration"] += 1
             continue
@@ -75,7 +76,9 @@ def pair_with_demonstrations(
         pair = replace(
             pair,
             chosen=text,
-            chosen_ids=completion_token_ids(tokenizer, completion.prompt, completion.prompt_ids, text, stop_ids),
+            chosen_ids=completion_token_ids(
+                tokenizer, completion.prompt, completion.prompt_ids, text, stop_ids, arguments
+            ),
             chosen_by="dataset",
             chosen_index=None,
             chosen_logp=None,
@@ -87,3 +90,8 @@ def pair_with_demonstrations(
             preferences.append(pair)
     counts["mixed_pairs"] = len(preferences)
     return LabelledPairs(preferences, dict(sorted(counts.items())))
+
+
+def _key(prompt: Text, arguments: TemplateArguments) -> str:
+    """What tells prompts apart."""
+    return to_json([prompt, *arguments])

@@ -3,46 +3,48 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from align_cli.errors import DataError
 from align_cli.labelers.dataset import label_pairs
-from align_cli.models.text import completion_token_ids, prompt_token_ids
+from align_cli.models.text import PolicyText
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.stages.pairing.pairs import LabelledPairs, is_kept
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from align_cli.stages.readable import RowFaults, num_tokens, tokenised_pair
 
 
 def label_offline_pairs(
-    rows: Iterable[Mapping[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, Any]],
+    policy: PolicyText,
     section: LabelSection,
     labeler: str,
-    stop_ids: Collection[int] = (),
+    key: str = "data.preferences",
 ) -> LabelledPairs:
     """Offline pairs with their own labels, tokenised by the policy's tokenizer; the same rules leave pairs out.
 
     Args:
-        rows: `prompt`, `chosen`, `rejected`, perhaps `label`.
-        tokenizer: the policy's.
+        rows: `prompt`, `chosen`, `rejected`, perhaps `label` and what the prompt's template gets.
+        policy: who reads them.
         section: the recipe's label section; ties are labels of one half.
         labeler: the labeler's name in the recipe.
-        stop_ids: what stops the policy's generation besides the tokenizer's end-of-sequence token.
+        key: the recipe's key that names them.
+
+    Raises:
+        DataError: for all pairs that the policy cannot read, those that are left out aside.
     """
     counts: Counter[str] = Counter()
-    preferences = []
-    for pair in label_pairs(rows, labeler):
-        prompt_ids = pair.prompt_ids or prompt_token_ids(tokenizer, pair.prompt)
-        tokenised = replace(
-            pair,
-            prompt_ids=prompt_ids,
-            chosen_ids=completion_token_ids(tokenizer, pair.prompt, prompt_ids, pair.chosen, stop_ids),
-            rejected_ids=completion_token_ids(tokenizer, pair.prompt, prompt_ids, pair.rejected, stop_ids),
-        )
+    faults, preferences = RowFaults(key, rows, "pairs"), []
+    for index, pair in enumerate(label_pairs(rows, labeler)):
+        try:
+            tokenised = tokenised_pair(pair, policy)
+        except DataError as error:
+            faults.add(index, error)
+            continue
         if is_kept(tokenised, pair.label == 0.5, section, counts):
+            faults.measure(index, num_tokens(tokenised), policy.context_length)
             preferences.append(tokenised)
+    if found := faults.found(policy.context_length):
+        raise DataError.of(found)
     counts["pairs"] = len(preferences)
     return LabelledPairs(preferences, dict(sorted(counts.items())))

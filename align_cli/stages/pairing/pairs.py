@@ -89,6 +89,7 @@ def make_pair(chosen: ScoredCompletion, rejected: ScoredCompletion, label: float
         ),
         chosen_by=chosen.completion.sampled_by,
         rejected_by=rejected.completion.sampled_by,
+        **chosen.completion.template_arguments._asdict(),
     )
 
 

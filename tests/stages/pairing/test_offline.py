@@ -24,7 +24,7 @@ OFFLINE = [
 
 def test_offline_pairs_are_tokenised_behind_their_prompt(tiny_policy: Policy) -> None:
     tokenizer = tiny_policy.tokenizer
-    made = label_offline_pairs(OFFLINE, tokenizer, LabelSection(**KEEP), "dataset")
+    made = label_offline_pairs(OFFLINE, tiny_policy, LabelSection(**KEEP), "dataset")
     assert len(made.preferences) == len(OFFLINE)
     for row, pair in zip(OFFLINE, made.preferences, strict=True):
         prompt_ids = prompt_token_ids(tokenizer, row["prompt"])
@@ -37,9 +37,9 @@ def test_offline_pairs_are_tokenised_behind_their_prompt(tiny_policy: Policy) ->
 
 
 def test_offline_pairs_keep_their_labels_and_are_counted(tiny_policy: Policy) -> None:
-    made = label_offline_pairs(OFFLINE, tiny_policy.tokenizer, LabelSection(**KEEP), "dataset")
+    made = label_offline_pairs(OFFLINE, tiny_policy, LabelSection(**KEEP), "dataset")
     assert [pair.label for pair in made.preferences] == [1.0, 0.75, 1.0, 0.5]
     assert made.counts == {"empty_texts_kept": 1, "equal_texts_kept": 1, "pairs": 4, "ties_kept": 1}
-    made = label_offline_pairs(OFFLINE, tiny_policy.tokenizer, LabelSection(**DROP), "dataset")
+    made = label_offline_pairs(OFFLINE, tiny_policy, LabelSection(**DROP), "dataset")
     assert [pair.prompt_index for pair in made.preferences] == [0]
     assert made.counts == {"empty_texts_dropped": 1, "equal_texts_dropped": 1, "pairs": 1, "ties_dropped": 1}

@@ -1,0 +1,185 @@
+"""Every row is rendered and measured once the tokenizer is there; all that the policy cannot read are named at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_models import CHATML, STRICT, make_chat_model
+
+from align_cli import stages
+from align_cli.errors import DataError
+from align_cli.recipe import Recipe
+from align_cli.stages.inputs import Inputs
+from align_cli.stages.rows import check_rows
+
+USER, SYSTEM = {"role": "user", "content": "hi"}, {"role": "system", "content": "be brief"}
+REPLY = {"role": "assistant", "content": "ho"}
+GOOD, LONG, REJECTED = [USER], [{"role": "user", "content": "a" * 200}], [SYSTEM, USER]
+
+WriteRecipe = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(name: str, rows: Sequence[Any]) -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return name
+
+
+def pair(prompt: Any, chosen: str = "ho", rejected: str = "hm") -> dict[str, Any]:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+@pytest.fixture
+def check(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., list[str]]:
+    """`check(template, **files)`: every stage's rows, with this template, and these files in place of good ones."""
+
+    def made(template: str | None = STRICT, *overrides: str, **files: Sequence[Any]) -> list[str]:
+        model = make_chat_model(tmp_path / "model", template=template)
+        names = {
+            "prompts": [{"prompt": GOOD}],
+            "preferences": [pair(GOOD)],
+            "eval_prompts": [{"prompt": GOOD}],
+            "eval_preferences": [pair(GOOD)],
+            **files,
+        }
+        data = {f"data__{key}": write(f"{key}.jsonl", rows) for key, rows in names.items()}
+        recipe = tiny_recipe(tmp_path, *overrides, policy={"model_name_or_path": str(model)}, **data)
+        return check_rows(recipe, Inputs(recipe), stages.STAGES)
+
+    return made
+
+
+def faults_of(check: Callable[..., list[str]], *arguments: Any, **files: Any) -> dict[str, str]:
+    with pytest.raises(DataError) as caught:
+        check(*arguments, **files)
+    return {fault.where: fault.what for fault in caught.value.faults}
+
+
+def test_rows_that_all_can_be_read_raise_nothing(check: Callable[..., list[str]]) -> None:
+    check()
+
+
+def test_all_rows_of_all_files_are_named_at_once_with_their_lines(check: Callable[..., list[str]]) -> None:
+    found = faults_of(
+        check,
+        prompts=[{"prompt": GOOD}, {"prompt": LONG}, {"prompt": GOOD}],
+        preferences=[pair(GOOD), pair(GOOD, rejected="b" * 200), pair(GOOD), pair(LONG)],
+        eval_prompts=[{"prompt": REJECTED}],
+        eval_preferences=[pair(GOOD), pair(REJECTED)],
+        demonstrations=[{"prompt": LONG, "completion": [REPLY]}],
+    )
+    assert set(found) == {"data.prompts", "data.preferences", "data.eval_prompts", "data.eval_preferences"}
+    prompts, pairs = found["data.prompts"], found["data.preferences"]
+    start = "1 of 3 prompts do not fit into the model's context of 128 tokens with generate.max_new_tokens 16: "
+    assert prompts.startswith(start + "prompts.jsonl:2 (")
+    assert pairs.startswith("2 of 4 pairs do not fit into the model's context of 128 tokens: preferences.jsonl:2 (")
+    assert ", preferences.jsonl:4 (" in pairs
+    rejected = "cannot be read: the chat template rejects it (no system here): "
+    assert found["data.eval_prompts"] == f"1 of 1 prompts {rejected}eval_prompts.jsonl:1"
+    assert found["data.eval_preferences"] == f"1 of 2 pairs {rejected}eval_preferences.jsonl:2"
+
+
+def test_demonstrations_that_a_source_shows_are_read_too(check: Callable[..., list[str]]) -> None:
+    shown = [{"prompt": GOOD, "completion": [REPLY]}, {"prompt": LONG, "completion": [REPLY]}]
+    sources = ("method.sources={dmd: {mixing: 1.0}}", "data.preferences=null", "data.eval_preferences=null")
+    assert "demonstrations.jsonl:2 (" in faults_of(check, STRICT, *sources, demonstrations=shown)["data.demonstrations"]
+
+
+def test_a_warm_starts_demonstrations_are_read_too(check: Callable[..., list[str]]) -> None:
+    shown = write("shown.jsonl", [{"prompt": GOOD, "completion": [{**REPLY, "content": "c" * 200}]}])
+    found = faults_of(check, STRICT, f"policy.sft={{dataset: {shown}}}")
+    assert found["policy.sft.dataset"].startswith("1 of 1 demonstrations do not fit into the model's context of 128 ")
+
+
+def test_a_pair_that_is_left_out_may_be_too_long(check: Callable[..., list[str]]) -> None:
+    rules = ("label.equal_texts=drop", "method.sources.dpr.gradient=0")
+    check(STRICT, *rules, preferences=[pair(GOOD), pair(LONG, "same", "same")])
+
+
+def test_many_rows_are_counted_and_the_first_ten_named(check: Callable[..., list[str]]) -> None:
+    what = faults_of(check, prompts=[{"prompt": GOOD}, *[{"prompt": REJECTED}] * 37])["data.prompts"]
+    assert what.startswith("37 of 38 prompts cannot be read: ")
+    assert what.endswith("prompts.jsonl:10, prompts.jsonl:11 and 27 more")
+
+
+def test_the_remedy_for_a_long_prompt_is_one_that_will_do(check: Callable[..., list[str]]) -> None:
+    rows = [{"prompt": [{"role": "user", "content": "z" * 112}]}]
+    with pytest.raises(DataError) as caught:
+        check(prompts=rows)
+    lower = re.match(r"set generate\.max_new_tokens to at most (\d+), or shorten", caught.value.faults[0].hint)
+    assert lower
+    check(STRICT, f"generate.max_new_tokens={lower[1]}", prompts=rows)
+    with pytest.raises(DataError) as caught:
+        check(prompts=[*rows, {"prompt": LONG}])
+    assert caught.value.faults[0].hint.startswith("shorten them"), "no smaller number lets both fit"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('roles must take turns') }}", "roles must take turns"),
+        ("{% if %}", "Expected an expression"),
+        ("{{ messages[0]['content'] + 1 }}", 'can only concatenate str (not "int") to str'),
+        ("{{ messages[9]['content'] }}", "list object has no element 9"),
+        ("{{ 1 // 0 }}", "integer division or modulo by zero"),
+        ("{{ nothing.there }}", "'nothing' is undefined"),
+        ("{{ messages.append(1) }}", "access to attribute 'append' of 'list' object is unsafe."),
+    ],
+)
+def test_whatever_goes_wrong_within_a_template_is_a_fault_of_the_row(
+    check: Callable[..., list[str]], template: str, reason: str
+) -> None:
+    what = faults_of(check, template)["data.prompts"]
+    assert what.startswith("1 of 1 prompts cannot be read: the chat template rejects it (")
+    assert reason in what and what.endswith(": prompts.jsonl:1")
+
+
+def test_a_chat_that_a_template_makes_nothing_of_is_a_fault(check: Callable[..., list[str]]) -> None:
+    what = faults_of(check, "{% for m in messages if m.role == 'user' and m.content != 'hi' %}x{% endfor %}")
+    assert what["data.prompts"] == "1 of 1 prompts cannot be read: the prompt has no tokens: prompts.jsonl:1"
+
+
+def test_a_chat_for_a_policy_without_a_template_is_a_fault(check: Callable[..., list[str]]) -> None:
+    found = faults_of(check, None)
+    assert set(found) == {"data.prompts", "data.preferences", "data.eval_prompts", "data.eval_preferences"}
+    assert "this is a chat, and the policy's tokenizer has no chat template" in found["data.prompts"]
+
+
+def test_rows_of_a_built_in_world_are_read_before_its_model_is_made(tiny_recipe: Callable[..., Recipe]) -> None:
+    recipe = tiny_recipe(Path(), "generate.max_new_tokens=127")
+    with pytest.raises(DataError) as caught:
+        check_rows(recipe, Inputs(recipe), stages.STAGES)
+    assert [fault.where for fault in caught.value.faults] == ["data.prompts", "data.eval_prompts"]
+    assert ": row 0 (" in caught.value.faults[0].what
+
+
+def test_rows_for_a_new_model_are_read_with_the_tokenizer_that_it_will_get(tiny_recipe: Callable[..., Recipe]) -> None:
+    new = {"vocab_size": 300, "max_position_embeddings": 24, "hidden_size": 8, "num_attention_heads": 2}
+    recipe = tiny_recipe(Path(), policy={"from_scratch": new, "sft": {"dataset": "playground", "max_steps": 1}})
+    with pytest.raises(
+        DataError, match=r"policy\.sft\.dataset: .* demonstrations do not fit into the model's context of"
+    ):
+        check_rows(recipe, Inputs(recipe), stages.STAGES)
+
+
+def test_a_given_policys_own_context_is_what_counts(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        tmp_path,
+        policy={"model_name_or_path": str(make_chat_model(tmp_path / "model", template=CHATML))},
+        data={"prompts": write("prompts.jsonl", [{"prompt": GOOD}]), "preferences": write("p.jsonl", [pair(GOOD)])},
+        evaluate=None,
+    )
+    due = [stages.stage_named("generate")]
+    check_rows(recipe, Inputs(recipe), due)
+    short = make_chat_model(tmp_path / "short", context_length=20, template=CHATML)
+    with pytest.raises(DataError, match="the model's context of 20 tokens"):
+        check_rows(recipe, Inputs(recipe), due, short)
