@@ -33,6 +33,10 @@ class Fault:
     line: int | None = None
     column: int | None = None
 
+    def to_dict(self) -> dict[str, str | int | None]:
+        """The fault as a JSON object, without the snippet, which `line` and `column` point to."""
+        return {name: getattr(self, name) for name in ("what", "where", "hint", "line", "column", "key")}
+
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.snippet:

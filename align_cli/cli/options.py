@@ -16,6 +16,9 @@ PolicyPath = Annotated[
     Path | None,
     typer.Option("--policy", help="A checkpoint or a model; the initial policy when left out.", show_default=False),
 ]
+ForkOrigin = Annotated[
+    str | None, typer.Option("--from", metavar="RUN@K", help="Begin with the rounds up to K of another run.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results, warnings and errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
 InputPlace = Annotated[str, typer.Option("-i", "--input", metavar="FILE|-", help="Where to read; - is standard input.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from align_cli.cli.options import AsJson, Overrides, PolicyPath, Quiet, RecipePath
+from align_cli.cli.options import AsJson, ForkOrigin, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, guarded
 
 
@@ -24,9 +24,7 @@ def command(
     ] = None,
     policy: PolicyPath = None,
     restart: Annotated[bool, typer.Option("--restart", help="Remove the run that is there and begin anew.")] = False,
-    origin: Annotated[
-        str | None, typer.Option("--from", metavar="RUN@K", help="Begin with the rounds up to K of another run.")
-    ] = None,
+    origin: ForkOrigin = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

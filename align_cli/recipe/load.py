@@ -30,10 +30,9 @@ from align_cli.recipe.written.tree import (
     PlacedFault,
     Source,
     TooLargeError,
-    find,
+    blamed_place,
     key_place,
     plain,
-    section_place,
     shown,
     value_place,
 )
@@ -95,15 +94,9 @@ def _check(root: Node, check_files: bool) -> tuple[Recipe | None, list[PlacedFau
     recipe, faults, faulty = _check_keys(root, tree)
     passed_faults = _check_pass_through(root, tree)
     for broken in broken_rules(View(Recipe, tree, faulty), with_files=check_files):
-        place = key_place(root, broken.path) if broken.at_key else _rule_place(root, broken.path)
+        place = (key_place if broken.at_key else blamed_place)(root, broken.path)
         faults.append(PlacedFault(place, broken.what, broken.hint, broken.path))
     return recipe, faults + passed_faults
-
-
-def _rule_place(root: Node, path: KeyPath) -> Place:
-    """The value that broke a rule; the key of a section, whose value starts with a key that is not to blame."""
-    entry = find(root, path)
-    return section_place(root, path) if entry and isinstance(entry.node.value, dict) else value_place(root, path)
 
 
 def _check_keys(root: Node, tree: dict[str, Any]) -> tuple[Recipe | None, list[PlacedFault], set[KeyPath]]:

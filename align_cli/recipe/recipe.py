@@ -67,6 +67,10 @@ class Recipe(Section):
         """A fault of a key, as `train.optim`, at the place where the recipe writes it."""
         return self._written.fault(key, what, hint)
 
+    def located(self, fault: Fault) -> Fault:
+        """A fault that was found at work with key, line and column, where its place is a key of this recipe."""
+        return self._written.located(fault)
+
     @property
     def global_batch_size(self) -> int:
         """Pairs in one optimizer step of one process."""

@@ -8,7 +8,7 @@ from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
 from align_cli.run.fork import fork
 from align_cli.run.loaded import Loaded
-from align_cli.run.opening import Reporter, already_finished, announce, check_inputs, making_room, origin_of, tidy_up
+from align_cli.run.opening import Reporter, already_finished, check_inputs, making_room, origin_of, outlook, tidy_up
 from align_cli.run.plan import plan_steps
 from align_cli.run.results import Results
 from align_cli.run.standing import refuse_stopped, remaining_steps
@@ -48,7 +48,8 @@ def align_rounds(
         steps = remaining_steps(folder, recipe, plan)
         if not steps:  # another process has finished it meanwhile
             return already_finished(folder, recipe, plan, reporter)
-        announce(folder, plan, steps, reporter)
+        for line in outlook(folder, recipe, plan, steps):
+            reporter.note(line)
         folder.begin(dump(recipe), recipe.seed)
         settle_num_threads(folder, recipe, steps[0].round, reporter.note)
         before = plan[-len(steps) - 1] if len(steps) < len(plan) else None

@@ -102,8 +102,7 @@ def already_finished(folder: RunFolder, recipe: Recipe, plan: Sequence[Step], re
     if not folder.lock.is_held and (folder.has_work or superfluous(results, folder, plan[-1])):
         with suppress(AlignError), folder.locked():  # another process may be about it, or nobody can write here
             tidy_up(folder, results, plan[-1], None)
-    rounds = "1 round" if recipe.rounds == 1 else f"{recipe.rounds} rounds"
-    reporter.note(f"{folder.path} is finished: {rounds}; raise rounds= to go on")
+    reporter.note(outlook(folder, recipe, plan, [])[-1])
     if not results.is_kept(recipe.rounds) and not results.holds(Artifact(recipe.rounds, CHECKPOINT)):
         reporter.note(
             f"note: round {recipe.rounds} left no checkpoint (checkpoints.every_rounds): it was not the last when it "
@@ -122,12 +121,20 @@ def tidy_up(folder: RunFolder, results: Results, before: Step | None, following:
         let_go(results, folder, before)
 
 
-def announce(folder: RunFolder, plan: Sequence[Step], steps: Sequence[Step], reporter: Reporter) -> None:
-    """Say where the run begins or goes on."""
+def outlook(folder: RunFolder, recipe: Recipe, plan: Sequence[Step], steps: Sequence[Step]) -> list[str]:
+    """Where a run begins or goes on, in words, one line each.
+
+    Args:
+        folder: the run's.
+        recipe: the whole recipe.
+        plan: every step.
+        steps: those that are left.
+    """
     num_finished, origin = len(plan) - len(steps), folder.lineage.origin
-    if origin is not None:
-        reporter.note(f"{folder.path}: forked from {origin.run} after round {origin.round}")
+    forked = [f"{folder.path}: forked from {origin.run} after round {origin.round}"] if origin is not None else []
+    if not steps:
+        rounds = "1 round" if recipe.rounds == 1 else f"{recipe.rounds} rounds"
+        return [*forked, f"{folder.path} is finished: {rounds}; raise rounds= to go on"]
     if num_finished:
-        reporter.note(f"{folder.path}: going on after {plan[num_finished - 1]}, with {steps[0]}")
-    else:
-        reporter.note(f"{folder.path}: begins with {steps[0]}")
+        return [*forked, f"{folder.path}: going on after {plan[num_finished - 1]}, with {steps[0]}"]
+    return [*forked, f"{folder.path}: begins with {steps[0]}"]

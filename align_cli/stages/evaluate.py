@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.engines.base import SamplingSettings
-from align_cli.errors import Fault
+from align_cli.errors import Fault, all_at_once
 from align_cli.labelers import Scorer
 from align_cli.metrics.estimates import estimate
 from align_cli.metrics.preference import pair_accuracy, win_rate
@@ -68,8 +68,11 @@ class Evaluate(Stage):
         return [policy_artifact(history, round_number), *(Artifact(number, SAMPLES) for number in opponents)]
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
-        probe(loaded.scorer(recipe.evaluate.scorer), loaded.inputs.eval_prompts)
-        _ = loaded.inputs.eval_rows
+        all_at_once(
+            lambda: probe(loaded.scorer(recipe.evaluate.scorer), loaded.inputs.eval_prompts),
+            lambda: loaded.inputs.eval_prompts,
+            lambda: loaded.inputs.eval_rows,
+        )
 
     def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
         max_new_tokens = recipe.generate.max_new_tokens

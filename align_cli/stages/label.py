@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from align_cli.artifacts.records import Completion, Preference
-from align_cli.errors import Fault
+from align_cli.errors import Fault, all_at_once
 from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
 from align_cli.stages.base import (
@@ -51,8 +51,10 @@ class Label(Stage):
         return tuple(sorted({need for pairing in _pairings(recipe) for need in pairing.needs}))
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
-        probe(loaded.scorer(_reward_labeler(recipe)), loaded.inputs.prompts)
-        _ = loaded.inputs.demonstrations
+        all_at_once(
+            lambda: probe(loaded.scorer(_reward_labeler(recipe)), loaded.inputs.prompts),
+            lambda: loaded.inputs.demonstrations,
+        )
 
     def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
         return faults_of(lambda: tokenised_demonstrations(inputs.demonstrations, "data.demonstrations", policy))

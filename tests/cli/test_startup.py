@@ -44,7 +44,7 @@ def test_help_on_a_command_reads_no_recipe_and_loads_no_model(tmp_path: Path, co
     assert modules & (SLOW | {"yaml", "numpy"}) == set()  # typer itself looks at options with pydantic
 
 
-@pytest.mark.parametrize("command", [["check", "recipe.yaml"], ["status", "run"], ["train", "recipe.yaml"]])
+@pytest.mark.parametrize("command", [["check", "recipe.yaml", "--quick"], ["status", "run"], ["train", "recipe.yaml"]])
 def test_what_loads_no_model_loads_no_torch(finished: Path, command: list[str]) -> None:
     modules = modules_of(*command, cwd=finished)
     assert "pydantic" in modules

@@ -8,7 +8,7 @@ keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from align_cli.errors import Fault
@@ -133,7 +133,14 @@ class Written:
         if self.root is None:
             return Fault(what, key, hint, key=key)
         path = tuple(key.split("."))
-        return PlacedFault(value_place(self.root, path), what, hint, path).fault()
+        return PlacedFault(blamed_place(self.root, path), what, hint, path).fault()
+
+    def located(self, fault: Fault) -> Fault:
+        """The fault with key, line and column, where what it calls its place is a key that is written."""
+        if fault.key or self.root is None or find(self.root, tuple(fault.where.split("."))) is None:
+            return fault
+        found = self.fault(fault.where, fault.what)
+        return replace(fault, key=found.key, line=found.line, column=found.column)
 
 
 class TooLargeError(Exception):
@@ -196,6 +203,12 @@ def key_place(root: Node, path: KeyPath) -> Place:
     """Where the key of a key path stands, or the deepest section that would hold it."""
     entry = find(root, path)
     return entry.key_place if entry else section_place(root, path[:-1])
+
+
+def blamed_place(root: Node, path: KeyPath) -> Place:
+    """Where a value stands; for a section its key, since its value starts with a key that is not to blame."""
+    entry = find(root, path)
+    return section_place(root, path) if entry and isinstance(entry.node.value, dict) else value_place(root, path)
 
 
 def section_place(root: Node, path: KeyPath) -> Place:
