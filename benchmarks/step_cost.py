@@ -32,12 +32,13 @@ from align_cli.training.trainer import PreferenceTrainer
 
 BATCH, PROMPT, RESPONSE, VOCABULARY = 16, 32, 64, 4096
 
+DPP = SourceTerms("dpp", 0.2, policy_responses=True, policy_labels=True)
 VARIANTS = {
-    "plain loss (coefficients 0)": [SourceTerms("dpr", 0.0, policy_responses=True)],
-    "response term (dpr)": [SourceTerms("dpr", 0.3, policy_responses=True)],
-    "label term (ddp)": [SourceTerms("ddp", 0.2, policy_labels=True)],
-    "both terms (dpp)": [SourceTerms("dpp", 0.2, policy_responses=True, policy_labels=True)],
-    "both terms and KL": [SourceTerms("dpp", 0.2, policy_responses=True, policy_labels=True, kl_coefficient=0.02)],
+    "plain loss (coefficients 0)": Objective((SourceTerms("dpr", 0.0, policy_responses=True),)),
+    "response term (dpr)": Objective((SourceTerms("dpr", 0.3, policy_responses=True),)),
+    "label term (ddp)": Objective((SourceTerms("ddp", 0.2, policy_labels=True),)),
+    "both terms (dpp)": Objective((DPP,)),
+    "both terms and KL": Objective((DPP,), kl_coefficient=0.02),
 }
 
 
@@ -50,8 +51,8 @@ def main() -> None:
         trainer, inputs = prepare(Path(scratch))
         times = {name: [] for name in VARIANTS}
         for repetition in range(repetitions + 2):
-            for name, sources in VARIANTS.items():
-                seconds = step_seconds(trainer, inputs, sources)
+            for name, objective in VARIANTS.items():
+                seconds = step_seconds(trainer, inputs, objective)
                 if repetition >= 2:
                     times[name].append(seconds)
     report(times)
@@ -79,13 +80,14 @@ def prepare(scratch: Path) -> tuple[PreferenceTrainer, dict[str, torch.Tensor]]:
     return trainer, PairCollator(policy.tokenizer.pad_token_id)(pairs)
 
 
-def step_seconds(trainer: PreferenceTrainer, inputs: dict[str, torch.Tensor], sources: list[SourceTerms]) -> float:
+def step_seconds(trainer: PreferenceTrainer, inputs: dict[str, torch.Tensor], objective: Objective) -> float:
     """CPU seconds of forward, reference forward, loss and backward."""
-    trainer.objective = Objective(tuple(sources))
+    trainer.objective = objective
     trainer.model.train()
     trainer.model.zero_grad()
     begin = time.process_time()
-    trainer.compute_loss(trainer.model, inputs).backward()
+    micro_batches, _ = trainer.get_batch_samples(iter([inputs]), 1, trainer.args.device)
+    trainer.compute_loss(trainer.model, micro_batches[0]).backward()
     return time.process_time() - begin
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from align_cli.artifacts.records import Preference
 from align_cli.errors import DataError
@@ -47,6 +47,37 @@ def training_pools(
     _check_others(recipe, preferences)
     _check_labels(recipe, preferences)
     return pools
+
+
+def check_carriers(recipe: Recipe, batches: Sequence[Sequence[TrainingPair]]) -> None:
+    """Whether every step of a round has a pair that carries the KL, and one that carries the optimism.
+
+    A recipe's shares see to it, where the pairs are those of its own label stage.
+
+    Raises:
+        DataError: if a step has none.
+    """
+    method, sources = recipe.method, list(recipe.method.sources.in_use().values())
+    needed: dict[str, tuple[str, Callable[[TrainingPair], bool]]] = {}
+    if method.kl.coefficient and method.kl.on == "policy":
+        needed["method.kl"] = (
+            "has a response of the policy's own",
+            lambda pair: sources[pair.source].policy_responses and any(pair.of_policy),
+        )
+    if method.optimism.coefficient:
+        needed["method.optimism"] = (
+            "has a response that the reference sampled",
+            lambda pair: any(pair.from_reference),
+        )
+    for key, (words, carries) in needed.items():
+        without = sum(not any(map(carries, batch)) for batch in batches)
+        if without:
+            raise DataError(
+                f"in {without} of the round's {len(batches)} steps no pair {words}: none would carry {key}",
+                where=key,
+                hint="label completions of the same round with this recipe; or make the global batch larger, or set "
+                f"{key}.coefficient to 0",
+            )
 
 
 def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:
@@ -191,7 +222,7 @@ def _pool(
                 sampled_logp=_sampled_logp(pair, with_others) if section.policy_responses else 0.0,
                 response_ids=tuple(responses.setdefault(place, len(responses)) for place in places),
                 of_policy=(pair.chosen_by == "policy", pair.rejected_by == "policy"),
-                from_reference=_from_reference(pair, recipe, rounds_before),
+                from_reference=_from_reference(pair, recipe, rounds_before) if name == "dpr" else (False, False),
             )
         )
     return pairs

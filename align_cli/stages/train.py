@@ -29,7 +29,7 @@ from align_cli.stages.base import (
     policy_artifact,
 )
 from align_cli.stages.pairing.pairs import holding_rules
-from align_cli.stages.pools import training_pools
+from align_cli.stages.pools import check_carriers, training_pools
 from align_cli.stages.readable import faults_of
 from align_cli.training.batches import Mixture, usage
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint, unsaved_version
@@ -159,7 +159,7 @@ def train_policy(
         keep: called every `checkpoints.every_steps` with where training stands.
 
     Raises:
-        DataError: if a source with a share has no pairs.
+        DataError: if a source with a share has no pairs, or a step none of those that carry a term.
     """
     sources = recipe.method.sources.in_use()
     mixture = Mixture(
@@ -170,6 +170,7 @@ def train_policy(
     )
     pools = training_pools(recipe, preferences, start.round)
     batches = mixture.round_batches(pools, start.round + 1, recipe.train.steps_per_round)
+    check_carriers(recipe, batches)
     state = trainer.train_round(batches, start, optimizer_state, keep, recipe.checkpoints.every_steps)
     return TrainOutcome(state, trainer.step_records, usage(batches, list(mixture.shares)))
 

@@ -39,7 +39,7 @@ class TrainingPair:
             source share a response; empty for a pair that shares none.
         of_policy: whether the policy sampled the chosen and the rejected one; looked at where the source's responses
             come from the policy at all.
-        from_reference: whether the reference sampled them, for the optimism term.
+        from_reference: whether the reference sampled them, and they carry the optimism term.
     """
 
     prompt_ids: list[int]
@@ -59,8 +59,9 @@ class TrainingPair:
 def batch_counts(shares: Sequence[float], batch_size: int, num_steps: int) -> list[list[int]]:
     """How many pairs of each source every batch holds.
 
-    Each batch has exactly `batch_size` pairs. A share that gives no whole number is carried over: no batch, and no sum
-    over the batches so far, is ever a whole pair away from the exact share.
+    A share of a batch that is no whole number is rounded down or up, in turn: a source whose share gives at least one
+    pair has one in every batch. The sums over the batches so far stay within a pair of the exact share. Of the sources
+    that are owed a pair, those take it that would soonest be owed too much.
 
     Args:
         shares: at least 0, summing to 1.
@@ -68,20 +69,30 @@ def batch_counts(shares: Sequence[float], batch_size: int, num_steps: int) -> li
         num_steps: batches.
 
     Returns:
-        One list of counts a batch, in the order of the sources.
+        One list of counts a batch, in the order of the sources, summing to `batch_size`.
+
+    Source: Tijdeman 1980, The chairman assignment problem, which proves it where a batch has one such pair to give; for
+    more, and five sources, a test looks.
     """
-    owed = [0.0] * len(shares)
-    counts = []
+    sources = range(len(shares))
+    # The small numbers forgive rounding: a share of 0.3 of 10 pairs is 3 pairs, in every batch.
+    whole = [int(share * batch_size + _ROUNDING) for share in shares]
+    parts = [share * batch_size - pairs for share, pairs in zip(shares, whole, strict=True)]
+    owing, owed, counts = 1 / max(2 * len(shares) - 2, 1), [0.0] * len(shares), []
+
+    def urgency(source: int) -> tuple[bool, bool, float]:
+        has_part, is_owed = parts[source] > _ROUNDING, owed[source] > owing - _ROUNDING
+        return not has_part, not is_owed, (1 - owing - owed[source]) / max(parts[source], _ROUNDING)
+
     for _ in range(num_steps):
-        owed = [debt + share * batch_size for debt, share in zip(owed, shares, strict=True)]
-        # The small number forgives rounding: 0.3 · 10 summed ten times must give 30, not 29.
-        batch = [max(0, int(debt + 1e-6)) for debt in owed]
-        by_remainder = sorted(range(len(shares)), key=lambda source: batch[source] - owed[source])
-        for source in by_remainder[: batch_size - sum(batch)]:
-            batch[source] += 1
-        owed = [debt - count for debt, count in zip(owed, batch, strict=True)]
-        counts.append(batch)
+        owed = [debt + part for debt, part in zip(owed, parts, strict=True)]
+        taking = sorted(sources, key=urgency)[: batch_size - sum(whole)]
+        counts.append([whole[source] + (source in taking) for source in sources])
+        owed = [debt - (source in taking) for source, debt in zip(sources, owed, strict=True)]
     return counts
+
+
+_ROUNDING = 1e-6
 
 
 class Mixture:

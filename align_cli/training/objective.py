@@ -33,6 +33,7 @@ from align_cli.methods.preference import (
 )
 from align_cli.models.scoring import ResponseLogits, TokenBatch, response_logits
 from align_cli.recipe import Recipe
+from align_cli.recipe.sections.sources import coefficient_of
 
 Inputs = dict[str, torch.Tensor]
 """A collated micro-batch, as `batches.PairCollator` makes it."""
@@ -46,19 +47,12 @@ class SourceTerms(NamedTuple):
         gradient_coefficient: c of the bilevel terms; 0 leaves them out.
         policy_responses: whether responses of its pairs come from the policy.
         policy_labels: whether its labels are the policy's own, recomputed at each step.
-        kl_coefficient: weight of the mean KL of a pair's responses: the recipe's, divided by the share of the sources
-            that carry it; 0 leaves it out.
-        kl_on_all: whether all of its responses carry the KL, or the policy's alone.
-        optimism_coefficient: weight of the optimism term of a pair, divided likewise; 0 leaves it out.
     """
 
     name: str
     gradient_coefficient: float = 0.0
     policy_responses: bool = False
     policy_labels: bool = False
-    kl_coefficient: float = 0.0
-    kl_on_all: bool = True
-    optimism_coefficient: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,11 @@ class Objective:
         loss_type: `sigmoid`, `ipo`, `hinge` or `simpo`.
         beta: above 0.
         gamma: SimPO's target margin.
+        kl_coefficient: weight, in every step, of the mean KL over the batch's pairs that carry it; 0 leaves it out.
+        kl_on_all: whether all responses carry the KL, or the policy's alone.
         kl_gradient: `pathwise` or `full`.
+        optimism_coefficient: weight, in every step, of the mean optimism over the batch's pairs that carry it; 0 leaves
+            it out.
         importance_weight_cap: largest weight of a pair whose responses come from the policy; None weighs none.
     """
 
@@ -78,7 +76,10 @@ class Objective:
     loss_type: str = "sigmoid"
     beta: float = 0.1
     gamma: float = 0.0
+    kl_coefficient: float = 0.0
+    kl_on_all: bool = False
     kl_gradient: str = "full"
+    optimism_coefficient: float = 0.0
     importance_weight_cap: float | None = None
 
     @property
@@ -89,8 +90,7 @@ class Objective:
     @property
     def needs_reference(self) -> bool:
         """Whether the reference has to run at all."""
-        anchored = any(source.kl_coefficient or source.optimism_coefficient for source in self.sources)
-        return anchored or self.loss_type not in REFERENCE_FREE
+        return bool(self.kl_coefficient or self.optimism_coefficient) or self.loss_type not in REFERENCE_FREE
 
     def losses(self, margins_B: torch.Tensor) -> torch.Tensor:
         """ℓ(h)."""
@@ -109,8 +109,8 @@ class PairLosses(NamedTuple):
         preference_logits_B: β(s1 − s2), s summed over tokens.
         logps_S: log πθ of every response.
         of_policy_S: whether the policy sampled it.
-        kl_B: mean KL to the reference over those of the pair's two responses that carry it; 0 where no source asks.
-        optimism_B: the optimism term; 0 where no source asks.
+        kl_B: mean KL to the reference over those of the pair's two responses that carry it; 0 where none does.
+        optimism_B: the optimism term; 0 where none of its responses carries it.
     """
 
     losses_B: torch.Tensor
@@ -141,6 +141,18 @@ class GlobalLosses(NamedTuple):
     response_ids_GK: torch.Tensor
 
 
+class Carriers(NamedTuple):
+    """Which of a pair's two responses carry the terms that are means over such pairs.
+
+    Args:
+        kl_B2: the KL to the reference.
+        optimism_B2: the optimism term.
+    """
+
+    kl_B2: torch.Tensor
+    optimism_B2: torch.Tensor
+
+
 class Figures:
     """Means over a whole step, whatever its micro-batches."""
 
@@ -158,6 +170,31 @@ class Figures:
         means = {name: total / count for name, (total, count) in sorted(self._sums.items()) if count}
         self._sums.clear()
         return means
+
+
+def carriers(objective: Objective, inputs: Inputs) -> Carriers:
+    """Which responses of a micro-batch carry the KL and the optimism; no model is asked."""
+    of_policy_2B = inputs["of_policy"][: 2 * len(inputs["label"])].view(2, -1)
+    carries_2B = (of_policy_2B & flags(objective, inputs, "policy_responses")) | objective.kl_on_all
+    return Carriers(carries_2B.T, inputs["from_reference"])
+
+
+def pairs_per_carrier(whole: Carriers) -> Inputs:
+    """What a pair that carries the KL, or the optimism, counts for in one step: G / (the global batch's such pairs).
+
+    Averaged over all G pairs, each term is then its coefficient times the mean over those that carry it, however many
+    of them the step's share gave it.
+
+    Args:
+        whole: of the whole global batch.
+
+    Returns:
+        What each of the step's micro-batches gets beside its columns.
+    """
+    return {
+        f"global_pairs_per_{name}": len(carries_G2) / carries_G2.any(1).sum().clamp(min=1)
+        for name, carries_G2 in (("kl", whole.kl_B2), ("optimism", whole.optimism_B2))
+    }
 
 
 def pair_losses(
@@ -193,6 +230,7 @@ def pair_losses(
     own_labels_B = flags(objective, inputs, "policy_labels")
     labels_B = torch.where(own_labels_B, policy_labels(logits_B), inputs["label"])
     of_policy_S = inputs["of_policy"] & flags(objective, inputs, "policy_responses")[inputs["pair_of"]]
+    carry = carriers(objective, inputs)
     forward_B, backward_B = objective.losses(margins_B), objective.losses(-margins_B)
     return PairLosses(
         losses_B=expected_preference_loss(forward_B, backward_B, labels_B),
@@ -203,29 +241,31 @@ def pair_losses(
         preference_logits_B=logits_B,
         logps_S=logps_S,
         of_policy_S=of_policy_S,
-        kl_B=_pair_kl(objective, predicted, anchored, logps_SC, of_policy_S, inputs),
-        optimism_B=optimism_term(ratios_S[chosen], ratios_S[rejected], inputs["from_reference"]),
+        kl_B=_pair_kl(objective, predicted, anchored, logps_SC, carry.kl_B2),
+        optimism_B=optimism_term(ratios_S[chosen], ratios_S[rejected], carry.optimism_B2),
     )
 
 
 def pair_values(
     objective: Objective, pairs: PairLosses, inputs: Inputs, batch: GlobalLosses, figures: Figures
 ) -> torch.Tensor:
-    """sg[W] · {ℓ̄ + c · (bilevel terms) + KL} + optimism: what is averaged over the global batch.
+    """sg[W] · {ℓ̄ + c · (bilevel terms) + a · KL} + b · optimism: what is averaged over the global batch.
+
+    a and b are the coefficients times the `pairs_per_carrier` of the step.
 
     Optimism is an expectation over the reference, and its responses are draws from it: weights would undo it.
 
     Args:
         objective: the settings.
         pairs: from `pair_losses`.
-        inputs: the micro-batch.
+        inputs: the micro-batch, with its `pairs_per_carrier`.
         batch: the whole global batch, for the baselines.
         figures: told every term's size, per source.
 
     Returns:
         (B,).
     """
-    values_B, optimism_B = pairs.losses_B, torch.zeros_like(pairs.losses_B)
+    values_B, carry = pairs.losses_B, carriers(objective, inputs)
     figures.add("loss", pairs.losses_B)
     for position, source in enumerate(objective.sources):
         rows_B = inputs["source"] == position
@@ -241,14 +281,17 @@ def pair_values(
             term_B = label_term(pairs.forward_B, pairs.backward_B, pairs.labels_B, pairs.preference_logits_B)
             figures.add(f"{source.name}/label_term", term_B[rows_B].abs())
             terms_B = terms_B + source.gradient_coefficient * term_B
-        if source.kl_coefficient:
-            figures.add(f"{source.name}/kl", pairs.kl_B[rows_B])
-            terms_B = terms_B + source.kl_coefficient * pairs.kl_B
-        if source.optimism_coefficient:
-            figures.add(f"{source.name}/optimism_term", pairs.optimism_B[rows_B])
-            optimism_B = optimism_B + torch.where(rows_B, source.optimism_coefficient * pairs.optimism_B, 0.0)
+        if objective.kl_coefficient:
+            figures.add(f"{source.name}/kl", pairs.kl_B[rows_B & carry.kl_B2.any(1)])
+        if objective.optimism_coefficient:
+            figures.add(f"{source.name}/optimism_term", pairs.optimism_B[rows_B & carry.optimism_B2.any(1)])
         values_B = values_B + torch.where(rows_B, terms_B, 0.0)
-    return _weights(objective, pairs, inputs, figures) * values_B + optimism_B
+    if objective.kl_coefficient:
+        values_B = values_B + objective.kl_coefficient * (inputs["global_pairs_per_kl"] * pairs.kl_B)
+    values_B = _weights(objective, pairs, inputs, figures) * values_B
+    if objective.optimism_coefficient:
+        values_B = values_B + objective.optimism_coefficient * (inputs["global_pairs_per_optimism"] * pairs.optimism_B)
+    return values_B
 
 
 def flags(objective: Objective, inputs: Inputs, name: str) -> torch.Tensor:
@@ -281,18 +324,15 @@ def _pair_kl(
     predicted: ResponseLogits,
     anchored: ResponseLogits | None,
     logps_SC: torch.Tensor,
-    of_policy_S: torch.Tensor,
-    inputs: Inputs,
+    carries_B2: torch.Tensor,
 ) -> torch.Tensor:
-    num_pairs = len(inputs["label"])
-    is_wanted = torch.is_grad_enabled() and any(source.kl_coefficient for source in objective.sources)
-    if anchored is None or not is_wanted:
+    num_pairs = len(carries_B2)
+    if anchored is None or not (objective.kl_coefficient and torch.is_grad_enabled()):
         return torch.zeros(num_pairs, device=logps_SC.device)
     both = slice(0, 2 * num_pairs)
     kl_SC = token_kl(predicted.logits_BCV[both], anchored.logits_BCV[both])
     kl_2B = sequence_kl(kl_SC, logps_SC[both], predicted.mask_BC[both], objective.kl_gradient).view(2, num_pairs)
-    carries_2B = of_policy_S[both].view(2, num_pairs) | flags(objective, inputs, "kl_on_all")
-    return (kl_2B * carries_2B).sum(0) / carries_2B.sum(0).clamp(min=1)
+    return (kl_2B * carries_B2.T).sum(0) / carries_B2.sum(1).clamp(min=1)
 
 
 def _weights(objective: Objective, pairs: PairLosses, inputs: Inputs, figures: Figures) -> torch.Tensor:
@@ -327,31 +367,19 @@ def _add_figures(source: SourceTerms, pairs: PairLosses, rows_B: torch.Tensor, f
 
 
 def recipe_objective(recipe: Recipe) -> Objective:
-    """The objective of a recipe whose loss is align's own.
-
-    KL and optimism are means over the pairs of the sources that carry them. A batch holds exact shares, so dividing by
-    those sources' share makes them so, whatever the micro-batches.
-    """
+    """The objective of a recipe whose loss is align's own."""
     method = recipe.method
-    sources = method.sources.in_use()
-    carries_kl = {name: method.kl.on == "all" or section.policy_responses for name, section in sources.items()}
-    kl_share = sum(section.mixing for name, section in sources.items() if carries_kl[name])
     return Objective(
         sources=tuple(
-            SourceTerms(
-                name,
-                gradient_coefficient=getattr(section, "gradient", 0.0),
-                policy_responses=section.policy_responses,
-                policy_labels=section.policy_labels,
-                kl_coefficient=method.kl.coefficient / kl_share if carries_kl[name] else 0.0,
-                kl_on_all=method.kl.on == "all",
-                optimism_coefficient=method.optimism.coefficient / section.mixing if name == "dpr" else 0.0,
-            )
-            for name, section in sources.items()
+            SourceTerms(name, coefficient_of(section), section.policy_responses, section.policy_labels)
+            for name, section in method.sources.in_use().items()
         ),
         loss_type=method.loss_types[0],
         beta=method.beta,
         gamma=method.simpo_gamma if method.loss_types[0] in REFERENCE_FREE else 0.0,
+        kl_coefficient=method.kl.coefficient,
+        kl_on_all=method.kl.on == "all",
         kl_gradient=method.kl.gradient,
+        optimism_coefficient=method.optimism.coefficient,
         importance_weight_cap=method.importance_weight_cap,
     )

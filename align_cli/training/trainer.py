@@ -6,7 +6,8 @@ What it changes, and why (TRL 1.16; each point has a contract test):
   between. At coefficients 0 with hard labels it equals TRL's loss and gradients for `sigmoid`, `ipo` and `hinge`.
   Without an objective TRL's own block runs, for the losses that TRL alone has.
 - `_prepare_dataset` hands our token ids through; TRL's would tokenise again and add end-of-sequence tokens.
-- `get_batch_samples` sees all micro-batches of a step, so the baseline is one of the whole global batch.
+- `get_batch_samples` sees all micro-batches of a step, so baselines and the weights of KL and optimism are those of the
+  whole global batch.
 - `.train()` is called once a round, on the batches that `batches.Mixture` chose, and goes on where the last round, or a
   killed process, left off: see `resumable`.
 """
@@ -33,12 +34,15 @@ from align_cli.training.batches import MODEL_INPUTS, PairCollator, TrainingPair,
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.dropout import switch_off_dropout
 from align_cli.training.objective import (
+    Carriers,
     Figures,
     GlobalLosses,
     Inputs,
     Objective,
+    carriers,
     pair_losses,
     pair_values,
+    pairs_per_carrier,
     recipe_objective,
 )
 from align_cli.training.resumable import Resumable
@@ -181,9 +185,13 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         return dataset
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """All micro-batches of a step; where the step has several, with the losses that the baseline averages."""
+        """All micro-batches of a step, with what they have to know of each other.
+
+        That is how many pairs carry KL and optimism and, where there are several, the losses that baselines average.
+        """
         micro_batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.objective is not None:
+            self._add_pairs_per_carrier(self.objective, micro_batches)
             if self.objective.needs_baseline and len(micro_batches) > 1:
                 self._add_global_losses(self.objective, micro_batches)
             if self._measures_sources():
@@ -212,6 +220,13 @@ class PreferenceTrainer(Resumable, DPOTrainer):
                 self._gathered(pairs.losses_B.detach()), *(self._gathered(inputs[name]) for name in GLOBAL_COLUMNS)
             )
         return pair_values(objective, pairs, inputs, batch, figures)
+
+    def _add_pairs_per_carrier(self, objective: Objective, micro_batches: list[Inputs]) -> None:
+        parts = [carriers(objective, batch) for batch in micro_batches]
+        whole = Carriers(*(self._gathered(torch.cat(columns)) for columns in zip(*parts, strict=True)))
+        step = pairs_per_carrier(whole)
+        for batch in micro_batches:
+            batch.update(step)
 
     def _add_global_losses(self, objective: Objective, micro_batches: list[Inputs]) -> None:
         with torch.no_grad(), self.compute_loss_context_manager():

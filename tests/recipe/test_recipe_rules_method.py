@@ -12,6 +12,7 @@ MIXED_WITH_GRADIENT = (*MIXED, "method.sources.dmd.gradient=0.5")
 REFERENCE_PAIRS = ("generate.num_generations=1", "generate.num_reference_generations=1")
 OWN_PAIRS = ("policy.reference=previous", "method.optimism.on=policy")
 OPTIMISM = "method.optimism.coefficient=0.1"
+SCARCE = "method.sources={offline: {mixing: 0.84}, dpp: {mixing: 0.1}, dpr: {mixing: 0.06, labeler: hidden}}"
 OFFLINE = "method.sources={offline: {mixing: 1}}"
 TAKE = "take sigmoid, ipo or hinge"
 TAKE_WITHOUT = f"{TAKE} without TRL's options"
@@ -125,6 +126,28 @@ BROKEN = {
         "the policy, so it would not be exact",
         "set method.kl.gradient to pathwise, or label.pairs to all",
         (("method.kl.gradient=pathwise",), ("label.pairs=all",)),
+    ),
+    "KL on pairs that some steps have not": Broken(
+        (SCARCE, "method.kl.coefficient=0.1"),
+        "override 'method.kl.coefficient=0.1'",
+        "method.kl: the pairs that carry it have a share of dpp 0.1 and dpr 0.06 in batches of 8; steps with none of "
+        "them would go without",
+        "set train.gradient_accumulation_steps to 2, or method.sources.dpp.mixing to 0.125 or more",
+        (
+            ("train.gradient_accumulation_steps=2",),
+            ("method.sources.dpp.mixing=0.125", "method.sources.offline.mixing=0.815"),
+        ),
+    ),
+    "optimism on pairs that some steps have not": Broken(
+        (SCARCE, "method.sources.dpp.mixing=0", "method.sources.offline.mixing=0.94", *REFERENCE_PAIRS, OPTIMISM),
+        f"override '{OPTIMISM}'",
+        "method.optimism: the pairs that carry it have a share of dpr 0.06 in batches of 8; steps with none of them "
+        "would go without",
+        "set train.gradient_accumulation_steps to 3, or method.sources.dpr.mixing to 0.125 or more",
+        (
+            ("train.gradient_accumulation_steps=3",),
+            ("method.sources.dpr.mixing=0.125", "method.sources.offline.mixing=0.875"),
+        ),
     ),
     "optimism without pairs that a reward labels": Broken(
         (OPTIMISM, OFFLINE),

@@ -293,6 +293,51 @@ def test_optimism_on_the_policy_is_carried_by_the_rounds_own_pairs_and_not_by_th
     assert found == [(number == rounds_before + 1,) * 2 for number in (1, 2, 3)]
 
 
+def test_optimism_is_carried_by_pairs_that_a_reward_labels(trained: Callable[..., list[TrainingPair]]) -> None:
+    both = "method.sources={dpp: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: hidden}}"
+    overrides = (both, "policy.reference=previous", "method.optimism={coefficient: 0.1, on: policy}")
+    found = trained([pair_of(0, source="dpp"), pair_of(0)], *overrides)
+    assert [pair.from_reference for pair in found] == [(False, False), (True, True)]
+
+
+KL_ON_POLICY = "method.kl={coefficient: 0.1, on: policy, gradient: pathwise}"
+OPTIMISM_ON_REFERENCE = (
+    "generate={num_generations: 1, num_reference_generations: 1}",
+    "method.optimism.coefficient=0.1",
+)
+
+
+@pytest.mark.parametrize(
+    ("writers", "overrides", "where", "lacking"),
+    [
+        (("reference", "reference"), (KL_ON_POLICY,), "method.kl", "has a response of the policy's own"),
+        (
+            ("policy", "policy"),
+            OPTIMISM_ON_REFERENCE,
+            "method.optimism",
+            "has a response that the reference sampled",
+        ),
+    ],
+)
+def test_steps_without_a_pair_that_carries_a_term_are_refused(
+    trained: Callable[..., list[TrainingPair]],
+    writers: tuple[str, str],
+    overrides: tuple[str, ...],
+    where: str,
+    lacking: str,
+) -> None:
+    """Pairs of elsewhere may have other writers than the recipe's own; one that carries the term is enough."""
+    foreign = [pair_of(prompt, chosen_by=writers[0], rejected_by=writers[1]) for prompt in range(4)]
+    carrying = pair_of(4, chosen_by="policy", rejected_by="reference")
+    two_steps = ("train.per_device_train_batch_size=2", "train.steps_per_round=2")
+    with pytest.raises(DataError) as caught:
+        trained(foreign, REWARDED, *overrides, *two_steps)
+    (fault,) = caught.value.faults
+    assert fault.what == f"in 2 of the round's 2 steps no pair {lacking}: none would carry {where}"
+    assert fault.where == where and fault.hint.endswith(f"or set {where}.coefficient to 0")
+    assert len(trained([*foreign, carrying], REWARDED, *overrides)) == 5
+
+
 def test_a_source_without_pairs_says_where_they_come_from(trained: Callable[..., list[TrainingPair]]) -> None:
     both = "method.sources={dpr: {mixing: 0.5, labeler: hidden}, dmd: {mixing: 0.5}}"
     with pytest.raises(DataError, match=r"source 'dmd' has a share of 0\.5 but no pairs") as caught:

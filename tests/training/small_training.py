@@ -111,8 +111,17 @@ def weights(policy: Policy) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in policy.model.state_dict().values()]).clone()
 
 
+def whole_step(trainer: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch as a step that has no other; nothing is measured on the way."""
+    trainer.source_grad_norms = "never"
+    (inputs,), _ = trainer.get_batch_samples(iter([inputs]), 1, inputs["input_ids"].device)
+    return inputs
+
+
 def loss_and_gradients(trainer: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Gradients]:
-    """What a trainer makes of one batch."""
+    """What a trainer makes of a step's only batch, or of a part of it that is selected."""
+    if "global_pairs_per_kl" not in inputs:
+        inputs = whole_step(trainer, inputs)
     trainer.model.train()
     trainer.model.zero_grad()
     with trainer._as_trained() if isinstance(trainer, PreferenceTrainer) else nullcontext():
@@ -128,9 +137,9 @@ def assert_same_gradients(found: Gradients, expected: Gradients, rtol: float = 1
 
 
 def assert_same_records(found: Records, expected: Records) -> None:
-    """The same figures at every step, up to rounding: sums of some 70 nats are exact to 1e-5 in float32."""
+    """The same figures at every step, up to rounding: norms of gradients that cancel are exact to 3e-5 in float32."""
     for one, other in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, rel=1e-5, abs=2e-5)
+        assert one == pytest.approx(other, rel=3e-5, abs=2e-5)
 
 
 def token_logps_alone(model: torch.nn.Module, prompt_ids: list[int], response_ids: list[int]) -> torch.Tensor:

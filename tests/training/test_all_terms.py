@@ -25,23 +25,27 @@ from small_training import (
     random_tokens,
     sampled_nearby,
     weights,
+    whole_step,
 )
 
 from align_cli.methods.logprobs import token_kl, token_logps
 from align_cli.models.scoring import pad_batch, response_logits
-from align_cli.training.batches import TrainingPair
+from align_cli.training.batches import Mixture, TrainingPair, select_pairs
 from align_cli.training.objective import Objective, SourceTerms, pair_losses
+from align_cli.training.trainer import PreferenceTrainer
 
 BATCH, NUM_STEPS = 16, 2
 OBJECTIVE = Objective(
     (
-        SourceTerms("offline", kl_coefficient=0.1),
-        SourceTerms("ddp", 0.2, policy_labels=True, kl_coefficient=0.1),
-        SourceTerms("dpp", 0.2, policy_responses=True, policy_labels=True, kl_coefficient=0.1),
-        SourceTerms("dpr", 0.3, policy_responses=True, kl_coefficient=0.1, optimism_coefficient=0.05),
-        SourceTerms("dmd", 0.3, policy_responses=True, kl_coefficient=0.1, kl_on_all=False),
+        SourceTerms("offline"),
+        SourceTerms("ddp", 0.2, policy_labels=True),
+        SourceTerms("dpp", 0.2, policy_responses=True, policy_labels=True),
+        SourceTerms("dpr", 0.3, policy_responses=True),
+        SourceTerms("dmd", 0.3, policy_responses=True),
     ),
+    kl_coefficient=0.1,
     kl_gradient="full",
+    optimism_coefficient=0.01,
     importance_weight_cap=2.0,
 )
 OFFLINE, DDP, DPP, DPR, DMD = range(5)
@@ -166,8 +170,8 @@ def test_every_terms_size_is_logged_per_source(whole: dict[str, Trained]) -> Non
         return {name.split("/")[0] for name in record if name.endswith(f"/{figure}")}
 
     everything = {source.name for source in OBJECTIVE.sources}
-    assert having("loss") == having("kl") == having("grad_norm") == everything
-    assert having("response_term") == having("baseline") == {"dpp", "dpr", "dmd"}
+    assert having("loss") == having("grad_norm") == everything
+    assert having("kl") == having("response_term") == having("baseline") == {"dpp", "dpr", "dmd"}
     assert having("importance_weight") == having("importance_weight_truncated") == {"dpp", "dpr", "dmd"}
     assert having("label_term") == having("confidence") == {"ddp", "dpp"}
     assert having("accuracy") == having("margin") == everything - {"ddp", "dpp"}
@@ -177,18 +181,27 @@ def test_every_terms_size_is_logged_per_source(whole: dict[str, Trained]) -> Non
     assert all(record[f"{name}/grad_norm"] > 0 for name in everything)
 
 
-def test_the_gradients_of_the_sources_add_up_to_the_steps(model_folders: list[Path], tmp_path: Path) -> None:
-    """Leaving a source's pairs out of the mean takes away its share; the shares together are the whole."""
+def test_the_gradients_of_the_sources_add_up_to_the_steps(
+    model_folders: list[Path], tmp_path: Path, whole: dict[str, Trained]
+) -> None:
+    """Leaving a source's pairs out of the mean takes away its share; the shares together are the whole.
+
+    KL and optimism of a part weigh what they weigh in the step, also where a round's figures measure it.
+    """
     models = load_models(model_folders)
     (batch, _) = two_steps(models)
     trainer = make_trainer(models, OBJECTIVE, tmp_path, batch=BATCH)
-    _, together = loss_and_gradients(trainer, collated(models, batch))
+    inputs = whole_step(trainer, collated(models, batch))
+    _, together = loss_and_gradients(trainer, inputs)
     total = {name: torch.zeros_like(gradient) for name, gradient in together.items()}
-    for source in range(len(OBJECTIVE.sources)):
-        own = [pair for pair in batch if pair.source == source]
-        _, gradients = loss_and_gradients(trainer, collated(models, own))
-        for name, gradient in gradients.items():
-            total[name] += gradient * len(own) / BATCH
+    for position, source in enumerate(OBJECTIVE.sources):
+        own = inputs["source"] == position
+        _, gradients = loss_and_gradients(trainer, select_pairs(inputs, own))
+        shares = {name: gradient * own.sum() / BATCH for name, gradient in gradients.items()}
+        for name, gradient in shares.items():
+            total[name] += gradient
+        norm = torch.nn.utils.get_total_norm(list(shares.values())).item()
+        assert whole["sigmoid"].records[0][f"{source.name}/grad_norm"] == pytest.approx(norm, rel=1e-4)
     for name, gradient in together.items():
         torch.testing.assert_close(total[name], gradient, rtol=1e-4, atol=2e-5)
 
@@ -196,14 +209,10 @@ def test_the_gradients_of_the_sources_add_up_to_the_steps(model_folders: list[Pa
 def test_the_kl_is_the_mean_over_the_pairs_responses(model_folders: list[Path]) -> None:
     models = load_models(model_folders)
     pair = next(pair for pair in two_steps(models)[0] if pair.other_ids)
-    objective = Objective((SourceTerms("dpr", policy_responses=True, kl_coefficient=0.1),))
+    objective = Objective((SourceTerms("dpr", policy_responses=True),), kl_coefficient=0.1)
     alone = replace(pair, source=0)
     found = pair_losses(objective, models.policy.model, models.reference.model, collated(models, [alone])).kl_B
-    by_hand = []
-    for ids in (pair.chosen_ids, pair.rejected_ids):
-        batch = pad_batch([pair.prompt_ids], [ids], models.policy.tokenizer.pad_token_id)
-        ours, theirs = (response_logits(policy.model, batch) for policy in models)
-        by_hand.append((token_kl(ours.logits_BCV, theirs.logits_BCV) * ours.mask_BC).sum().item())
+    by_hand = [sequence_kl(models, pair.prompt_ids, ids) for ids in (pair.chosen_ids, pair.rejected_ids)]
     assert found.item() == pytest.approx(sum(by_hand) / 2, rel=1e-5)
 
 
@@ -235,3 +244,73 @@ def test_token_logps_at_response_positions_are_those_of_the_sampled_tokens(model
     logps = token_logps(predicted.logits_BCV, predicted.targets_BC)[predicted.mask_BC.bool()]
     full = policy.model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.log_softmax(-1)
     assert logps.tolist() == pytest.approx([full[0, 1, 7].item(), full[0, 2, 8].item()], rel=1e-5)
+
+
+class TestSharesThatDoNotDivideTheBatch:
+    """KL and optimism weigh what the recipe says in every step, however many pairs the share gave it."""
+
+    NAMES = ("offline", "dpp", "dpr")
+    TERMS = tuple(SourceTerms(name, policy_responses=name != "offline", policy_labels=name == "dpp") for name in NAMES)
+    ANCHORED = Objective(TERMS, kl_coefficient=0.5, kl_gradient="pathwise", optimism_coefficient=0.25)
+
+    def batches(self, shares: tuple[float, ...], batch: int) -> list[list[TrainingPair]]:
+        rng = random.Random(2)
+        pools = {
+            name: [random_pair(rng, source, number) for number in range(20)] for source, name in enumerate(self.NAMES)
+        }
+        pools["dpr"] = [replace(pair, of_policy=(True, False), from_reference=(False, True)) for pair in pools["dpr"]]
+        mixture = Mixture(dict(zip(self.NAMES, shares, strict=True)), batch, seed=0)
+        return mixture.round_batches(pools, 1, 5)
+
+    @staticmethod
+    def loss(trainer: PreferenceTrainer, parts: list[dict[str, torch.Tensor]], objective: Objective) -> float:
+        trainer.objective = objective
+        micro_batches, _ = trainer.get_batch_samples(
+            iter([dict(part) for part in parts]), len(parts), torch.device("cpu")
+        )
+        return sum(trainer.compute_loss(trainer.model, part).item() for part in micro_batches) / len(parts)
+
+    @pytest.mark.parametrize("micro", [1, 2, 4])
+    @pytest.mark.parametrize(
+        ("shares", "batch", "carriers"), [((0.7, 0.0, 0.3), 4, {1, 2}), ((0.6, 0.2, 0.2), 8, {3, 4})]
+    )
+    def test_every_step_has_the_mean_over_its_carriers(
+        self,
+        model_folders: list[Path],
+        tmp_path: Path,
+        shares: tuple[float, ...],
+        batch: int,
+        carriers: set[int],
+        micro: int,
+    ) -> None:
+        models = load_models(model_folders)
+        trainer = make_trainer(models, self.ANCHORED, tmp_path, batch=batch, micro=micro)
+        plain = replace(self.ANCHORED, kl_coefficient=0.0, optimism_coefficient=0.0)
+        batches = self.batches(shares, batch)
+        assert {sum(pair.source > 0 for pair in pairs) for pairs in batches} == carriers
+        for pairs in batches:
+            kls = [
+                sum(sequence_kl(models, pair.prompt_ids, ids) for ids in sides) / len(sides)
+                for pair in pairs
+                for sides in ([pair.chosen_ids, pair.rejected_ids][: 2 if pair.source == 1 else 1],)
+                if pair.source
+            ]
+            ratios = [ratio(models, pair.prompt_ids, pair.rejected_ids) for pair in pairs if pair.source == 2]
+            parts = [collated(models, pairs[start : start + micro]) for start in range(0, batch, micro)]
+            with torch.enable_grad():
+                added = self.loss(trainer, parts, self.ANCHORED) - self.loss(trainer, parts, plain)
+            expected = 0.5 * sum(kls) / len(kls) + 0.25 * sum(ratios) / len(ratios)
+            assert added == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def sequence_kl(models: Models, prompt_ids: list[int], response_ids: list[int]) -> float:
+    batch = pad_batch([prompt_ids], [response_ids], models.policy.tokenizer.pad_token_id)
+    with torch.no_grad():
+        ours, theirs = (response_logits(policy.model, batch) for policy in models)
+    return (token_kl(ours.logits_BCV, theirs.logits_BCV) * ours.mask_BC).sum().item()
+
+
+def ratio(models: Models, prompt_ids: list[int], response_ids: list[int]) -> float:
+    with torch.no_grad():
+        ours, theirs = (logp_alone(policy.model, prompt_ids, response_ids).item() for policy in models)
+    return ours - theirs

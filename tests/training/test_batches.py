@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -29,10 +30,26 @@ def test_no_batch_and_no_running_total_is_a_whole_pair_off(weights: list[int], b
     shares = [weight / sum(weights) for weight in weights]
     totals = [0] * len(shares)
     for step, counts in enumerate(batch_counts(shares, batch_size, num_steps), start=1):
-        assert sum(counts) == batch_size and min(counts) >= 0
+        assert sum(counts) == batch_size
+        for share, count in zip(shares, counts, strict=True):
+            assert math.floor(share * batch_size + 1e-6) <= count <= math.ceil(share * batch_size - 1e-6)
         totals = [total + count for total, count in zip(totals, counts, strict=True)]
         for share, total in zip(shares, totals, strict=True):
             assert abs(total - share * batch_size * step) < 1 + 1e-3
+
+
+def test_a_share_of_more_than_a_pair_has_one_in_every_batch() -> None:
+    """Where the largest remainder took what was left, the last of these had none in the tenth batch."""
+    counts = batch_counts([8 / 22, 13 / 22, 1 / 22], 23, 44)
+    assert min(batch[2] for batch in counts) == 1
+    assert [sum(batch[source] for batch in counts) for source in range(3)] == [8 * 46, 13 * 46, 46]
+
+
+def test_shares_of_almost_nothing_make_no_batch_larger() -> None:
+    """Where the largest remainder took what was left, some of these batches of one held two."""
+    counts = batch_counts([weight / 66 for weight in (1, 1, 4, 30, 30)], 1, 132)
+    assert all(sum(batch) == 1 for batch in counts)
+    assert [sum(batch[source] for batch in counts) for source in range(5)] == [2, 2, 8, 60, 60]
 
 
 def test_shares_that_give_whole_numbers_are_the_same_in_every_batch() -> None:

@@ -87,8 +87,8 @@ CASES = [
 MUTATIONS: dict[str, Callable[[Objective], Objective]] = {
     "coefficient left out": lambda objective: with_terms(objective, gradient_coefficient=0.0),
     "coefficient negated": lambda objective: with_terms(objective, gradient_coefficient=-1.0),
-    "KL left out": lambda objective: with_terms(objective, kl_coefficient=0.0),
-    "KL negated": lambda objective: with_terms(objective, kl_coefficient=-KL),
+    "KL left out": lambda objective: replaced(objective, kl_coefficient=0.0),
+    "KL negated": lambda objective: replaced(objective, kl_coefficient=-KL),
     "KL pathwise": lambda objective: replaced(objective, kl_gradient="pathwise"),
     "weights left out": lambda objective: replaced(objective, importance_weight_cap=None),
 }
@@ -206,9 +206,9 @@ def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 def objective_of(case: Case) -> Objective:
     kl_coefficient = KL if case.has_kl else 0.0
-    source = SOURCES[case.source]._replace(kl_coefficient=kl_coefficient, kl_on_all=False)
     cap = 1e9 if case.is_reweighted else None
-    return Objective((source,), case.loss_type, BETA, kl_gradient="full", importance_weight_cap=cap)
+    source = SOURCES[case.source]
+    return Objective((source,), case.loss_type, BETA, kl_coefficient=kl_coefficient, importance_weight_cap=cap)
 
 
 def make_trainer(world: World, objective: Objective, folder: Path, **arguments: Any) -> PreferenceTrainer:
@@ -280,9 +280,10 @@ def collated(world: World, case: Case) -> list[tuple[torch.Tensor, Any]]:
 
 def through_trainer(trainer: PreferenceTrainer, world: World, case: Case, objective: Objective) -> torch.Tensor:
     """The gradient of the trainer's values, averaged over the events with the probabilities of what sampled them."""
-    total = torch.zeros((), dtype=torch.float64)
+    total, trainer.objective = torch.zeros((), dtype=torch.float64), objective
     for probabilities, inputs in collated(world, case._replace(has_kl=False, loss_type="any")):
-        total = total + (probabilities * trainer._values(objective, trainer.model, inputs, Figures())).sum()
+        (step,), _ = trainer.get_batch_samples(iter([dict(inputs)]), 1, trainer.args.device)
+        total = total + (probabilities * trainer._values(objective, trainer.model, step, Figures())).sum()
     return flat(torch.autograd.grad(total, list(world.policy.parameters())))
 
 
@@ -340,18 +341,15 @@ class TestOneStep:
         return (before - flat([parameter.detach() for parameter in world.policy.parameters()])) / self.RATE
 
     def exact(self, loss_type: str) -> torch.Tensor:
-        """The mean of the sources' gradients, with a dataset that holds every response once."""
+        """The mean of the sources' gradients, with a dataset that holds every response once, and the KL's."""
         world = World()
         world.dataset = torch.full_like(world.dataset, 1 / len(world.dataset))
-        cases = [Case(name, TWO, False, SOURCES[name].policy_responses, loss_type) for name in SOURCES]
-        return torch.stack([world.exact_gradient(case) for case in cases]).mean(0)
+        plain = [world.exact_gradient(Case(name, TWO, False, False, loss_type)) for name in SOURCES]
+        with_kl = world.exact_gradient(Case("dpr", TWO, False, True, loss_type))
+        return torch.stack(plain).mean(0) + with_kl - plain[list(SOURCES).index("dpr")]
 
     def objective(self, loss_type: str) -> Objective:
-        sources = tuple(
-            source._replace(kl_coefficient=KL if source.policy_responses else 0.0, kl_on_all=False)
-            for source in SOURCES.values()
-        )
-        return Objective(sources, loss_type, BETA, kl_gradient="full", importance_weight_cap=1e9)
+        return Objective(tuple(SOURCES.values()), loss_type, BETA, kl_coefficient=KL, importance_weight_cap=1e9)
 
     @pytest.mark.parametrize("loss_type", LOSS_TYPES)
     def test_it_follows_the_gradient_of_the_mixture(self, loss_type: str, tmp_path: Path) -> None:
@@ -425,7 +423,7 @@ class TestBaselines:
                 )
                 for index, (prompt, one, two) in enumerate(pairs)
             ]
-            inputs: Any = collate(batch)
+            (inputs,), _ = trainer.get_batch_samples(iter([collate(batch)]), 1, trainer.args.device)
             total = total + probability * trainer.compute_loss(trainer.model, inputs)
         return flat(torch.autograd.grad(total, list(worlds[0].policy.parameters())))
 

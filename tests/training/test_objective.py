@@ -27,8 +27,10 @@ from align_cli.training.objective import (
     Objective,
     PairLosses,
     SourceTerms,
+    carriers,
     pair_losses,
     pair_values,
+    pairs_per_carrier,
     recipe_objective,
 )
 
@@ -86,10 +88,11 @@ Evaluate = Callable[..., Outcome]
 
 @pytest.fixture
 def evaluate(policy: Table, reference: Table) -> Evaluate:
-    """`evaluate(objective, pairs)`: the whole batch at once, its own pairs for baselines."""
+    """`evaluate(objective, pairs)`: the whole batch at once, its own pairs for baselines and the terms' weights."""
 
     def run(objective: Objective, pairs: Sequence[TrainingPair]) -> Outcome:
         inputs = PairCollator(PAD)(pairs)
+        inputs |= pairs_per_carrier(carriers(objective, inputs))
         losses, figures = pair_losses(objective, policy, reference, inputs), Figures()
         values = pair_values(objective, losses, inputs, whole_batch(losses, inputs), figures)
         return Outcome(losses, values, figures.take())
@@ -106,6 +109,7 @@ def pair(chosen: list[int], rejected: list[int], label: float = 1.0, **fields: A
 
 
 def one_source(objective_settings: dict[str, Any] | None = None, **terms: Any) -> Objective:
+    """An objective with one source; `terms` are the source's."""
     return Objective((SourceTerms("only", **terms),), **(objective_settings or {}))
 
 
@@ -285,8 +289,8 @@ class TestImportanceWeights:
     def test_only_what_the_policy_sampled_enters_and_every_term_but_optimism_is_weighed(
         self, evaluate: Evaluate, hand: ByHand, policy: Table
     ) -> None:
-        sources = self.sources(gradient_coefficient=0.5, kl_coefficient=0.2, optimism_coefficient=0.4, kl_on_all=False)
-        objective = Objective(sources, importance_weight_cap=100.0)
+        sources = self.sources(gradient_coefficient=0.5)
+        objective = Objective(sources, kl_coefficient=0.2, optimism_coefficient=0.4, importance_weight_cap=100.0)
         sampled_logp = policy.logp(B) + policy.logp(D) - 0.4
         whose = {"of_policy": (False, True), "from_reference": (True, False)}
         mixed = pair(A, B, source=2, other_ids=(D,), sampled_logp=sampled_logp, **whose)
@@ -296,8 +300,7 @@ class TestImportanceWeights:
         assert found.values.item() == pytest.approx(math.exp(0.4) * value + 0.4 * hand.ratio(A))
         bare = replace(objective, importance_weight_cap=None)
         unweighed = gradient_of(evaluate(bare, [mixed]).values, policy)
-        pessimist = self.sources(gradient_coefficient=0.5, kl_coefficient=0.2, kl_on_all=False)
-        without = gradient_of(evaluate(replace(bare, sources=pessimist), [mixed]).values, policy)
+        without = gradient_of(evaluate(replace(bare, optimism_coefficient=0.0), [mixed]).values, policy)
         expected = math.exp(0.4) * without + (unweighed - without)
         torch.testing.assert_close(gradient_of(found.values, policy), expected, rtol=1e-6, atol=1e-9)
 
@@ -307,7 +310,7 @@ class TestImportanceWeights:
         gradients = []
         for cap in (None, 100.0):
             bold, plain = (
-                Objective(self.sources(optimism_coefficient=coefficient), importance_weight_cap=cap)
+                Objective(self.sources(), optimism_coefficient=coefficient, importance_weight_cap=cap)
                 for coefficient in (0.4, 0.0)
             )
             values = evaluate(bold, [drawn]).values - evaluate(plain, [drawn]).values
@@ -368,25 +371,26 @@ class TestKl:
         on_all: bool,
         carriers: list[list[int]],
     ) -> None:
-        objective = one_source(policy_responses=True, kl_coefficient=0.7, kl_on_all=on_all)
+        objective = one_source({"kl_coefficient": 0.7, "kl_on_all": on_all}, policy_responses=True)
         found = evaluate(objective, [pair(A, C, of_policy=of_policy, other_ids=(D,))])
         expected = sum(hand.kl(response) for response in carriers) / max(len(carriers), 1)
-        assert found.figures["only/kl"] == pytest.approx(expected)
+        assert found.figures.get("only/kl") == (pytest.approx(expected) if carriers else None)
         assert found.values.item() == pytest.approx(hand.loss(A, C) + 0.7 * expected)
 
     def test_dataset_pairs_carry_it_where_all_do(self, evaluate: Evaluate, hand: ByHand) -> None:
-        for on_all in (True, False):
-            found = evaluate(one_source(kl_coefficient=1.0, kl_on_all=on_all), [pair(A, C)])
-            expected = (hand.kl(A) + hand.kl(C)) / 2 if on_all else 0.0
-            assert found.figures["only/kl"] == pytest.approx(expected)
+        on_all, on_policy = (
+            evaluate(one_source({"kl_coefficient": 1.0, "kl_on_all": on_all}), [pair(A, C)]) for on_all in (True, False)
+        )
+        assert on_all.values.item() == pytest.approx(hand.loss(A, C) + (hand.kl(A) + hand.kl(C)) / 2)
+        assert on_policy.values.item() == pytest.approx(hand.loss(A, C))
 
     def test_the_full_gradient_adds_later_kl_times_the_score(
         self, evaluate: Evaluate, policy: Table, reference: Table
     ) -> None:
         found = {}
         for kind in ("pathwise", "full"):
-            terms = {"policy_responses": True, "kl_coefficient": 1.0}
-            found[kind] = gradient_of(evaluate(one_source({"kl_gradient": kind}, **terms), [pair(D, B)]).values, policy)
+            objective = one_source({"kl_gradient": kind, "kl_coefficient": 1.0}, policy_responses=True)
+            found[kind] = gradient_of(evaluate(objective, [pair(D, B)]).values, policy)
         logps = policy.logits_VV.log_softmax(-1)
         kl_V = (logps.exp() * (logps - reference.logits_VV.log_softmax(-1).detach())).sum(-1)
         before = [PROMPT[-1], *D[:-1]]
@@ -398,7 +402,7 @@ class TestKl:
 
     def test_it_costs_nothing_where_there_is_no_gradient(self, policy: Table, reference: Table) -> None:
         """The pass that measures baselines needs losses alone."""
-        objective = one_source(policy_responses=True, kl_coefficient=1.0)
+        objective = one_source({"kl_coefficient": 1.0}, policy_responses=True)
         with torch.no_grad():
             found = pair_losses(objective, policy, reference, PairCollator(PAD)([pair(A, C)]))
         assert found.kl_B.tolist() == [0.0]
@@ -417,20 +421,68 @@ class TestOptimism:
         from_reference: tuple[bool, bool],
         carriers: list[list[int]],
     ) -> None:
-        objective = one_source(policy_responses=True, optimism_coefficient=0.3)
+        objective = one_source({"optimism_coefficient": 0.3}, policy_responses=True)
         found = evaluate(objective, [pair(A, C, from_reference=from_reference)])
         expected = sum(hand.ratio(response) for response in carriers) / max(len(carriers), 1)
         assert found.values.item() == pytest.approx(hand.loss(A, C) + 0.3 * expected)
-        assert found.figures["only/optimism_term"] == pytest.approx(expected)
+        assert found.figures.get("only/optimism_term") == (pytest.approx(expected) if carriers else None)
         gradient = gradient_of(evaluate(one_source(), [pair(A, C)]).values, policy)
         for response in carriers:
             gradient = gradient + 0.3 / len(carriers) * gradient_of(policy.logp_with_gradient(response), policy)
         torch.testing.assert_close(gradient_of(found.values, policy), gradient)
 
-    def test_a_source_without_a_coefficient_has_none(self, evaluate: Evaluate, hand: ByHand) -> None:
+    def test_without_a_coefficient_there_is_none(self, evaluate: Evaluate, hand: ByHand) -> None:
         found = evaluate(one_source(policy_responses=True), [pair(A, C, from_reference=(True, True))])
         assert found.values.item() == pytest.approx(hand.loss(A, C))
         assert "only/optimism_term" not in found.figures
+
+
+class TestWeightsOfAStep:
+    """Each term's share of the step is its coefficient times the mean over the pairs that carry it."""
+
+    PAIRS = (
+        pair(A, B, source=0, pair_id=0),
+        pair(B, D, source=0, pair_id=1),
+        pair(A, C, source=1, pair_id=0, of_policy=(True, False), from_reference=(False, True)),
+        pair(B, C, source=1, pair_id=1),
+        pair(D, C, source=1, pair_id=2, of_policy=(False, False), from_reference=(True, True)),
+    )
+    SOURCES = (SourceTerms("offline"), SourceTerms("dpr", policy_responses=True))
+
+    def added(self, evaluate: Evaluate, pairs: Sequence[TrainingPair], **terms: Any) -> float:
+        """What the terms add to the mean over the batch."""
+        with_terms, without = (evaluate(Objective(self.SOURCES, **settings), pairs) for settings in (terms, {}))
+        return (with_terms.values - without.values).mean().item()
+
+    @pytest.mark.parametrize("num_others", [0, 1, 2])
+    @pytest.mark.parametrize("num_carriers", [1, 2])
+    def test_the_kl_is_the_coefficient_times_the_mean_over_carriers(
+        self, evaluate: Evaluate, hand: ByHand, num_others: int, num_carriers: int
+    ) -> None:
+        """Of no weight are pairs of a dataset, and one of two responses of the reference."""
+        carrying = [hand.kl(A), (hand.kl(B) + hand.kl(C)) / 2][:num_carriers]
+        batch = [*self.PAIRS[:num_others], *self.PAIRS[2 : 2 + num_carriers], self.PAIRS[4]]
+        added = self.added(evaluate, batch, kl_coefficient=0.3)
+        assert added == pytest.approx(0.3 * sum(carrying) / num_carriers, rel=1e-6)
+
+    def test_the_kl_on_all_is_a_mean_over_all(self, evaluate: Evaluate, hand: ByHand) -> None:
+        added = self.added(evaluate, self.PAIRS, kl_coefficient=0.3, kl_on_all=True)
+        both = [(hand.kl(one) + hand.kl(two)) / 2 for one, two in ((A, B), (B, D), (A, C), (B, C), (D, C))]
+        assert added == pytest.approx(0.3 * sum(both) / 5, rel=1e-6)
+
+    @pytest.mark.parametrize("num_others", [0, 1, 2])
+    def test_optimism_is_the_coefficient_times_the_mean_over_carriers(
+        self, evaluate: Evaluate, hand: ByHand, num_others: int
+    ) -> None:
+        """The policy's own pair of the same source dilutes it no more than the dataset's."""
+        batch = [*self.PAIRS[:num_others], *self.PAIRS[2:]]
+        carrying = [hand.ratio(C), (hand.ratio(D) + hand.ratio(C)) / 2]
+        added = self.added(evaluate, batch, optimism_coefficient=0.3)
+        assert added == pytest.approx(0.3 * sum(carrying) / 2, rel=1e-6)
+
+    def test_a_term_that_no_pair_carries_adds_nothing(self, evaluate: Evaluate) -> None:
+        terms = {"kl_coefficient": 0.3, "optimism_coefficient": 0.3}
+        assert self.added(evaluate, self.PAIRS[:2], **terms) == 0.0
 
 
 class TestFigures:
@@ -481,11 +533,13 @@ class TestFigures:
     def test_they_do_not_depend_on_the_micro_batches(self, policy: Table, reference: Table, cuts: list[int]) -> None:
         objective = Objective(
             (
-                SourceTerms("offline", kl_coefficient=0.3),
+                SourceTerms("offline"),
                 SourceTerms("ddp", 0.5, policy_labels=True),
-                SourceTerms("dpp", 0.5, policy_responses=True, policy_labels=True, kl_coefficient=0.3),
-                SourceTerms("dpr", 0.5, policy_responses=True, optimism_coefficient=0.2, kl_coefficient=0.3),
+                SourceTerms("dpp", 0.5, policy_responses=True, policy_labels=True),
+                SourceTerms("dpr", 0.5, policy_responses=True),
             ),
+            kl_coefficient=0.3,
+            optimism_coefficient=0.2,
             importance_weight_cap=1.1,
         )
         rng = random.Random(0)
@@ -505,12 +559,14 @@ class TestFigures:
         ]
         collate = PairCollator(PAD)
         whole = collate(pairs)
+        whole |= pairs_per_carrier(carriers(objective, whole))
         losses, whole_figures = pair_losses(objective, policy, reference, whole), Figures()
         batch = whole_batch(losses, whole)
         whole_values = pair_values(objective, losses, whole, batch, whole_figures)
         figures, values, start = Figures(), [], 0
         for count in cuts:
             part = collate(pairs[start : start + count])
+            part |= {name: column for name, column in whole.items() if name.startswith("global_")}
             values.append(pair_values(objective, pair_losses(objective, policy, reference, part), part, batch, figures))
             start += count
         torch.testing.assert_close(torch.cat(values), whole_values)
@@ -529,7 +585,7 @@ class TestSimpoNeedsNoReference:
         assert pair_losses(self.simpo, policy, None, PairCollator(PAD)([pair(A, C)])).losses_B.item() > 0
 
     def test_an_anchor_asks_for_it(self, evaluate: Evaluate, hand: ByHand, policy: Table, reference: Table) -> None:
-        anchored = replace(self.simpo, sources=(SourceTerms("only", policy_responses=True, kl_coefficient=0.5),))
+        anchored = replace(self.simpo, kl_coefficient=0.5, kl_on_all=True)
         assert anchored.needs_reference
         found = evaluate(anchored, [pair(A, C)])
         assert reference.calls == 1
@@ -553,24 +609,21 @@ class TestObjectiveOfARecipe:
 
         return make
 
-    def test_means_over_the_pairs_that_carry_a_term(self, objective: Callable[..., Objective]) -> None:
-        """A batch holds exact shares: a coefficient over the share of the carriers, averaged over all pairs."""
+    def test_it_is_the_recipes(self, objective: Callable[..., Objective]) -> None:
         dpr = {"mixing": 0.25, "gradient": 0.3, "labeler": "hidden"}
         mixture = {"offline": {"mixing": 0.5}, "dpp": {"mixing": 0.25, "gradient": 0.1}, "dpr": dpr}
         found = objective(sources=mixture, kl={"coefficient": 0.2, "on": "policy"}, importance_weight_cap=3.0)
         assert found.sources == (
-            SourceTerms("offline", kl_on_all=False),
-            SourceTerms("dpp", 0.1, True, True, kl_coefficient=0.2 / 0.5, kl_on_all=False),
-            SourceTerms("dpr", 0.3, True, False, kl_coefficient=0.2 / 0.5, kl_on_all=False),
+            SourceTerms("offline"),
+            SourceTerms("dpp", 0.1, True, True),
+            SourceTerms("dpr", 0.3, True, False),
         )
-        assert (found.kl_gradient, found.importance_weight_cap, found.needs_baseline) == ("full", 3.0, True)
+        assert (found.kl_coefficient, found.kl_on_all, found.kl_gradient) == (0.2, False, "full")
+        assert (found.importance_weight_cap, found.optimism_coefficient, found.needs_baseline) == (3.0, 0.0, True)
         everywhere = objective(sources=mixture, kl={"coefficient": 0.2, "on": "all", "gradient": "pathwise"})
-        assert [source.kl_coefficient for source in everywhere.sources] == [0.2] * 3
-        assert all(source.kl_on_all for source in everywhere.sources) and everywhere.kl_gradient == "pathwise"
+        assert (everywhere.kl_coefficient, everywhere.kl_on_all, everywhere.kl_gradient) == (0.2, True, "pathwise")
 
-    def test_optimism_is_carried_by_reward_labelled_pairs(
-        self, tiny_recipe: Callable[..., Recipe], tmp_path: Any
-    ) -> None:
+    def test_optimism_has_the_recipes_coefficient(self, tiny_recipe: Callable[..., Recipe], tmp_path: Any) -> None:
         recipe = tiny_recipe(
             tmp_path,
             method__optimism={"coefficient": 0.01},
@@ -581,8 +634,7 @@ class TestObjectiveOfARecipe:
             generate__num_generations=1,
             generate__num_reference_generations=1,
         )
-        found = recipe_objective(recipe)
-        assert [source.optimism_coefficient for source in found.sources] == [0.0, 0.04]
+        assert recipe_objective(recipe).optimism_coefficient == 0.01
 
     def test_the_margin_to_win_by_is_simpos_alone(self, objective: Callable[..., Objective]) -> None:
         offline = {"offline": {"mixing": 1.0}}

@@ -235,8 +235,7 @@ class TestSimpoRunsNoReference:
         assert self.calls(model_folders, tmp_path, two_sources(0.0), micro=4) == 2 * 2 * (1 + 2)
 
     def test_unless_it_is_anchored_to_it(self, model_folders: list[Path], tmp_path: Path) -> None:
-        sources = (SourceTerms("offline"), SourceTerms("dpr", policy_responses=True, kl_coefficient=0.1))
-        anchored = Objective(sources, loss_type="simpo", beta=2.0, gamma=1.0)
+        anchored = two_sources(0.0, loss_type="simpo", beta=2.0, gamma=1.0, kl_coefficient=0.1)
         assert self.calls(model_folders, tmp_path, anchored, micro=BATCH) == 2 * (1 + 2)
 
 

@@ -10,13 +10,13 @@ from pydantic import Field
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections.label import chooses
-from align_cli.recipe.sections.sources import SOURCES
+from align_cli.recipe.sections.sources import SOURCES, some_step_without
 
 
 class KlSection(Section):
     """`method.kl`: reverse KL to the reference as a loss (SAIL-RevKL, arXiv:2606.31524)."""
 
-    coefficient: float = Field(0.0, ge=0, description="weight of the mean KL of a response, in nats")
+    coefficient: float = Field(0.0, ge=0, description="weight of the mean KL of a response, in nats, in every step")
     on: Literal["policy", "all"] = Field(
         "policy", description="responses that carry it: those that the policy sampled, or all of every batch"
     )
@@ -43,6 +43,11 @@ def _some_response_carries_it(view: View) -> Iterator[RuleFault]:
             "reference's responses would carry no KL"
         )
         yield rule_fault("method.kl", what, "set generate.num_reference_generations to 1, or method.kl.on to all")
+
+
+def _every_step_carries_it(view: View) -> Iterator[RuleFault]:
+    if view.get("method.kl.coefficient") and view.get("method.kl.on") == "policy":
+        yield from some_step_without(view, _from_policy(view), "method.kl")
 
 
 def _full_gradient_needs_draws(view: View) -> Iterator[RuleFault]:
@@ -89,4 +94,4 @@ def _from_policy(view: View) -> list[str]:
     ]
 
 
-RULES: tuple[Rule, ...] = (_some_response_carries_it, _full_gradient_needs_draws)
+RULES: tuple[Rule, ...] = (_some_response_carries_it, _every_step_carries_it, _full_gradient_needs_draws)

@@ -10,6 +10,7 @@ from pydantic import Field
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections.label import chooses
+from align_cli.recipe.sections.sources import some_step_without
 
 
 class OptimismSection(Section):
@@ -36,6 +37,7 @@ def _optimism_has_responses(view: View) -> Iterator[RuleFault]:
         what = "method.optimism without a share of the source dpr: no pair would carry it"
         yield rule_fault(key, what, "give dpr a share, or set method.optimism.coefficient to 0")
         return
+    yield from some_step_without(view, ["dpr"], key)
     if where == "reference" and not view.get("generate.num_reference_generations"):
         what = "method.optimism.on is reference, but generate.num_reference_generations is 0"
         hint = "set generate.num_reference_generations to 1, and generate.num_generations to 1"

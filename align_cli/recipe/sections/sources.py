@@ -8,7 +8,8 @@ order is that of the mixture everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -201,6 +202,31 @@ def _offline_labeler_is_the_dataset(view: View) -> Iterator[RuleFault]:
         what = f"method.sources.offline.labeler is {shown(name)}, of kind {kind}; offline pairs keep their own labels"
         yield rule_fault("method.sources.offline.labeler", what, "leave it out, or name a labeler of kind dataset")
 
+
+def some_step_without(view: View, names: Sequence[str], key: str) -> Iterator[RuleFault]:
+    """Pairs of some sources carry a term, whose weight is exact in a step that has one of them: each step has to.
+
+    A source whose share of the batch is at least one pair has one in every step (`training.batches.batch_counts`); of
+    several with less, a step may have none.
+    """
+    shares = {name: view.get(f"method.sources.{name}.mixing") for name in names}
+    micro_batch = view.get("train.per_device_train_batch_size")
+    batch = micro_batch * view.get("train.gradient_accumulation_steps")
+    if not shares or max(shares.values()) * batch >= 1 - _LEAST_PAIR_TOLERANCE:
+        return
+    name = max(shares, key=lambda name: shares[name])
+    listed = " and ".join(f"{name} {share:g}" for name, share in shares.items())
+    passes = math.ceil((1 - _LEAST_PAIR_TOLERANCE) / (shares[name] * micro_batch))
+    what = (
+        f"{key}: the pairs that carry it have a share of {listed} in batches of {batch}; steps with none of them would "
+        "go without"
+    )
+    least = math.ceil(1e4 / batch) / 1e4
+    hint = f"set train.gradient_accumulation_steps to {passes}, or method.sources.{name}.mixing to {least:g} or more"
+    yield rule_fault(key, what, hint)
+
+
+_LEAST_PAIR_TOLERANCE = 1e-6
 
 RULES: tuple[Rule, ...] = (
     _some_source,
