@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from align_cli.artifacts.children import is_about_to_close, keep_from_children
 from align_cli.artifacts.files import open_own, remove
 
 PREFIX = "align-"
@@ -48,12 +49,14 @@ def _locked(folder: Path) -> int:
     descriptor = open_own(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     unnamed.rename(folder / LOCK_NAME)
+    keep_from_children(descriptor)
     return descriptor
 
 
 def _let_go(folder: Path, lock: int, maker: int) -> None:
     if os.getpid() == maker:  # a child that was forked has this object too, and ends before its parent
         _remove_folder(folder)
+    is_about_to_close(lock)
     os.close(lock)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 
 import typer
 
 from align_cli.cli import check, evaluate, generate, label, status, train
-from align_cli.cli.output import Terminated
+from align_cli.cli.process import keep_data_apart, own_process
 
 app = typer.Typer(
     name="align",
@@ -27,6 +26,7 @@ app.command("status")(status.command)
 
 def main() -> None:
     """Entry point of the console script."""
+    keep_data_apart()
     # Libraries read these when they are imported, and would otherwise write over the live table; threads of OpenMP that
     # wait for each other would keep their cores busy, and beside another process take many times as long.
     for name, value in (
@@ -37,10 +37,5 @@ def main() -> None:
         ("OMP_WAIT_POLICY", "PASSIVE"),
     ):
         os.environ.setdefault(name, value)
-    signal.signal(signal.SIGTERM, _terminated)
-    app()
-
-
-def _terminated(*_: object) -> None:
-    """SIGTERM ends a command as Ctrl-C does: what is durable stays, and it says how to go on."""
-    raise Terminated
+    with own_process():
+        app()

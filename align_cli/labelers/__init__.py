@@ -5,7 +5,7 @@ A new labeler is one file here, one section and one line in `recipe/sections/lab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 from typing import Protocol
 
@@ -34,8 +34,13 @@ class Scorer(Protocol):
         ...
 
 
-def build_scorer(name: str, section: LabelerSection) -> Scorer:
+def build_scorer(name: str, section: LabelerSection, note: Callable[[str], None] = lambda text: None) -> Scorer:
     """The scorer that a recipe's labeler section describes.
+
+    Args:
+        name: the labeler's name in the recipe.
+        section: its section.
+        note: told what a user should know.
 
     Raises:
         LabelerError: if it cannot be made, or gives no scores.
@@ -45,5 +50,5 @@ def build_scorer(name: str, section: LabelerSection) -> Scorer:
     place = LABELER_KINDS[section.kind].scorer
     if place is None:
         raise LabelerError(f"a labeler of kind {section.kind!r} gives no scores", where=f"labelers.{name}")
-    scorer: Scorer = resolve_name(place)(name, section)
+    scorer: Scorer = resolve_name(place)(name, section, note)
     return scorer

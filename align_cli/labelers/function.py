@@ -12,15 +12,15 @@ import importlib
 import importlib.util
 import math
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from align_cli.errors import LabelerError, nearest
+from align_cli.labelers.contained import UserCodeError, contained, is_aligns, own_traceback
 from align_cli.recipe.sections.labelers import FunctionLabelerSection
+from align_cli.redaction import without_environment
 
 Scoring = Callable[..., Sequence[float]]
 
@@ -31,15 +31,20 @@ class FunctionLabeler:
     Args:
         name: the labeler's name in the recipe.
         section: which function, its arguments and its batch size.
+        note: told, once each, what of the run's surroundings the function changes.
 
     Raises:
         LabelerError: if there is no such function, or if making it raised.
     """
 
-    def __init__(self, name: str, section: FunctionLabelerSection) -> None:
+    def __init__(
+        self, name: str, section: FunctionLabelerSection, note: Callable[[str], None] = lambda text: None
+    ) -> None:
         self.name = name
         self.batch_size = section.batch_size
         self._place = f"labelers.{name}"
+        self._note = note
+        self._noted: set[str] = set()
         self._function = self._load(section)
 
     def score(
@@ -50,20 +55,18 @@ class FunctionLabeler:
         scores: list[float] = []
         for start in range(0, len(completions), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            scores += self._score_batch(list(prompts[batch]), list(completions[batch]), places[batch])
+            scores += self._score_batch(prompts[batch], completions[batch], places[batch])
         return scores
 
     def _load(self, section: FunctionLabelerSection) -> Scoring:
-        target = find_function(section.function, self._place)
+        target = find_function(section.function, self._place, self._changed)
         if section.arguments is None:
             return target
         try:
-            with _talk_on_stderr():
+            with contained(self._changed):
                 made = target(**section.arguments)
-        except LabelerError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise self._raised(error, f"{section.function} raised while it was made with its arguments") from error
+        except UserCodeError as raised:
+            raise self._fault(raised.error, f"{section.function} raised while it was made with its arguments") from None
         if not callable(made):
             raise LabelerError(
                 f"{section.function} with its arguments returned {type(made).__name__}, not a function",
@@ -72,30 +75,36 @@ class FunctionLabeler:
             )
         return made
 
-    def _score_batch(self, prompts: list[str], completions: list[str], places: list[int]) -> list[float]:
+    def _score_batch(self, prompts: Sequence[str], completions: Sequence[str], places: list[int]) -> list[float]:
         try:
-            with _talk_on_stderr():
-                scores = self._function(prompts=prompts, completions=completions)
-            return self._checked(scores, places)
-        except LabelerError:
-            raise
-        except (Exception, SystemExit) as error:
-            raised = error
+            return self._ask(prompts, completions, places)
+        except UserCodeError as raised:
+            error = raised.error
         index, culprit = self._find_culprit(prompts, completions)
         if culprit is None:
             what = f"the function raised on the batch of prompts {places[0]} to {places[-1]}, on none alone"
-            raise self._raised(raised, what) from raised
-        raise self._raised(culprit, f"the function raised on the prompt with index {places[index]}") from culprit
+            raise self._fault(error, what)
+        raise self._fault(culprit, f"the function raised on the prompt with index {places[index]}")
 
-    def _find_culprit(self, prompts: list[str], completions: list[str]) -> tuple[int, BaseException | None]:
+    def _ask(self, prompts: Sequence[str], completions: Sequence[str], places: list[int]) -> list[float]:
+        with contained(self._changed):  # what the function returns may be of a class of its own
+            return self._checked(self._function(prompts=list(prompts), completions=list(completions)), places)
+
+    def _find_culprit(self, prompts: Sequence[str], completions: Sequence[str]) -> tuple[int, BaseException | None]:
         """Which completion of the batch it is that the function cannot score: the first that raises alone."""
         for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             try:
-                with _talk_on_stderr():
-                    self._function(prompts=[prompt], completions=[completion])
-            except (Exception, SystemExit) as error:
-                return index, error
+                self._ask([prompt], [completion], [0])
+            except LabelerError:
+                continue
+            except UserCodeError as raised:
+                return index, raised.error
         return 0, None
+
+    def _changed(self, name: str) -> None:
+        if name not in self._noted:
+            self._noted.add(name)
+            self._note(f"{self._place}: its code changed {name}; after every call it is put back")
 
     def _checked(self, scores: Any, places: list[int]) -> list[float]:
         values = scores.tolist() if hasattr(scores, "tolist") else scores
@@ -124,37 +133,48 @@ class FunctionLabeler:
             numbers.append(number)
         return numbers
 
-    def _raised(self, error: BaseException, what: str) -> LabelerError:
-        return LabelerError(what, where=self._place, snippet=_own_traceback(error), hint=_signature_hint(error))
+    def _fault(self, error: BaseException, what: str) -> LabelerError:
+        return LabelerError(what, where=self._place, snippet=own_traceback(error), hint=_signature_hint(error))
 
 
-def find_function(place: str, where: str) -> Callable[..., Any]:
+def find_function(place: str, where: str, tell: Callable[[str], None] = lambda name: None) -> Callable[..., Any]:
     """The object behind `package.module:name` or `path/to/file.py:name`.
+
+    Args:
+        place: where it stands.
+        where: the key that names it, for errors.
+        tell: told the name of each surrounding that importing it changes (`contained.SURROUNDINGS`).
 
     Raises:
         LabelerError: if the module or the name is not there, or if importing it raised (its traceback is shown).
     """
     module_name, _, name = place.rpartition(":")
+    is_file = module_name.endswith(".py")
+    if is_file and not Path(module_name).is_file():
+        raise LabelerError(f"there is no file {module_name}", where=where, hint="check the path")
     if "" not in sys.path:
         sys.path.append("")  # a module in the current folder, where an installed command would not look
     try:
-        with _talk_on_stderr():
-            is_file = module_name.endswith(".py")
+        with contained(tell):
             module = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise LabelerError(
-                f"{module_name} needs a module that is missing: {error.name}",
-                where=where,
-                hint="install it where align is installed, or correct its name",
-            ) from error
+            return _function_of(module, name, module_name, where)
+    except UserCodeError as raised:
+        error = raised.error
+    if not isinstance(error, ModuleNotFoundError):
+        raise LabelerError(f"importing {module_name} raised", where=where, snippet=own_traceback(error))
+    if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
         raise LabelerError(
-            f"there is no module {module_name!r}", where=where, hint="give package.module:name or path/to/file.py:name"
-        ) from error
-    except FileNotFoundError as error:
-        raise LabelerError(f"there is no file {module_name}", where=where, hint="check the path") from error
-    except (Exception, SystemExit) as error:
-        raise LabelerError(f"importing {module_name} raised", where=where, snippet=_own_traceback(error)) from error
+            f"{module_name} needs a module that is missing: {error.name}",
+            where=where,
+            hint="install it where align is installed, or correct its name",
+        )
+    raise LabelerError(
+        f"there is no module {module_name!r}", where=where, hint="give package.module:name or path/to/file.py:name"
+    )
+
+
+def _function_of(module: Any, name: str, module_name: str, where: str) -> Callable[..., Any]:
+    """What a module has under a name; a module may look names up in code of its own."""
     function = module
     for part in name.split("."):
         function = getattr(function, part, None)
@@ -168,20 +188,10 @@ def find_function(place: str, where: str) -> Callable[..., Any]:
     return function
 
 
-@contextmanager
-def _talk_on_stderr() -> Iterator[None]:
-    """What user code prints is talk; standard output belongs to data."""
-    with redirect_stdout(sys.stderr):
-        yield
-
-
 def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(path)
     name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
+    assert spec is not None and spec.loader is not None  # its name ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -199,27 +209,15 @@ def _finite_number(value: Any) -> float | None:
 
 def _shortened(value: Any) -> str:
     try:
-        text = repr(value)
+        text = without_environment(repr(value))
     except ValueError:
         return f"an integer of {value.bit_length()} bits"
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def _own_traceback(error: BaseException) -> str:
-    """The traceback from where the user's own code begins; the exception alone where the call itself failed."""
-    trace = error.__traceback__
-    while trace is not None and _is_not_the_users(trace.tb_frame.f_code.co_filename):
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-
-
-def _is_not_the_users(file: str) -> bool:
-    return file in (__file__, importlib.__file__) or file.startswith("<frozen importlib")
-
-
 def _signature_hint(error: BaseException) -> str:
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and is_aligns(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     if isinstance(error, TypeError) and trace is None:
         return "it is called with prompts= and completions=; let it take these two, and **kwargs"

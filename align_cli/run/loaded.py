@@ -115,7 +115,7 @@ class Loaded:
         if name is None:
             return None
         if name not in self._scorers:
-            self._scorers[name] = build_scorer(name, self.recipe.labelers[name])
+            self._scorers[name] = build_scorer(name, self.recipe.labelers[name], self.note)
         return self._scorers[name]
 
     def made(self, policy: Policy) -> None:

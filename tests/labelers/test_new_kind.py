@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +45,7 @@ class WordsLabelerSection(LabelerSection):
 class WordsLabeler:
     batch_size = 8
 
-    def __init__(self, name: str, section: WordsLabelerSection) -> None:
+    def __init__(self, name: str, section: WordsLabelerSection, note: Callable[[str], None]) -> None:
         self.name = name
         self._weight = section.weight
         self._wanted = Path(section.wanted).read_text(encoding="utf-8").split()

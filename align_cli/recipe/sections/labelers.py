@@ -62,8 +62,8 @@ class LabelerKind:
 
     Args:
         section: its keys.
-        scorer: `package.module:name` of the class that scores, made of the labeler's name and its section; None where
-            the kind gives no scores.
+        scorer: `package.module:name` of the class that scores, made of the labeler's name, its section and who is
+            told what a user should know; None where the kind gives no scores.
     """
 
     section: type[LabelerSection]

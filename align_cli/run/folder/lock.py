@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from align_cli.artifacts.children import is_about_to_close, keep_from_children
 from align_cli.artifacts.disk import disk_error, writing
 from align_cli.artifacts.files import open_own, stranger_kind
 from align_cli.errors import AlignError, RunError
@@ -57,6 +58,7 @@ class Lock:
                     f"the run is in use by {holder}", where=str(self._folder), hint="wait for it, or end it first"
                 ) from None
             self._held = _identity(os.fstat(stream.fileno()))
+            keep_from_children(stream.fileno())
             try:
                 with writing(self._path):
                     stream.truncate(0)
@@ -71,6 +73,7 @@ class Lock:
                 raise fault from None
             finally:
                 self._held = None
+                is_about_to_close(stream.fileno())
 
     @property
     def is_held(self) -> bool:
