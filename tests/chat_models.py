@@ -42,10 +42,13 @@ def chat_tokenizer(template: str | None = CHATML, eos_token: str = "<|im_end|>")
 
 
 def make_chat_model(folder: Path, architecture: str = "llama", context_length: int = 128, **tokenizer: Any) -> Path:
-    """A model of a few hundred weights with such a tokenizer, as a folder."""
+    """A model of a few hundred weights with such a tokenizer, in place of what the folder holds."""
+    import shutil
+
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    shutil.rmtree(folder, ignore_errors=True)
     made = chat_tokenizer(**tokenizer)
     config = AutoConfig.for_model(
         architecture,

@@ -28,8 +28,7 @@ def adopted_pairs(pairs: Sequence[Preference], policy: Policy) -> list[Preferenc
         else:
             faults.measure(index, num_tokens(made), policy.context_length)
             tokenised.append(made)
-    if found := faults.found(policy.context_length):
-        raise DataError.of(found)
+    faults.raise_if_any(policy.context_length)
     _check_vocabulary(tokenised, policy)
     return tokenised
 

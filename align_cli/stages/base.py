@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Record
 from align_cli.engines.base import Engine
-from align_cli.errors import Fault
 from align_cli.labelers import Scorer
 from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
 from align_cli.training.checkpoints import TrainingState
 
 if TYPE_CHECKING:
-    from align_cli.models.text import PolicyText
     from align_cli.stages.inputs import Inputs
+    from align_cli.stages.readable import RowsToRead
     from align_cli.training.trainer import PreferenceTrainer
 
 CHECKPOINT = "checkpoint"
@@ -315,8 +314,8 @@ class Stage(ABC):
             AlignError: for the first input that cannot be used.
         """
 
-    def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
-        """The rows that the policy cannot read, in one fault a kind: its tokenizer is known, its weights are not."""
+    def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
+        """The rows that the policy has to read: all are read once its tokenizer is there, before its weights are."""
         return []
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:

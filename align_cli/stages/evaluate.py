@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.engines.base import SamplingSettings
-from align_cli.errors import Fault, all_at_once
+from align_cli.errors import all_at_once
 from align_cli.labelers import Scorer
 from align_cli.metrics.estimates import estimate
 from align_cli.metrics.preference import pair_accuracy, win_rate
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
-from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed, seeded_order
 from align_cli.stages.base import (
@@ -32,9 +31,9 @@ from align_cli.stages.base import (
     Work,
     policy_artifact,
 )
-from align_cli.stages.generate import PromptDraw, generate_completions, sampling_settings
+from align_cli.stages.generate import PromptDraw, generate_completions, prompts_to_read, sampling_settings
 from align_cli.stages.inputs import Inputs, Rows
-from align_cli.stages.readable import faults_of, unreadable_prompts
+from align_cli.stages.readable import RowsToRead
 from align_cli.stages.scores import kept_values, probe, score_completions
 
 FREE_KEYS = (
@@ -47,6 +46,14 @@ FREE_KEYS = (
     "generate.prompts_per_round",
 )
 """Keys that a fork may change, though an evaluation is recorded with them: no held-out response depends on them."""
+
+
+NO_END = (
+    "warning: round 0 evaluate: none of the initial policy's responses ended by itself, and what learns from them may "
+    "never end: raise generate.max_new_tokens, give the policy a warm start (policy.sft), or, if its turns end in "
+    "another token, set eos_token_id in its generation_config.json to that token's id"
+)
+"""Said before training: the guard of the EOS rate measures later rounds by this one."""
 
 
 class Evaluate(Stage):
@@ -74,11 +81,10 @@ class Evaluate(Stage):
             lambda: loaded.inputs.eval_rows,
         )
 
-    def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
-        max_new_tokens = recipe.generate.max_new_tokens
+    def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         return [
-            *unreadable_prompts(inputs.eval_prompts, "data.eval_prompts", policy, max_new_tokens),
-            *faults_of(lambda: inputs.eval_pairs(policy)),
+            prompts_to_read("data.eval_prompts", inputs.eval_prompts, recipe),
+            RowsToRead("data.eval_preferences", inputs.eval_rows.rows, inputs.eval_pairs),
         ]
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
@@ -115,6 +121,8 @@ class Evaluate(Stage):
             progress=context.progress,
             work=context.work,
         )
+        if number == 0 and evaluation.eos_rate == 0:
+            context.note(NO_END)
         context.artifacts.write(SAMPLES, samples)
         context.artifacts.write_document(EVALUATION, evaluation)
         return Done(evaluation.to_dict())

@@ -9,9 +9,8 @@ from typing import Any
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import NO_ARGUMENTS, Completion, Sampler, TemplateArguments, Text
 from align_cli.engines.base import Engine, Request, Sample, SamplingSettings
-from align_cli.errors import Fault
 from align_cli.models.load import Policy
-from align_cli.models.text import PolicyText, decode_completion, prompt_token_ids
+from align_cli.models.text import decode_completion, prompt_token_ids
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.generate import GenerateSection
 from align_cli.seeds import derive_seed, seeded_cycle
@@ -28,8 +27,8 @@ from align_cli.stages.base import (
     Stage,
     policy_artifact,
 )
-from align_cli.stages.inputs import Inputs
-from align_cli.stages.readable import unreadable_prompts
+from align_cli.stages.inputs import Inputs, Rows
+from align_cli.stages.readable import RowsToRead, tokenised_prompts
 
 
 class Generate(Stage):
@@ -55,9 +54,9 @@ class Generate(Stage):
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         _ = loaded.inputs.prompts
 
-    def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
+    def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         key = "data.demonstrations" if recipe.data.prompts is None else "data.prompts"
-        return unreadable_prompts(inputs.prompts, key, policy, recipe.generate.max_new_tokens)
+        return [prompts_to_read(key, inputs.prompts, recipe)]
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
         wanted, there = recipe.generate.prompts_per_round, len(inputs.prompts)
@@ -131,6 +130,11 @@ def draw_prompts(rows: Sequence[Mapping[str, Any]], round_number: int, count: in
         drawn[index] = lap + 1
         draws.append(PromptDraw.of_row(rows, index, lap))
     return draws
+
+
+def prompts_to_read(key: str, rows: Rows, recipe: Recipe) -> RowsToRead:
+    """Prompts, each with room for the recipe's longest response behind it."""
+    return RowsToRead(key, rows, lambda policy: tokenised_prompts(rows, key, policy, recipe.generate.max_new_tokens))
 
 
 def sampling_settings(section: GenerateSection) -> SamplingSettings:

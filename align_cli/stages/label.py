@@ -7,8 +7,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from align_cli.artifacts.records import Completion, Preference
-from align_cli.errors import Fault, all_at_once
-from align_cli.models.text import PolicyText
+from align_cli.errors import all_at_once
 from align_cli.recipe import Recipe
 from align_cli.stages.base import (
     COMPLETIONS,
@@ -23,7 +22,7 @@ from align_cli.stages.base import (
     policy_artifact,
 )
 from align_cli.stages.pairing.pairs import Pairing
-from align_cli.stages.readable import faults_of, tokenised_demonstrations
+from align_cli.stages.readable import RowsToRead, tokenised_demonstrations
 from align_cli.stages.scores import probe
 
 if TYPE_CHECKING:
@@ -56,8 +55,9 @@ class Label(Stage):
             lambda: loaded.inputs.demonstrations,
         )
 
-    def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
-        return faults_of(lambda: tokenised_demonstrations(inputs.demonstrations, "data.demonstrations", policy))
+    def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
+        rows, key = inputs.demonstrations, "data.demonstrations"
+        return [RowsToRead(key, rows, lambda policy: tokenised_demonstrations(rows, key, policy))]
 
     def carry_out(self, context: Context) -> Done:
         completions = context.artifacts.read(Artifact(context.round, COMPLETIONS), Completion) or []

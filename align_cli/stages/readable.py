@@ -19,6 +19,20 @@ MAX_PLACES = 10
 MAX_KINDS = 20
 
 
+class RowsToRead(NamedTuple):
+    """Rows that the policy has to read.
+
+    Args:
+        key: the recipe's key that names them.
+        rows: each with `prompt`, and what its template gets.
+        read: makes tokens of them all; raises `DataError` for all that the policy cannot read.
+    """
+
+    key: str
+    rows: Sequence[Mapping[str, Any]]
+    read: Callable[[PolicyText], object]
+
+
 class TokenisedPair(NamedTuple):
     """A prompt and a completion in tokens."""
 
@@ -54,8 +68,16 @@ class RowFaults:
         if context_length is not None and num_tokens + reserved > context_length:
             self._too_long.append((self.place(index), num_tokens))
 
-    def found(self, context_length: int | None, reserved: int = 0) -> list[Fault]:
-        """One fault a kind, each with its number of rows and the places of the first."""
+    def raise_if_any(self, context_length: int | None, reserved: int = 0) -> None:
+        """Raise all that was added and measured: one fault a kind, with the number of its rows and their places.
+
+        Raises:
+            DataError: if there is any.
+        """
+        if found := self._found(context_length, reserved):
+            raise DataError.of(found)
+
+    def _found(self, context_length: int | None, reserved: int) -> list[Fault]:
         faults = [self._fault(places, what, hint) for (what, hint), places in list(self._places.items())[:MAX_KINDS]]
         if self._too_long:
             room = f" with generate.max_new_tokens {reserved}" if reserved else ""
@@ -78,18 +100,21 @@ class RowFaults:
         return Fault(f"{len(places)} of {len(self._rows)} {self._noun} {what}: {shown}{more}", self._key, hint)
 
 
-def unreadable_prompts(
+def tokenised_prompts(
     rows: Sequence[Mapping[str, Any]], key: str, policy: PolicyText, max_new_tokens: int
-) -> list[Fault]:
-    """What is wrong with prompts, if anything: each has to leave room for a response.
+) -> list[list[int]]:
+    """Prompts in the policy's tokens; each has to leave room for a response.
 
     Args:
         rows: each with `prompt`, and what its template gets.
         key: the recipe's key that names them.
         policy: who reads them.
         max_new_tokens: the longest response.
+
+    Raises:
+        DataError: for all that the policy cannot read.
     """
-    faults = RowFaults(key, rows, "prompts")
+    faults, found = RowFaults(key, rows, "prompts"), []
     for index, row in enumerate(rows):
         try:
             ids = prompt_token_ids(policy.tokenizer, row["prompt"], TemplateArguments.of_row(row))
@@ -97,7 +122,9 @@ def unreadable_prompts(
             faults.add(index, error)
         else:
             faults.measure(index, len(ids), policy.context_length, max_new_tokens)
-    return faults.found(policy.context_length, max_new_tokens)
+            found.append(ids)
+    faults.raise_if_any(policy.context_length, max_new_tokens)
+    return found
 
 
 def tokenised_demonstrations(rows: Sequence[Mapping[str, Any]], key: str, policy: PolicyText) -> list[TokenisedPair]:
@@ -124,8 +151,7 @@ def tokenised_demonstrations(rows: Sequence[Mapping[str, Any]], key: str, policy
         else:
             faults.measure(index, len(prompt_ids) + len(ids), policy.context_length)
             found.append(TokenisedPair(prompt_ids, ids))
-    if wrong := faults.found(policy.context_length):
-        raise DataError.of(wrong)
+    faults.raise_if_any(policy.context_length)
     return found
 
 
@@ -148,12 +174,3 @@ def tokenised_pair(pair: Preference, policy: PolicyText) -> Preference:
 def num_tokens(pair: Preference) -> int:
     """The tokens of a pair's prompt and its longer response."""
     return len(pair.prompt_ids or ()) + max(len(pair.chosen_ids or ()), len(pair.rejected_ids or ()))
-
-
-def faults_of(read: Callable[[], object]) -> list[Fault]:
-    """What is wrong with the rows that `read` reads, if anything."""
-    try:
-        read()
-    except DataError as error:
-        return list(error.faults)
-    return []

@@ -1,15 +1,23 @@
-"""Whether the policy can read every row of a recipe: asked once its tokenizer is there, and before any weights are."""
+"""Whether the policy can read every row of a recipe: asked once its tokenizer is there, and before any weights are.
+
+Beside the rows that it cannot read, this says what a user may not have meant: chats that never end, and plain text for
+a policy that chats.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from align_cli.errors import DataError
+from align_cli.artifacts.records import TemplateArguments
+from align_cli.errors import DataError, Fault
 from align_cli.models.load import load_without_weights
+from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
 from align_cli.recipe import Recipe
 from align_cli.stages.base import Stage
 from align_cli.stages.inputs import Inputs
+from align_cli.stages.readable import RowsToRead
 from align_cli.stages.sft import unloaded_initial_policy
 
 
@@ -23,14 +31,60 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
         checkpoint: the policy's folder, or any model's; None is the initial policy.
 
     Returns:
-        What a user should know of how the policy reads them, one sentence each.
+        What a user should know of how the policy reads them, one line each.
 
     Raises:
         AlignError: if the policy's tokenizer or configuration cannot be read.
         DataError: for all rows that the policy cannot read, in one fault a kind.
     """
     policy = unloaded_initial_policy(recipe) if checkpoint is None else load_without_weights(recipe, checkpoint)
-    faults = [fault for stage in due for fault in stage.unreadable_rows(recipe, inputs, policy)]
+    read = [rows for stage in due for rows in stage.to_read(recipe, inputs)]
+    faults: list[Fault] = []
+    for rows in read:
+        try:
+            rows.read(policy)
+        except DataError as error:
+            faults += error.faults
     if faults:
         raise DataError.of(faults)
-    return []
+    return [*_turns_without_end(read, policy), *_plain_texts(read, policy)]
+
+
+def _turns_without_end(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
+    """Whether a turn of the assistant's, as the chat template writes it, ends in an id that stops generation."""
+    chat = next((row for rows in read for row in rows.rows if isinstance(row["prompt"], list)), None)
+    if chat is None:
+        return
+    ids, tokenizer = _a_response(chat, policy), policy.tokenizer
+    if ids[-1] in policy.eos_token_ids:
+        return
+    stops = " and ".join(tokenizer.convert_ids_to_tokens(policy.eos_token_ids))
+    marks = [token_id for token_id in ids if token_id in tokenizer.added_tokens_decoder]
+    remedy = (
+        f"set eos_token_id in the model's generation_config.json to {marks[-1]}, the id of "
+        f"{tokenizer.convert_ids_to_tokens(marks[-1])}"
+        if marks
+        else f"let the template write {tokenizer.eos_token} behind a turn of the assistant's"
+    )
+    yield (
+        f"warning: the chat template ends the assistant's turn with {tokenizer.decode(ids[-3:])!r}, and what stops "
+        f"generation is {stops}: chats teach the policy no end, and it may never end a response; {remedy}"
+    )
+
+
+def _a_response(row: Mapping[str, Any], policy: PolicyText) -> list[int]:
+    """The tokens of a row's own response, or of some words where it has none."""
+    prompt, arguments = row["prompt"], TemplateArguments.of_row(row)
+    response = row.get("completion", row.get("chosen", "Yes."))
+    prompt_ids = prompt_token_ids(policy.tokenizer, prompt, arguments)
+    return completion_token_ids(policy.tokenizer, prompt, prompt_ids, response, policy.eos_token_ids, arguments)
+
+
+def _plain_texts(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
+    """Whether a policy that chats reads plain text."""
+    keys = dict.fromkeys(rows.key for rows in read if any(isinstance(row["prompt"], str) for row in rows.rows))
+    if keys and policy.tokenizer.chat_template:
+        yield (
+            f"note: {', '.join(keys)}: plain text, to which the policy's chat template is not applied; for chats write "
+            'a prompt as messages: [{"role": "user", "content": ...}]'
+        )

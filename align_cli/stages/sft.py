@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
-from align_cli.errors import DataError, Fault, all_at_once
+from align_cli.errors import DataError, all_at_once
 from align_cli.models.load import Policy, UnloadedPolicy, load_policy, load_recipe_policy, load_without_weights
-from align_cli.models.text import PolicyText, plain_text
+from align_cli.models.text import plain_text
 from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
@@ -31,7 +31,7 @@ from align_cli.stages.base import (
     Stage,
 )
 from align_cli.stages.inputs import PLAYGROUND, Inputs, Rows, sft_demonstrations
-from align_cli.stages.readable import faults_of, tokenised_demonstrations
+from align_cli.stages.readable import RowsToRead, tokenised_demonstrations
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state, save_checkpoint
 
 
@@ -58,8 +58,9 @@ class WarmStart(Stage):
 
         all_at_once(partial(sft_demonstrations, recipe), partial(check_sft_keys, recipe))
 
-    def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
-        return faults_of(lambda: tokenised_demonstrations(sft_demonstrations(recipe), "policy.sft.dataset", policy))
+    def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
+        rows, key = sft_demonstrations(recipe), "policy.sft.dataset"
+        return [RowsToRead(key, rows, lambda policy: tokenised_demonstrations(rows, key, policy))]
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
         """A fork keeps the initial policy."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
-from align_cli.errors import AlignError, DataError, DivergedError, Fault, RunError, all_at_once
+from align_cli.errors import AlignError, DataError, DivergedError, RunError, all_at_once
 from align_cli.models.load import Policy
-from align_cli.models.text import PolicyText, plain_text
+from align_cli.models.text import plain_text
 from align_cli.recipe import Recipe
 from align_cli.stages.adopted import adopted_pairs
 from align_cli.stages.base import (
@@ -30,7 +30,7 @@ from align_cli.stages.base import (
 )
 from align_cli.stages.pairing.pairs import holding_rules
 from align_cli.stages.pools import check_carriers, training_pools
-from align_cli.stages.readable import faults_of
+from align_cli.stages.readable import RowsToRead
 from align_cli.training.batches import Mixture, usage
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint, unsaved_version
 
@@ -75,8 +75,9 @@ class Train(Stage):
         of_pairs = (_check_offline_labels, _check_some_are_left) if loaded.inputs.uses_offline_pairs else ()
         all_at_once(partial(check_train_keys, recipe), *(partial(check, recipe, loaded) for check in of_pairs))
 
-    def unreadable_rows(self, recipe: Recipe, inputs: Inputs, policy: PolicyText) -> list[Fault]:
-        return faults_of(lambda: inputs.offline_pairs(policy))
+    def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
+        rows = inputs.offline_rows.rows if inputs.uses_offline_pairs else []
+        return [RowsToRead("data.preferences", rows, inputs.offline_pairs)]
 
     def carry_out(self, context: Context) -> Done:
         """Train from the round's beginning, or from the checkpoint within it that a killed process left."""

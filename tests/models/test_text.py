@@ -3,11 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from chat_models import CHATML, TOOLS, chat_tokenizer
 from tokenizers import Tokenizer, decoders
 from tokenizers import models as token_models
 from tokenizers import pre_tokenizers as splitters
 from transformers import PreTrainedTokenizerFast
 
+from align_cli.artifacts.records import TemplateArguments
+from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, decode_completion, plain_text, prompt_token_ids
 from align_cli.playground import world
@@ -185,3 +188,148 @@ def test_spaces_before_marks_are_kept() -> None:
 )
 def test_the_words_of_a_text_or_a_chat(text: Any, expected: str) -> None:
     assert plain_text(text) == expected
+
+
+ADDER = [{"type": "function", "function": {"name": "adder"}}]
+BEGUN = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "It is"}]
+
+
+def read(tokenizer: PreTrainedTokenizerFast, prompt: Any, completion: Any, **arguments: Any) -> tuple[str, str]:
+    """What a policy is given, and what it learns, as text with every mark."""
+    given = TemplateArguments(**arguments)
+    prompt_ids = prompt_token_ids(tokenizer, prompt, given)
+    ids = completion_token_ids(tokenizer, prompt, prompt_ids, completion, (), given)
+    return tokenizer.decode(prompt_ids), tokenizer.decode(ids)
+
+
+def test_a_template_gets_tools_and_keyword_arguments() -> None:
+    prompt, completion = read(
+        chat_tokenizer(TOOLS), CHAT, REPLY, tools=ADDER, chat_template_kwargs={"tone": "Be brief."}
+    )
+    assert prompt == (
+        '<|im_start|>system\ntools [{"type": "function", "function": {"name": "adder"}}]<|im_end|>\n'
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert completion == "ba<|im_end|>"
+
+
+def test_reasoning_is_learnt_as_the_template_writes_it() -> None:
+    reply = [{**REPLY[0], "reasoning_content": "a, then b"}]
+    assert read(chat_tokenizer(TOOLS), CHAT, reply)[1] == "(a, then b)ba<|im_end|>"
+
+
+def test_a_chat_that_ends_with_the_assistants_words_is_gone_on_with() -> None:
+    prompt, completion = read(chat_tokenizer(), BEGUN, [{"role": "assistant", "content": " blue"}])
+    assert prompt == "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\nIt is"
+    assert completion == " blue<|im_end|>"
+    assert read(chat_tokenizer(), BEGUN, " blue") == (prompt, completion)
+
+
+def test_a_template_that_takes_spaces_off_goes_on_with_the_words_too() -> None:
+    trimming = chat_tokenizer(CHATML.replace("m['content']", "m['content'] | trim"))
+    begun = [BEGUN[0], {"role": "assistant", "content": "It is "}]
+    assert read(trimming, begun, "blue ")[0].endswith("assistant\nIt is")
+    assert read(trimming, begun, "blue ")[1] == " blue<|im_end|>"
+
+
+def test_a_template_that_leaves_the_last_words_out_cannot_go_on_with_them() -> None:
+    short = chat_tokenizer("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
+    with pytest.raises(DataError, match=r"the chat template rejects it .*the final message does not appear"):
+        prompt_token_ids(short, BEGUN)
+
+
+OPENING = "<|im_start|>assistant\n<think>\n{% endif %}"
+THINKING = CHATML.replace("<|im_start|>assistant\n{% endif %}", OPENING)
+WITH_THOUGHT = THINKING.replace(
+    "{{ m['content'] }}", "{% if m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m['content'] }}"
+)
+
+
+def test_a_turn_that_opens_with_a_thought_is_learnt_behind_that_opening() -> None:
+    thoughtful = [{**REPLY[0], "thinking": "a, b"}]
+    prompt, completion = read(chat_tokenizer(WITH_THOUGHT), CHAT, thoughtful)
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n")
+    assert completion == "a, b</think>ba<|im_end|>"
+    assert read(chat_tokenizer(THINKING), CHAT, REPLY)[1] == "ba<|im_end|>"
+
+
+def test_a_template_that_writes_a_prompt_otherwise_once_it_is_answered_leaves_the_answer_alone() -> None:
+    """As one that shows tools beside the last message of the user's only."""
+    last_only = "{% for m in messages %}{{ m.role }}{% if loop.last %}(tools){% endif %}: {{ m.content }}\n{% endfor %}"
+    assert read(chat_tokenizer(last_only), CHAT, REPLY) == ("user(tools): ab\n", "ba<|im_end|>")
+
+
+def test_whatever_a_template_raises_is_words_for_the_user() -> None:
+    with pytest.raises(DataError) as caught:
+        prompt_token_ids(chat_tokenizer("{{ messages[0].content + 1 }}"), CHAT)
+    assert caught.value.faults[0].what == ('the chat template rejects it (can only concatenate str (not "int") to str)')
+    with pytest.raises(DataError, match="the chat template rejects it"):
+        prompt_token_ids(chat_tokenizer(), CHAT, TemplateArguments(chat_template_kwargs={"conversation": "mine"}))
+
+
+def test_a_prompt_of_no_tokens_is_a_fault(letters: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(DataError, match="the prompt has no tokens"):
+        prompt_token_ids(letters, "")
+
+
+def beginning(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return tokenizer
+
+
+def test_a_text_that_was_rendered_already_begins_once() -> None:
+    tokenizer = beginning(letter_tokenizer())
+    assert tokens(tokenizer, tokenizer("<bos>ca")["input_ids"]) == ["<bos>", "<bos>", "c", "a"], "it would not"
+    assert tokens(tokenizer, prompt_token_ids(tokenizer, "<bos>ca")) == ["<bos>", "c", "a"]
+    assert completion_tokens(tokenizer, "<bos>ca", " b") == [" ", "b", "<eos>"]
+
+
+def test_a_template_that_begins_a_chat_itself_begins_it_once() -> None:
+    tokenizer = beginning(letter_tokenizer())
+    tokenizer.chat_template = "{{ bos_token }}" + CHAT_TEMPLATE
+    assert tokens(tokenizer, prompt_token_ids(tokenizer, CHAT))[:2] == ["<bos>", "<|user|>"]
+    assert completion_tokens(tokenizer, CHAT, REPLY) == ["b", "a", "<eos>"]
+
+
+def space_keeping_tokenizer() -> PreTrainedTokenizerFast:
+    """As SentencePiece has it: a text begins with a space of its own, spaces are written as ▁, other bytes by name."""
+    bytes_by_name = [f"<0x{number:02X}>" for number in range(256)]
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", "<unk>", *bytes_by_name, *"▁abc."])}
+    merges = [("▁", "a"), ("▁", "b"), ("a", "b"), ("▁a", "b")]
+    for left, right in merges:
+        vocabulary.setdefault(left + right, len(vocabulary))
+    tokenizer = Tokenizer(token_models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = splitters.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [("ca", "bc"), ("ca", " bc"), ("ca ", "bc"), ("ca", "\nb"), ("a", "b"), ("ca", "é"), ("ca ", " b"), ("ca", "")],
+)
+def test_no_space_is_gained_or_lost_between_prompt_and_completion(prompt: str, completion: str) -> None:
+    for tokenizer in (space_keeping_tokenizer(), chat_tokenizer(None)):
+        prompt_ids = prompt_token_ids(tokenizer, prompt)
+        ids = completion_token_ids(tokenizer, prompt, prompt_ids, completion)
+        assert tokenizer.decode([*prompt_ids, *ids[:-1]], clean_up_tokenization_spaces=False) == prompt + completion
+
+
+@pytest.mark.parametrize("text", [" bc", "bc", "é 🦊", "\n\nb"])
+def test_the_text_of_sampled_ids_keeps_its_first_space_and_every_byte(text: str) -> None:
+    for tokenizer in (space_keeping_tokenizer(), chat_tokenizer(None)):
+        prompt_ids = prompt_token_ids(tokenizer, "ca")
+        ids = completion_token_ids(tokenizer, "ca", prompt_ids, text)
+        assert decode_completion(tokenizer, "ca", ids, prompt_ids) == text
+
+
+def test_half_a_character_is_shown_as_such_and_loses_nothing_around_it() -> None:
+    for tokenizer in (space_keeping_tokenizer(), chat_tokenizer(None)):
+        prompt_ids = prompt_token_ids(tokenizer, "ca")
+        whole = completion_token_ids(tokenizer, "ca", prompt_ids, " b🦊")[:-1]
+        assert decode_completion(tokenizer, "ca", whole[:-1], prompt_ids).rstrip("\ufffd") == " b"
+        assert decode_completion(tokenizer, "ca", whole[-2:], prompt_ids).strip("\ufffd") == ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_models import CHATML, STRICT, make_chat_model
+from chat_models import CHATML, STRICT, TOOLS, make_chat_model
 
 from align_cli import stages
 from align_cli.errors import DataError
@@ -42,8 +42,10 @@ def pair(prompt: Any, chosen: str = "ho", rejected: str = "hm") -> dict[str, Any
 def check(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., list[str]]:
     """`check(template, **files)`: every stage's rows, with this template, and these files in place of good ones."""
 
-    def made(template: str | None = STRICT, *overrides: str, **files: Sequence[Any]) -> list[str]:
-        model = make_chat_model(tmp_path / "model", template=template)
+    def made(
+        template: str | None = STRICT, *overrides: str, eos_token: str = "<|im_end|>", **files: Sequence[Any]
+    ) -> list[str]:
+        model = make_chat_model(tmp_path / "model", template=template, eos_token=eos_token)
         names = {
             "prompts": [{"prompt": GOOD}],
             "preferences": [pair(GOOD)],
@@ -183,3 +185,54 @@ def test_a_given_policys_own_context_is_what_counts(tiny_recipe: Callable[..., R
     short = make_chat_model(tmp_path / "short", context_length=20, template=CHATML)
     with pytest.raises(DataError, match="the model's context of 20 tokens"):
         check_rows(recipe, Inputs(recipe), due, short)
+
+
+TEXT_ROWS: dict[str, Any] = {
+    "prompts": [{"prompt": "hi"}],
+    "preferences": [pair("hi")],
+    "eval_prompts": [{"prompt": "hi"}],
+    "eval_preferences": [pair("hi")],
+}
+
+
+def test_a_template_that_ends_a_turn_with_what_stops_nothing_is_told_with_the_remedy(
+    check: Callable[..., list[str]],
+) -> None:
+    (said,) = check(CHATML, eos_token="</s>")
+    assert said.startswith("warning: the chat template ends the assistant's turn with ")
+    assert "<|im_end|>\\n', and what stops generation is </s>: " in said
+    assert said.endswith("set eos_token_id in the model's generation_config.json to 4, the id of <|im_end|>")
+
+
+def test_that_remedy_is_one(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    model = make_chat_model(tmp_path / "model", template=CHATML, eos_token="</s>")
+    data = {"prompts": write("prompts.jsonl", [{"prompt": GOOD}]), "preferences": write("p.jsonl", [pair(GOOD)])}
+    recipe = tiny_recipe(tmp_path, policy={"model_name_or_path": str(model)}, data=data, evaluate=None)
+    due = [stages.stage_named("generate")]
+    assert len(check_rows(recipe, Inputs(recipe), due)) == 1
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 4]}), encoding="utf-8")
+    assert check_rows(recipe, Inputs(recipe), due) == []
+
+
+def test_a_template_that_writes_no_end_at_all_is_told(check: Callable[..., list[str]]) -> None:
+    (said,) = check("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    assert said.endswith("let the template write <|im_end|> behind a turn of the assistant's")
+
+
+def test_plain_text_for_a_policy_that_chats_is_told_once(check: Callable[..., list[str]]) -> None:
+    (said,) = check(**TEXT_ROWS)
+    keys = "data.prompts, data.preferences, data.eval_prompts, data.eval_preferences"
+    assert said.startswith(f"note: {keys}: plain text, to which the policy's chat template is not applied; for chats ")
+    assert check(None, **TEXT_ROWS) == []
+
+
+def test_the_recipes_template_arguments_count_and_a_rows_own_win(check: Callable[..., list[str]]) -> None:
+    template = TOOLS.replace("{{ tone }}", "{{ raise_exception(tone) }}")
+    own = [{"prompt": GOOD, "chat_template_kwargs": {"tone": tone}} for tone in ("", "soft")]
+    with pytest.raises(DataError) as caught:
+        check(
+            template, "policy.chat_template_kwargs={tone: loud}", prompts=[{"prompt": GOOD}, *own, {"prompt": "text"}]
+        )
+    of_prompts = [fault.what for fault in caught.value.faults if fault.where == "data.prompts"]
+    rejected = "1 of 4 prompts cannot be read: the chat template rejects it"
+    assert of_prompts == [f"{rejected} (loud): prompts.jsonl:1", f"{rejected} (soft): prompts.jsonl:3"]

@@ -44,7 +44,6 @@ def label_offline_pairs(
         if is_kept(tokenised, pair.label == 0.5, section, counts):
             faults.measure(index, num_tokens(tokenised), policy.context_length)
             preferences.append(tokenised)
-    if found := faults.found(policy.context_length):
-        raise DataError.of(found)
+    faults.raise_if_any(policy.context_length)
     counts["pairs"] = len(preferences)
     return LabelledPairs(preferences, dict(sorted(counts.items())))
