@@ -1,4 +1,4 @@
-"""User errors: what is wrong, where, and what to do about it.
+"""User errors: what is wrong, where, and what to do about it; and the exit codes that commands end with.
 
 Everything that a user can get wrong is raised as one of these; the command line's single error boundary
 (`align_cli.cli.output`) shows them without a traceback. Whatever else is raised is a bug and keeps its traceback.
@@ -9,6 +9,33 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Self
+
+
+class ExitCode(IntEnum):
+    """How a command ended, as the shell sees it.
+
+    Attributes:
+        meaning: in words, for `align --help`.
+    """
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Self:
+        member = int.__new__(cls, code)
+        member._value_, member.meaning = code, meaning
+        return member
+
+    DONE = 0, "done"
+    BUG = 1, "a bug of align's own, with its traceback"
+    FAULT = 2, "something for you to mend: the command line, the recipe, the data, a labeler, the run's folder"
+    GUARD = 3, "a guard stopped the run"
+    DISK = 4, "something cannot be written: a disk that is full, read-only or broken"
+    MEMORY = 5, "out of memory"
+    INTERRUPTED = 130, "interrupted (Ctrl-C, SIGINT)"
+    OUTPUT_CLOSED = 141, "whoever read the output closed it before its end"
+    TERMINATED = 143, "terminated (SIGTERM)"
 
 
 @dataclass(frozen=True)
@@ -47,7 +74,9 @@ class Fault:
 
 
 class AlignError(Exception):
-    """A fault that the user can mend; ends the command with exit code 2 and no traceback."""
+    """A fault that the user can mend; ends the command with the exit code of its kind and no traceback."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAULT
 
     def __init__(self, what: str, *, where: str = "", hint: str = "", snippet: str = "") -> None:
         self.faults: tuple[Fault, ...] = (Fault(what, where, hint, snippet),)
@@ -84,8 +113,26 @@ class RunError(AlignError):
     """A run folder that cannot be used as asked: another recipe's, locked, damaged or missing."""
 
 
-class DivergedError(AlignError):
-    """A training step whose loss or gradient was infinite or no number."""
+class GuardError(AlignError):
+    """A run that a guard stopped."""
+
+    exit_code = ExitCode.GUARD
+
+
+class DivergedError(GuardError):
+    """A training step whose loss or gradient was infinite or no number: the guard `non_finite`."""
+
+
+class DiskError(AlignError):
+    """Something that cannot be written: the disk is full, read-only or broken, or refuses it."""
+
+    exit_code = ExitCode.DISK
+
+
+class OutOfMemoryError(AlignError):
+    """Work that the memory does not hold, also where it is cut as small as can be."""
+
+    exit_code = ExitCode.MEMORY
 
 
 def all_at_once(*checks: Callable[[], object]) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.artifacts.store import read_json, read_records
-from align_cli.cli.output import RunReporter
+from align_cli.cli.reporters import RunReporter
 from align_cli.models.load import weights_version
 from align_cli.recipe import Recipe, load_recipe
 from align_cli.recipe.presets import FOLDER, preset_names

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from align_cli.errors import AlignError
+from align_cli.errors import DiskError
 
 AGAIN = "then run the same command again"
 DISK_FAULTS = {
@@ -35,7 +35,7 @@ class WriteError(OSError):
     """A file or a folder that could not be written; `filename` says which."""
 
 
-def disk_error(error: Exception, place: str = "") -> AlignError | None:
+def disk_error(error: Exception, place: str = "") -> DiskError | None:
     """The user's side of an error of the disk; None where it may as well be a bug, and keeps its traceback.
 
     Args:
@@ -48,13 +48,13 @@ def disk_error(error: Exception, place: str = "") -> AlignError | None:
         return disk_error(WriteError(number, os.strerror(number), tempfile.gettempdir())) if number else None
     place = str(error.filename or place)
     if str(error.strerror).startswith("No usable temporary directory"):
-        return AlignError("there is no folder for temporary files", hint=f"free some space or set TMPDIR, {AGAIN}")
+        return DiskError("there is no folder for temporary files", hint=f"free some space or set TMPDIR, {AGAIN}")
     is_ours = isinstance(error, WriteError) or error.errno not in (errno.EACCES, errno.EPERM) or place
     if error.errno in DISK_FAULTS and is_ours:
         what, hint = DISK_FAULTS[error.errno]
-        return AlignError(f"cannot be written: {what}" if place else what, where=place, hint=hint)
+        return DiskError(f"cannot be written: {what}" if place else what, where=place, hint=hint)
     if isinstance(error, WriteError):
-        return AlignError(f"cannot be written: {error.strerror}", where=place, hint=OTHER_REMEDY)
+        return DiskError(f"cannot be written: {error.strerror}", where=place, hint=OTHER_REMEDY)
     return None
 
 

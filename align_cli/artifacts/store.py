@@ -6,6 +6,7 @@ Called by stages and by the run; knows nothing of recipes or rounds.
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,13 +40,6 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     write_text(path, "".join(to_json(record.to_dict()) + "\n" for record in records))
 
 
-def print_records(records: Iterable[Record], stream: IO[str]) -> None:
-    """Write JSON Lines to a stream that is open already, such as standard output."""
-    for record in records:
-        stream.write(to_json(record.to_dict()) + "\n")
-    stream.flush()
-
-
 def read_json(path: Path) -> Any:
     """A JSON document of ours.
 
@@ -54,7 +48,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         with _opened(path) as stream:
-            text = stream.read(MAX_CHARS + 1)
+            size = os.fstat(stream.fileno()).st_size or MAX_CHARS  # of a pipe it is 0
+            text = stream.read(min(size, MAX_CHARS) + 1)  # which much memory is set aside for
         if len(text) > MAX_CHARS:
             raise ValueError(f"it is longer than {MAX_CHARS // 2**20} MiB")
         return from_json(text)

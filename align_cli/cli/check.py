@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from align_cli.cli.options import AsJson, ForkOrigin, Overrides, RecipePath
-from align_cli.cli.output import EXIT_USER_ERROR, Output, guarded
+from align_cli.cli.output import Output, guarded
 from align_cli.errors import AlignError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def command(
             raise
         faults = [loaded.located(fault) if loaded is not None else fault for fault in error.faults]
         talk.data({"faults": [fault.to_dict() for fault in faults]})
-        raise typer.Exit(EXIT_USER_ERROR) from None
+        raise typer.Exit(error.exit_code) from None
 
 
 def _foreseen(recipe: Recipe, origin: str | None) -> Any:

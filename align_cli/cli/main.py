@@ -7,11 +7,17 @@ import os
 import typer
 
 from align_cli.cli import check, evaluate, generate, label, status, train
-from align_cli.cli.process import keep_data_apart, own_process
+from align_cli.cli.output import guarded
+from align_cli.cli.process import end_at_sigterm
+from align_cli.cli.streams import close_data, prepare_streams
+from align_cli.errors import ExitCode
+
+EXIT_CODES = "Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in ExitCode) + "."
 
 app = typer.Typer(
     name="align",
     help="Iterative, online preference alignment of language models: recipes in, aligned models out.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,7 +32,9 @@ app.command("status")(status.command)
 
 def main() -> None:
     """Entry point of the console script."""
-    keep_data_apart()
+    prepare_streams()
+    if os.environ.get("COLUMNS") == "0":  # nobody's terminal; a table has nowhere to go
+        del os.environ["COLUMNS"]
     # Libraries read these when they are imported, and would otherwise write over the live table; threads of OpenMP that
     # wait for each other would keep their cores busy, and beside another process take many times as long.
     for name, value in (
@@ -37,5 +45,13 @@ def main() -> None:
         ("OMP_WAIT_POLICY", "PASSIVE"),
     ):
         os.environ.setdefault(name, value)
-    with own_process():
+    end_at_sigterm()
+    guarded(_commands)()
+
+
+def _commands() -> None:
+    """Everything that there is; what Typer itself writes, such as help, has gone out when it ends."""
+    try:
         app()
+    finally:
+        close_data()

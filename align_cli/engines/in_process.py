@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
-from align_cli.errors import AlignError
+from align_cli.errors import AlignError, OutOfMemoryError
 from align_cli.models.memory import out_of_memory_as_memory_error
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class TransformersEngine:
         except MemoryError as error:
             half = (len(requests) + 1) // 2
             if half == len(requests):
-                raise AlignError(
+                raise OutOfMemoryError(
                     f"out of memory while one response was sampled: {error}",
                     where="generate",
                     hint="lower generate.max_new_tokens, or take a smaller model",

@@ -4,7 +4,7 @@ The one way in which labelers call code that is not align's, its import included
 may hold a model on the GPU or a closure; so what it could do to the run is put back after each call, and told once:
 
 - What it prints is talk, without secrets; closing the streams that it prints to closes nothing. (What is written to
-  descriptor 1 by C or by child processes is kept from data by `cli/process.py`.)
+  descriptor 1 by C or by child processes is kept from data by `cli/streams.py`.)
 - What it raises is its fault, whatever class it is of: `SystemExit`, `CancelledError` and others that no `except
   Exception` sees. A `KeyboardInterrupt` without words is the user's Ctrl-C and stays one.
 - `os._exit`, and programs that would take the process over (`os.exec*`), raise `SystemExit` there. In children they do

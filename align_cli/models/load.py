@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError, nearest
+from align_cli.models.memory import memory_fault
 from align_cli.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -178,9 +179,11 @@ def _faults_of_a_model(place: str) -> Iterator[None]:
 
     try:
         yield
-    except (MemoryError, AlignError):
+    except AlignError:
         raise
     except Exception as error:
+        if memory_fault(error) is not None:
+            raise
         first_line = next(iter(str(error).strip().splitlines()), "")
         if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) or not first_line:
             first_line = f"{type(error).__name__}: {first_line}"

@@ -1,36 +1,84 @@
-"""Running out of memory, whichever device it is: one exception for what torch says in several ways."""
+"""Running out of memory, whichever device it is and whoever says so: one exception for what many say in many ways."""
 
 from __future__ import annotations
 
+import errno
 import gc
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-WORDS = ("DefaultCPUAllocator", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What the allocators of CPUs, of other devices and of their libraries say, where it is no OutOfMemoryError."""
+from align_cli.errors import AlignError, OutOfMemoryError
+
+WORDS = (
+    "defaultcpuallocator",
+    "not enough memory",
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "bad_alloc",
+    "cannot allocate memory",
+    "failed to map segment",  # of a library that is being loaded
+    "can't start new thread",
+)
+"""What allocators, libraries and loaders say, in small letters, where it is no error of a kind of its own."""
+
+
+def memory_fault(error: BaseException) -> str | None:
+    """What an error says, in a line, if memory has run out, or if that is behind it; None for any other error."""
+    if isinstance(error, AlignError):
+        return None
+    lines = str(error).strip().splitlines()
+    telling = [line for line in lines if any(words in line.lower() for words in WORDS)]
+    is_of_a_kind = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
+    if telling or is_of_a_kind or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return (telling or lines or ["no more is to be had"])[0]
+    return None if error.__cause__ is None else memory_fault(error.__cause__)
 
 
 @contextmanager
 def out_of_memory_as_memory_error() -> Iterator[None]:
-    """Turn torch's out-of-memory errors into MemoryError, and free what the failed work held.
+    """Turn whatever says that memory ran out into MemoryError, and free what the failed work held.
 
     Raises:
         MemoryError: if the block ran out of memory.
     """
-    import torch
-
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in WORDS):
+    except Exception as error:
+        message = memory_fault(error)
+        if message is None:
             raise
         # What ran out of memory hangs on the frames that it failed in, which the error of whoever handles this keeps.
         traceback.clear_frames(error.__traceback__)
-        message = next(iter(str(error).strip().splitlines()), type(error).__name__)
     else:
         return
-    if torch.cuda.is_available():
+    _empty_caches()
+    raise MemoryError(message)
+
+
+@contextmanager
+def telling_out_of_memory(where: str, hint: str) -> Iterator[None]:
+    """Say what can be done where memory runs out in this block.
+
+    Args:
+        where: the work, such as `round 1 label`.
+        hint: what makes it smaller.
+
+    Raises:
+        OutOfMemoryError: if the block ran out of memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        message = memory_fault(error)
+        if message is None:
+            raise
+        raise OutOfMemoryError(f"out of memory: {message}", where=where, hint=hint) from None
+
+
+def _empty_caches() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
-    raise MemoryError(message)

@@ -43,6 +43,17 @@ def stages_table(ledger: Sequence[Mapping[str, Any]]) -> TextTable:
     return TextTable(["round", "stage", "time", "result"], rows)
 
 
+def span(seconds: float) -> str:
+    """A stretch of time as people say it: `35s`, `1m35s`, `2h05m`, `3d04h`."""
+    whole = max(round(seconds), 0)
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
+    if days:
+        return f"{days}d{hours % 24:02d}h"
+    if hours:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
+
+
 def markdown(table: TextTable) -> str:
     """The table in Markdown."""
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]

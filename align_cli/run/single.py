@@ -14,6 +14,7 @@ from align_cli import stages
 from align_cli.artifacts.records import Completion, Preference, Record
 from align_cli.errors import RunError
 from align_cli.models.load import load_recipe_policy
+from align_cli.models.memory import telling_out_of_memory
 from align_cli.recipe import Recipe, dump
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import ROUNDS
@@ -165,11 +166,12 @@ class _Once:
         is_reference_too = self._recipe.policy.reference == "previous" and policy_round < round_number
         if self._path is not None and (policy_round or is_reference_too):
             self._policies.given[policy_round] = self._path
-        if self._stage.needs(self._recipe):
-            place = self._path or self._results.checkpoint(0)
-            self._loaded.take(load_recipe_policy(self._recipe, place), self.state, policy_round)
         pipes = Pipes(self._results, given or {}, output)
-        with self._reporter.stage(round_number, self._stage.name) as progress:
+        telling = telling_out_of_memory(f"round {round_number} {self._stage.name}", self._stage.memory_remedy)
+        with telling, self._reporter.stage(round_number, self._stage.name) as progress:
+            if self._stage.needs(self._recipe):
+                place = self._path or self._results.checkpoint(0)
+                self._loaded.take(load_recipe_policy(self._recipe, place), self.state, policy_round)
             surroundings = (pipes, self._loaded, NoWork(), progress, self._reporter.note)
             known = self._results.folder.begun.num_threads(policy_round)
             with computing_with(self._recipe.num_threads or known or choose_num_threads(self._recipe)):

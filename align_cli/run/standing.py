@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from align_cli.errors import RunError
+from align_cli.errors import GuardError, RunError
 from align_cli.recipe import Recipe
 from align_cli.run.fingerprints import Fingerprints, changes
 from align_cli.run.folder import RunFolder
@@ -45,14 +45,14 @@ def refuse_stopped(folder: RunFolder, recipe: Recipe, before: Step | None, step:
         step: what comes next.
 
     Raises:
-        RunError: if a guard that still says `stop` stopped the run there.
+        GuardError: if a guard that still says `stop` stopped the run there.
     """
     record = folder.manifests.finished(before) if before is not None else None
     for finding in record.get("guards", []) if record else []:
         guard = getattr(recipe.guards, finding["guard"], None)
         if guard is not None and guard.action == "stop":
             name = f"guards.{finding['guard']}"
-            raise RunError(
+            raise GuardError(
                 f"stopped before {step}: {finding['message']}",
                 where=name,
                 hint=f"set {name}.action to warn to go on all the same, or fork another run from an earlier round "

@@ -17,6 +17,7 @@ from align_cli.artifacts.files import write_text
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Evaluation, Record
 from align_cli.artifacts.store import read_records, write_json
+from align_cli.models.memory import telling_out_of_memory
 from align_cli.recipe import Recipe
 from align_cli.run.fingerprints import Fingerprints
 from align_cli.run.folder import RunFolder
@@ -115,7 +116,7 @@ class StepRunner:
         folder.ledger.log("start", round=step.round, stage=step.stage)
         begin, self._progress = monotonic(), progress
         context = Context(self.recipe, step.round, artifacts, self.loaded, work, progress, self.loaded.note)
-        with self._as_settled(step.round):
+        with self._as_settled(step.round), telling_out_of_memory(str(step), stage.memory_remedy):
             done = stage.carry_out(context)
         found = self._findings(step)
         rolled_back_to = self.results.best_round() if decided(found) == "rollback" else None

@@ -68,6 +68,10 @@ class Progress(Protocol):
         """`amount` more units are done."""
         ...
 
+    def found(self, amount: int) -> None:
+        """`amount` units were done already, by a process that was killed."""
+        ...
+
 
 class NoProgress:
     """Progress that nobody watches."""
@@ -76,6 +80,9 @@ class NoProgress:
         """Nothing happens."""
 
     def advance(self, amount: int = 1) -> None:
+        """Nothing happens."""
+
+    def found(self, amount: int) -> None:
         """Nothing happens."""
 
 
@@ -279,6 +286,8 @@ class Stage(ABC):
     name: ClassVar[str]
     writes: ClassVar[tuple[str, ...]]
     """Its artifacts, by name in the round's folder; a checkpoint may be left out."""
+    memory_remedy: ClassVar[str] = "take a smaller model"
+    """What makes it take less memory."""
 
     @abstractmethod
     def is_due(self, recipe: Recipe, round_number: int) -> bool:

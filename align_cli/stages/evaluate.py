@@ -61,6 +61,7 @@ class Evaluate(Stage):
 
     name = "evaluate"
     writes = (SAMPLES, EVALUATION)
+    memory_remedy = "lower generate.batch_size and the scorer's batch_size, or take a smaller model"
 
     def is_due(self, recipe: Recipe, round_number: int) -> bool:
         return recipe.data.eval_prompts is not None

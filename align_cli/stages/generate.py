@@ -36,6 +36,7 @@ class Generate(Stage):
 
     name = "generate"
     writes = (COMPLETIONS,)
+    memory_remedy = "lower generate.batch_size or generate.max_new_tokens, or take a smaller model"
 
     def is_due(self, recipe: Recipe, round_number: int) -> bool:
         return round_number > 0 and recipe.is_online
@@ -218,7 +219,7 @@ def _sample(
 ) -> list[Sample]:
     """A sample for each request: those of the journal, and the others, which go into it batch by batch."""
     samples = {row["position"]: Sample(**row["sample"]) for row in journal.rows if row["position"] < len(requests)}
-    progress.advance(len(samples))
+    progress.found(len(samples))
     for batch in engine.generate(policy, requests, settings, done=samples):
         journal.append({"position": position, "sample": sample._asdict()} for position, sample in batch)
         progress.advance(sum(position not in samples for position, _ in batch))

@@ -34,6 +34,7 @@ class Label(Stage):
 
     name = "label"
     writes = (PREFERENCES,)
+    memory_remedy = "lower the labeler's batch_size, and generate.batch_size where the policy labels itself"
 
     def is_due(self, recipe: Recipe, round_number: int) -> bool:
         return round_number > 0 and recipe.is_online

@@ -33,7 +33,7 @@ def kept_values(
         journal: what was measured before an interruption, and where each batch is kept.
     """
     values = [value for row in journal.rows for value in row["values"]]
-    progress.advance(len(values))
+    progress.found(len(values))
     for start in range(len(values), len(items), batch_size):
         found = measure(items[start : start + batch_size])
         values += found

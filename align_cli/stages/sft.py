@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
-from align_cli.errors import DataError, all_at_once
+from align_cli.errors import DataError, OutOfMemoryError, all_at_once
 from align_cli.models.load import Policy, UnloadedPolicy, load_policy, load_recipe_policy, load_without_weights
 from align_cli.models.text import plain_text
 from align_cli.playground import model as playground_model
@@ -40,6 +40,7 @@ class WarmStart(Stage):
 
     name = "sft"
     writes = (CHECKPOINT, TRAINING)
+    memory_remedy = "lower policy.sft.per_device_train_batch_size, or take a smaller model"
 
     def is_due(self, recipe: Recipe, round_number: int) -> bool:
         return round_number == 0 and makes_policy(recipe)
@@ -169,7 +170,7 @@ def _warm_start(
     start = begun or TrainingState(round=0, global_step=0, parent=None)
     progress.start(section.max_steps, "steps")
     if begun:
-        progress.advance(start.global_step)
+        progress.found(start.global_step)
     trainer = SupervisedTrainer(
         policy, section, seed=recipe.seed, scratch_dir=scratch, on_step=lambda: progress.advance()
     )
@@ -182,7 +183,7 @@ def _warm_start(
             recipe.checkpoints.every_steps,
         )
     except MemoryError as error:
-        raise DataError(
+        raise OutOfMemoryError(
             f"out of memory: {error}",
             where="policy.sft",
             hint="lower policy.sft.per_device_train_batch_size, or take a smaller model",

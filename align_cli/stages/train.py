@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
-from align_cli.errors import AlignError, DataError, DivergedError, RunError, all_at_once
+from align_cli.errors import DataError, DivergedError, OutOfMemoryError, RunError, all_at_once
 from align_cli.models.load import Policy
 from align_cli.models.text import plain_text
 from align_cli.recipe import Recipe
@@ -58,6 +58,9 @@ class Train(Stage):
 
     name = "train"
     writes = (CHECKPOINT, TRAINING)
+    memory_remedy = (
+        "lower train.per_device_train_batch_size, set train.gradient_checkpointing to true, or take a smaller model"
+    )
 
     def is_due(self, recipe: Recipe, round_number: int) -> bool:
         return round_number > 0
@@ -111,7 +114,7 @@ class Train(Stage):
         try:
             trained = _train_in_memory(context, is_replay=True)
         except MemoryError as error:
-            raise RunError(
+            raise OutOfMemoryError(
                 f"out of memory while round {context.round}, which left no checkpoint, was trained again: {error}",
                 where="checkpoints.every_rounds",
                 hint="run the same command again with as much memory as the round had",
@@ -231,7 +234,7 @@ def _train(
         steps_before = start.global_step - done
         trainer.args.max_steps = steps_before + (context.recipe.rounds - start.round) * train.steps_per_round
     context.progress.start(train.steps_per_round, "steps")
-    context.progress.advance(done)
+    context.progress.found(done)
     trainer.on_step = context.progress.advance
     return train_policy(trainer, context.recipe, pairs, start, optimizer_state, keep)
 
@@ -279,10 +282,10 @@ def _halve_micro_batch(trainer: PreferenceTrainer, error: MemoryError) -> str:
     """Cut each forward pass of training in half, at the same global batch; says so in words.
 
     Raises:
-        AlignError: if there is nothing left to cut.
+        OutOfMemoryError: if there is nothing left to cut.
     """
     if not trainer.halve_micro_batch():
-        raise AlignError(
+        raise OutOfMemoryError(
             f"out of memory: {error}",
             where="train",
             hint="one pair a forward pass is too much: lower generate.max_new_tokens, set "

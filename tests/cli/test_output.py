@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 
 import pytest
-import typer
 from rich.console import Console
 
 from align_cli.artifacts.records import Evaluation
-from align_cli.cli.output import LiveReporter, Output, PlainReporter, RunReporter, guarded, visible
+from align_cli.cli.output import Output, guarded
+from align_cli.cli.reporters import LiveReporter, PlainReporter, RunReporter
+from align_cli.cli.shown import visible
 from align_cli.errors import AlignError, Fault
-from align_cli.report.tables import TextTable
+from align_cli.report.tables import TextTable, span
 
 
 def evaluation(round_number: int, policy: str = "abc") -> Evaluation:
@@ -57,9 +60,9 @@ def test_a_fault_ends_a_command_with_two_and_its_words_on_standard_error(capsys:
     def command() -> None:
         raise AlignError("beta is \x1b[31m-1", where="r.yaml:3:4", hint="0.1 is usual", snippet="beta: -1\n      ^")
 
-    with pytest.raises(typer.Exit) as ended:
+    with pytest.raises(SystemExit) as ended:
         command()
-    assert ended.value.exit_code == 2
+    assert ended.value.code == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "r.yaml:3:4: beta is \\x1b[31m-1\nbeta: -1\n      ^\nhint: 0.1 is usual\n"
@@ -70,7 +73,7 @@ def test_several_faults_are_all_shown_and_counted(capsys: pytest.CaptureFixture[
     def command() -> None:
         raise AlignError.of([Fault("one"), Fault("two", "here")])
 
-    with pytest.raises(typer.Exit):
+    with pytest.raises(SystemExit):
         command()
     assert capsys.readouterr().err == "one\nhere: two\n2 faults\n"
 
@@ -109,6 +112,44 @@ def test_plain_lines_one_a_stage_and_one_an_evaluation(capsys: pytest.CaptureFix
     assert lines[2].endswith(" completions/s")
     assert lines[3] == f"round 1: win vs initial 0.62 [0.50, 0.75], {figures}"
     assert len(lines) == 4
+
+
+def test_a_stage_at_work_says_now_and_then_how_far_it_is_and_how_long_it_will_take() -> None:
+    said: list[str] = []
+    with PlainReporter(said.append, seconds_between=0.01).stage(1, "generate") as progress:
+        progress.start(512, "completions")
+        progress.found(400)
+        for _ in range(2):
+            time.sleep(0.02)
+            progress.advance(8)
+        progress.advance(96)
+    line = r"round 1 generate: (\d+) of 512 completions, (\d+)/s, \ds left"
+    found = [match for match in (re.fullmatch(line, text) for text in said[:-1]) if match]
+    assert [int(match[1]) for match in found] == [408, 416]
+    assert all(int(match[2]) <= 8 / 0.02 for match in found)  # what was there before says nothing of the rate
+    assert said[-1].startswith("round 1 generate: ") and ", 512 completions, " in said[-1]
+
+
+def test_lines_about_a_stage_at_work_are_half_a_minute_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with Output().reporter() as reporter, reporter.stage(1, "train") as progress:
+        progress.start(3, "steps")
+        progress.advance()
+        progress.began -= 100
+        progress._last -= 29
+        progress.advance()
+        assert capsys.readouterr().err == ""
+        progress._last -= 1
+        progress.total = 12
+        progress.advance()
+    assert capsys.readouterr().err.splitlines()[0] == "round 1 train: 3 of 12 steps, 0.0/s, 5m00s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0s"), (-5, "0s"), (59.4, "59s"), (95, "1m35s"), (3599.7, "1h00m"), (7500, "2h05m"), (273_600, "3d04h")],
+)
+def test_a_stretch_of_time_is_said_as_people_say_it(seconds: float, words: str) -> None:
+    assert span(seconds) == words
 
 
 def test_quiet_says_nothing_but_warnings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 from in_process_runs import train
 from rich.console import Console
 from run_fixtures import LABELER, NO_EVALUATION, Align, MakeFolder, assert_refused, files_below
 
 from align_cli.artifacts.records import Completion
-from align_cli.cli.output import LiveReporter, Output, guarded, visible, visible_json
+from align_cli.cli.output import Output, guarded
+from align_cli.cli.reporters import LiveReporter
+from align_cli.cli.shown import visible, visible_json
 from align_cli.errors import AlignError, Fault
 from align_cli.models.load import load_policy
 from align_cli.report.tables import TextTable, stages_table
@@ -74,7 +75,7 @@ def test_a_fault_is_shown_and_not_obeyed(hostile: str, capsys: pytest.CaptureFix
     def command() -> None:
         raise AlignError.of([Fault(hostile, hostile, hostile, hostile)])
 
-    with pytest.raises(typer.Exit):
+    with pytest.raises(SystemExit):
         command()
     shown = capsys.readouterr().err
     assert harmless(shown)

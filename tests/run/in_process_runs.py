@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from align_cli.cli.output import RunReporter
+from align_cli.cli.reporters import RunReporter
 from align_cli.recipe import load_recipe
 from align_cli.run.loop import align_rounds
 from align_cli.training.resumable import _BeginAndEnd

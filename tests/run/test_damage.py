@@ -23,7 +23,7 @@ from test_artifacts import CHECKPOINT_FILES, MODEL_FILES, ROUND_FILES
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.artifacts.store import read_record, read_records
-from align_cli.cli.output import RunReporter
+from align_cli.cli.reporters import RunReporter
 from align_cli.errors import AlignError
 from align_cli.recipe import differences, load_recipe, resolved
 from align_cli.run.fingerprints import UNRECORDED_KEYS

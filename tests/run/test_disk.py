@@ -19,6 +19,8 @@ from forked import Finished, Stop
 from paused import held
 from run_fixtures import LABELER, Align, MakeFolder, assert_refused, assert_same_runs, files_below
 
+from align_cli.errors import ExitCode
+
 ALIGN = Path(sys.executable).parent / "align"
 AGAIN = "then run the same command again\n"
 LIMITER = "import resource\n\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
@@ -26,9 +28,9 @@ LIMITER = "import resource\n\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size},
 Mount = Callable[..., None]
 
 
-def assert_told(result: Finished, what: str, hint: str) -> None:
-    """A fault of the disk: exit code 2, what, where and the remedy in the last two lines, no traceback."""
-    assert result.code == 2, result.err
+def assert_told(result: Finished, what: str, hint: str, code: int = ExitCode.DISK) -> None:
+    """A fault of the disk: what, where and the remedy in the last two lines, no traceback."""
+    assert result.code == code, result.err
     assert "Traceback" not in result.err
     said = result.err.splitlines()[-2:]
     assert what in said[0], result.err
@@ -131,7 +133,8 @@ def test_an_answer_that_standard_output_does_not_take_is_no_success(finished: Pa
         done = subprocess.run(
             [ALIGN, "check", "recipe.yaml"], cwd=finished, stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert (done.returncode, done.stderr) == (2, f"the disk is full\nhint: free some space, {AGAIN}")
+    assert done.returncode == ExitCode.DISK
+    assert done.stderr == f"standard output: cannot be written: the disk is full\nhint: free some space, {AGAIN}"
 
 
 def test_an_output_that_is_no_file_is_refused_and_left(finished_copy: Path, align: Align) -> None:
@@ -153,12 +156,12 @@ def test_a_run_in_a_read_only_folder_can_be_looked_at_and_says_why_it_cannot_go_
     assert align("train", "recipe.yaml", cwd=finished_copy).code == 0
     for arguments in (["rounds=3"], ["seed=3", "--restart"]):
         refused = align("train", "recipe.yaml", *arguments, "-q", cwd=finished_copy)
-        assert_refused(refused)
+        assert (refused.code, refused.out) == (ExitCode.DISK, "")
         assert refused.err == (
             "run: output_dir cannot be made or written: Read-only file system\nhint: choose another output_dir\n"
         )
     forked = align("train", "recipe.yaml", "--from", "run@1", "output_dir=run/next", "-q", cwd=finished_copy)
-    assert_refused(forked)
+    assert (forked.code, forked.out) == (ExitCode.DISK, "")
 
 
 @pytest.mark.long
@@ -218,7 +221,7 @@ def test_a_run_whose_folder_is_removed_while_it_is_at_work_says_so_and_leaves_no
     with held("train", "recipe.yaml", cwd=folder, at=MOMENTS[moment]) as at_work:
         shutil.rmtree(folder / "run")
     result = at_work.result.result()
-    assert_told(result, "run: the run's folder, or the .lock in it, was removed or replaced", "put it back")
+    assert_told(result, "run: the run's folder, or the .lock in it, was removed or replaced", "put it back", 2)
     assert not (folder / "run").exists()
 
 
@@ -230,7 +233,7 @@ def test_a_run_whose_folder_was_moved_away_goes_on_when_it_is_back(
     folder = make_folder(tmp_path)
     with held("train", "recipe.yaml", cwd=folder, at=MOMENTS[moment]) as at_work:
         (folder / "run").rename(folder / "elsewhere")
-    assert_told(at_work.result.result(), "was removed or replaced", "it goes on from what is there")
+    assert_told(at_work.result.result(), "was removed or replaced", "it goes on from what is there", 2)
     assert not (folder / "run").exists()
     (folder / "elsewhere").rename(folder / "run")
     done = align("train", "recipe.yaml", cwd=folder)
@@ -247,5 +250,5 @@ def test_a_run_whose_folder_another_process_has_begun_anew_leaves_it_alone(
         shutil.rmtree(folder / "run")
         shutil.copytree(finished / "run", folder / "run")
         before = files_below(folder / "run")
-    assert_told(at_work.result.result(), "was removed or replaced", "put it back")
+    assert_told(at_work.result.result(), "was removed or replaced", "put it back", 2)
     assert files_below(folder / "run") == before

@@ -5,6 +5,7 @@ Memory that runs out is played by a model that refuses more than so many sequenc
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import weakref
@@ -21,9 +22,9 @@ from transformers import LlamaForCausalLM
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
 from align_cli.engines.in_process import TransformersEngine
-from align_cli.errors import AlignError, RunError
+from align_cli.errors import AlignError, OutOfMemoryError
 from align_cli.models.load import Policy, load_policy
-from align_cli.models.memory import out_of_memory_as_memory_error
+from align_cli.models.memory import memory_fault, out_of_memory_as_memory_error
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.begun import Begun
 from align_cli.run.folder.lineage import Origin
@@ -235,7 +236,9 @@ def test_memory_that_runs_out_between_checkpoints_costs_no_round_that_is_done(
     assert json.loads(Path("first/run.json").read_text())["micro_batches"] == {"2": [8, 4]}
 
     calls, full_from, memory.in_training = 0, 3, None
-    with pytest.raises(RunError, match="out of memory while round 1, which left no checkpoint, was trained again"):
+    with pytest.raises(
+        OutOfMemoryError, match="out of memory while round 1, which left no checkpoint, was trained again"
+    ):
         train("output_dir=later", *SPARSE)  # in the midst of round 2
     assert json.loads(Path("later/run.json").read_text())["micro_batches"] == {"2": [8, 4]}
     calls, full_from, memory.in_training = 0, -1, None
@@ -250,7 +253,7 @@ def test_a_passing_shortage_while_rounds_are_trained_again_leaves_the_run_as_it_
     with killed_at_step(monkeypatch, 5):
         train("output_dir=out", *SPARSE)
     memory.in_training = 8
-    with pytest.raises(RunError, match="run the same command again with as much memory"):
+    with pytest.raises(OutOfMemoryError, match="run the same command again with as much memory"):
         train("output_dir=out", *SPARSE)
     assert "micro_batches" not in json.loads(Path("out/run.json").read_text())
     memory.in_training = None
@@ -298,13 +301,50 @@ def test_other_errors_of_torch_are_bugs_and_stay_what_they_are(folder: Path, mem
         RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError("none left"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("Failed to import trl because of the following error:\nlib.so: cannot allocate memory"),
     ],
-    ids=str,
+    ids=repr,
 )
 def test_all_that_says_out_of_memory_is_one_error_of_one_line(error: Exception) -> None:
     with pytest.raises(MemoryError) as caught, out_of_memory_as_memory_error():
         raise error
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_behind_an_error_is_looked_at_and_other_errors_stay_what_they_are() -> None:
+    failed = RuntimeError("Failed to import trl")
+    assert memory_fault(failed) is None
+    failed.__cause__ = MemoryError()
+    assert memory_fault(failed) == "no more is to be had"
+    assert memory_fault(AlignError("the labeler says: out of memory")) is None
+    assert memory_fault(OSError(errno.ENOSPC, "No space left on device")) is None
+
+
+def test_a_stage_that_runs_out_of_memory_names_the_keys_that_make_it_smaller(folder: Path, memory: Memory) -> None:
+    memory.most = 3
+    with pytest.raises(OutOfMemoryError) as caught:
+        train("output_dir=out", "rounds=1", "method.sources={dpp: {mixing: 1.0}}")
+    assert str(caught.value) == (
+        "round 1 label: out of memory: CUDA out of memory. Tried to allocate 9.00 GiB.\n"
+        "hint: lower the labeler's batch_size, and generate.batch_size where the policy labels itself"
+    )
+
+
+@pytest.mark.parametrize("error", [RuntimeError(CPU), MemoryError()], ids=repr)
+def test_a_model_that_the_memory_does_not_hold_is_no_damaged_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", load)
+    with pytest.raises(OutOfMemoryError, match=r"generate: out of memory: .*\nhint: lower generate\.batch_size"):
+        train("output_dir=out", "rounds=1")
 
 
 def test_what_ran_out_of_memory_is_let_go_before_anything_is_tried_again() -> None:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from align_cli.artifacts.children import is_about_to_close, keep_from_children
-from align_cli.artifacts.disk import disk_error, writing
+from align_cli.artifacts.disk import DISK_FAULTS, disk_error, writing
 from align_cli.artifacts.files import open_own, stranger_kind
-from align_cli.errors import AlignError, RunError
+from align_cli.errors import AlignError, DiskError, RunError
 
 
 class Lock:
@@ -44,7 +44,8 @@ class Lock:
         except OSError as error:
             if os.path.lexists(self._path) and stranger_kind(os.lstat(self._path).st_mode) is not None:
                 raise RunError(f"{error.strerror}", where=str(self._path), hint="remove it") from None
-            raise RunError(
+            kind = DiskError if error.errno in DISK_FAULTS else RunError
+            raise kind(
                 f"output_dir cannot be made or written: {error.strerror}",
                 where=str(self._folder),
                 hint="choose another output_dir",
