@@ -4,6 +4,9 @@ Each request draws from a generator of its own, by inverting the cumulative dist
 So a response does not depend on what else is in its batch. transformers' `generate` does everything else; our logits
 processor stands last, picks the token, and leaves `generate` no choice but to take it.
 
+Prompts of a batch are padded on the left. Some recurrent models read the padding too, and those of transformers that
+keep a state, as RWKV, can mix up what stands in one batch. What goes together is measured once a model.
+
 Shapes: B sequences, V vocabulary.
 """
 
@@ -12,7 +15,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
 from align_cli.errors import AlignError, OutOfMemoryError
@@ -20,9 +25,18 @@ from align_cli.models.memory import out_of_memory_as_memory_error
 
 if TYPE_CHECKING:
     import torch
-    from transformers import GenerationConfig, PreTrainedModel
+    from transformers import BatchEncoding, GenerationConfig, PreTrainedModel
 
     from align_cli.models.load import Policy
+
+
+Together = Literal["any", "one length", "none"]
+"""Which prompts a batch may hold."""
+
+APART = {
+    "one length": "note: generate: this model reads the padding before a prompt: prompts of one length go together",
+    "none": "note: generate: in a batch this model's sequences depend on each other: each is sampled alone",
+}
 
 
 class TransformersEngine:
@@ -39,6 +53,7 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.note = note
         self._noted: set[int] = set()
+        self._goes_together: WeakKeyDictionary[PreTrainedModel, Together] = WeakKeyDictionary()
 
     def generate(
         self, policy: Policy, requests: Sequence[Request], settings: SamplingSettings, done: Collection[int] = ()
@@ -48,13 +63,29 @@ class TransformersEngine:
         Which requests make a batch does not depend on what is done: a batch of which anything lacks is made whole,
         because a log-probability's last digits depend on the batch.
         """
-        by_length = sorted(range(len(requests)), key=lambda index: -len(requests[index].prompt_ids))
-        for start in range(0, len(by_length), self.batch_size):
-            indices = by_length[start : start + self.batch_size]
+        for indices in self._batches(policy, [len(request.prompt_ids) for request in requests]):
             if all(index in done for index in indices):
                 continue
             samples = self._generate(policy, [requests[index] for index in indices], settings)
             yield list(zip(indices, samples, strict=True))
+
+    def _batches(self, policy: Policy, lengths: Sequence[int]) -> Iterator[list[int]]:
+        by_length = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        together = self._together(policy) if len(lengths) > 1 and self.batch_size > 1 else "any"
+        groups = [by_length]
+        if together != "any":
+            groups = [list(group) for _, group in groupby(by_length, key=lambda index: lengths[index])]
+        batch_size = 1 if together == "none" else self.batch_size
+        for group in groups:
+            for start in range(0, len(group), batch_size):
+                yield group[start : start + batch_size]
+
+    def _together(self, policy: Policy) -> Together:
+        if policy.model not in self._goes_together:
+            self._goes_together[policy.model] = what_goes_together(policy)
+            if self._goes_together[policy.model] != "any":
+                self.note(APART[self._goes_together[policy.model]])
+        return self._goes_together[policy.model]
 
     def _generate(self, policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:
         """One batch; in halves where the memory does not hold it.
@@ -86,12 +117,7 @@ def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingS
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
 
-    prompts = policy.tokenizer.pad(
-        {"input_ids": [request.prompt_ids for request in requests]},
-        padding_side="left",
-        return_attention_mask=True,  # some tokenizers do not name it among their outputs
-        return_tensors="pt",
-    ).to(policy.model.device)
+    prompts = _padded(policy, [request.prompt_ids for request in requests])
     sampler = _seeded_sampler([request.seed for request in requests], settings.max_new_tokens)
     config = GenerationConfig(
         do_sample=False,
@@ -112,6 +138,52 @@ def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingS
     new_tokens = sequences_BT[:, prompts["input_ids"].shape[1] :].tolist()
     logps = torch.stack(sampler.logps, dim=1).tolist()
     return [_sample(ids, logp, policy.eos_token_ids) for ids, logp in zip(new_tokens, logps, strict=True)]
+
+
+TOLERANCES = {"float32": 1e-3}
+"""How far log-probabilities may lie apart, in nats, by the weights' type; half precision rounds more."""
+
+
+def what_goes_together(policy: Policy) -> Together:
+    """Which prompts a model can be sampled on in one batch: those for which it says what it says of each alone."""
+    vocabulary = policy.model.get_input_embeddings().num_embeddings
+    tokens = [number % vocabulary for number in range(1, 9)]
+    short, alike = tokens[:3], tokens[3:6]
+    alone = _greedy_logps(policy, [short])
+    if not alone.isfinite().all():  # sampling says what is wrong with such a model
+        return "any"
+    tolerance = TOLERANCES.get(str(policy.model.dtype).removeprefix("torch."), 0.1)
+
+    def is_same_beside(other: list[int]) -> bool:
+        return bool((_greedy_logps(policy, [short, other]) - alone).abs().max() < tolerance)
+
+    return "any" if is_same_beside(tokens) else "one length" if is_same_beside(alike) else "none"
+
+
+def _greedy_logps(policy: Policy, prompts: list[list[int]]) -> torch.Tensor:
+    """(2, V): what is said of the first two tokens behind the first prompt of a batch."""
+    import torch
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=2,
+        pad_token_id=policy.tokenizer.pad_token_id,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    with torch.no_grad(), _bare_generation(policy.model, config):
+        steps = policy.model.generate(**_padded(policy, prompts)).logits
+    return torch.stack([logits_BV[0].double().log_softmax(-1) for logits_BV in steps])
+
+
+def _padded(policy: Policy, prompts: list[list[int]]) -> BatchEncoding:
+    return policy.tokenizer.pad(
+        {"input_ids": prompts},
+        padding_side="left",
+        return_attention_mask=True,  # some tokenizers do not name it among their outputs
+        return_tensors="pt",
+    ).to(policy.model.device)
 
 
 def _sample(token_ids: list[int], logps: list[float], eos_token_ids: list[int]) -> Sample:

@@ -14,10 +14,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM, RwkvConfig
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
-from align_cli.engines.in_process import TransformersEngine, invert_cdf
+from align_cli.engines.in_process import TransformersEngine, invert_cdf, what_goes_together
 from align_cli.errors import AlignError
 from align_cli.models.load import Policy, load_policy
 from align_cli.playground import world
@@ -341,3 +341,46 @@ def test_a_batch_that_is_done_is_passed_over_and_one_that_lacks_a_response_is_ma
     assert list(engine.generate(warm_policy, requests, settings, done=first)) == whole[1:]
     assert list(engine.generate(warm_policy, requests, settings, done=first[:1])) == whole
     assert list(engine.generate(warm_policy, requests, settings, done=range(len(requests)))) == []
+
+
+class Unmasked(LlamaForCausalLM):
+    """A model that reads whatever stands before a prompt, as those whose state runs on over padding."""
+
+    def forward(self, *arguments: Any, attention_mask: Any = None, position_ids: Any = None, **others: Any) -> Any:
+        return super().forward(*arguments, **others)
+
+
+def unmasked(policy: Policy) -> Policy:
+    model = Unmasked(policy.model.config)
+    model.load_state_dict(policy.model.state_dict())
+    return replace(policy, model=model.eval())
+
+
+def rwkv(policy: Policy) -> Policy:
+    """Its state, as transformers 5 hands it on, mixes up the sequences of a batch."""
+    size = policy.model.get_input_embeddings().num_embeddings
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = RwkvConfig(vocab_size=size, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16)
+        return replace(policy, model=AutoModelForCausalLM.from_config(config).eval())
+
+
+@pytest.mark.parametrize(("other", "together"), [(None, "any"), (unmasked, "one length"), (rwkv, "none")])
+def test_only_what_a_model_keeps_apart_is_sampled_together(
+    other: Any, together: str, warm_policy: Policy, requests_of_many_lengths: list[Request]
+) -> None:
+    policy = other(warm_policy) if other else warm_policy
+    assert what_goes_together(policy) == together
+    notes: list[str] = []
+    engine = TransformersEngine(8, notes.append)
+    requests = requests_of_many_lengths[:24]
+    for _ in range(2):
+        batches = list(engine.generate(policy, requests, BARE))
+        samples = dict(sample for batch in batches for sample in batch)
+        for index, request in enumerate(requests):
+            logps_CV = teacher_forced(policy, request.prompt_ids, samples[index].token_ids).log_softmax(-1)
+            expected = logps_CV.gather(-1, torch.tensor(samples[index].token_ids)[:, None])[:, 0].tolist()
+            assert samples[index].logps == pytest.approx(expected, abs=1e-4)
+    assert len(notes) == (together != "any"), "said once a model"
+    sizes = {len({len(requests[index].prompt_ids) for index, _ in batch}) for batch in batches}
+    assert sizes == {1} if together != "any" else max(sizes) > 1
