@@ -1,7 +1,7 @@
 """Whether the policy can read every row of a recipe: asked once its tokenizer is there, and before any weights are.
 
-Beside the rows that it cannot read, this says what a user may not have meant: chats that never end, and plain text for
-a policy that chats.
+Beside the rows that it cannot read, this says what a user may not have meant: chats that never end, fields that the
+chat template does not look at, and plain text for a policy that chats.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from align_cli.stages.base import Stage
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.readable import RowsToRead
 from align_cli.stages.sft import unloaded_initial_policy
+
+REASONING = ("reasoning_content", "thinking")
+SAME_FIELDS = dict.fromkeys(REASONING, (*REASONING, "reasoning"))
+"""Fields that transformers hands on under each other's names."""
 
 
 def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint: Path | None = None) -> list[str]:
@@ -47,7 +51,7 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
             faults += error.faults
     if faults:
         raise DataError.of(faults)
-    return [*_turns_without_end(read, policy), *_plain_texts(read, policy)]
+    return [*_turns_without_end(read, policy), *_unread_fields(read, policy), *_plain_texts(read, policy)]
 
 
 def _turns_without_end(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
@@ -78,6 +82,35 @@ def _a_response(row: Mapping[str, Any], policy: PolicyText) -> list[int]:
     response = row.get("completion", row.get("chosen", "Yes."))
     prompt_ids = prompt_token_ids(policy.tokenizer, prompt, arguments)
     return completion_token_ids(policy.tokenizer, prompt, prompt_ids, response, policy.eos_token_ids, arguments)
+
+
+def _unread_fields(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
+    """Whether chats hold what the policy's template does not look at: it is no fault, and it has no effect."""
+    template = policy.tokenizer.chat_template
+    held: dict[str, str] = {}
+    for rows in read:
+        for row in rows.rows:
+            for name in _fields_for_a_template(row):
+                held.setdefault(name, rows.key)
+    texts = "\n".join(template.values()) if isinstance(template, dict) else template or ""
+    unread = {
+        name: key for name, key in held.items() if not any(one in texts for one in SAME_FIELDS.get(name, (name,)))
+    }
+    if unread:
+        yield (
+            f"note: {', '.join(dict.fromkeys(unread.values()))}: the policy's chat template does not look at "
+            f"{', '.join(unread)}: the policy sees nothing of that"
+        )
+
+
+def _fields_for_a_template(row: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(row["prompt"], str):
+        return
+    tools, keyword_arguments = TemplateArguments.of_row(row)
+    yield from ["tools"] if tools else []
+    yield from keyword_arguments or ()
+    for response in (row[key] for key in ("completion", "chosen", "rejected") if key in row):
+        yield from (name for message in response for name in REASONING if message.get(name))
 
 
 def _plain_texts(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:

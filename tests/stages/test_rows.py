@@ -219,6 +219,22 @@ def test_a_template_that_writes_no_end_at_all_is_told(check: Callable[..., list[
     assert said.endswith("let the template write <|im_end|> behind a turn of the assistant's")
 
 
+HOLDING = {
+    "prompts": [{"prompt": GOOD, "tools": [{"name": "adder"}], "chat_template_kwargs": {"tone": "loud"}}],
+    "preferences": [{"prompt": GOOD, "chosen": [{**REPLY, "reasoning_content": "so"}], "rejected": [REPLY]}],
+}
+
+
+def test_what_the_template_does_not_look_at_is_told(check: Callable[..., list[str]]) -> None:
+    (said,) = check(CHATML, **HOLDING)
+    assert said == (
+        "note: data.prompts, data.preferences: the policy's chat template does not look at tools, tone, "
+        "reasoning_content: the policy sees nothing of that"
+    )
+    assert check(TOOLS, **HOLDING) == []
+    assert check(TOOLS.replace("reasoning_content", "reasoning"), **HOLDING) == []
+
+
 def test_plain_text_for_a_policy_that_chats_is_told_once(check: Callable[..., list[str]]) -> None:
     (said,) = check(**TEXT_ROWS)
     keys = "data.prompts, data.preferences, data.eval_prompts, data.eval_preferences"
