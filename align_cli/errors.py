@@ -7,10 +7,14 @@ Everything that a user can get wrong is raised as one of these; the command line
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Self
+
+MAX_ROWS, MAX_KINDS, MAX_SPANS = 1000, 20, 10
+"""Of the faults of rows: after how many reading stops, how many kinds are shown, how many spans of rows for each."""
 
 
 class ExitCode(IntEnum):
@@ -78,12 +82,15 @@ class AlignError(Exception):
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAULT
 
+    not_shown: str = ""
+    """What else is wrong and is not among the faults, in words with its number; empty where they are all."""
+
     def __init__(self, what: str, *, where: str = "", hint: str = "", snippet: str = "") -> None:
         self.faults: tuple[Fault, ...] = (Fault(what, where, hint, snippet),)
         super().__init__(str(self.faults[0]))
 
     @classmethod
-    def of(cls, faults: Sequence[Fault]) -> AlignError:
+    def of(cls, faults: Sequence[Fault]) -> Self:
         """One error from several faults, all of which are shown.
 
         Raises:
@@ -151,7 +158,45 @@ def all_at_once(*checks: Callable[[], object]) -> None:
     if errors and list(errors[0].faults) == faults:
         raise errors[0]
     if errors:
-        raise AlignError.of(faults)
+        together = AlignError.of(faults)
+        together.not_shown = ", ".join(dict.fromkeys(error.not_shown for error in errors if error.not_shown))
+        raise together
+
+
+def error_of_rows(faults: Sequence[Fault], source: str) -> DataError:
+    """One error from the faults of a source's rows: those of one kind once, with all their places.
+
+    Args:
+        faults: each with its row as `where`, whose number stands at the end: `rows.jsonl:12`, `rows.json[3]`; where
+            they are `MAX_ROWS`, what follows them was not read.
+        source: what the rows come from.
+    """
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for fault in faults:
+        kinds.setdefault((fault.what, fault.hint), []).append(fault.where)
+    shown = list(kinds.items())[:MAX_KINDS]
+    error = DataError.of([Fault(what + _likewise(places[1:]), places[0], hint) for (what, hint), places in shown])
+    num_hidden = len(faults) - sum(len(places) for _, places in shown)
+    hidden = f"{num_hidden} more rows of {source} that cannot be used" if num_hidden else ""
+    unread = f"what follows in {source}, which was not read" if len(faults) >= MAX_ROWS else ""
+    error.not_shown = " and ".join(filter(None, (hidden, unread)))
+    return error
+
+
+def _likewise(places: Sequence[str]) -> str:
+    """Where the same is wrong again, in words; numbers that follow one another as `3-8`."""
+    spans: list[list[str]] = []
+    for place in places:
+        numbered = re.search(r"\d+(?=\]?$)", place)
+        number = numbered[0] if numbered else place
+        if spans and number.isdecimal() and spans[-1][-1].isdecimal() and int(number) == int(spans[-1][-1]) + 1:
+            spans[-1] = [spans[-1][0], number]
+        else:
+            spans.append([number])
+    if not spans:
+        return ""
+    listed = ", ".join("-".join(span) for span in spans[:MAX_SPANS]) + (", ..." if len(spans) > MAX_SPANS else "")
+    return f"; and so in {len(places)} more {'row' if len(places) == 1 else 'rows'}: {listed}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

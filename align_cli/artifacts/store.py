@@ -15,9 +15,8 @@ from typing import IO, Any, TypeVar
 from align_cli.artifacts.files import write_text
 from align_cli.artifacts.json_text import from_json, printable, shortened, to_json
 from align_cli.artifacts.records import MalformedRecordError, Record
-from align_cli.errors import DataError, Fault
-
-MAX_FAULTS_SHOWN = 20
+from align_cli.artifacts.strangers import refuse_stranger
+from align_cli.errors import MAX_ROWS, DataError, Fault, error_of_rows
 
 MAX_CHARS = 64 * 2**20
 """What no line and no document of ours comes near; more is refused before it fills the memory."""
@@ -75,7 +74,7 @@ def read_records(path: Path, kind: type[RecordType]) -> list[RecordType]:
     """All records of a JSON Lines file.
 
     Raises:
-        DataError: if the file is missing; or with every broken line (at most twenty are shown), by its number.
+        DataError: if the file is missing; or with every broken line by its number.
     """
     try:
         with _opened(path) as stream:
@@ -99,25 +98,28 @@ def parse_records(lines: Iterable[str], kind: type[RecordType], name: str) -> li
         name: what to call the place in errors, such as a path or `<stdin>`.
 
     Raises:
-        DataError: with every broken line (at most twenty are shown), by its number; or if the stream is not UTF-8.
+        DataError: with every broken line by its number; if the first of them is something else that is known; or if the
+            stream is not UTF-8.
     """
     records: list[RecordType] = []
     faults: list[Fault] = []
-    num_faults = 0
     hint = f"each line is one {_noun(kind)} in JSON"
-    for number, line in enumerate(_lines_of(lines, name), start=1):
+    numbered = enumerate(_lines_of(lines, name), start=1)
+    for number, line in numbered:
         if not line.strip():
             continue
         try:
             records.append(_parse_record(line, kind))
         except MalformedRecordError as error:
-            num_faults += 1
-            if len(faults) < MAX_FAULTS_SHOWN:
-                faults.append(Fault(f"{error}", f"{name}:{number}", hint))
-    if num_faults > len(faults):
-        faults.append(Fault(f"and {num_faults - len(faults)} more broken lines", name))
+            if not records and not faults:
+                is_document = line.strip() in ("{", "[")  # which goes on for lines
+                text = "".join([line, *(more for _, more in numbered)]) if is_document else line
+                refuse_stranger(text[:MAX_CHARS], _noun(kind), name)
+            faults.append(Fault(f"{error}", f"{name}:{number}", hint))
+        if len(faults) == MAX_ROWS:
+            break
     if faults:
-        raise DataError.of(faults)
+        raise error_of_rows(faults, name)
     return records
 
 

@@ -44,7 +44,8 @@ def command(
         if not as_json:
             raise
         faults = [loaded.located(fault) if loaded is not None else fault for fault in error.faults]
-        talk.data({"faults": [fault.to_dict() for fault in faults]})
+        not_shown = {"not_shown": error.not_shown} if error.not_shown else {}
+        talk.data({"faults": [fault.to_dict() for fault in faults], **not_shown})
         raise typer.Exit(error.exit_code) from None
 
 

@@ -10,7 +10,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import wraps
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -73,10 +75,14 @@ def _fault_behind(error: Exception) -> AlignError | None:
 
 
 def _show(error: AlignError) -> None:
-    for fault in error.faults:
-        print(visible(without_environment(str(fault))), file=sys.stderr)
-    if len(error.faults) > 1:
-        print(f"{len(error.faults)} faults", file=sys.stderr)
+    for fault, following in zip_longest(error.faults, error.faults[1:]):
+        # A remedy that the next fault has too is told once, below the last of them.
+        is_told_below = following is not None and following.hint == fault.hint
+        print(visible(without_environment(str(replace(fault, hint="") if is_told_below else fault))), file=sys.stderr)
+    if len(error.faults) > 1 or error.not_shown:
+        shown = f"{len(error.faults)} faults" if len(error.faults) > 1 else "1 fault"
+        total = f"{shown}, and {error.not_shown}" if error.not_shown else shown
+        print(visible(without_environment(total)), file=sys.stderr)
 
 
 def check_output_place(place: str) -> None:

@@ -11,10 +11,8 @@ from difflib import SequenceMatcher
 from itertools import islice
 from typing import Any
 
-from align_cli.errors import DataError, Fault, nearest
+from align_cli.errors import MAX_ROWS, Fault, error_of_rows, nearest
 
-MAX_FAULTS = 20
-MAX_COUNTED_FAULTS = 1000
 MAX_SHOWN_CHARS = 80
 MAX_SHOWN_KEYS = 8
 MAX_COMPARED_KEYS = 100
@@ -35,31 +33,24 @@ class RowError(Exception):
 
 
 class FaultLog:
-    """The faults of one source; keeps the first 20, and counts the rest up to 1000, when reading may stop."""
+    """The faults of one source: those of one kind are told once, and 20 kinds at most; after 1000 reading may stop."""
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._shown: list[Fault] = []
-        self._num_faults = 0
+        self._faults: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
-        self._num_faults += 1
-        if len(self._shown) < MAX_FAULTS:
-            self._shown.append(fault)
+        self._faults.append(fault)
 
     @property
     def is_full(self) -> bool:
-        """Whether so much is wrong that counting on tells nothing more."""
-        return self._num_faults >= MAX_COUNTED_FAULTS
+        """Whether so much is wrong that reading on tells nothing more."""
+        return len(self._faults) >= MAX_ROWS
 
     def raise_if_any(self) -> None:
         """Raise every fault that was added as one `DataError`."""
-        if not self._num_faults:
-            return
-        num_hidden = self._num_faults - len(self._shown)
-        rest = "; what follows was not read" if self.is_full else ""
-        more = [Fault(f"and {num_hidden} more{rest}", self._source)] if num_hidden else []
-        raise DataError.of([*self._shown, *more])
+        if self._faults:
+            raise error_of_rows(self._faults, self._source)
 
 
 def shorten(text: str) -> str:

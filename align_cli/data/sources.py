@@ -56,8 +56,8 @@ def convert_rows(
         What the converter returned, in the order of the source, at least one; each dict as a row with its place.
 
     Raises:
-        DataError: for a source that cannot be read or holds no row, and for rows that cannot be used: the first 20
-            of them and the number of the rest; after 1000 of them reading stops.
+        DataError: for a source that cannot be read or holds no row, and for all rows that cannot be used, those of one
+            kind in one fault; after 1000 of them reading stops.
     """
     log = FaultLog(name_or_path)
     converted: list[Row | Dropped] = []

@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from align_cli.errors import RecipeError
-from align_cli.recipe.checking.view import View
+from align_cli.recipe.checking.view import RuleFault, View
 from align_cli.recipe.faults import key_path_of, placed_fault
-from align_cli.recipe.presets import apply_preset
+from align_cli.recipe.presets import PRESET, apply_preset
 from align_cli.recipe.recipe import Recipe
 from align_cli.recipe.resolve import with_automatic_values
 from align_cli.recipe.rules import broken_rules
@@ -31,7 +31,9 @@ from align_cli.recipe.written.tree import (
     Source,
     TooLargeError,
     blamed_place,
+    dotted,
     key_place,
+    leaves,
     plain,
     shown,
     value_place,
@@ -94,9 +96,29 @@ def _check(root: Node, check_files: bool) -> tuple[Recipe | None, list[PlacedFau
     recipe, faults, faulty = _check_keys(root, tree)
     passed_faults = _check_pass_through(root, tree)
     for broken in broken_rules(View(Recipe, tree, faulty), with_files=check_files):
-        place = (key_place if broken.at_key else blamed_place)(root, broken.path)
-        faults.append(PlacedFault(place, broken.what, broken.hint, broken.path))
+        faults.append(_placed(root, broken))
     return recipe, faults + passed_faults
+
+
+def _placed(root: Node, broken: RuleFault) -> PlacedFault:
+    """A broken rule at the key that it names; where that, or something in it, is a preset's, at what the user typed.
+
+    Of the keys that the rule looked at, that is the one that was typed last: the last override, else the key itself,
+    else another line of the recipe's, else the preset's name. The hint tells which of the keys that it is about nobody
+    typed.
+    """
+    place = (key_place if broken.at_key else blamed_place)(root, broken.path)
+    looked_at = dict(leaf for path in (broken.path, *broken.asked) for leaf in leaves(root, path))
+    presets = {path: found for path, found in looked_at.items() if found.source.is_preset}
+    within = [path for path in presets if path[: len(broken.path)] == broken.path]
+    if within:
+        typed = {path: found for path, found in looked_at.items() if path not in presets}
+        lines = [found for path, found in typed.items() if path in broken.asked]
+        last = max([*lines, value_place(root, PRESET), *typed.values()], key=lambda found: found.source.rank)
+        place = last if last.source.is_override or place.source.is_preset else place
+    told = [path for path in presets if path in broken.asked and (path in within or dotted(path) in broken.hint)]
+    origin = f"({presets[told[0]].source.name} sets {', '.join(map(dotted, told))})" if told else ""
+    return PlacedFault(place, broken.what, " ".join(filter(None, (broken.hint, origin))), broken.path)
 
 
 def _check_keys(root: Node, tree: dict[str, Any]) -> tuple[Recipe | None, list[PlacedFault], set[KeyPath]]:

@@ -6,6 +6,7 @@ Rules read a `View`, which stops a rule whose keys are faulty themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from align_cli.recipe import recipe as whole
 from align_cli.recipe.checking.secrets import no_secrets
@@ -65,8 +66,9 @@ def broken_rules(view: View, *, with_files: bool = True) -> list[RuleFault]:
     """The faults of every rule whose keys are sound; `with_files`, also of those that look at the disk."""
     faults: list[RuleFault] = []
     for rule in (*RULES, *(FILE_RULES if with_files else ())):
+        view.asked()
         try:
-            faults.extend(rule(view))
+            faults.extend(replace(fault, asked=view.asked()) for fault in list(rule(view)))
         except UnsoundError:
             continue
     return faults

@@ -102,7 +102,7 @@ def _check_origin(recipe: Recipe, origin: Origin, source: RunFolder) -> None:
         raise RunError(
             f"the run has not finished round {origin.round}",
             where=place,
-            hint=f"see `align status {origin.run}` for how far it is",
+            hint=f"see `align status {origin.run}` for how far it is; {_rounds_in_words(source, theirs)}",
         )
     if recipe.rounds <= origin.round:
         raise RunError(
@@ -118,16 +118,22 @@ def _check_origin(recipe: Recipe, origin: Origin, source: RunFolder) -> None:
             hint="a fork keeps the initial policy and how policies are measured: take these keys over, or begin anew",
         )
     if origin.round and not source.manifests.holds(Artifact(origin.round, CHECKPOINT)):
-        kept = [one for one in range(origin.round) if one == 0 or source.manifests.is_kept(Artifact(one, CHECKPOINT))]
         raise RunError(
             f"the run keeps no checkpoint of round {origin.round} (checkpoints.every_rounds)",
             where=str(origin),
-            hint=f"take round {kept[-1]}",
+            hint=_rounds_in_words(source, theirs),
         )
     # The initial policy, where training stands, and the policy that it goes on from.
     for number in sorted({0, origin.round, source.manifests.base(origin.round)}):
         if source.manifests.holds(Artifact(number, CHECKPOINT)):
             source.manifests.kept(Artifact(number, CHECKPOINT))
+
+
+def _rounds_in_words(source: RunFolder, recipe: Recipe) -> str:
+    """Which rounds a run can be forked from: those that have a checkpoint, and the initial policy's."""
+    rounds = range(recipe.rounds + 1)
+    kept = [one for one in rounds if one == 0 or source.manifests.is_kept(Artifact(one, CHECKPOINT))]
+    return f"it can be forked from round {' or '.join(map(str, kept))}"
 
 
 def _is_fixed(key: str, *recipes: Recipe) -> bool:

@@ -99,11 +99,16 @@ def test_all_broken_lines_are_named_at_once() -> None:
     assert {fault.hint for fault in faults} == {"each line is one preference in JSON"}
 
 
-def test_of_very_many_broken_lines_twenty_are_shown_and_the_rest_is_counted() -> None:
+def test_lines_that_are_broken_alike_are_told_once_with_all_their_places() -> None:
+    lines = ["{}"] * 3 + ["[]"] + ["{}"] * 2
     with pytest.raises(DataError) as caught:
-        parse_records(["{}"] * 57, Preference, "pairs.jsonl")
-    assert len(caught.value.faults) == 21
-    assert caught.value.faults[-1].what == "and 37 more broken lines"
+        parse_records(lines, Preference, "pairs.jsonl")
+    faults = {fault.where: fault.what for fault in caught.value.faults}
+    assert faults == {
+        "pairs.jsonl:1": "key 'prompt' is missing; and so in 4 more rows: 2-3, 5-6",
+        "pairs.jsonl:4": "not a JSON object but list",
+    }
+    assert caught.value.not_shown == ""
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])

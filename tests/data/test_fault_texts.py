@@ -176,14 +176,9 @@ GOLDEN: list[tuple[str, Callable[..., Any], bytes | None, list[str]]] = [
         read_prompts,
         b'{"query": "a"}\n' * 22,
         [
-            line
-            for number in range(1, 21)
-            for line in (
-                f"DIR/p.jsonl:{number}: there is no key 'prompt'; found 'query'",
-                "hint: a prompt's key is one of messages, conversations, prompt, instruction, question, turns, text",
-            )
-        ]
-        + ["DIR/p.jsonl: and 2 more"],
+            "DIR/p.jsonl:1: there is no key 'prompt'; found 'query'; and so in 21 more rows: 2-22",
+            "hint: a prompt's key is one of messages, conversations, prompt, instruction, question, turns, text",
+        ],
     ),
     (
         "p.json",

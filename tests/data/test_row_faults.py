@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align_cli.data.faults import FaultLog, RowError, describe, missing_key, probability_of, shorten, text_of
-from align_cli.errors import DataError, Fault
+from align_cli.errors import MAX_ROWS, DataError, Fault
 
 
 def test_control_characters_and_length_never_reach_the_terminal() -> None:
@@ -60,12 +60,30 @@ def test_what_is_no_probability_is_refused(value: object) -> None:
         probability_of(value, "label")
 
 
-def test_twenty_faults_are_shown_and_the_rest_counted() -> None:
+def refused(faults: list[Fault]) -> DataError:
     log = FaultLog("rows.jsonl")
     log.raise_if_any()
-    for number in range(1, 24):
-        log.add(Fault("bad", f"rows.jsonl:{number}"))
+    for fault in faults:
+        log.add(fault)
     with pytest.raises(DataError) as caught:
         log.raise_if_any()
-    assert len(caught.value.faults) == 21
-    assert str(caught.value).splitlines()[-1] == "rows.jsonl: and 3 more"
+    return caught.value
+
+
+def test_sixty_equal_faults_are_one_with_all_their_rows() -> None:
+    error = refused([Fault("bad", f"rows.jsonl:{number}", "mend it") for number in [*range(1, 60), 70]])
+    assert error.faults == (Fault("bad; and so in 59 more rows: 2-59, 70", "rows.jsonl:1", "mend it"),)
+    assert error.not_shown == ""
+
+
+def test_of_many_kinds_twenty_are_shown_and_the_rows_of_the_others_counted() -> None:
+    error = refused([Fault(f"bad {number % 23}", f"rows.json[{number}]") for number in range(46)])
+    assert [fault.what for fault in error.faults] == [
+        f"bad {kind}; and so in 1 more row: {kind + 23}" for kind in range(20)
+    ]
+    assert error.not_shown == "6 more rows of rows.jsonl that cannot be used"
+
+
+def test_of_very_many_it_is_said_that_the_rest_was_not_read() -> None:
+    error = refused([Fault("bad", f"rows.jsonl:{number}") for number in range(1, MAX_ROWS + 1)])
+    assert error.not_shown == "what follows in rows.jsonl, which was not read"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from align_cli.errors import RecipeError
+from align_cli.errors import Fault, RecipeError
 from align_cli.recipe import Recipe, load_recipe, resolved
 from align_cli.recipe.presets import preset_names
+
+FaultsOf = Callable[..., list[Fault]]
 
 RECIPE = """
 output_dir: out
@@ -195,13 +198,58 @@ def test_a_losss_name_is_taken_for_its_offline_preset(loss: str, tmp_path: Path)
 
 
 def test_a_fault_in_a_presets_key_names_the_preset(tmp_path: Path) -> None:
-    """The preset's dpr has no labeler: the place is the preset's own line."""
+    """The preset's dpr has no labeler: the place is where the recipe names the preset."""
     with pytest.raises(RecipeError, match="dpr has no labeler") as raised:
         load_recipe(load_path(tmp_path, "sail-dpr"))
-    assert raised.value.faults[0].where.startswith("preset sail-dpr:")
+    (fault,) = raised.value.faults
+    assert fault.where == f"{tmp_path / 'recipe.yaml'}:3:9"
+    assert fault.hint.endswith("(preset sail-dpr sets method.sources.dpr.mixing)")
 
 
 def load_path(folder: Path, preset: str) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(preset=preset), encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where", "hint"),
+    [
+        (
+            ("preset=offline-simpo", "method.loss_type=slic"),
+            "override 'method.loss_type=slic'",
+            "leave it out, or set method.loss_type to simpo (preset offline-simpo sets method.simpo_gamma)",
+        ),
+        (
+            ("policy.reference=previous", "preset=xpo"),
+            "override 'preset=xpo'",
+            "raise generate.num_generations instead, or set policy.reference to initial "
+            "(preset xpo sets generate.num_reference_generations)",
+        ),
+        (
+            ("preset=sail-mix", "generate.top_k=5"),
+            "override 'generate.top_k=5'",
+            "set generate.top_k to 0, or method.sources.dpp.gradient to 0 "
+            "(preset sail-mix sets method.sources.dpp.gradient)",
+        ),
+        (
+            ("preset=iterative-dpo", "method.sources.offline={mixing: 0.9}"),
+            "override 'method.sources.offline={mixing: 0.9}'",
+            "set the mixing of one source to what the others leave of 1 "
+            "(preset iterative-dpo sets method.sources.dpr.mixing)",
+        ),
+    ],
+)
+def test_what_does_not_go_with_a_preset_is_told_at_what_was_typed_with_what_is_the_presets(
+    faults_of: FaultsOf, overrides: tuple[str, ...], where: str, hint: str
+) -> None:
+    names_labeler = {"preset=xpo", "preset=sail-mix", "preset=iterative-dpo"} & set(overrides)
+    labeler = ["method.sources.dpr.labeler=reward"] if names_labeler else []
+    (fault,) = faults_of(*labeler, *overrides, text=RECIPE.format(preset="null"))
+    assert (fault.where, fault.hint) == (where, hint)
+
+
+def test_in_a_file_it_is_told_at_the_line_of_the_users(faults_of: FaultsOf) -> None:
+    (fault,) = faults_of(text=f"method:\n  loss_type: slic{RECIPE.format(preset='offline-simpo')}")
+    assert (fault.where, fault.key) == ("recipe.yaml:2:14", "method.simpo_gamma")
+    assert fault.what == "method.simpo_gamma is 1.0; hinge does not look at it"

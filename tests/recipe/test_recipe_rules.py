@@ -72,6 +72,7 @@ BROKEN = [
     (["data.eval_prompts=reviews"], "data.eval_prompts is reviews, and the recipe has no section reviews"),
     (["data.prompts=./no.txt"], "data.prompts is './no.txt'; there is no such file or folder"),
     (["data.preferences=pairs.jsonl"], "data.preferences is 'pairs.jsonl'; there is no such file or folder"),
+    (["data.demonstrations=shown.jsonl"], "data.demonstrations is 'shown.jsonl'; there is no such file or folder"),
     (["policy.sft={dataset: ../no}"], "policy.sft.dataset is '../no'"),
     (["policy.model_name_or_path=/no/model"], "policy.model_name_or_path is '/no/model'"),
     (["reviews={liked: here.txt, disliked: no}"], "reviews.disliked is 'no'; there is no such file"),

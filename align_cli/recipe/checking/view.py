@@ -33,6 +33,12 @@ class View:
         self._model = model
         self._tree = tree
         self._faulty = faulty
+        self._asked: dict[KeyPath, None] = {}
+
+    def asked(self) -> tuple[KeyPath, ...]:
+        """The keys that were asked for since the last call of this."""
+        asked, self._asked = tuple(self._asked), {}
+        return asked
 
     def get(self, key: str) -> Any:
         """The value of a key, or its default; None where the section that would hold it is absent.
@@ -98,6 +104,7 @@ class View:
                 yield path, value
 
     def _walk(self, path: tuple[str, ...]) -> Any:
+        self._asked[path] = None
         models = [self._model]
         value: Any = self._tree
         for depth, part in enumerate(path):
@@ -121,12 +128,14 @@ class RuleFault:
         what: what is wrong.
         hint: what to do about it.
         at_key: whether to point to the key, where the value may not be shown.
+        asked: the keys that the rule looked at, this one among them.
     """
 
     path: KeyPath
     what: str
     hint: str
     at_key: bool = False
+    asked: tuple[KeyPath, ...] = ()
 
 
 def rule_fault(key: str | tuple[str, ...], what: str, hint: str) -> RuleFault:

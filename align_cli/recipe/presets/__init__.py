@@ -12,7 +12,7 @@ from align_cli.recipe.written.reader import read_text
 from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, shown
 
 FOLDER = Path(__file__).parent
-PATH = ("preset",)
+PRESET = ("preset",)
 NOT_SERVED_YET = ("self-rewarding",)
 
 
@@ -37,7 +37,7 @@ def apply_preset(root: Node) -> list[PlacedFault]:
     if name not in preset_names():
         return [_unknown(entry.place, name)]
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    preset, faults = read_text(text, Source(f"preset {name}", tuple(text.splitlines())))
+    preset, faults = read_text(text, Source(f"preset {name}", tuple(text.splitlines()), is_preset=True))
     if preset is not None:
         _fill(root, preset)
     return faults
@@ -54,8 +54,8 @@ def _fill(target: Node, preset: Node) -> None:
 
 def _unknown(place: Place, name: str) -> PlacedFault:
     if name in NOT_SERVED_YET:
-        return PlacedFault(place, f"preset {name} is not served yet", f"there are {', '.join(preset_names())}", PATH)
+        return PlacedFault(place, f"preset {name} is not served yet", f"there are {', '.join(preset_names())}", PRESET)
     known = preset_names()
     near = f"offline-{name}" if f"offline-{name}" in known else nearest(name, known)
     hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
-    return PlacedFault(place, f"preset is {shown(name)}; there is no such preset", hint, PATH)
+    return PlacedFault(place, f"preset is {shown(name)}; there is no such preset", hint, PRESET)

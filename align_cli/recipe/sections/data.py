@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
 
 BUILT_IN_WORLDS = ("playground", "reviews")
-_KEYS = ("data.prompts", "data.preferences", "data.eval_prompts", "data.eval_preferences")
+_KEYS = ("data.prompts", "data.preferences", "data.demonstrations", "data.eval_prompts", "data.eval_preferences")
 
 
 class DataSection(Section):

@@ -174,7 +174,7 @@ def _shares_sum_to_one(view: View) -> Iterator[RuleFault]:
 def _share_remedy(shares: dict[str, float]) -> str:
     last = list(shares)[-1]
     rest = 1 - sum(shares.values()) + shares[last]
-    if 0 < rest <= 1:
+    if _SHARE_TOLERANCE < rest <= 1:
         return f"set method.sources.{last}.mixing to {rest:.10g}"
     return "set the mixing of one source to what the others leave of 1"
 

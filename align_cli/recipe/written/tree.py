@@ -7,7 +7,7 @@ keys.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,11 +30,13 @@ class Source:
         name: the file's path as the user gave it, or the override's text.
         lines: the file's lines; empty for an override.
         rank: 0 for the file, the override's number from 1 for an override; faults are shown in this order.
+        is_preset: whether it is a preset's text, which the user did not write.
     """
 
     name: str
     lines: tuple[str, ...] = ()
     rank: int = 0
+    is_preset: bool = False
 
     @property
     def is_override(self) -> bool:
@@ -209,6 +211,16 @@ def blamed_place(root: Node, path: KeyPath) -> Place:
     """Where a value stands; for a section its key, since its value starts with a key that is not to blame."""
     entry = find(root, path)
     return section_place(root, path) if entry and isinstance(entry.node.value, dict) else value_place(root, path)
+
+
+def leaves(root: Node, path: KeyPath) -> Iterator[tuple[KeyPath, Place]]:
+    """What is written at and below a key path and is no section, with its place."""
+    entry = find(root, path)
+    if entry is not None and isinstance(entry.node.value, dict):
+        for name in entry.node.value:
+            yield from leaves(root, (*path, name))
+    elif entry is not None:
+        yield path, entry.place
 
 
 def section_place(root: Node, path: KeyPath) -> Place:

@@ -84,6 +84,9 @@ class Layout:
         folders = self.inside(ROUNDS).glob(f"*/{name}")
         return sorted(int(path.parent.name) for path in folders if path.parent.name.isdecimal())
 
-    def damage_remedy(self) -> str:
+    def damage_remedy(self, path: Path) -> str:
         """What to do about a file that is not what was written."""
-        return f"restore it from a copy, or begin anew with --restart (removes the run in {self.root})"
+        places = path.relative_to(self.root).parts
+        number = int(places[1]) if places[0] == ROUNDS and places[1].isdecimal() else 0
+        fork = f", go on in another output_dir with the rounds before (--from {self.root}@{number - 1})" * (number > 0)
+        return f"restore it from a copy{fork}, or begin anew with --restart (removes the run in {self.root})"

@@ -67,6 +67,6 @@ class Lineage:
         found: Any = read_json(path)
         if not (isinstance(found, dict) and type(found.get("round")) is int and type(found.get("run")) is str):
             raise DataError(
-                "this does not say where a run was forked from", where=str(path), hint=self._layout.damage_remedy()
+                "this does not say where a run was forked from", where=str(path), hint=self._layout.damage_remedy(path)
             )
         return Origin(Path(found["run"]), found["round"])

@@ -150,7 +150,7 @@ class Manifests:
                 hint=KEEP_MORE,
             )
         if not self.holds(artifact) or not path.exists():
-            raise RunError("the artifact is missing", where=str(path), hint=self._layout.damage_remedy())
+            raise RunError("the artifact is missing", where=str(path), hint=self._layout.damage_remedy(path))
         return path
 
     def verified(self, artifact: Artifact) -> Path:
@@ -213,7 +213,7 @@ class Manifests:
             raise RunError(
                 "the artifact is not what was written: its checksum differs from the manifest's",
                 where=str(path),
-                hint=self._layout.damage_remedy(),
+                hint=self._layout.damage_remedy(path),
             )
 
     def _check_members(self, folder: Path, name: str, record: Mapping[str, Any]) -> None:
@@ -232,15 +232,17 @@ class Manifests:
                 raise RunError(
                     f"this is {found}; a file was written here",
                     where=str(folder / member),
-                    hint=self._layout.damage_remedy(),
+                    hint=self._layout.damage_remedy(folder / member),
                 )
             self._check_same(folder / member, found, written[member])
         for member in written:
             if member not in there:
-                raise RunError("the file is missing", where=str(folder / member), hint=self._layout.damage_remedy())
+                place = folder / member
+                raise RunError("the file is missing", where=str(place), hint=self._layout.damage_remedy(place))
 
     def _read_from_disk(self, round_number: int) -> Manifest:
-        path, remedy = self.place(Artifact(round_number, MANIFEST)), self._layout.damage_remedy()
+        path = self.place(Artifact(round_number, MANIFEST))
+        remedy = self._layout.damage_remedy(path)
         if path.is_file():
             return read_manifest(path, round_number, remedy)
         if self._was_finished(round_number):

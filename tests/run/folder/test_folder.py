@@ -15,7 +15,12 @@ from run_fixtures import Align, MakeFolder, assert_refused, files_below, read_ro
 
 from align_cli.run.folder import RunFolder
 
-REMEDY = "hint: restore it from a copy, or begin anew with --restart (removes the run in run)"
+
+def remedy(place: str) -> str:
+    """What is to be done about a damaged file: rounds before its own can be taken over into another run."""
+    before = int(place.split("/")[0]) - 1
+    fork = f", go on in another output_dir with the rounds before (--from run@{before})" if before >= 0 else ""
+    return f"hint: restore it from a copy{fork}, or begin anew with --restart (removes the run in run)"
 
 
 def test_a_folder_with_files_of_somebody_else_is_refused_and_left(
@@ -122,7 +127,7 @@ def test_a_damaged_artifact_is_named_when_it_is_used(
         if (rounds / damaged).exists()
         else f"the {'file' if '/checkpoint/' in damaged else 'artifact'} is missing"
     )
-    assert refused.err == f"run/rounds/{damaged}: {what}\n{REMEDY}\n"
+    assert refused.err == f"run/rounds/{damaged}: {what}\n{remedy(damaged)}\n"
 
 
 def test_a_file_that_was_put_into_a_checkpoint_is_named_when_it_is_used(finished_copy: Path, align: Align) -> None:
@@ -145,7 +150,7 @@ def test_a_manifest_without_a_checksum_of_its_own_is_refused(finished_copy: Path
         assert_refused(refused)
         assert refused.err == (
             "run/rounds/001/manifest.json: the manifest is not what was written: its own checksum is missing\n"
-            f"{REMEDY}\n"
+            f"{remedy('001/manifest.json')}\n"
         )
 
 

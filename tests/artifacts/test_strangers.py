@@ -1,0 +1,74 @@
+"""Rows of another kind than what is asked for: said once, with what to do with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from align_cli.artifacts.records import Completion, Evaluation, Preference, Record
+from align_cli.artifacts.store import parse_records
+from align_cli.errors import DataError
+
+PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
+EVALUATION = Evaluation(1, "p", 2, None, None, {}, {"mean": 0.0}, {"mean": 1.0}, 1.0, 0.5, None, {"temperature": 1.0})
+ROWS: dict[str, dict[str, Any]] = {
+    "preferences": Preference(**PAIR).to_dict(),
+    "implicit pairs": {"chosen": [{"role": "user", "content": "a"}], "rejected": []},
+    "evaluation": EVALUATION.to_dict(),
+    "figures": {"step": 1, "loss": 0.5, "grad_norm": 1.0},
+    "ledger": {"event": "start", "stage": "train", "time": "now"},
+    "demonstrations": {"prompt": "a", "completion": "b"},
+    "conversations": {"messages": [{"role": "user", "content": "a"}]},
+    "prompts": {"prompt": "a"},
+}
+
+
+def refused(kind: type[Record], text: str) -> DataError:
+    with pytest.raises(DataError) as caught:
+        parse_records(text.splitlines(keepends=True), kind, "rows.jsonl")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "words", "hint"),
+    [
+        (Completion, "preferences", "preferences, which are labelled", "align train RECIPE --preferences rows.jsonl"),
+        (Completion, "implicit pairs", "a data set's pairs", "data.preferences"),
+        (Completion, "evaluation", "an evaluation", "give it what align generate writes"),
+        (Completion, "figures", "a training's figures", "give it what align generate writes"),
+        (Completion, "demonstrations", "demonstrations", "data.demonstrations"),
+        (Completion, "conversations", "conversations", "data.prompts"),
+        (Completion, "prompts", "prompts", "sample them: align generate RECIPE"),
+        (Preference, "completion", "completions", "label them first: align label RECIPE -i rows.jsonl"),
+        (Preference, "implicit pairs", "a data set's pairs", "data.preferences"),
+        (Preference, "evaluation", "an evaluation", "give it what align label writes"),
+        (Preference, "ledger", "a run's ledger", "give it what align label writes"),
+        (Preference, "prompts", "prompts", "data.prompts"),
+    ],
+)
+def test_rows_of_another_kind_are_recognised(
+    kind: type[Record], rows: str, words: str, hint: str, make_completion: Callable[..., Completion]
+) -> None:
+    row = ROWS.get(rows) or asdict(make_completion())
+    line = json.dumps(row) + "\n"
+    for text in (line * 30, json.dumps([row] * 3), json.dumps(row, indent=2)):
+        (fault,) = refused(kind, text).faults
+        assert fault.what.startswith(f"these are {words}")
+        assert hint in fault.hint
+        assert fault.where == "rows.jsonl"
+
+
+@pytest.mark.parametrize("row", [{**PAIR, "label": 2}, {"prompt": "a", "chosen": "b"}, {}, {"answer": 1}])
+def test_rows_that_are_meant_to_be_the_right_ones_and_are_broken_are_told_by_their_lines(row: dict[str, Any]) -> None:
+    (fault,) = refused(Preference, json.dumps(row) + "\n").faults
+    assert fault.where == "rows.jsonl:1"
+    assert fault.what.startswith("key '")
+
+
+def test_a_row_of_another_kind_among_the_right_ones_is_told_by_its_line() -> None:
+    (fault,) = refused(Preference, f"{json.dumps(PAIR)}\n{json.dumps(ROWS['prompts'])}\n").faults
+    assert (fault.what, fault.where) == ("key 'chosen' is missing", "rows.jsonl:2")
