@@ -121,4 +121,4 @@ def _check_numbers(values: Sequence[float], name: str) -> None:
     if not len(values):
         raise ValueError(f"there is no {name}")
     if not all(map(math.isfinite, values)):
-        raise ValueError(f"a {name} is not finite")
+        raise ValueError(f"{name}s must be finite, and one is not")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 
-def distinct_n(token_sequences: Sequence[Sequence[Hashable]], n: int = 2) -> float:
+def distinct_n(token_sequences: Sequence[Sequence[Hashable]], n: int) -> float:
     """Share of a corpus' n-grams that are distinct; falls towards 0 as a policy repeats itself.
 
         distinct-n = #{distinct n-grams} / #{n-grams}

@@ -25,9 +25,12 @@ def test_booleans_count_as_zero_and_one() -> None:
     assert estimate([True, False]) == (0.5, 0.5)
 
 
-@pytest.mark.parametrize("values", [[], [math.nan], [1.0, math.inf]])
-def test_nothing_and_non_finite_values_are_refused(values: list[float]) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([], "at least one value"), ([math.nan], "finite values"), ([1.0, math.inf], "finite values")],
+)
+def test_nothing_and_non_finite_values_are_refused(values: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         estimate(values)
 
 

@@ -74,22 +74,30 @@ def test_a_wider_confidence_gives_a_wider_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "settings"),
+    ("ours", "theirs", "settings", "message"),
     [
-        ([], [], {}),
-        ([1.0], [1.0, 2.0], {}),
-        ([math.nan], [1.0], {}),
-        ([1.0], [math.inf], {}),
-        ([1.0], [1.0], {"num_resamples": 0}),
-        ([1.0], [1.0], {"confidence": 1.0}),
-        ([1.0], [1.0], {"confidence": 0.0}),
+        ([], [], {}, "there is no score"),
+        ([1.0], [1.0, 2.0], {}, "paired by prompt, but there are 1 and 2"),
+        ([1.0, 2.0], [1.0], {}, "paired by prompt, but there are 2 and 1"),
+        ([math.nan], [1.0], {}, "^scores must be finite"),
+        ([1.0, math.nan], [1.0, 1.0], {}, "^scores must be finite"),
+        ([1.0], [math.inf], {}, "^opponent scores must be finite"),
+        ([1.0, 1.0], [math.inf, 1.0], {}, "^opponent scores must be finite"),
+        ([1.0], [1.0], {"num_resamples": 0}, "num_resamples must be at least 1"),
+        ([1.0], [1.0], {"confidence": 1.0}, "confidence above 0 and below 1"),
+        ([1.0], [1.0], {"confidence": 0.0}, "confidence above 0 and below 1"),
     ],
 )
 def test_win_rate_refuses_what_has_no_answer(
-    ours: list[float], theirs: list[float], settings: dict[str, float]
+    ours: list[float], theirs: list[float], settings: dict[str, float], message: str
 ) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=message):
         win_rate(ours, theirs, seed=0, **settings)  # type: ignore[arg-type]
+
+
+def test_one_resample_is_enough_for_an_interval() -> None:
+    low, high = win_rate([1.0, 0.0, 1.0], [0.0, 1.0, 0.0], seed=0, num_resamples=1).interval
+    assert low == high
 
 
 def test_pair_accuracy_counts_a_tie_half() -> None:
@@ -103,7 +111,14 @@ def test_swapping_the_responses_mirrors_the_accuracy(margins: list[float]) -> No
     assert forward.margin == pytest.approx(-backward.margin)
 
 
-@pytest.mark.parametrize("margins", [[], [math.nan], [-math.inf]])
-def test_pair_accuracy_refuses_nothing_and_non_finite_margins(margins: list[float]) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("margins", "message"),
+    [
+        ([], "there is no margin"),
+        ([math.nan], "^margins must be finite"),
+        ([1.0, -math.inf], "^margins must be finite"),
+    ],
+)
+def test_pair_accuracy_refuses_nothing_and_non_finite_margins(margins: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         pair_accuracy(margins)

@@ -20,7 +20,7 @@ def test_ngrams_do_not_span_sequences() -> None:
 
 
 def test_nothing_to_count_is_zero() -> None:
-    assert distinct_n([]) == 0.0
+    assert distinct_n([], 2) == 0.0
     assert distinct_n([[], []], 1) == 0.0
 
 
