@@ -49,7 +49,7 @@ def disk_error(error: Exception, place: str = "") -> DiskError | None:
     place = str(error.filename or place)
     if str(error.strerror).startswith("No usable temporary directory"):
         return DiskError("there is no folder for temporary files", hint=f"free some space or set TMPDIR, {AGAIN}")
-    is_ours = isinstance(error, WriteError) or error.errno not in (errno.EACCES, errno.EPERM) or place
+    is_ours = error.errno not in (errno.EACCES, errno.EPERM) or place
     if error.errno in DISK_FAULTS and is_ours:
         what, hint = DISK_FAULTS[error.errno]
         return DiskError(f"cannot be written: {what}" if place else what, where=place, hint=hint)

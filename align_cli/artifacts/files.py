@@ -203,7 +203,7 @@ def _is_cloned(source: int, target: int) -> bool:
 def _forget(path: Path) -> None:
     """Remove a file, if that can be done."""
     with suppress(OSError):
-        path.unlink(missing_ok=True)
+        path.unlink()
 
 
 def _umask() -> int:

@@ -29,7 +29,6 @@ class Journal:
     """
 
     def __init__(self, path: Path | None = None, key: str = "") -> None:
-        self.path = path
         self.rows: list[dict[str, Any]] = []
         self._stream: IO[bytes] | None = None
         if path is not None:

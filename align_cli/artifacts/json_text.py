@@ -15,10 +15,8 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 
 def to_json(value: Any) -> str:
     """One line of JSON: no NaN, text as it is; half a surrogate pair, which no file can hold, is escaped."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
-    if SURROGATES.search(text):
-        text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
-    return text
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(value) if SURROGATES.search(text) else text
 
 
 def from_json(text: str) -> Any:

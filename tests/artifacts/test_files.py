@@ -328,3 +328,157 @@ def _run_killed(preparation: str, script: str) -> int:
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     return subprocess.run([sys.executable, "-c", f"{head}{preparation}\n{script}"], check=False).returncode
+
+
+class Synced:
+    """What was made durable, by inode, and when names changed."""
+
+    RENAMED = 0
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[int] = []
+        self.sizes: dict[int, int] = {}
+        replace = os.replace
+
+        def fsync(descriptor: int) -> None:
+            found = os.fstat(descriptor)
+            self.events.append(found.st_ino)
+            self.sizes[found.st_ino] = found.st_size
+
+        def rename(*names: Any, **where: Any) -> None:
+            self.events.append(self.RENAMED)
+            replace(*names, **where)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(os, "replace", rename)
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> Synced:
+    return Synced(monkeypatch)
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
+def num_open() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_a_file_is_durable_before_it_has_its_name_and_its_name_is_thereafter(tmp_path: Path, synced: Synced) -> None:
+    path = tmp_path / "a" / "b" / "c.txt"
+    write_text(path, "naïve\n")
+    assert synced.events == [inode(path), Synced.RENAMED, inode(path.parent)]
+    assert synced.sizes[inode(path)] == len("naïve\n".encode())
+
+
+def test_a_folder_is_durable_before_it_has_its_name_and_its_name_is_thereafter(tmp_path: Path, synced: Synced) -> None:
+    path = tmp_path / "a" / "b" / "c"
+    with writing_folder(path) as folder:
+        (folder / "deep" / "er").mkdir(parents=True)
+        for name in ("weights", "deep/config", "deep/er/empty"):
+            (folder / name).write_text(name)
+    renamed = synced.events.index(Synced.RENAMED)
+    assert sorted(synced.events[: renamed - 1]) == sorted(map(inode, path.rglob("*")))
+    assert synced.events[renamed - 1 :] == [inode(path), Synced.RENAMED, inode(path.parent)]
+
+
+def test_a_new_files_name_is_durable_with_its_first_line_and_later_lines_cost_one_sync(
+    tmp_path: Path, synced: Synced
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    append_line(path, "")
+    append_line(path, "second")
+    assert synced.events == [inode(path), inode(tmp_path), inode(path)]
+
+
+def test_a_torn_line_of_a_single_byte_is_ended_too(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").write_text("{")
+    append_line(tmp_path / "ledger.jsonl", "second")
+    assert (tmp_path / "ledger.jsonl").read_text() == "{\nsecond\n"
+
+
+@pytest.mark.parametrize("left", [[], ["a.txt.partial"]], ids=["", "which cannot be removed"])
+def test_a_write_that_fails_is_told_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: list[str]
+) -> None:
+    """On a full disk it would take the room of what is to come."""
+    fails = iter([_raise_disk_error])
+
+    def fsync(_: int) -> None:
+        next(fails, lambda: None)()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if left:
+        monkeypatch.setattr(os, "unlink", lambda *_, **__: tmp_path.rmdir())
+    with pytest.raises(WriteError, match="no space left") as caught:
+        write_text(tmp_path / "a.txt", "new")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    assert [entry.name for entry in tmp_path.iterdir()] == left
+
+
+def test_a_rename_of_a_new_folder_that_fails_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "replace", _raise_disk_error)
+    with pytest.raises(WriteError, match="no space left"):
+        _write_folder(tmp_path / "c", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_folder_that_cannot_be_removed_keeps_nobody_from_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_folder(tmp_path / "c", "old")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", _raise_disk_error)
+        _write_folder(tmp_path / "c", "new")
+    assert (tmp_path / "c" / "weights").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "c.replaced"]
+    _write_folder(tmp_path / "c", "newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_written_folder_has_the_modes_that_the_umask_leaves_and_the_umask_stays(tmp_path: Path) -> None:
+    """Some libraries make their files for the owner alone; folders can still be entered."""
+    before = os.umask(0o027)
+    try:
+        with writing_folder(tmp_path / "c") as folder:
+            (folder / "deep").mkdir()
+            for name in ("weights", "deep/config"):
+                (folder / name).touch(mode=0o600)
+        after = os.umask(before)
+    finally:
+        os.umask(before)
+    assert after == 0o027
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "c").rglob("*")}
+    assert modes == {"weights": 0o640, "config": 0o640, "deep": 0o750}
+
+
+def test_nothing_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = num_open()
+    write_text(tmp_path / "file", "text")
+    append_line(tmp_path / "ledger.jsonl", "line")
+    _write_folder(tmp_path / "c", "new")
+    copy_tree(tmp_path / "c", tmp_path / "copy")
+    assert num_open() == before
+    os.mkfifo(tmp_path / "pipe")
+    regular = (tmp_path / "file").stat()
+    monkeypatch.setattr(os, "lstat", lambda _: regular)
+    with pytest.raises(OSError, match="not a file"):
+        open_own(tmp_path / "pipe", os.O_RDONLY)
+    assert num_open() == before, "nor what is refused only when it is open"
+
+
+def test_files_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from align_cli.artifacts.files import write_text\n"
+        "from align_cli.artifacts.store import read_json\n"
+        "path = Path(sys.argv[1])\n"
+        "write_text(path, '\"na\\u00efve\"')\n"
+        "assert read_json(path) == 'na\\u00efve'\n"
+    )
+    latin = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.json")], env=latin, check=True)
+    assert (tmp_path / "a.json").read_bytes() == '"naïve"'.encode()

@@ -69,6 +69,27 @@ def test_rows_of_one_append_keep_their_order_and_need_no_list(path: Path) -> Non
     assert rows_of(path) == ROWS
 
 
+def test_rows_are_those_of_all_appends_also_while_it_is_open(path: Path) -> None:
+    write(path, ROWS[:1])
+    for journal in (Journal(path, "key"), Journal()):
+        with journal:
+            before = list(journal.rows)
+            journal.append(ROWS[1:2])
+            journal.append(ROWS[2:])
+            assert journal.rows == [*before, *ROWS[1:]]
+    assert before == []
+
+
+def test_a_journal_is_closed_with_its_block(path: Path) -> None:
+    before = len(list(Path("/dev/fd").iterdir()))
+    journals = [Journal(path.with_name(name), "key") for name in ("a", "b", "c")]
+    for journal in journals:
+        with journal:
+            journal.append(ROWS)
+    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert all(journal.rows == ROWS for journal in journals)
+
+
 def test_rows_do_not_change_when_what_was_appended_does(path: Path) -> None:
     row: dict[str, Any] = {"a": 1}
     with Journal(path, "key") as journal:

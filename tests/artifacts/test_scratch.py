@@ -66,6 +66,13 @@ def test_a_folder_goes_with_the_block(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
+def test_a_folder_goes_with_the_block_also_where_its_object_stays(temporary: Path) -> None:
+    scratch = ScratchFolder()
+    with scratch as folder:
+        assert folder == scratch.path
+    assert list(temporary.iterdir()) == []
+
+
 def test_a_folder_goes_with_an_error_in_the_block(temporary: Path) -> None:
     with pytest.raises(RuntimeError, match="stop"), ScratchFolder():
         raise RuntimeError("stop")
@@ -159,3 +166,47 @@ def test_a_forked_child_that_ends_takes_nothing_with_it(temporary: Path) -> None
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True"
     assert list(temporary.iterdir()) == []
+
+
+def num_open() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_nothing_stays_open(leftover: Path) -> None:
+    """Neither a folder's own lock nor those of living and dead processes that were looked at."""
+    before = num_open()
+    with ScratchFolder():
+        pass
+    assert num_open() == before
+    with holder() as (_, theirs):
+        between = num_open()
+        with ScratchFolder():
+            assert theirs.is_dir()
+        assert num_open() == between
+
+
+def test_what_is_passed_over_keeps_no_leftover_from_going(temporary: Path, leftover: Path) -> None:
+    """Wherever it stands among the others."""
+    (temporary / "elsewhere").mkdir()
+    for number in range(20):
+        (temporary / f"align-link-{number}").symlink_to(temporary / "elsewhere")
+    with ScratchFolder():
+        assert not leftover.exists()
+    assert len(list(temporary.iterdir())) == 21
+
+
+def test_what_cannot_be_removed_is_left_to_the_next(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = os.unlink
+
+    def refuse(path: str, **where: int) -> None:
+        if Path(path).name == "model":
+            raise OSError(5, "input/output error")
+        unlink(path, **where)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        with ScratchFolder() as folder:
+            (folder / "model").write_text("half")
+    assert sorted(entry.name for entry in folder.iterdir()) == [LOCK_NAME, "model"]
+    with ScratchFolder():
+        assert not folder.exists()

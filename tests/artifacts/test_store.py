@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
+from align_cli.artifacts import store
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.artifacts.store import parse_records, read_json, read_records, write_json, write_records
 from align_cli.errors import DataError
@@ -170,3 +174,58 @@ def test_an_error_among_the_records_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="broke off"):
         write_records(path, broken())
     assert read_records(path, Preference) == [Preference(**PAIR)]
+
+
+def test_a_json_document_is_indented_with_text_as_it_is(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"text": "naïve", "numbers": [1]})
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "text": "naïve",\n  "numbers": [\n    1\n  ]\n}\n'
+
+
+def test_records_on_a_stream_are_with_who_reads_it_when_they_are_written() -> None:
+    received = io.BytesIO()
+    stream = io.TextIOWrapper(received, encoding="utf-8", write_through=False)
+    print_records([Preference(**PAIR)], stream)
+    assert json.loads(received.getvalue()) == Preference(**PAIR).to_dict()
+
+
+@pytest.mark.parametrize("name", ["/dev/fd/{}", "/proc/self/fd/{}"])
+def test_what_a_shell_has_opened_is_read_by_its_name(name: str) -> None:
+    """As in `--preferences <(command)`."""
+    source, sink = os.pipe()
+    os.write(sink, "".join(lines_of(PAIR, PAIR)).encode())
+    os.close(sink)
+    try:
+        assert read_records(Path(name.format(source)), Preference) == [Preference(**PAIR)] * 2
+    finally:
+        os.close(source)
+
+
+def test_standard_input_is_read_by_its_name() -> None:
+    script = (
+        "from pathlib import Path\n"
+        "from align_cli.artifacts.records import Preference\n"
+        "from align_cli.artifacts.store import read_records\n"
+        "print(len(read_records(Path('/dev/stdin'), Preference)))\n"
+    )
+    text = "".join(lines_of(PAIR, PAIR))
+    done = subprocess.run([sys.executable, "-c", script], input=text, capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
+
+
+def test_what_is_as_long_as_can_be_is_read_and_what_is_longer_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = json.dumps(PAIR)
+    path = tmp_path / "pairs.json"
+    path.write_text(text)
+    monkeypatch.setattr(store, "MAX_CHARS", len(text))
+    assert read_json(path) == PAIR
+    assert read_records(path, Preference) == [Preference(**PAIR)]
+    assert parse_records([text], Preference, "x") == [Preference(**PAIR)]
+    path.write_text(f"{text} ")
+    for read in (lambda: read_json(path), lambda: read_records(path, Preference)):
+        with pytest.raises(DataError, match="longer than 0 MiB") as caught:
+            read()
+        assert caught.value.faults[0].where == str(path)
+    with pytest.raises(DataError, match="x: a line is longer than 0 MiB"):
+        parse_records(["\n", f"{text} "], Preference, "x")
