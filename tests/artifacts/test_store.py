@@ -96,7 +96,7 @@ def test_all_broken_lines_are_named_at_once() -> None:
         parse_records(lines, Preference, "pairs.jsonl")
     faults = caught.value.faults
     assert [fault.where for fault in faults] == [f"pairs.jsonl:{number}" for number in (2, 4, 5, 6)]
-    assert faults[0].what.startswith("not JSON at character 1 (")
+    assert faults[0].what == "not JSON at character 1 (Expecting value): 'not json'"
     assert faults[1].what == "not a JSON object but list"
     assert faults[2].what == "key 'rejected' is missing"
     assert faults[3].what.startswith("key 'label': ")
@@ -229,3 +229,17 @@ def test_what_is_as_long_as_can_be_is_read_and_what_is_longer_is_not(
         assert caught.value.faults[0].where == str(path)
     with pytest.raises(DataError, match="x: a line is longer than 0 MiB"):
         parse_records(["\n", f"{text} "], Preference, "x")
+
+
+class Endless(io.TextIOBase):
+    """A stream whose first line never ends: whoever asks for all of it gets no answer."""
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        assert size >= 0, "it would fill the memory"
+        return "x" * size
+
+
+def test_a_streams_line_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MAX_CHARS", 1000)
+    with pytest.raises(DataError, match="<stdin>: a line is longer than"):
+        parse_records(Endless(), Preference, "<stdin>")

@@ -1,0 +1,193 @@
+"""What stages say of themselves: when they are due, what they depend on, what they read and need, what a fork keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from align_cli.recipe import Recipe
+from align_cli.stages import STAGES, stage_named
+from align_cli.stages.base import (
+    CHECKPOINT,
+    COMPLETIONS,
+    EVALUATION,
+    PREFERENCES,
+    SAMPLES,
+    TRAINING,
+    Artifact,
+    policy_artifact,
+)
+from align_cli.stages.inputs import Inputs
+from align_cli.stages.train import pair_rounds
+
+TinyRecipe = Callable[..., Recipe]
+OFFLINE = "method.sources={offline: {mixing: 1}}"
+SELF_LABELLED = "method.sources={dpp: {mixing: 1}}"
+MIXED = ("method.sources={dmd: {mixing: 1}}", "data.demonstrations=playground")
+UNMEASURED = {"data__eval_prompts": None, "evaluate": None}
+WITH_REFERENCE = "generate.num_reference_generations=1"
+
+
+class Known:
+    """Rounds that are over: what they hold, and which round's policy each hands on where it was rolled back."""
+
+    def __init__(self, held: Sequence[Artifact] = (), bases: dict[int, int] | None = None) -> None:
+        self.held, self.bases = held, bases or {}
+
+    def holds(self, artifact: Artifact) -> bool:
+        return artifact in self.held
+
+    def base(self, round_number: int) -> int:
+        return self.bases.get(round_number, round_number)
+
+
+@pytest.fixture
+def recipe(tiny_recipe: TinyRecipe, tmp_path: Path) -> Callable[..., Recipe]:
+    """`recipe("method.beta=0.2", ...)`: the small recipe, with overrides."""
+    return lambda *overrides, **changes: tiny_recipe(tmp_path, *overrides, **changes)
+
+
+def due(recipe: Recipe, round_number: int) -> list[str]:
+    return [stage.name for stage in STAGES if stage.is_due(recipe, round_number)]
+
+
+def test_stages_are_found_by_name_and_stand_in_the_order_of_a_round() -> None:
+    assert [stage.name for stage in STAGES] == ["sft", "generate", "label", "train", "evaluate"]
+    assert all(stage_named(stage.name) is stage for stage in STAGES)
+
+
+def test_each_stage_says_what_it_writes() -> None:
+    assert {stage.name: stage.writes for stage in STAGES} == {
+        "sft": (CHECKPOINT, TRAINING),
+        "generate": (COMPLETIONS,),
+        "label": (PREFERENCES,),
+        "train": (CHECKPOINT, TRAINING),
+        "evaluate": (SAMPLES, EVALUATION),
+    }
+
+
+def test_round_zero_makes_and_measures_the_policy_and_the_others_train_it(recipe: Callable[..., Recipe]) -> None:
+    assert due(recipe(), 0) == ["sft", "evaluate"]
+    for number in (1, 2, 7):
+        assert due(recipe(), number) == ["generate", "label", "train", "evaluate"]
+        assert due(recipe(OFFLINE), number) == ["train", "evaluate"]
+    assert due(recipe(**UNMEASURED), 0) == ["sft"]
+    assert due(recipe(**UNMEASURED), 1) == ["generate", "label", "train"]
+
+
+@pytest.mark.parametrize(
+    ("key", "stages"),
+    [
+        *((key, "sft generate label train evaluate") for key in ("seed", "policy.dtype", "playground.setting")),
+        ("data.prompts", "generate"),
+        ("generate.temperature", "generate evaluate"),
+        ("label.ties", "label train evaluate"),
+        ("method.beta", "label train evaluate"),
+        ("method.sources.dpr.mixing", "label train"),
+        ("method.kl.coefficient", "train"),
+        ("data.demonstrations", "label"),
+        ("data.preferences", "train"),
+        ("train.learning_rate", "train"),
+        ("data.eval_prompts", "evaluate"),
+        ("data.eval_preferences", "evaluate"),
+        ("evaluate.num_prompts", "evaluate"),
+        ("labelers.hidden.function", "label evaluate"),
+        ("labelers.other.function", ""),
+        ("output_dir", ""),
+        ("rounds", ""),
+        ("guards.kl", ""),
+        ("checkpoints.every_rounds", ""),
+    ],
+)
+def test_which_stages_a_key_is_a_part_of(recipe: Callable[..., Recipe], key: str, stages: str) -> None:
+    found = [
+        stage.name for stage in STAGES if any(f"{key}.".startswith(f"{depended}.") for depended in stage.keys(recipe()))
+    ]
+    assert found == stages.split()
+
+
+def test_demonstrations_count_for_sampling_where_they_give_the_prompts(recipe: Callable[..., Recipe]) -> None:
+    generate, label, evaluate = (stage_named(name) for name in ("generate", "label", "evaluate"))
+    assert "data.demonstrations" in generate.keys(recipe(*MIXED, data__prompts=None))
+    assert "data.demonstrations" not in generate.keys(recipe(*MIXED))
+    for stage, plain in ((label, recipe(SELF_LABELLED)), (evaluate, recipe(evaluate__scorer=None))):
+        assert not [key for key in stage.keys(plain) if "labelers" in key]
+
+
+def test_a_policy_is_its_checkpoint_or_the_figures_of_the_training_that_made_it() -> None:
+    checkpoint, training = Artifact(2, CHECKPOINT), Artifact(2, TRAINING)
+    assert policy_artifact(Known(), 2) == checkpoint
+    assert policy_artifact(Known([checkpoint]), 2) == checkpoint
+    assert policy_artifact(Known([checkpoint, training]), 2) == checkpoint
+    assert policy_artifact(Known([training, Artifact(1, CHECKPOINT)]), 2) == training
+
+
+@pytest.mark.parametrize(("bases", "base"), [({}, 2), ({2: 1}, 1)], ids=["", "the round before was rolled back"])
+def test_a_round_goes_on_from_the_policy_before(
+    recipe: Callable[..., Recipe], bases: dict[int, int], base: int
+) -> None:
+    history, policy = Known([Artifact(3, PREFERENCES)], bases), Artifact(base, CHECKPOINT)
+
+    def reads(name: str, *overrides: str) -> list[Artifact]:
+        return stage_named(name).reads(recipe(*overrides), history, 3)
+
+    assert reads("sft") == []
+    assert reads("generate") == [policy]
+    assert reads("generate", WITH_REFERENCE) == [policy, Artifact(0, CHECKPOINT)]
+    assert reads("label") == [policy, Artifact(3, COMPLETIONS)]
+    assert reads("train") == [policy, Artifact(3, PREFERENCES)]
+    assert reads("evaluate") == [Artifact(3, CHECKPOINT), Artifact(0, SAMPLES), Artifact(base, SAMPLES)]
+
+
+def test_the_initial_policy_is_measured_against_nobody(recipe: Callable[..., Recipe]) -> None:
+    assert stage_named("evaluate").reads(recipe(), Known(), 0) == [Artifact(0, CHECKPOINT)]
+    assert stage_named("evaluate").reads(recipe(), Known(), 1) == [Artifact(1, CHECKPOINT), *[Artifact(0, SAMPLES)] * 2]
+
+
+def test_a_round_trains_on_its_own_pairs_and_those_that_are_replayed(recipe: Callable[..., Recipe]) -> None:
+    history = Known([Artifact(number, PREFERENCES) for number in (1, 2, 4, 5)])
+    assert pair_rounds(recipe(), history, 5) == [5]
+    assert pair_rounds(recipe("train.replay_rounds=1"), history, 5) == [4, 5]
+    assert pair_rounds(recipe("train.replay_rounds=2"), history, 5) == [4, 5], "round 3 sampled nothing"
+    assert pair_rounds(recipe("train.replay_rounds=9"), history, 5) == [1, 2, 4, 5]
+    assert pair_rounds(recipe("train.replay_rounds=9"), history, 1) == [1]
+    assert pair_rounds(recipe(OFFLINE), Known(), 5) == []
+
+
+def test_what_has_to_be_loaded(recipe: Callable[..., Recipe]) -> None:
+    def needs(name: str, *overrides: str) -> tuple[str, ...]:
+        return stage_named(name).needs(recipe(*overrides))
+
+    assert needs("sft") == ()
+    assert needs("generate") == ("policy",)
+    assert needs("generate", WITH_REFERENCE) == ("policy", "reference")
+    assert needs("label") == (), "the labeler alone"
+    assert needs("label", *MIXED) == ("policy",)
+    assert needs("label", SELF_LABELLED) == ("policy", "reference")
+    assert needs("train") == needs("evaluate") == ("policy", "reference")
+
+
+def test_what_there_is_too_little_of_is_said(recipe: Callable[..., Recipe]) -> None:
+    def shortages(*overrides: str) -> list[str]:
+        changed = recipe(*overrides)
+        return [text for stage in STAGES for text in stage.shortages(changed, Inputs(changed))]
+
+    prompts, held_out = len(Inputs(recipe()).prompts), len(Inputs(recipe()).eval_prompts)
+    assert shortages(f"generate.prompts_per_round={prompts}", f"evaluate.num_prompts={held_out}") == []
+    assert shortages(f"generate.prompts_per_round={prompts + 1}", f"evaluate.num_prompts={held_out + 1}") == [
+        f"{prompts} prompts for {prompts + 1} a round: each is sampled several times in a round",
+        f"{held_out} held-out prompts, where evaluate.num_prompts asks for {held_out + 1}",
+    ]
+
+
+def test_a_fork_keeps_the_initial_policy_and_how_policies_are_measured(recipe: Callable[..., Recipe]) -> None:
+    fixed = {stage.name: stage.fork_keys(recipe()).fixed for stage in STAGES}
+    free = {stage.name: stage.fork_keys(recipe()).free for stage in STAGES}
+    assert [name for name, keys in fixed.items() if keys] == ["sft", "evaluate"]
+    assert "policy" in fixed["sft"] and set(free["sft"]) == {"policy.reference", "seed"}
+    assert {"evaluate", "data.eval_prompts", "generate"} <= set(fixed["evaluate"])
+    assert {"method.beta", "label", "generate.prompts_per_round"} <= set(free["evaluate"])
+    assert not {"generate.temperature", "generate.max_new_tokens", "seed"} & set(free["evaluate"])
+    assert stage_named("evaluate").fork_keys(recipe(**UNMEASURED)) == ((), ())
