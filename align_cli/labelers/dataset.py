@@ -8,7 +8,7 @@ from typing import Any
 from align_cli.artifacts.records import Preference, TemplateArguments
 
 
-def label_pairs(rows: Iterable[Mapping[str, Any]], labeler: str = "dataset") -> list[Preference]:
+def label_pairs(rows: Iterable[Mapping[str, Any]], labeler: str) -> list[Preference]:
     """Offline pairs as preferences.
 
     Args:

@@ -7,7 +7,7 @@ PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 def test_pairs_keep_the_labels_that_they_came_with() -> None:
     rows = [PAIR, {**PAIR, "label": 0.7}, {**PAIR, "label": 0.5}, {**PAIR, "label": 0}]
-    pairs = label_pairs(rows)
+    pairs = label_pairs(rows, "given")
     assert [pair.label for pair in pairs] == [1.0, 0.7, 0.5, 0.0]
     assert {type(pair.label) for pair in pairs} == {float}
 
@@ -20,5 +20,5 @@ def test_pairs_say_where_they_come_from() -> None:
 
 def test_conversations_stay_conversations() -> None:
     chat, reply = [{"role": "user", "content": "why?"}], [{"role": "assistant", "content": "because"}]
-    (pair,) = label_pairs([{"prompt": chat, "chosen": reply, "rejected": reply}])
+    (pair,) = label_pairs([{"prompt": chat, "chosen": reply, "rejected": reply}], "given")
     assert (pair.prompt, pair.chosen, pair.rejected) == (chat, reply, reply)

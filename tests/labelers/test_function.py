@@ -337,3 +337,62 @@ def test_labelers_find_modules_beside_the_recipes_user_only_once() -> None:
     for _ in range(3):
         find_function("beside_me:score", "labelers.mine")
     assert sys.path.count("") <= 1
+
+
+TALKATIVE = """
+    print("imported")
+
+    def make(factor):
+        print("made")
+
+        def score(prompts, completions):
+            print("asked for", len(completions))
+            if "dddd" in completions:
+                raise KeyError("no such word")
+            return [factor * len(text) for text in completions]
+
+        return score
+"""
+
+
+def test_what_a_function_prints_goes_to_standard_error_and_never_among_the_data(
+    labeler: MakeLabeler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = labeler(TALKATIVE, "scores.py:make", arguments={"factor": 2}, batch_size=4)
+    assert made.score(PROMPTS[:3], COMPLETIONS[:3]) == [2.0, 4.0, 6.0]
+    with pytest.raises(LabelerError):
+        made.score(PROMPTS, COMPLETIONS)
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.split("\n")[:3] == ["imported", "made", "asked for 3"]
+    assert found.err.count("asked for 1\n") == 4, "one after the other, up to the one that it cannot score"
+
+
+def test_the_rows_that_prompts_come_from_are_named_in_errors(labeler: MakeLabeler) -> None:
+    made = labeler("def score(prompts, completions):\n    return [0.0, float('nan')]\n")
+    assert fault_of(lambda: made.score(["p", "q"], ["a", "b"], [70, 90])).what.endswith("the prompt with index 90")
+    assert made.batch_size >= 2
+    shorter = labeler("def score(prompts, completions):\n    return []\n")
+    assert "(prompts 70 to 90)" in fault_of(lambda: shorter.score(["p", "q"], ["a", "b"], [70, 90])).what
+
+
+OWN_WORDS = """
+    from align_cli.errors import LabelerError
+
+    def make(key):
+        if not key:
+            raise LabelerError("there is no key", where="labelers.mine", hint="set one")
+
+        def score(prompts, completions):
+            raise LabelerError("the key has expired", where="labelers.mine", hint="take another")
+
+        return score
+"""
+
+
+def test_a_function_that_says_itself_what_is_wrong_keeps_its_words(labeler: MakeLabeler) -> None:
+    fault = fault_of(lambda: labeler(OWN_WORDS, "scores.py:make", arguments={"key": ""}))
+    assert (fault.what, fault.hint, fault.snippet) == ("there is no key", "set one", "")
+    made = labeler(OWN_WORDS, "scores.py:make", arguments={"key": "k"})
+    fault = fault_of(lambda: made.score(PROMPTS, COMPLETIONS))
+    assert (fault.what, fault.hint, fault.snippet) == ("the key has expired", "take another", "")
