@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -179,13 +180,6 @@ def test_an_error_among_the_records_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_json_document_is_indented_with_text_as_it_is(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"text": "naïve", "numbers": [1]})
     assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "text": "naïve",\n  "numbers": [\n    1\n  ]\n}\n'
-
-
-def test_records_on_a_stream_are_with_who_reads_it_when_they_are_written() -> None:
-    received = io.BytesIO()
-    stream = io.TextIOWrapper(received, encoding="utf-8", write_through=False)
-    print_records([Preference(**PAIR)], stream)
-    assert json.loads(received.getvalue()) == Preference(**PAIR).to_dict()
 
 
 @pytest.mark.parametrize("name", ["/dev/fd/{}", "/proc/self/fd/{}"])
