@@ -1,78 +1,134 @@
-"""What must not be shown or kept: names that secrets go by, and texts that look like one.
+"""Texts without what must not be shown or kept: secrets of the environment, and whatever has the form of one.
 
-Used where recipes are checked and where anything is printed. Reads the environment, and remembers nothing of it.
+Used where recipes are checked and where anything is printed. What is a secret is said in `secret_forms`. Those of the
+environment are masked wherever they stand, also in the form that `repr`, JSON or a URL give them, and line by line. One
+that might as well be a word (`test`, `postgres`) is masked only behind a secret's name, and in a URL.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import pairwise
+from typing import Any, NamedTuple
+from urllib.parse import quote, quote_plus, unquote, urlsplit
+
+from align_cli.secret_forms import SHORTEST, is_random, is_secret, is_secret_name, spans_by_form
 
 MASK = "***"
 
-_SECRET_WORDS = frozenset(
-    ("token", "secret", "secrets", "password", "passwd", "passphrase", "pwd", "apikey", "auth", "authorization",
-     "bearer", "credential", "credentials")
-)  # fmt: skip
-_SECRET_PAIRS = frozenset({("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"), ("auth", "key")})
-_HARMLESS_WORDS = frozenset(
-    ("pad", "eos", "bos", "unk", "sep", "cls", "mask", "stop", "start", "end", "special", "id", "ids", "env",
-     "environment", "variable", "name", "file", "path", "limit", "count", "max", "min", "num", "per")
-)  # fmt: skip
-"""Beside one of these words, `token` is one of a tokenizer's, a number of them, or where a secret is to be found."""
-
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_IDENTITY = ("HOME", "PWD", "USER", "LOGNAME", "HOSTNAME", "VIRTUAL_ENV")
+_SHORTEST_OF_ONE_KIND = 12
 # Hostile texts are long: no part may try again from the middle of what it has read.
 _KEY = re.compile(r"(?<![\w-])([\w-]++)[\"']?\s*+[:=]\s*+(?=[^\s,}\]])")
-_TOKEN = re.compile(
-    r"(?<![A-Za-z0-9])(?:"
-    r"hf_[A-Za-z0-9]{16,}"
-    r"|sk-(?=[A-Za-z_-]{0,80}[0-9])[A-Za-z0-9_-]{16,}"
-    r"|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[A-Za-z0-9_-]{16,}"
-    r"|(?:AKIA|ASIA)[A-Z0-9]{16}"
-    r"|xox[abeprs]-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{30,}"
-    r"|eyJ[A-Za-z0-9_-]{8,400}+\.[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*"
-    r"|[Bb]earer\s++[A-Za-z0-9._~+/-]{8,}=*"
-    r"|(?<=://)[^\s/:@]*:[^\s/@]+(?=@)"
-    r")|-----BEGIN [A-Z ]*PRIVATE KEY-----.*",
-    re.DOTALL,
-)
-_SHORTEST_IN_ENVIRONMENT = 8
-_FOLDERS = frozenset({"PWD", "OLDPWD"})
-"""Variables in which a shell keeps its folders, and no passwords."""
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a key or variable of this name holds a secret: `api_key`, `HF_TOKEN`, `clientSecret`; not `eos_token`."""
-    words = [word.lower() for word in _WORD.findall(name)]
-    if name in _FOLDERS:
-        return False
-    if _HARMLESS_WORDS.intersection(words):
-        return False
-    return bool(_SECRET_WORDS.intersection(words)) or any(pair in _SECRET_PAIRS for pair in pairwise(words))
-
-
-def holds_token(text: str) -> bool:
-    """Whether a text holds something that looks like a token of a known service, or a password in a URL."""
-    return _TOKEN.search(text) is not None
+_VALUE = re.compile(r"[\"']?([^\s,}\]\"']{1,200}+)")
+_NAMED = r"[\w.-]{0,40}(?:pass|pwd|pw|secret|token|key|auth|cred)[\w.-]{0,40}[\"']?\s{0,9}[=:]\s{0,9}[\"']?"
 
 
 @lru_cache(maxsize=8)  # a long line may have thousands of faults, each of which shows it
 def masked(text: str) -> str:
     """A line of a recipe, or an override, without what looks like a secret: from a secret's key on nothing is left."""
     for key in _KEY.finditer(text):
-        if is_secret_name(key[1]):
+        value = _VALUE.match(text, key.end())
+        if is_secret_name(key[1]) or (value is not None and is_secret(key[1], value[1])):
             text = f"{text[: key.end()]}{MASK}"
             break
-    return _TOKEN.sub(MASK, text)
+    return _without(text, spans_by_form(text))
 
 
 def without_environment(text: str) -> str:
-    """A text without the values of environment variables that hold secrets, whoever wrote them into it."""
-    values = (value for name, value in os.environ.items() if is_secret_name(name))
-    for value in sorted(values, key=len, reverse=True):
-        if len(value) >= _SHORTEST_IN_ENVIRONMENT:
-            text = text.replace(value, MASK)
-    return text
+    """A text without the secrets of the environment, and without what looks like one, whoever wrote them into it."""
+    known = _known(tuple(os.environ.items()))
+    spans = [*spans_by_form(text), *_spans_of(known.anywhere, text)]
+    if known.behind_names is not None:
+        spans += [found.span(found.lastindex or 0) for found in known.behind_names.finditer(text)]
+    return _without(text, spans)
+
+
+class _Known(NamedTuple):
+    """The secrets of an environment.
+
+    Args:
+        anywhere: texts that are masked wherever they stand.
+        behind_names: finds those that might be words, in a group, where a secret stands; None if there are none.
+    """
+
+    anywhere: tuple[str, ...]
+    behind_names: re.Pattern[str] | None
+
+
+@lru_cache(maxsize=2)
+def _known(environment: tuple[tuple[str, str], ...]) -> _Known:
+    identity = [value for name, value in environment if name in _IDENTITY]
+    secrets = {value.strip() for name, given in environment for value in _secrets_in(name, given)}
+    words = {secret for secret in secrets if _might_be_word(secret) or any(secret in value for value in identity)}
+    anywhere = {form for secret in secrets - words for form in _forms_of(secret)}
+    several = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True) if len(word) > 2)
+    behind = re.compile(rf"(?i:{_NAMED})({several})(?!\w)|:({several})(?=@)") if several else None
+    return _Known(tuple(sorted(anywhere)), behind)
+
+
+def _secrets_in(name: str, value: str) -> Iterator[str]:
+    """The secrets in a variable of the environment: all of it or a part, a password in its URL, values in its JSON."""
+    found = [value[start:stop] for start, stop in spans_by_form(value)]
+    if is_secret(name, value) or is_random(value):
+        found.append(value)
+    for secret in found:
+        yield secret
+        yield from (line for line in secret.splitlines()[1:-1] if re.fullmatch(r"[^\s\"']{16,}", line))
+    if "://" in value and "@" in value:
+        yield from _passwords_in_url(value)
+    if value.lstrip().startswith("{"):
+        try:
+            yield from _secrets_in_tree(json.loads(value))
+        except (ValueError, RecursionError):
+            return
+
+
+def _passwords_in_url(value: str) -> Iterator[str]:
+    try:
+        password = urlsplit(value).password
+    except ValueError:
+        return
+    if password:
+        yield from {password, unquote(password)}
+
+
+def _secrets_in_tree(tree: Any) -> Iterator[str]:
+    for name, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(child, dict | list):
+            yield from _secrets_in_tree(child)
+        elif isinstance(child, str):
+            yield from _secrets_in(str(name), child)
+
+
+def _forms_of(secret: str) -> set[str]:
+    """A secret as it is, and as others write it down."""
+    escaped = {repr(secret)[1:-1], json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    return {secret, *escaped, quote(secret, safe=""), quote(secret), quote_plus(secret)}
+
+
+def _spans_of(secrets: Iterable[str], text: str) -> Iterator[tuple[int, int]]:
+    for secret in secrets:
+        start = text.find(secret)
+        while start >= 0:
+            yield start, start + len(secret)
+            start = text.find(secret, start + len(secret))
+
+
+def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with a mask for each stretch; where they overlap, or touch, one mask for all of it."""
+    parts: list[str] = []
+    end = 0
+    for start, stop in sorted(spans):
+        if start > end or not parts:
+            parts += [text[end:start], MASK]
+        end = max(end, stop)
+    return "".join(parts) + text[end:]
+
+
+def _might_be_word(value: str) -> bool:
+    is_one = re.fullmatch("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", value) is not None
+    return len(value) < (_SHORTEST_OF_ONE_KIND if is_one else SHORTEST)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from align_cli.recipe import dump
-from align_cli.redaction import MASK, holds_token, is_secret_name, masked, without_environment
+from align_cli.redaction import MASK, masked, without_environment
+from align_cli.secret_forms import holds_token, is_secret_name
 
 HUNTER = "hunter2hunter2"
 TOKENS = [
@@ -123,6 +124,8 @@ def test_an_argument_with_a_secrets_name_is_refused_with_its_place_and_the_remed
         f"{{secrets: [{HUNTER}, x]}}",
         f"{{headers: {{Authorization: 'Basic {HUNTER}'}}}}",
         "{password: 12345678}",
+        "{openai_key: Zq9very12345678secretvalue}",
+        "{database_url: Zq9very12345678secretvalue}",
         *(f"{{text: '{token}'}}" for token in TOKENS),
         *(f"{{texts: [x, '{token}']}}" for token in TOKENS[:2]),
     ],
@@ -176,6 +179,7 @@ def test_other_faults_beside_a_secret_do_not_show_it(faults_of, minimal) -> None
         "{api_key_env: MY_KEY, token_file: /run/secrets/key}",
         "{eos_token: </s>, max_tokens: 100, use_token: true, token: null, password: ''}",
         "{url: 'http://localhost:8000/v1', model: owner/name}",
+        "{text_key: prompt, sort_key: last_name, keys: [chosen, rejected], passes: 2, session: first-of-2024}",
     ],
 )
 def test_arguments_that_are_no_secrets_load(load, arguments) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from align_cli.recipe.checking.view import RuleFault, View
 from align_cli.recipe.written.tree import KeyPath, dotted
-from align_cli.redaction import holds_token, is_secret_name
+from align_cli.secret_forms import holds_token, is_secret, is_secret_name
 
 
 def no_secrets(view: View) -> Iterator[RuleFault]:
@@ -18,7 +18,10 @@ def no_secrets(view: View) -> Iterator[RuleFault]:
         names = [part for part in path[3:] if isinstance(part, str)]
         is_argument = path[0] == "labelers" and path[2:3] == ("arguments",)
         is_named = is_argument and any(map(is_secret_name, names)) and _may_be_secret(value)
-        if is_named or (isinstance(value, str) and holds_token(value)):
+        is_like_one = isinstance(value, str) and (
+            holds_token(value) or (is_argument and any(is_secret(name, value) for name in names))
+        )
+        if is_named or is_like_one:
             what = f"{dotted(path)} looks like a secret; a recipe is copied into the run's folder and shown"
             yield RuleFault(path, what, _remedy(path), at_key=True)
 
