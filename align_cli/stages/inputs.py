@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from align_cli.artifacts.json_text import to_json
 from align_cli.data.sources import Row, place_of
 from align_cli.errors import DataError
+from align_cli.labelers.code_files import code_files
 from align_cli.playground import reviews, world
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
-from align_cli.recipe.sections.labelers import code_file
 from align_cli.recipe.sections.worlds import ReviewsSection
 from align_cli.stages.pairing.offline import label_offline_pairs
 from align_cli.stages.pairing.pairs import LabelledPairs
@@ -188,8 +188,10 @@ def local_files(recipe: Recipe) -> dict[str, Path]:
         "reviews.disliked": recipe.reviews.disliked if recipe.reviews else None,
     }
     for name, labeler in recipe.labelers.items():
-        code = {key: code_file(place) for key, place in labeler.code().items()}
-        named |= {f"labelers.{name}.{key}": file for key, file in {**labeler.files(), **code}.items()}
+        named |= {f"labelers.{name}.{key}": file for key, file in labeler.files().items()}
+        for key, place in labeler.code().items():
+            for module, code in code_files(place).items():
+                named[f"labelers.{name}.{key}" + (f" ({module})" if module else "")] = str(code)
     return {key: Path(value) for key, value in named.items() if value is not None and Path(value).exists()}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from forked import Stop
-from run_fixtures import Align, MakeFolder, assert_refused, assert_same_runs
+from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_refused, assert_same_runs
 
 REWARD = "def score(prompts, completions, **_):\n    return [float(len(text)) for text in completions]\n"
 MODULES = {"rewards": "rewards.py", "package.rewards": "package/rewards.py"}
@@ -47,6 +47,29 @@ def test_a_module_labeler_whose_code_has_changed_is_noticed(
     assert "the contents of labelers.ours.function have changed" in refused.err
 
 
+@pytest.mark.parametrize("module", ["labeler.py", "package.labeler"])
+def test_what_a_labeler_imports_from_beside_it_is_noticed_when_it_has_changed(
+    module: str, make_folder: MakeFolder, align: Align, tmp_path: Path
+) -> None:
+    labeler = {"kind": "function", "function": f"{module}:score"}
+    folder = make_folder(tmp_path, labelers__ours=labeler, rounds=1, **NO_EVALUATION)
+    package, helper = folder / "package", folder / "helpers" / "lengths.py"
+    package.mkdir()
+    helper.parent.mkdir()  # a package without __init__.py
+    (package if module.startswith("package") else folder).joinpath("labeler.py").write_text(
+        "from helpers.lengths import score\n"
+    )
+    helper.write_text(REWARD)
+    done = align("train", "recipe.yaml", cwd=folder)
+    assert done.code == 0, done.err
+    again = align("train", "recipe.yaml", cwd=folder)
+    assert "is finished" in again.err, again.err
+    helper.write_text(REWARD.replace("float(", "-float("))
+    refused = align("train", "recipe.yaml", "rounds=2", cwd=folder)
+    assert_refused(refused)
+    assert "the contents of labelers.ours.function (helpers.lengths) have changed" in refused.err
+
+
 def test_aligns_own_functions_are_known_by_its_version(finished: Path) -> None:
     """The playground's reward is no file of the user's."""
     from align_cli.recipe.sections.labelers import code_file
@@ -54,6 +77,7 @@ def test_aligns_own_functions_are_known_by_its_version(finished: Path) -> None:
     assert code_file("align_cli.playground:hidden_reward") is None
     assert code_file("json:loads") == json.__file__
     assert code_file("no_such_package.module:score") is None
+    assert code_file("no.such.package.at_all:score") is None
     assert code_file("somewhere/labeler.py:score") == "somewhere/labeler.py"
 
 

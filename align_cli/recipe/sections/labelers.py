@@ -6,7 +6,7 @@ A new labeler is a file in `align_cli/labelers`, a section here, a line in `LABE
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Annotated, Any, Literal
@@ -115,14 +115,24 @@ def code_file(place: str) -> str | None:
     return spec.origin if spec is not None else None
 
 
+def module_specs(module: str, folders: Sequence[str]) -> dict[str, ModuleSpec]:
+    """What an import of a module would load from these folders, by name: its packages, and last itself.
+
+    Empty if it is not there. Nothing is imported.
+    """
+    found: dict[str, ModuleSpec] = {}
+    parts = module.split(".")
+    for depth, part in enumerate(parts, start=1):
+        spec = PathFinder.find_spec(part, folders)  # by its whole name, it would be looked for in packages in memory
+        if spec is None or (spec.submodule_search_locations is None and depth < len(parts)):
+            return {}
+        found[".".join(parts[:depth])] = spec
+        folders = list(spec.submodule_search_locations or ())
+    return found
+
+
 def _module_spec(module: str) -> ModuleSpec | None:
-    names, folders = module.split("."), [*sys.path, ""]
-    for depth in range(1, len(names)):
-        package = PathFinder.find_spec(".".join(names[:depth]), folders)
-        if package is None or package.submodule_search_locations is None:
-            return None
-        folders = package.submodule_search_locations
-    return PathFinder.find_spec(module, folders)
+    return module_specs(module, [*sys.path, ""]).get(module)
 
 
 def _origin(place: str) -> str:

@@ -1,0 +1,94 @@
+"""Which files a labeler's code stands in, found without importing any of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from align_cli.labelers.code_files import code_files
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(**files: str) -> None:
+    """Files by name, with `_X_` for a slash."""
+    for name, text in files.items():
+        path = Path(name.replace("_X_", "/")).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def names_of(place: str) -> dict[str, str]:
+    return {name: file.resolve().relative_to(Path.cwd()).as_posix() for name, file in code_files(place).items()}
+
+
+def test_modules_beside_a_file_and_all_that_they_import_are_found() -> None:
+    write(
+        labeler="import json, torch\nimport words\n\ndef score(**_):\n    from tools import lengths\n",
+        words="raise RuntimeError('this is never run')\nfrom tools.deep.er import this\n",
+        tools_X_lengths="",
+        tools_X_deep_X_er="import words, labeler\n",
+        other="",
+    )
+    assert names_of("labeler.py:score") == {
+        "": "labeler.py",
+        "labeler": "labeler.py",
+        "tools.deep.er": "tools/deep/er.py",
+        "tools.lengths": "tools/lengths.py",
+        "words": "words.py",
+    }
+    assert "words" not in sys.modules
+
+
+def test_what_stands_beside_a_file_in_another_folder_is_found() -> None:
+    write(deep_X_labeler="import beside, above\n", deep_X_beside="", above="")
+    assert names_of("deep/labeler.py:score") == {"": "deep/labeler.py", "above": "above.py", "beside": "deep/beside.py"}
+
+
+def test_a_modules_packages_and_its_relatives_are_found() -> None:
+    imports = "from . import inner\nfrom .. import words\nfrom ..words import x\n"
+    write(
+        rewards_X___init__="",
+        rewards_X_lengths_X___init__=imports,
+        rewards_X_lengths_X_inner="from .beside import y\n",
+        rewards_X_lengths_X_beside="",
+        rewards_X_words="",
+    )
+    assert names_of("rewards.lengths:score") == {
+        "": "rewards/lengths/__init__.py",
+        "rewards": "rewards/__init__.py",
+        "rewards.lengths.beside": "rewards/lengths/beside.py",
+        "rewards.lengths.inner": "rewards/lengths/inner.py",
+        "rewards.words": "rewards/words.py",
+    }
+
+
+def test_a_module_deep_in_folders_without_init_files_is_found() -> None:
+    write(one_X_two_X_three="from one.two import four\n", one_X_two_X_four="")
+    assert names_of("one.two.three:score") == {"": "one/two/three.py", "one.two.four": "one/two/four.py"}
+
+
+@pytest.mark.parametrize("text", ["def score(:", "\0", "import no_such_module.at_all\n", "from . import x\n", "é"])
+def test_a_file_that_cannot_be_read_or_imports_what_is_not_there_is_found_itself(text: str) -> None:
+    write(labeler=text)
+    assert names_of("labeler.py:score") == {"": "labeler.py"}
+
+
+def test_installed_code_is_known_by_its_version() -> None:
+    import json
+
+    assert code_files("json:loads") == {"": Path(json.__file__)}
+    assert code_files("align_cli.playground:hidden_reward") == {}
+    assert code_files("no_such_module:score") == {}
+
+
+def test_folders_that_code_adds_later_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found before a labeler is imported is found afterwards, in the next process too."""
+    write(labeler="import elsewhere\n", added_X_elsewhere="")
+    monkeypatch.setattr(sys, "path", [str(Path("added").resolve()), *sys.path])
+    assert names_of("labeler.py:score") == {"": "labeler.py"}
