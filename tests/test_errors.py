@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from align_cli.errors import AlignError, DataError, Fault, LabelerError, RecipeError, RunError, nearest
+from align_cli.errors import AlignError, DataError, Fault, LabelerError, RecipeError, RunError, all_at_once, nearest
 
 
 def test_a_fault_says_where_and_what_then_the_snippet_then_the_hint() -> None:
@@ -55,3 +57,18 @@ def test_the_nearest_name_is_found_where_one_is_close(name: str, expected: str |
 
 def test_nothing_is_near_where_nothing_is_known() -> None:
     assert nearest("beta", []) is None
+
+
+def test_what_several_checks_find_is_told_together_and_each_thing_once() -> None:
+    def refuse(*words: str) -> Callable[[], None]:
+        def check() -> None:
+            raise DataError.of([Fault(word) for word in words])
+
+        return check
+
+    with pytest.raises(AlignError) as caught:
+        all_at_once(refuse("a", "b"), lambda: None, refuse("b", "c"))
+    assert [fault.what for fault in caught.value.faults] == ["a", "b", "c"]
+    with pytest.raises(DataError):
+        all_at_once(refuse("a"), refuse("a"))
+    all_at_once(lambda: None)

@@ -76,10 +76,14 @@ def check_inputs(plan: Sequence[Step], loaded: Loaded) -> None:
     """
     planned = {step.stage for step in plan}
     due = [stage for stage in stages.STAGES if stage.name in planned]
-    all_at_once(*(partial(stage.check, loaded.recipe, loaded) for stage in due))
+    remarks: list[str] = []
+    all_at_once(
+        *(partial(stage.check, loaded.recipe, loaded) for stage in due),
+        lambda: remarks.extend(check_rows(loaded.recipe, loaded.inputs, due)),
+    )
     for shortage in (text for stage in due for text in stage.shortages(loaded.recipe, loaded.inputs)):
         loaded.note(f"note: {shortage}")
-    for remark in check_rows(loaded.recipe, loaded.inputs, due):
+    for remark in remarks:
         loaded.note(remark)
 
 

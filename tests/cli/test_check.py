@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,23 @@ def test_what_a_run_would_be_refused_for_is_a_fault(finished: Path, align: Align
 
 def test_quick_and_from_exclude_each_other(finished: Path, align: Align) -> None:
     assert_refused(align("check", "recipe.yaml", "--quick", "--from", "run@1", cwd=finished))
+
+
+def test_what_the_policy_cannot_read_is_found_without_its_weights(
+    make_folder: MakeFolder, tiny_policy_folder: Path, align: Align, tmp_path: Path
+) -> None:
+    folder = make_folder(
+        tmp_path, policy={"model_name_or_path": "./model"}, data__prompts="chats.jsonl", generate__max_new_tokens=4096
+    )
+    (folder / "chats.jsonl").write_text('{"prompt": [{"role": "user", "content": "hello"}]}\n' * 20)
+    shutil.copytree(tiny_policy_folder, folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    refused = align("check", "recipe.yaml", "labelers.ours.function=labeler.py:scores", cwd=folder)
+    assert_refused(refused)
+    for words in (
+        "labelers.ours: labeler.py has no function 'scores'",
+        "data.prompts: 20 of 20 prompts cannot be read: ",
+        "no chat template",
+        "with generate.max_new_tokens 4096",
+    ):
+        assert words in refused.err
+    assert not (folder / "run").exists()

@@ -78,6 +78,22 @@ def test_several_faults_are_all_shown_and_counted(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "one\nhere: two\n2 faults\n"
 
 
+def test_a_remedy_that_many_faults_have_is_told_once_and_what_is_not_shown_is_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @guarded
+    def command() -> None:
+        error = AlignError.of([Fault(f"bad {number}", hint="mend it") for number in range(60)] + [Fault("other")])
+        error.not_shown = "7 more rows of a.jsonl that cannot be used"
+        raise error
+
+    with pytest.raises(SystemExit):
+        command()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:60] == [f"bad {number}" for number in range(60)]
+    assert lines[60:] == ["hint: mend it", "other", "61 faults, and 7 more rows of a.jsonl that cannot be used"]
+
+
 def test_a_bug_keeps_its_traceback() -> None:
     @guarded
     def command() -> None:

@@ -24,6 +24,8 @@ from bad_folders import STDIN, prepare
 HERE = Path(__file__).parent
 GROUPS = sorted(path.stem for path in HERE.glob("*.yaml"))
 LEAST_KINDS = 80
+WITH_MODEL = ("data", "labelers", "recipes")
+"""Groups whose cases come as far as the policy's tokenizer, which is nothing that is wrong there."""
 REWRITES = "ALIGN_REWRITE_GOLDEN" in os.environ
 
 TITLE = re.compile(r"^== (.*)\n", re.MULTILINE)
@@ -122,7 +124,7 @@ def test_bad_input_is_answered_in_these_words(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     arguments, stdin = arguments_of(case), case.get("stdin", "")
-    with prepare(tmp_path, case, request.getfixturevalue("model") if case.get("model") else None):
+    with prepare(tmp_path, case, request.getfixturevalue("model") if case.get("model", group in WITH_MODEL) else None):
         said = steady(answer(arguments, STDIN.get(stdin, stdin), capsys))
     found = f"$ align {' '.join(arguments)}\n{said}"
     texts.setdefault(group, {})[case["kind"]] = found
