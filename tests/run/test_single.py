@@ -153,7 +153,6 @@ def lines(*rows: object) -> str:
 BROKEN = {
     lines(FOREIGN[0]) + '{"prompt": \n' + lines(FOREIGN[1]) + "[1]\n": (
         "<stdin>:2: not JSON at character 13 (Expecting value): '{\"prompt\":'\n"
-        "hint: each line is one preference in JSON\n"
         "<stdin>:4: not a JSON object but list\n"
         "hint: each line is one preference in JSON\n"
         "2 faults\n"
