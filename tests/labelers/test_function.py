@@ -396,3 +396,19 @@ def test_a_function_that_says_itself_what_is_wrong_keeps_its_words(labeler: Make
     made = labeler(OWN_WORDS, "scores.py:make", arguments={"key": "k"})
     fault = fault_of(lambda: made.score(PROMPTS, COMPLETIONS))
     assert (fault.what, fault.hint, fault.snippet) == ("the key has expired", "take another", "")
+
+
+def test_a_file_that_a_labeler_looks_for_in_vain_is_not_taken_for_its_own(labeler: MakeLabeler) -> None:
+    fault = fault_of(lambda: labeler("open('words.txt')\n" + LENGTHS))
+    assert fault.what == "importing scores.py raised"
+    assert fault.snippet.endswith("No such file or directory: 'words.txt'")
+
+
+def test_a_folder_is_no_file(labeler: MakeLabeler) -> None:
+    Path("judge.py").mkdir()
+    assert fault_of(lambda: labeler(LENGTHS, "judge.py:score")).what == "there is no file judge.py"
+
+
+def test_only_what_can_be_called_is_offered_in_a_names_place(labeler: MakeLabeler) -> None:
+    fault = fault_of(lambda: labeler("scores = 3\n" + LENGTHS, "scores.py:scorez"))
+    assert fault.hint == "did you mean 'score'?"
