@@ -171,6 +171,10 @@ def test_no_completions_have_no_scores_and_need_no_call(labeler: MakeLabeler) ->
         ("{1.0, 2.0}", "the function returned set; it must return a list of numbers"),
         ("(x for x in (1, 2))", "the function returned generator; it must return a list of numbers"),
         ("__import__('numpy').float64(1)", "the function returned float64; it must return a list of numbers"),
+        ("[0.0, __import__('numpy').array([1.0])]", "the function returned array([1.]) for the prompt with index 3"),
+        ("[10**5000, 1.0]", "the function returned an integer of 16610 bits for the prompt with index 2"),
+        ("['x' * 78, 1.0]", f"the function returned '{'x' * 78}' for the prompt with index 2"),
+        ("['x' * 79, 1.0]", f"the function returned '{'x' * 78}… for the prompt with index 2"),
     ],
 )
 def test_what_is_not_a_finite_number_a_completion_is_refused(result: str, what: str, labeler: MakeLabeler) -> None:
@@ -412,3 +416,22 @@ def test_a_folder_is_no_file(labeler: MakeLabeler) -> None:
 def test_only_what_can_be_called_is_offered_in_a_names_place(labeler: MakeLabeler) -> None:
     fault = fault_of(lambda: labeler("scores = 3\n" + LENGTHS, "scores.py:scorez"))
     assert fault.hint == "did you mean 'score'?"
+
+
+def test_a_function_that_does_not_take_what_it_is_called_with_is_told_what_to_take(labeler: MakeLabeler) -> None:
+    fault = fault_of(lambda: labeler("def score(completions):\n    return [1.0]\n").score(["p"], ["a"]))
+    assert fault.hint == "it is called with prompts= and completions=; let it take these two, and **kwargs"
+
+
+@pytest.mark.parametrize("raised", ["TypeError('unexpected')", "ValueError('no')"])
+def test_an_error_of_the_functions_own_brings_no_hint_on_how_it_is_called(labeler: MakeLabeler, raised: str) -> None:
+    made = labeler(f"def score(prompts, completions):\n    raise {raised}\n")
+    assert fault_of(lambda: made.score(["p"], ["a"])).hint == ""
+
+
+def test_a_module_that_raises_is_shown_from_its_own_first_line_on(labeler: MakeLabeler) -> None:
+    for place in ("scores.py:score", "scores:score"):
+        lines = fault_of(lambda place=place: labeler("1 / 0\n" + LENGTHS, place)).snippet.splitlines()
+        assert lines[0] == "Traceback (most recent call last):"
+        assert "scores.py" in lines[1] and "line 1" in lines[1]
+        assert lines[-1] == "ZeroDivisionError: division by zero"

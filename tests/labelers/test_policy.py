@@ -47,3 +47,7 @@ def test_the_policy_prefers_what_its_implicit_reward_prefers(
 
 def test_a_policy_equal_to_its_reference_prefers_nothing(warm_policy: Policy) -> None:
     assert PolicyLabeler(warm_policy, warm_policy, BETA).prefer(PAIRS) == [0.5, 0.5, 0.5]
+
+
+def test_its_labels_are_signed_as_the_policys(warm_policy: Policy) -> None:
+    assert PolicyLabeler(warm_policy, warm_policy, BETA).name == "policy"
