@@ -251,6 +251,9 @@ def test_progress_counts_every_response_and_pair(
         def advance(self, amount: int = 1) -> None:
             told.append(-amount)
 
+        def found(self, amount: int) -> None:
+            told.append(-amount)
+
     evaluate(recipe, warm_policy, warm_policy, warm_samples, pairs=pairs, progress=Counting())
     starts = [total for total in told if total > 0]
     assert starts == [len(warm_samples), len(warm_samples) + len(pairs)], "scores, then log-probabilities"

@@ -37,6 +37,9 @@ class CountingProgress:
     def advance(self, amount: int = 1) -> None:
         self.done += amount
 
+    def found(self, amount: int) -> None:
+        self.done += amount
+
 
 def sample(policy: Policy, draws: list[PromptDraw], batch_size: int = 64, **changes: Any) -> list[Completion]:
     options: dict[str, Any] = {
