@@ -8,13 +8,14 @@ files hold.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 from align_cli.artifacts.disk import writing
@@ -27,6 +28,12 @@ REPLACED_SUFFIX = ".replaced"
 
 FICLONE = 0x40049409
 """Linux's ioctl that copies a file by reference (Btrfs, XFS)."""
+
+OWN_FLAGS = [getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")]
+"""No link is followed, no pipe is waited for, children inherit nothing, bytes stay as they are: what a system has flags
+for."""
+
+IS_POSIX = os.name == "posix"
 
 LINK, FOLDER, OTHER = "a link", "a folder", "a pipe or a device"
 STRANGER_ERRORS = {LINK: errno.ELOOP, FOLDER: errno.EISDIR, OTHER: errno.ENXIO}
@@ -55,7 +62,7 @@ def open_own(path: Path, flags: int) -> int:
     with suppress(FileNotFoundError):
         _refuse_stranger(path, os.lstat(path).st_mode)
     # What has come in between is neither followed nor waited for.
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, reduce(or_, OWN_FLAGS, flags), 0o666)
     try:
         _refuse_stranger(path, os.fstat(descriptor).st_mode)
     except OSError:
@@ -113,7 +120,8 @@ def append_line(path: Path, line: str) -> None:
         descriptor = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         with os.fdopen(descriptor, "ab") as stream:
             size = os.fstat(descriptor).st_size
-            is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            os.lseek(descriptor, max(size - 1, 0), os.SEEK_SET)
+            is_torn = size > 0 and os.read(descriptor, 1) != b"\n"
             stream.write(("\n" if is_torn else "").encode() + f"{line}\n".encode())
             stream.flush()
             os.fsync(descriptor)
@@ -193,6 +201,8 @@ def _is_cloned(source: int, target: int) -> bool:
     """Let a file have another's blocks until one of them is written to; whether the file system could."""
     if sys.platform != "linux":
         return False
+    import fcntl
+
     try:
         fcntl.ioctl(target, FICLONE, source)
     except OSError:
@@ -213,8 +223,10 @@ def _umask() -> int:
 
 
 def _sync(path: Path) -> None:
-    """Make a file or a folder's list of names durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make a file or a folder's list of names durable; of folders, as far as the system does that."""
+    if not IS_POSIX and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if IS_POSIX else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -6,13 +6,14 @@ killed process left behind is thereby known, and goes when the next scratch fold
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+
+from filelock import lock_descriptor
 
 from align_cli.artifacts.children import is_about_to_close, keep_from_children
 from align_cli.artifacts.files import open_own, remove
@@ -47,7 +48,7 @@ def _locked(folder: Path) -> int:
     """The descriptor of the folder's lock, which has its name only once it is held: nobody finds it free before."""
     unnamed = folder / f"{LOCK_NAME}.new"
     descriptor = open_own(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    lock_descriptor(descriptor)
     unnamed.rename(folder / LOCK_NAME)
     keep_from_children(descriptor)
     return descriptor
@@ -64,14 +65,19 @@ def _remove_leftovers() -> None:
     """Remove this user's scratch folders whose processes are dead, as far as can be done."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
-            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+            if folder.is_symlink() or folder.stat().st_uid != _user():
                 continue
             lock = open_own(folder / LOCK_NAME, os.O_RDWR)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove_folder(folder)
+                if lock_descriptor(lock, blocking=False):
+                    _remove_folder(folder)
             finally:
                 os.close(lock)
+
+
+def _user() -> int:
+    """This user's number; 0 where users have none, and a temporary directory each."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0
 
 
 def _remove_folder(folder: Path) -> None:

@@ -223,8 +223,8 @@ def test_a_line_that_a_killed_process_left_torn_does_not_swallow_the_next(tmp_pa
 def test_an_append_reads_a_single_byte_of_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, read = tmp_path / "ledger.jsonl", []
     path.write_text("line\n" * 100_000)
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda *args: read.append(args[1]) or pread(*args))
+    read_bytes = os.read
+    monkeypatch.setattr(os, "read", lambda *args: read.append(args[1]) or read_bytes(*args))
     monkeypatch.setattr(Path, "read_bytes", _raise_disk_error)
     monkeypatch.setattr(Path, "read_text", _raise_disk_error)
     append_line(path, "last")

@@ -1,19 +1,66 @@
-"""One process works on a run. The lock dies with its process."""
+"""One process works on a run. The lock dies with its process, and its file says whose it is.
+
+.lock   ` HOST pid PID since YYYY-MM-DD HH:MM:SS` while it is held; after the process has let go of it, nothing
+"""
 
 from __future__ import annotations
 
-import fcntl
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
+
+from filelock import lock_descriptor
 
 from align_cli.artifacts.children import is_about_to_close, keep_from_children
 from align_cli.artifacts.disk import DISK_FAULTS, disk_error, writing
 from align_cli.artifacts.files import open_own, stranger_kind
 from align_cli.errors import AlignError, DiskError, RunError
+
+CLOCK = "%Y-%m-%d %H:%M:%S"
+LOCKED_BYTE = 1
+"""What Windows lets nobody read of a file that is locked: its first byte, which is a blank."""
+
+PATIENCE_SECONDS = 60
+"""By how much two clocks of a machine may disagree on when a process began."""
+
+
+class Holder(NamedTuple):
+    """Who holds a lock.
+
+    Args:
+        host: the machine.
+        pid: the process there.
+        since: when it took the lock, by that machine's clock.
+    """
+
+    host: str
+    pid: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"{self.host} pid {self.pid} since {self.since}"
+
+    @property
+    def lives(self) -> bool | None:
+        """Whether the process is there; None where this machine cannot tell, since it is another one."""
+        if self.host != socket.gethostname():
+            return None
+        import psutil
+
+        try:
+            process = psutil.Process(self.pid)
+            began = time.mktime(time.strptime(self.since, CLOCK))
+            # A number is given to another process when the first is dead, and by then the lock was taken long ago.
+            return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= began + PATIENCE_SECONDS
+        except (psutil.NoSuchProcess, ValueError, OverflowError):
+            return False
+        except psutil.AccessDenied:
+            return True
 
 
 class Lock:
@@ -51,19 +98,18 @@ class Lock:
                 hint="choose another output_dir",
             ) from None
         with lock as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = stream.read().strip() or "another process"
+            if not self._take(stream.fileno()):
                 raise RunError(
-                    f"the run is in use by {holder}", where=str(self._folder), hint="wait for it, or end it first"
-                ) from None
+                    f"the run is in use by {self.holder or 'another process'}",
+                    where=str(self._folder),
+                    hint="wait for it, or end it first",
+                )
             self._held = _identity(os.fstat(stream.fileno()))
             keep_from_children(stream.fileno())
             try:
                 with writing(self._path):
                     stream.truncate(0)
-                    stream.write(f"{socket.gethostname()} pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+                    stream.write(f" {Holder(socket.gethostname(), os.getpid(), time.strftime(CLOCK))}")
                     stream.flush()
                 yield
             except Exception as error:
@@ -74,7 +120,31 @@ class Lock:
                 raise fault from None
             finally:
                 self._held = None
+                with suppress(OSError):
+                    stream.truncate(0)
                 is_about_to_close(stream.fileno())
+
+    def _take(self, descriptor: int) -> bool:
+        try:
+            return lock_descriptor(descriptor, blocking=False)
+        except OSError as error:
+            raise RunError(
+                f"the run's folder cannot be locked: {error.strerror}",
+                where=str(self._folder),
+                hint="choose an output_dir on a file system that has locks",
+            ) from None
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who holds it, or held it when it was killed; read from its file alone, nothing is locked."""
+        try:
+            with os.fdopen(open_own(self._path, os.O_RDONLY), "rb") as stream:
+                stream.seek(LOCKED_BYTE)
+                text = stream.read(1000).decode(errors="replace")
+        except OSError:
+            return None
+        found = re.fullmatch(r"(\S+) pid (\d{1,9}) since (.{19})", text)
+        return Holder(found[1], int(found[2]), found[3]) if found else None
 
     @property
     def is_held(self) -> bool:
