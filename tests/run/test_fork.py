@@ -303,7 +303,8 @@ REFUSALS: dict[str, tuple[list[str], str]] = {
     "no run there": (["none@1"], "none: there is no run in this folder\nhint: give a recipe's output_dir\n"),
     "a round that is not finished": (
         ["run@3", "rounds=4"],
-        "run: the run has not finished round 3\nhint: see `align status run` for how far it is; it can be forked from round 0 or 1 or 2\n",
+        "run: the run has not finished round 3\n"
+        "hint: see `align status run` for how far it is; it can be forked from round 0 or 1 or 2\n",
     ),
     "too few rounds": (
         ["run@2"],
