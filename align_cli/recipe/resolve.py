@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from align_cli.recipe.recipe import Recipe
-from align_cli.recipe.sections import data, label
+from align_cli.recipe.sections import data, label, method
 from align_cli.recipe.written.scalars import read_number
 
 
@@ -30,6 +30,7 @@ def with_automatic_values(recipe: Recipe) -> Recipe:
     sections = {
         "data": data.with_automatic_values(recipe.data),
         "label": label.with_automatic_values(recipe.label, recipe.method),
+        "method": method.with_automatic_values(recipe.method, recipe.train.replay_rounds),
     }
     return recipe.model_copy(update=sections)
 

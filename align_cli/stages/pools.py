@@ -94,7 +94,7 @@ def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:
         raise DataError(
             f"{len(unweighable)} pairs hold no log-probabilities of their sampling, which importance weights need",
             where="method.importance_weight_cap",
-            hint="label completions of `align generate`, or leave the key out",
+            hint="label completions of `align generate`, or set the key to null",
         )
     if (
         "dpr" not in sources

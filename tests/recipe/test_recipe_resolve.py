@@ -18,6 +18,7 @@ from align_cli.recipe import (
     resolved,
     warnings_for,
 )
+from align_cli.recipe.sections.method import REPLAY_CAP
 
 
 @pytest.mark.parametrize(("gradient", "value"), [("0.3", "keep"), ("0", "drop")])
@@ -211,9 +212,62 @@ def test_replayed_mixed_pairs_with_a_gradient_are_worth_a_warning(load):
         "train.replay_rounds=1",
     )
     replayed = "train.replay_rounds without method.importance_weight_cap: replayed responses are another policy's"
-    assert replayed in warnings_for(load(*mixed))
-    assert replayed not in warnings_for(load(*mixed, "method.importance_weight_cap=10"))
+    assert replayed in warnings_for(load(*mixed, "method.importance_weight_cap=null"))
+    assert replayed not in warnings_for(load(*mixed))
     assert replayed not in warnings_for(load(*mixed, "method.sources.dmd.gradient=0"))
+
+
+NO_TERMS = ("method.sources.dpr.gradient=0",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cap"),
+    [
+        (("train.replay_rounds=1",), REPLAY_CAP),
+        (("train.replay_rounds=1", "method.importance_weight_cap=10"), 10),
+        (("train.replay_rounds=1", "method.importance_weight_cap=null"), None),
+        (("train.replay_rounds=1", *NO_TERMS), None),
+        (("train.replay_rounds=1", *NO_TERMS, "method.kl.coefficient=0.1"), REPLAY_CAP),
+        (("train.replay_rounds=1", *NO_TERMS, "method.kl={coefficient: 0.1, gradient: pathwise}"), None),
+        (("train.replay_rounds=0", "method.kl.coefficient=0.1"), None),
+    ],
+)
+def test_replayed_pairs_are_weighed_where_a_term_is_an_expectation_over_the_policy(load, tmp_path, overrides, cap):
+    recipe = load(*overrides)
+    assert recipe.method.importance_weight_cap == cap
+    assert resolved(recipe)["method"]["importance_weight_cap"] == cap
+    written = tmp_path / "resolved.yaml"
+    written.write_text(dump(recipe), encoding="utf-8")
+    assert load_recipe(written).method.importance_weight_cap == cap
+
+
+@pytest.mark.parametrize(
+    ("overrides", "uses"),
+    [
+        ((), None),
+        (("generate.prompts_per_round=8",), "dpr 150"),
+        (
+            ("generate.prompts_per_round=8", "method.sources.dpr.mixing=0.25", "method.sources.offline.mixing=0.75"),
+            "dpr 125",
+        ),
+        (("generate.prompts_per_round=8", "train.gradient_accumulation_steps=2"), "dpr 300"),
+        (("generate.prompts_per_round=8", "generate.num_generations=4"), "dpr 150"),
+        (("generate.prompts_per_round=8", "generate.num_generations=4", "label.pairs=all"), "dpr 25"),
+        (("generate.prompts_per_round=8", "train.replay_rounds=1"), "dpr 75"),
+        (("generate.prompts_per_round=8", "train.replay_rounds=9"), "dpr 50"),
+        (("generate.prompts_per_round=8", "method.sources={dpp: {mixing: 1}}", "generate.num_generations=4"), "dpp 83"),
+        (("generate.prompts_per_round=8", "method.sources={offline: {mixing: 1}}"), None),
+    ],
+)
+def test_pairs_that_are_used_over_and_over_are_worth_a_warning(load, overrides, uses):
+    steps = ("train.steps_per_round=500", "generate.prompts_per_round=512", "rounds=3")
+    found = [warning for warning in warnings_for(load(*steps, *overrides)) if "uses each of its" in warning]
+    if uses is None:
+        assert found == []
+    else:
+        (warning,) = found
+        name, times = uses.split()
+        assert f" pairs of {name} {times} times: " in warning
 
 
 def test_every_key_is_documented():

@@ -24,11 +24,15 @@ from align_cli.recipe.sections.losses import (
     LossTypes,
 )
 from align_cli.recipe.sections.optimism import OptimismSection
-from align_cli.recipe.sections.sources import SOURCES, SourcesSection
+from align_cli.recipe.sections.sources import SOURCES, SourcesSection, coefficient_of
 from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
+
+
+REPLAY_CAP = 2.0
+"""The cap of replayed pairs where a recipe sets none: docs/method.md, section 4, has what it was chosen by."""
 
 
 class MethodSection(Section):
@@ -50,7 +54,10 @@ class MethodSection(Section):
     kl: KlSection = KlSection()
     optimism: OptimismSection = OptimismSection()
     importance_weight_cap: float | None = Field(
-        None, gt=0, description="largest weight πθ/π_sampled of a pair of the policy's; unset trains as sampled"
+        None,
+        gt=0,
+        description="largest weight πθ/π_sampled of a pair of the policy's; null trains as sampled; unset: "
+        f"{REPLAY_CAP:g} with train.replay_rounds and a gradient or the full KL, else null",
     )
     simpo_gamma: float = Field(0.5, ge=0, description="simpo: the margin to win by (γ); the paper takes 0.1β to 0.8β")
     loss_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
@@ -88,6 +95,19 @@ class MethodSection(Section):
     def uses_trl_loss(self) -> bool:
         """Whether TRL computes the loss, as it stands."""
         return bool(self.trl_keys)
+
+
+def with_automatic_values(method: MethodSection, replay_rounds: int) -> MethodSection:
+    """An unset `importance_weight_cap` becomes a number where replayed pairs carry an expectation over the policy.
+
+    Such are the bilevel terms and the full KL. What is set stays, null too.
+    """
+    is_expectation = method.kl.is_full or any(
+        source.policy_responses and coefficient_of(source) for source in method.sources.in_use().values()
+    )
+    if "importance_weight_cap" in method.model_fields_set or not (replay_rounds and is_expectation):
+        return method
+    return method.model_copy(update={"importance_weight_cap": REPLAY_CAP})
 
 
 def _losses(view: View) -> list[str]:

@@ -266,4 +266,32 @@ def _self_labels(recipe: Recipe) -> list[str]:
     return warnings
 
 
-WARNINGS = (_coefficients, _self_labels)
+MOST_USES = 10
+"""Uses of a pair of the policy's from which on a recipe is warned: docs/method.md, section 4."""
+
+
+def _uses(recipe: Recipe) -> list[str]:
+    """How often a round's steps use each pair of the policy's, those of replayed rounds included."""
+    generate, train, warnings = recipe.generate, recipe.train, []
+    together = generate.num_generations + generate.num_reference_generations
+    pairs_of_a_prompt = {
+        "dpp": math.comb(generate.num_generations, 2),
+        "dpr": math.comb(together, 2) if recipe.label.pairs == "all" else 1,
+        "dmd": generate.num_generations,
+    }
+    rounds = min(train.replay_rounds + 1, recipe.rounds)
+    for name, source in recipe.method.sources.in_use().items():
+        if not source.policy_responses:
+            continue
+        pairs = generate.prompts_per_round * pairs_of_a_prompt[name] * rounds
+        uses = train.steps_per_round * recipe.global_batch_size * source.mixing / pairs
+        if uses > MOST_USES:
+            warnings.append(
+                f"a round of {train.steps_per_round} steps uses each of its {pairs} pairs of {name} {uses:.0f} times: "
+                f"above {MOST_USES} rewards were seen to fall; raise generate.prompts_per_round, or lower "
+                "train.steps_per_round and raise rounds"
+            )
+    return warnings
+
+
+WARNINGS = (_coefficients, _self_labels, _uses)
