@@ -82,7 +82,11 @@ class TransformersEngine:
 
     def _together(self, policy: Policy) -> Together:
         if policy.model not in self._goes_together:
-            self._goes_together[policy.model] = what_goes_together(policy)
+            try:
+                with out_of_memory_as_memory_error():
+                    self._goes_together[policy.model] = what_goes_together(policy)
+            except MemoryError:  # not even two prompts of a few tokens: batches will be cut into single ones
+                return "any"
             if self._goes_together[policy.model] != "any":
                 self.note(APART[self._goes_together[policy.model]])
         return self._goes_together[policy.model]
