@@ -38,7 +38,7 @@ def masked(text: str) -> str:
     return _without(text, spans_by_form(text))
 
 
-def without_environment(text: str) -> str:
+def without_secrets(text: str) -> str:
     """A text without the secrets of the environment, and without what looks like one, whoever wrote them into it."""
     known = _known(tuple(os.environ.items()))
     spans = [*spans_by_form(text), *_spans_of(known.anywhere, text)]

@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 import yaml
 
-from align_cli.redaction import MASK, without_environment
+from align_cli.redaction import MASK, without_secrets
 from align_cli.secret_forms import is_secret, is_secret_name
 
 ENVIRONMENTS = sorted((Path(__file__).parent / "environments").glob("*.yaml"))
@@ -81,44 +81,44 @@ def parts_of(value: str) -> list[str]:
 def test_every_secret_is_masked_however_it_is_shown(environment: dict[str, Any]) -> None:
     for name, value in environment["secrets"].items():
         for text in shown_in_many_ways(value):
-            left = without_environment(text)
+            left = without_secrets(text)
             assert MASK in left
             assert [part for part in parts_of(value) if part in left] == [], (name, text)
 
 
 def test_what_surrounds_a_secret_stays(environment: dict[str, Any]) -> None:
     for value in environment["secrets"].values():
-        assert without_environment(f"401 for {value.strip()} in round 2") == f"401 for {MASK} in round 2"
+        assert without_secrets(f"401 for {value.strip()} in round 2") == f"401 for {MASK} in round 2"
 
 
 def test_every_line_of_a_secret_of_several_lines_is_masked_alone(environment: dict[str, Any]) -> None:
     for value in environment["secrets"].values():
         for line in value.splitlines()[1:-1]:
-            assert without_environment(f"> {line}") == f"> {MASK}"
+            assert without_secrets(f"> {line}") == f"> {MASK}"
 
 
 def test_of_a_value_that_holds_a_secret_the_rest_stays(environment: dict[str, Any]) -> None:
     for name, held in environment["holding"].items():
         for text in (held["value"], f"{name}={held['value']}", f"> {held['value']} <", repr([held["value"]])):
-            left = without_environment(text)
+            left = without_secrets(text)
             assert [part for part in held["hidden"] if part in left] == []
             assert [part for part in held["kept"] if part not in left] == []
         for part in held["hidden"]:
             if len(part) >= 12:
-                assert part not in without_environment(f"login failed for {part}")
+                assert part not in without_secrets(f"login failed for {part}")
 
 
 @pytest.mark.parametrize("number", range(len(LINES)))
 def test_an_ordinary_line_stays_as_it_is(number: int, environment: dict[str, Any]) -> None:
-    assert without_environment(LINES[number]) == LINES[number]
+    assert without_secrets(LINES[number]) == LINES[number]
 
 
 def test_the_ordinary_lines_of_an_environment_stay_as_they_are(environment: dict[str, Any]) -> None:
     for line in environment["lines"]:
-        assert without_environment(line) == line
+        assert without_secrets(line) == line
     for name, value in environment["ordinary"].items():
         for text in (f"{name}={value}", f"export {name}={shlex.quote(value)}", repr({name: value}), value):
-            assert without_environment(text) == text
+            assert without_secrets(text) == text
 
 
 def test_a_dump_of_the_whole_environment_shows_what_is_ordinary_and_nothing_else(environment: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ def test_a_dump_of_the_whole_environment_shows_what_is_ordinary_and_nothing_else
     hidden = [part for value in environment["secrets"].values() for part in parts_of(value)]
     hidden += [part for held in environment["holding"].values() for part in held["hidden"]]
     for dump in dumps:
-        left = without_environment(dump)
+        left = without_secrets(dump)
         assert [part for part in hidden if part in left] == []
         assert [value for value in environment["ordinary"].values() if value in dump and value not in left] == []
         for name, value in environment["behind_names"].items():
@@ -152,12 +152,12 @@ def test_a_secret_that_might_be_a_word_is_masked_behind_a_secrets_name_and_in_a_
         ("password=tests", "password=tests"),
         ("password=latest", "password=latest"),
     ]:
-        assert without_environment(text) == left
+        assert without_secrets(text) == left
 
 
 def test_secrets_that_overlap_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"A_TOKEN": "abcd1234", "B_TOKEN": "abcd1234efgh", "C_TOKEN": "efgh5678"})
-    assert without_environment("<abcd1234efgh5678> <abcd1234> <efgh5678>") == "<***> <***> <***>"
+    assert without_secrets("<abcd1234efgh5678> <abcd1234> <efgh5678>") == "<***> <***> <***>"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_keys_in_headers_queries_and_blocks_are_masked_whatever_the_environment(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", {})
-    left = without_environment(f"{text} and so on")
+    left = without_secrets(f"{text} and so on")
     assert MASK in left and left.endswith(" and so on")
     for part in ("dXNlcjpodW50ZXIy", "abc12345", "abcdef0123456789", "abcdefgh", "Winter", "MIIE"):
         assert part not in left
@@ -200,8 +200,8 @@ def test_where_a_name_leaves_it_open_the_value_decides(name: str) -> None:
 
 
 def test_lines_are_looked_through_quickly_once_the_environment_is_known(environment: dict[str, Any]) -> None:
-    without_environment("")
+    without_secrets("")
     began = time.process_time()
     for line in LINES * 10:
-        without_environment(line)
+        without_secrets(line)
     assert time.process_time() - began < 0.001 * len(LINES) * 10

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import typer
 
 from align_cli.cli import check, evaluate, generate, label, status, train
-from align_cli.cli.output import guarded
+from align_cli.cli.output import guarded, show_bug
 from align_cli.cli.process import end_at_sigterm
 from align_cli.cli.streams import close_data, prepare_streams
 from align_cli.errors import ExitCode
@@ -54,4 +55,5 @@ def _commands() -> None:
     try:
         app()
     finally:
+        sys.excepthook = show_bug  # Typer has put one of its own there
         close_data()

@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import wraps
 from itertools import zip_longest
 from pathlib import Path
+from traceback import format_exception
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from align_cli.artifacts.disk import disk_error
@@ -21,7 +23,7 @@ from align_cli.cli.shown import drawn, json_in, visible, visible_json
 from align_cli.cli.streams import OutputClosedError, write_out
 from align_cli.errors import AlignError, ExitCode, OutOfMemoryError
 from align_cli.models.memory import memory_fault
-from align_cli.redaction import without_environment
+from align_cli.redaction import without_secrets
 
 if TYPE_CHECKING:
     from align_cli.artifacts.records import Record
@@ -47,7 +49,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt as interrupt:
             is_terminated = isinstance(interrupt, Terminated)
             what = "terminated" if is_terminated else "interrupted"
-            print("; ".join([what, *map(str, interrupt.args)]), file=sys.stderr)
+            print(visible(without_secrets("; ".join([what, *map(str, interrupt.args)]))), file=sys.stderr)
             raise SystemExit(ExitCode.TERMINATED if is_terminated else ExitCode.INTERRUPTED) from None
         except OutputClosedError:
             raise SystemExit(ExitCode.OUTPUT_CLOSED) from None
@@ -78,11 +80,16 @@ def _show(error: AlignError) -> None:
     for fault, following in zip_longest(error.faults, error.faults[1:]):
         # A remedy that the next fault has too is told once, below the last of them.
         is_told_below = following is not None and following.hint == fault.hint
-        print(visible(without_environment(str(replace(fault, hint="") if is_told_below else fault))), file=sys.stderr)
+        print(visible(without_secrets(str(replace(fault, hint="") if is_told_below else fault))), file=sys.stderr)
     if len(error.faults) > 1 or error.not_shown:
         shown = f"{len(error.faults)} faults" if len(error.faults) > 1 else "1 fault"
         total = f"{shown}, and {error.not_shown}" if error.not_shown else shown
-        print(visible(without_environment(total)), file=sys.stderr)
+        print(visible(without_secrets(total)), file=sys.stderr)
+
+
+def show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A bug's traceback, as the interpreter would show it, without secrets: a place for `sys.excepthook`."""
+    print(visible(without_secrets("".join(format_exception(kind, error, trace)))), end="", file=sys.stderr)
 
 
 def check_output_place(place: str) -> None:
@@ -119,11 +126,11 @@ class Output:
     def note(self, text: str) -> None:
         """One line of talk."""
         if not self.quiet:
-            print(visible(without_environment(text)), file=sys.stderr)
+            print(visible(without_secrets(text)), file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """One line that matters also to those who want quiet."""
-        print(visible(without_environment(f"warning: {text}")), file=sys.stderr)
+        print(visible(without_secrets(f"warning: {text}")), file=sys.stderr)
 
     def data(self, value: Any, table: TextTable | None = None) -> None:
         """A command's answer: JSON if that is wanted or there is no table, else the table."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from align_cli.cli.shown import drawn, fits, visible
-from align_cli.redaction import without_environment
+from align_cli.redaction import without_secrets
 from align_cli.report.tables import rounds_table, span
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class LiveReporter(RunReporter):
     def note(self, text: str) -> None:
         from rich.text import Text
 
-        self.console.print(Text(visible(without_environment(text))))
+        self.console.print(Text(visible(without_secrets(text))))
 
     def evaluated(self, evaluation: Evaluation) -> None:
         self.evaluations.append(evaluation)

@@ -33,7 +33,7 @@ from pkgutil import resolve_name
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from align_cli.errors import AlignError
-from align_cli.redaction import without_environment
+from align_cli.redaction import without_secrets
 
 LONGEST_TRACEBACK = 20_000
 """Characters of a traceback that are shown; of a longer one its beginning and its end."""
@@ -97,7 +97,7 @@ def own_traceback(error: BaseException) -> str:
     """The traceback through the user's own code, without secrets; the exception alone where the call itself failed."""
     told = traceback.TracebackException.from_exception(error)
     _keep_own_frames(told)
-    text = without_environment("".join(told.format()).rstrip())
+    text = without_secrets("".join(told.format()).rstrip())
     if len(text) <= LONGEST_TRACEBACK:
         return text
     half = LONGEST_TRACEBACK // 2
@@ -136,7 +136,7 @@ class _Talk(io.TextIOBase):
         return self._stream.encoding
 
     def write(self, text: str) -> int:
-        self._stream.write(without_environment(text))
+        self._stream.write(without_secrets(text))
         return len(text)
 
     def flush(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from align_cli.errors import LabelerError, nearest
 from align_cli.labelers.contained import UserCodeError, contained, is_aligns, own_traceback
 from align_cli.recipe.sections.labelers import FunctionLabelerSection
-from align_cli.redaction import without_environment
+from align_cli.redaction import without_secrets
 
 Scoring = Callable[..., Sequence[float]]
 
@@ -209,7 +209,7 @@ def _finite_number(value: Any) -> float | None:
 
 def _shortened(value: Any) -> str:
     try:
-        text = without_environment(repr(value))
+        text = without_secrets(repr(value))
     except ValueError:
         return f"an integer of {value.bit_length()} bits"
     return text if len(text) <= 80 else f"{text[:79]}…"

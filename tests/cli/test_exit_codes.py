@@ -47,6 +47,27 @@ def test_a_bug_ends_with_1_and_its_traceback(finished: Path) -> None:
     assert done.stderr.startswith("Traceback")
 
 
+def test_a_bugs_traceback_shows_no_key(finished: Path) -> None:
+    broken = (
+        "import os, align_cli.recipe\n"
+        "def load_recipe(*_): raise RuntimeError('401 for ' + os.environ['SOME_API_KEY'])\n"
+        "align_cli.recipe.load_recipe = load_recipe\n"
+        "from align_cli.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", broken, "check", "recipe.yaml"],
+        cwd=finished,
+        env={**os.environ, "SOME_API_KEY": "Zq9verysecretvalue"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == ExitCode.BUG
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("RuntimeError: 401 for ***\n")
+    assert "Zq9very" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["nosuch", "check --nosuch", "check nosuch.yaml", "train recipe.yaml rounds=-1"])
 def test_what_the_user_can_mend_ends_with_2(finished: Path, align: Align, command: str) -> None:
     done = align(*command.split(), cwd=finished)

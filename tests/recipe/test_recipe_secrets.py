@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from align_cli.recipe import dump
-from align_cli.redaction import MASK, masked, without_environment
+from align_cli.redaction import MASK, masked, without_secrets
 from align_cli.secret_forms import holds_token, is_secret_name
 
 HUNTER = "hunter2hunter2"
@@ -204,7 +204,7 @@ def test_secrets_of_the_environment_are_taken_out_of_what_others_wrote(monkeypat
     monkeypatch.setenv("HF_TOKEN", TOKENS[0])
     monkeypatch.setenv("SHORT_SECRET", "abc")
     monkeypatch.setenv("HOME_FOLDER", "hunter-home")
-    assert without_environment(f"401 for {TOKENS[0]} in hunter-home abc") == "401 for *** in hunter-home abc"
+    assert without_secrets(f"401 for {TOKENS[0]} in hunter-home abc") == "401 for *** in hunter-home abc"
 
 
 def test_a_refused_recipe_is_copied_nowhere(faults_of, tmp_path: Path) -> None:
