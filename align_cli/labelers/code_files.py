@@ -43,7 +43,7 @@ def _imported(place: str, own: Path, current_folder: Path) -> dict[str, Path]:
     roots = [str(current_folder), *(folder for folder in _PATH if folder and not _is_installed(folder))]
     is_file = module.endswith(".py")
     if is_file:
-        roots.insert(0, str(own.parent))
+        roots.insert(0, str(current_folder / own.parent))  # importlib keeps what a relative one meant at first
     found: dict[str, Path] = {}
     name = "" if is_file else module
     waiting = [] if is_file else [module]

@@ -45,6 +45,13 @@ def test_modules_beside_a_file_and_all_that_they_import_are_found() -> None:
     assert "words" not in sys.modules
 
 
+def test_files_of_the_same_name_in_another_current_folder_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    write(labeler="import words\n", words="", elsewhere_X_labeler="import words\n", elsewhere_X_words="")
+    first = code_files("labeler.py:score")["words"]
+    monkeypatch.chdir("elsewhere")
+    assert code_files("labeler.py:score")["words"] == first.parent / "elsewhere" / "words.py"
+
+
 def test_what_stands_beside_a_file_in_another_folder_is_found() -> None:
     write(deep_X_labeler="import beside, above\n", deep_X_beside="", above="")
     assert names_of("deep/labeler.py:score") == {"": "deep/labeler.py", "above": "above.py", "beside": "deep/beside.py"}

@@ -44,8 +44,9 @@ NOISY = """
 
     shout("at import")
     atexit.register(shout, "at exit")
-    atexit.register(ended.set)
-    threading.Thread(target=later, daemon=True).start()
+    thread = threading.Thread(target=later, daemon=True)
+    thread.start()
+    atexit.register(lambda: (ended.set(), thread.join()))
 
     def score(prompts, completions, **_):
         shout("in a call")
