@@ -28,5 +28,4 @@ def optimism_term(
     Source: Algorithm 1, arXiv:2405.21046; the reparametrised objective of arXiv:2405.19332.
     """
     logratios_B2 = torch.stack([chosen_logratios_B, rejected_logratios_B], dim=1)
-    from_reference_B2 = from_reference_B2.to(logratios_B2.dtype)
     return (from_reference_B2 * logratios_B2).sum(1) / from_reference_B2.sum(1).clamp(min=1)

@@ -50,6 +50,24 @@ def test_token_kl_of_a_policy_with_itself_is_zero_and_else_positive() -> None:
     assert (token_kl(logits, others) > 0).all()
 
 
+@pytest.mark.parametrize("half", ["policy", "reference", "both"])
+def test_token_kl_is_taken_in_float32_where_logits_are_half(half: str) -> None:
+    """In bfloat16 it would be off by some hundredths."""
+    generator = torch.Generator().manual_seed(3)
+    logits, others = (torch.randn(2, 3, 500, generator=generator).bfloat16() for _ in range(2))
+    policy = logits if half != "reference" else logits.float()
+    reference = others if half != "policy" else others.float()
+    found = token_kl(policy, reference)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, token_kl(logits.float(), others.float()))
+
+
+def test_token_kl_keeps_double_precision_and_makes_none() -> None:
+    logits = torch.zeros(1, 1, 2, dtype=torch.float64)
+    assert token_kl(logits, logits).dtype == torch.float64
+    assert token_kl(logits.float(), logits).dtype == torch.float32
+
+
 def test_summed_token_kl_is_the_sequence_kl_in_expectation() -> None:
     """All sequences of two tokens over a vocabulary of three, weighted by their probability."""
     generator = torch.Generator().manual_seed(2)

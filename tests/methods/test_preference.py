@@ -9,7 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_cli.methods.preference import expected_preference_loss, preference_loss, preference_margin
+from align_cli.methods.preference import (
+    REFERENCE_FREE,
+    expected_preference_loss,
+    preference_loss,
+    preference_margin,
+)
 
 LOSS_TYPES = ["sigmoid", "ipo", "hinge", "simpo"]
 finite = st.floats(-30, 30, allow_nan=False)
@@ -67,6 +72,8 @@ def test_ipo_and_simpo_divide_each_score_by_its_own_length() -> None:
 def test_a_response_without_tokens_counts_as_one_token_long() -> None:
     margin = preference_margin(of(0.0), of(3.0), torch.tensor([0]), torch.tensor([3]), "ipo")
     assert margin.item() == -1
+    margin = preference_margin(of(3.0), of(0.0), torch.tensor([3]), torch.tensor([0]), "ipo")
+    assert margin.item() == 1
 
 
 @given(one=finite, other=finite, length=st.integers(1, 40), other_length=st.integers(1, 40))
@@ -109,6 +116,10 @@ def test_a_policy_label_leaves_dpo_no_expected_gradient() -> None:
     labels = torch.sigmoid(0.1 * margins).detach()
     (gradient,) = torch.autograd.grad(expected(margins, labels, "sigmoid", 0.1).sum(), margins)
     assert gradient.abs().max().item() < 1e-15
+
+
+def test_simpo_alone_has_no_reference() -> None:
+    assert [loss_type for loss_type in LOSS_TYPES if loss_type in REFERENCE_FREE] == ["simpo"]
 
 
 class TestSimpo:
