@@ -659,8 +659,8 @@ def test_the_reference_runs_without_a_gradient(
     """It is held fixed: nothing of its pass is kept for a gradient, and none reaches its weights."""
     kept: list[bool] = []
     reference.register_forward_hook(lambda *found: kept.append(found[-1].logits.requires_grad))
-    terms = {"policy_responses": True, "kl_coefficient": 1.0, "optimism_coefficient": 0.5}
-    objective = one_source({"loss_type": loss_type}, **terms)
+    terms = {"loss_type": loss_type, "kl_coefficient": 1.0, "optimism_coefficient": 0.5}
+    objective = one_source(terms, policy_responses=True)
     evaluate(objective, [pair(A, C, of_policy=(True, True), from_reference=(False, True))]).values.sum().backward()
     assert kept == [False]
     assert reference.logits_VV.grad is None
