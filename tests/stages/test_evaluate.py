@@ -20,7 +20,7 @@ from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.recipe.sections.labelers import FunctionLabelerSection
 from align_cli.run.folder.work import WorkInProgress
-from align_cli.stages.base import Context, NoProgress, NoWork
+from align_cli.stages.base import Context, NoProgress, NoWork, Work
 from align_cli.stages.evaluate import Evaluate, evaluate_policy, evaluation_draws
 from align_cli.stages.generate import generate_completions, sampling_settings
 from align_cli.stages.inputs import Inputs
@@ -403,3 +403,111 @@ def test_no_forward_pass_of_an_evaluation_keeps_what_a_gradient_would_need(
             hook.remove()
     assert len(kept) == 2 * (math.ceil(len(warm_samples) / 7) + math.ceil(len(pairs) / 7))
     assert not any(kept)
+
+
+class Round:
+    """The surroundings of an evaluation: what it reads, writes and is told."""
+
+    def __init__(
+        self, recipe: Recipe, policies: Sequence[Policy], reference: Policy, held: dict[int, list[Completion]]
+    ) -> None:
+        self.recipe, self.policies, self.held = recipe, policies, held
+        self.written: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self.sampled: list[int] = []
+        self.loaded = SimpleNamespace(
+            inputs=Inputs(recipe),
+            engine=TransformersEngine(64),
+            policy_after=lambda number: policies[number],
+            another_policy=lambda number: policies[number],
+            reference_for=lambda _: reference,
+            scorer=lambda name: build_scorer(name, HIDDEN) if name else None,
+        )
+        self.artifacts = SimpleNamespace(
+            base=lambda number: number,
+            read=lambda artifact, _: held.get(artifact.round),
+            write=lambda name, rows: self.written.update({name: rows}),
+            write_document=lambda name, record: self.written.update({name: record}),
+        )
+
+    def start(self, total: int, unit: str) -> None:
+        if unit == "completions":
+            self.sampled.append(total)
+
+    def advance(self, amount: int = 1) -> None: ...
+
+    def found(self, amount: int) -> None: ...
+
+    def evaluated(self, number: int, work: Work | None = None) -> Evaluation:
+        surroundings: Any = (self.artifacts, self.loaded, work or NoWork(), self, self.notes.append)
+        done = Evaluate().carry_out(Context(self.recipe, number, *surroundings))
+        evaluation = self.written["evaluation.json"]
+        assert done.figures == evaluation.to_dict()
+        return evaluation
+
+
+def test_a_rounds_policy_is_compared_with_what_each_opponent_answered(
+    recipe: Recipe, warm_policy: Policy, tiny_policy: Policy, sample: Callable[[Policy], list[Completion]]
+) -> None:
+    """With what lies there; an opponent whose responses do not is sampled anew, and answers just so."""
+    answers = {0: sample(tiny_policy), 1: sample(warm_policy)}
+    policies = [tiny_policy, warm_policy, warm_policy]
+    there = Round(recipe, policies, tiny_policy, answers)
+    found = there.evaluated(2)
+    assert there.written["samples.jsonl"] == answers[1]
+    assert found.against["initial"]["policy"] == tiny_policy.version
+    assert found.against["previous"] | {"policy": ""} == found.against["previous"] | {
+        "policy": "",
+        "win_rate": 0.5,
+        "ties": len(answers[1]),
+    }
+    assert found.against["initial"]["wins"] != found.against["initial"]["losses"]
+    anew = Round(recipe, policies, tiny_policy, {1: answers[1]})
+    assert anew.evaluated(2) == found
+
+
+def test_what_is_sampled_from_the_policy_itself_is_sampled_once(
+    recipe: Recipe, tiny_recipe: Callable[..., Recipe], tmp_path: Path, warm_policy: Policy, tiny_policy: Policy
+) -> None:
+    count = recipe.evaluate.num_prompts
+    bare = Round(recipe, [warm_policy], tiny_policy, {})
+    bare.evaluated(0)
+    warm = tiny_recipe(tmp_path, "generate.temperature=0.5", "method.sources.dpr.gradient=0")
+    cooler = Round(warm, [warm_policy], tiny_policy, {})
+    cooler.evaluated(0)
+    scored = [count]
+    assert bare.sampled == [count, *scored]
+    assert cooler.sampled == [count, count, *scored]
+
+
+def test_draws_from_the_policy_are_kept_apart_from_what_is_sampled_in_another_way(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path, warm_policy: Policy, tiny_policy: Policy
+) -> None:
+    """Each has a journal of its own: a process that goes on takes neither for the other."""
+    cooler = tiny_recipe(tmp_path, "generate.temperature=0.5", "method.sources.dpr.gradient=0")
+    wanted = Round(cooler, [warm_policy], tiny_policy, {}).evaluated(0)
+    for _ in range(2):
+        journaled = Round(cooler, [warm_policy], tiny_policy, {})
+        assert journaled.evaluated(0, WorkInProgress(tmp_path / "work", {})) == wanted
+
+
+@pytest.mark.parametrize(
+    ("number", "max_new_tokens", "is_told"),
+    [(0, 1, True), (1, 1, False), (0, 24, False)],
+    ids=["none ended", "in a later round", "some ended"],
+)
+def test_an_initial_policy_that_never_ends_is_told_before_training(
+    tiny_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    warm_policy: Policy,
+    tiny_policy: Policy,
+    number: int,
+    max_new_tokens: int,
+    is_told: bool,
+) -> None:
+    recipe = tiny_recipe(tmp_path, f"generate.max_new_tokens={max_new_tokens}", "evaluate.num_prompts=8")
+    surroundings = Round(recipe, [warm_policy, warm_policy], tiny_policy, {})
+    rate = surroundings.evaluated(number).eos_rate
+    assert (rate == 0) == (max_new_tokens == 1)
+    assert [note.split(":")[0] for note in surroundings.notes] == ["warning"] * is_told
+    assert all("none of the initial policy's responses ended by itself" in note for note in surroundings.notes)
