@@ -1,21 +1,26 @@
-"""`align status`: where a run stands."""
+"""`align status`: where a run stands, whether it is at work, and how long it will take."""
 
 from __future__ import annotations
 
+import shlex
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from align_cli.cli.options import AsJson
 from align_cli.cli.output import Output, guarded
 
+if TYPE_CHECKING:
+    from align_cli.run.status import RunStatus
+
 
 @guarded
 def command(
     run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)], as_json: AsJson = False
 ) -> None:
-    """Show where a run stands: rounds, stages, times, metrics."""
+    """Show where a run stands: at work or not, time left, rounds, stages, memory, metrics."""
     from align_cli.report.tables import rounds_table, stages_table
     from align_cli.run.status import run_status
 
@@ -25,6 +30,8 @@ def command(
         talk.data(status.to_dict())
         return
     talk.text(f"{run}: {len(status.finished)} of {len(status.planned)} steps finished, next: {status.next_step}")
+    for line in _at_work_or_not(status, run):
+        talk.text(line)
     if status.lineage is not None:
         talk.text(f"forked from {status.lineage['run']} after round {status.lineage['round']}")
     for line in status.guards:
@@ -32,3 +39,43 @@ def command(
     if status.evaluations:
         talk.table(rounds_table(status.evaluations))
     talk.table(stages_table(status.ledger))
+
+
+def _at_work_or_not(status: RunStatus, run: Path) -> list[str]:
+    from align_cli.report.tables import size
+    from align_cli.run.status import ELSEWHERE, FINISHED, RUNNING
+
+    if status.state == FINISHED:
+        return []
+    if status.state == RUNNING and status.holder is not None:
+        memory = status.holder.memory_bytes
+        return [f"running: {status.holder}" + (f", {size(memory)} in memory" if memory else ""), *_time_left(status)]
+    if status.state == ELSEWHERE:
+        return [f"in use by {status.holder}, on another machine: only there it can be seen whether it still is"]
+    if status.stopped_by is not None:
+        return [f"not running: {status.stopped_by.what}", f"hint: {status.stopped_by.hint}"]
+    again = "`align train` with its recipe, in the folder where it was begun"
+    if status.goes_on_here:
+        again = f"align train {shlex.quote(str(run / 'recipe.yaml'))}"
+    return [f"not running: {_how_far(status)}", f"go on with: {again}"]
+
+
+def _time_left(status: RunStatus) -> list[str]:
+    from align_cli.report.tables import span
+
+    now, lines = time.time(), []
+    if status.at_work is not None and status.at_work.total:
+        at_work, left = status.at_work, status.seconds_left_in_step(now)
+        rest = "" if left is None else f", {span(left)} left"
+        lines = [f"{at_work.step}: {at_work.done} of {at_work.total} {at_work.unit}, {at_work.per_second:.3g}/s{rest}"]
+    whole = status.seconds_left(now)
+    return [*lines, f"time left: {'not known yet' if whole is None else span(whole)}"]
+
+
+def _how_far(status: RunStatus) -> str:
+    if status.at_work is None:
+        return f"{status.next_step} has not begun"
+    at_work = status.at_work
+    place = f" at {at_work.done} of {at_work.total} {at_work.unit}" if at_work.total else ""
+    how = "interrupted" if status.holder is None else f"{status.holder} was killed"
+    return f"{how} in {at_work.step}{place}"

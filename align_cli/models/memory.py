@@ -7,7 +7,7 @@ import gc
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from align_cli.errors import AlignError, OutOfMemoryError
 
@@ -75,6 +75,25 @@ def telling_out_of_memory(where: str, hint: str) -> Iterator[None]:
         if message is None:
             raise
         raise OutOfMemoryError(f"out of memory: {message}", where=where, hint=hint) from None
+
+
+def peak_memory() -> dict[str, int]:
+    """The most that this process has had in memory, and that a GPU has had since the last call, where that is known.
+
+    Returns:
+        `peak_memory_bytes` and `peak_gpu_memory_bytes`.
+    """
+    found = {}
+    with suppress(ImportError):  # Windows has no such module
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found["peak_memory_bytes"] = peak if sys.platform == "darwin" else peak * 1024
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    return found
 
 
 def _empty_caches() -> None:

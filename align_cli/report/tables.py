@@ -31,16 +31,20 @@ def rounds_table(evaluations: Sequence[Evaluation]) -> TextTable:
 
 
 def stages_table(ledger: Sequence[Mapping[str, Any]]) -> TextTable:
-    """One row a finished stage: what it made and how long it took; an event that was edited by hand may lack a row."""
+    """One row a finished stage: what it made, how long it took and how much memory.
+
+    An event that was edited by hand may lack a row.
+    """
     rows = []
     for event in ledger:
         if event.get("event") != "finish":
             continue
         try:
-            rows.append([str(event["round"]), event["stage"], f"{event['seconds']:.1f} s", _main_figure(event)])
-        except (KeyError, TypeError, ValueError, AttributeError):
+            spent = [f"{event['seconds']:.1f} s", _memory(event)]
+            rows.append([str(event["round"]), event["stage"], *spent, _main_figure(event)])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             continue
-    return TextTable(["round", "stage", "time", "result"], rows)
+    return TextTable(["round", "stage", "time", "memory", "result"], rows)
 
 
 def span(seconds: float) -> str:
@@ -52,6 +56,11 @@ def span(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes % 60:02d}m"
     return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
+
+
+def size(num_bytes: int) -> str:
+    """A number of bytes as people say it: `812 MB`, `3.4 GB`."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
 def markdown(table: TextTable) -> str:
@@ -85,6 +94,12 @@ def _estimate(values: Mapping[str, Any] | None, digits: int) -> str:
     if values is None:
         return NOTHING
     return f"{values['mean']:.{digits}f} ± {values['standard_error']:.{digits}f}"
+
+
+def _memory(event: Mapping[str, Any]) -> str:
+    """The most that the process had in memory until then, and a GPU in the stage."""
+    found = [(event.get("peak_memory_bytes"), ""), (event.get("peak_gpu_memory_bytes"), " on the GPU")]
+    return ", ".join(f"{size(peak)}{where}" for peak, where in found if peak is not None) or NOTHING
 
 
 def _main_figure(event: Mapping[str, Any]) -> str:

@@ -1,15 +1,29 @@
-"""Where a run stands, read from its folder; changes nothing."""
+"""Where a run stands, and whether a process is at work on it: read from its folder; nothing is locked or changed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from align_cli.artifacts.records import Evaluation
+from align_cli.errors import Fault, GuardError
+from align_cli.recipe import Recipe
+from align_cli.run.at_work import AtWork, read_at_work
 from align_cli.run.folder import RunFolder
+from align_cli.run.folder.lock import Holder
 from align_cli.run.plan import Step, plan_steps
 from align_cli.run.results import Results
+from align_cli.run.standing import refuse_stopped
+
+RUNNING, ELSEWHERE, INTERRUPTED, STOPPED, FINISHED = "running", "elsewhere", "interrupted", "stopped", "finished"
+
+LONGEST_SECONDS = 1e9
+LATEST_ROUNDS = 3
+"""How many rounds tell how long a stage takes."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,12 @@ class RunStatus:
         ledger: every event.
         lineage: the run and the round that it was forked from; None for a run of its own.
         guards: what guards saw, one sentence a finding.
+        state: `running`; `elsewhere`: a process of another machine holds it, or was killed there; `interrupted`, also
+            before it has begun; `stopped` by a guard; `finished`.
+        holder: who holds it, or held it when it was killed.
+        at_work: how far the first step that is not finished is, or was; None where nobody has begun it.
+        stopped_by: what the guard says that stopped it.
+        goes_on_here: whether its recipe's `output_dir`, from the current folder, is the run's.
     """
 
     planned: list[Step]
@@ -31,12 +51,36 @@ class RunStatus:
     ledger: list[dict[str, Any]]
     lineage: dict[str, Any] | None
     guards: list[str]
+    state: str
+    holder: Holder | None
+    at_work: AtWork | None
+    stopped_by: Fault | None
+    goes_on_here: bool
 
     @property
     def next_step(self) -> Step | str:
         """The first step that is not finished, or `none`."""
-        finished = set(self.finished)
-        return next((step for step in self.planned if step not in finished), "none")
+        return next(iter(_remaining(self.planned, self.finished)), "none")
+
+    def seconds_left_in_step(self, now: float) -> float | None:
+        """Until the step at work is done; None where that is not known, or nobody is at work."""
+        if self.state != RUNNING or self.at_work is None:
+            return None
+        age, left = max(now - self.at_work.time, 0.0), self.at_work.seconds_left
+        known = _durations(self.ledger).get(self.at_work.stage) if self.at_work.round else None
+        # A stage may count one thing after the other: what it counts now is the least that is left.
+        guesses = [] if left is None else [max(left - age, 0.0)]
+        guesses += [] if known is None else [max(known - self.at_work.seconds - age, 0.0)]
+        return max(guesses, default=None)
+
+    def seconds_left(self, now: float) -> float | None:
+        """Until the run is finished; None where that is not known, as in the first rounds, or nobody is at work."""
+        remaining, durations = _remaining(self.planned, self.finished), _durations(self.ledger)
+        is_begun = self.at_work is not None
+        found = [durations.get(step.stage) if step.round else None for step in remaining[is_begun:]]
+        found += [self.seconds_left_in_step(now)] if is_begun else []
+        known = [seconds for seconds in found if seconds is not None]
+        return sum(known) if self.state == RUNNING and len(known) == len(found) else None
 
     def to_dict(self) -> dict[str, Any]:
         """The status as a JSON object."""
@@ -47,6 +91,11 @@ class RunStatus:
             "ledger": self.ledger,
             "lineage": self.lineage,
             "guards": self.guards,
+            "state": self.state,
+            "holder": None if self.holder is None else _holder_dict(self.holder),
+            "at_work": None if self.at_work is None else asdict(self.at_work),
+            "seconds_left_in_step": self.seconds_left_in_step(time.time()),
+            "seconds_left": self.seconds_left(time.time()),
         }
 
 
@@ -58,10 +107,14 @@ def run_status(path: Path) -> RunStatus:
     """
     folder = RunFolder(path)
     recipe = folder.recipe()
+    # First the lock: what a process finishes meanwhile is not taken for what it is at.
+    holder, at_work = folder.lock.holder, read_at_work(folder.lock.told)
     steps, origin = plan_steps(recipe), folder.lineage.origin
     finished = [
         step for step in steps if folder.lineage.inherits(step.round) or folder.manifests.finished(step) is not None
     ]
+    following = next(iter(_remaining(steps, finished)), None)
+    stopped_by = _guards_stop(folder, recipe, steps, following)
     return RunStatus(
         steps,
         finished,
@@ -69,7 +122,53 @@ def run_status(path: Path) -> RunStatus:
         folder.ledger.events(),
         None if origin is None else {"run": str(origin.run), "round": origin.round},
         _guards(folder, steps),
+        _state(holder, following, stopped_by),
+        holder,
+        at_work if at_work is not None and at_work.step == following else None,
+        stopped_by,
+        Path(recipe.output_dir).resolve() == path.resolve(),
     )
+
+
+def _remaining(planned: Sequence[Step], finished: Sequence[Step]) -> list[Step]:
+    done = set(finished)
+    return [step for step in planned if step not in done]
+
+
+def _state(holder: Holder | None, following: Step | None, stopped_by: Fault | None) -> str:
+    lives = holder is not None and holder.lives
+    if lives:
+        return RUNNING
+    if following is None:
+        return FINISHED
+    if lives is None:
+        return ELSEWHERE
+    return INTERRUPTED if stopped_by is None else STOPPED
+
+
+def _guards_stop(folder: RunFolder, recipe: Recipe, steps: Sequence[Step], following: Step | None) -> Fault | None:
+    if following is None:
+        return None
+    try:
+        before = steps.index(following) - 1
+        refuse_stopped(folder, recipe, steps[before] if before >= 0 else None, following)
+    except GuardError as error:
+        return error.faults[0]
+    return None
+
+
+def _durations(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How long each stage takes, by its latest rounds; round 0 has less to do, and tells nothing."""
+    found: dict[str, list[float]] = {}
+    for event in ledger:
+        # An event that was edited by hand may hold any number, or none.
+        if event["event"] == "finish" and event["round"] > 0 and 0 <= event["seconds"] < LONGEST_SECONDS:
+            found.setdefault(event["stage"], []).append(float(event["seconds"]))
+    return {stage: fmean(seconds[-LATEST_ROUNDS:]) for stage, seconds in found.items()}
+
+
+def _holder_dict(holder: Holder) -> dict[str, Any]:
+    return {**holder._asdict(), "lives": holder.lives, "memory_bytes": holder.memory_bytes}
 
 
 def _guards(folder: RunFolder, steps: list[Step]) -> list[str]:

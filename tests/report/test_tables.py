@@ -86,7 +86,19 @@ def finish(stage: str, figures: dict[str, Any] | None, seconds: float = 2.0) -> 
     ],
 )
 def test_a_row_a_finished_stage_with_what_it_made(event: dict[str, Any], result: str) -> None:
-    assert stages_table([event]).rows == [["1", event["stage"], f"{event['seconds']:.1f} s", result]]
+    assert stages_table([event]).rows == [["1", event["stage"], f"{event['seconds']:.1f} s", "–", result]]
+
+
+@pytest.mark.parametrize(
+    ("peaks", "shown"),
+    [
+        ({"peak_memory_bytes": 812_400_000}, "812 MB"),
+        ({"peak_memory_bytes": 3_440_000_000, "peak_gpu_memory_bytes": 10**9}, "3.4 GB, 1.0 GB on the GPU"),
+        ({}, "–"),
+    ],
+)
+def test_a_row_says_how_much_memory_it_took(peaks: dict[str, int], shown: str) -> None:
+    assert stages_table([{**finish("label", {"pairs": 1}), **peaks}]).rows[0][3] == shown
 
 
 @pytest.mark.parametrize(
@@ -97,6 +109,8 @@ def test_a_row_a_finished_stage_with_what_it_made(event: dict[str, Any], result:
         {"event": "finish", "round": 1, "stage": "train"},
         {**finish("label", {"pairs": 1}), "seconds": "long"},
         {**finish("label", {"pairs": 1}), "figures": ["pairs"]},
+        {**finish("label", {"pairs": 1}), "peak_memory_bytes": "much"},
+        {**finish("label", {"pairs": 1}), "peak_memory_bytes": 10**400},
     ],
 )
 def test_an_event_that_was_edited_by_hand_has_no_row(event: dict[str, Any]) -> None:

@@ -100,9 +100,11 @@ def test_the_ledger_has_a_start_and_a_finish_of_every_stage_in_order(finished: P
         (event, *step) for step in steps for event in ("start", "finish")
     ]
     for event in events:
-        assert set(event) - {"seconds", "figures"} == {"event", "time", "round", "stage"}
+        spent = {"seconds", "peak_memory_bytes", "peak_gpu_memory_bytes"}
+        assert set(event) - {"figures"} - spent == {"event", "time", "round", "stage"}
         if event["event"] == "finish":
             assert event["seconds"] >= 0
+            assert 10**7 < event["peak_memory_bytes"] < 10**12
             assert event["figures"]
     trained = [event["figures"] for event in events if event["event"] == "finish" and event["stage"] == "train"]
     training = [read_rows(rounds(finished) / f"00{number}" / "training.jsonl") for number in (1, 2)]

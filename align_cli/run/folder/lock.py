@@ -1,6 +1,9 @@
-"""One process works on a run. The lock dies with its process, and its file says whose it is.
+"""One process works on a run. The lock dies with its process, and its file says whose it is, and what that is at.
 
-.lock   ` HOST pid PID since YYYY-MM-DD HH:MM:SS` while it is held; after the process has let go of it, nothing
+    .lock   ` HOST pid PID since YYYY-MM-DD HH:MM:SS`, or a blank line after the process has let go of it
+            whatever its process told last
+
+What the file says is for people, and nothing is locked to read it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ from align_cli.errors import AlignError, DiskError, RunError
 CLOCK = "%Y-%m-%d %H:%M:%S"
 LOCKED_BYTE = 1
 """What Windows lets nobody read of a file that is locked: its first byte, which is a blank."""
+
+LEAST_TOLD, MOST_BYTES = 240, 4000
+"""A line that is told is filled up to so many characters; no more bytes than these are read."""
 
 PATIENCE_SECONDS = 60
 """By how much two clocks of a machine may disagree on when a process began."""
@@ -62,6 +68,18 @@ class Holder(NamedTuple):
         except psutil.AccessDenied:
             return True
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """What the process has in memory now; None where this machine cannot tell."""
+        if not self.lives:
+            return None
+        import psutil
+
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return None
+
 
 class Lock:
     """The lock of a folder.
@@ -75,6 +93,8 @@ class Lock:
         self._folder = folder
         self._path = path
         self._held: tuple[int, int] | None = None
+        self._descriptor = -1
+        self._first, self._second = "", ""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -85,32 +105,14 @@ class Lock:
                 taken away.
             AlignError: for a disk that is full, read-only or broken.
         """
+        self._descriptor = self._opened()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = os.fdopen(open_own(self._path, os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8")
-        except OSError as error:
-            if os.path.lexists(self._path) and stranger_kind(os.lstat(self._path).st_mode) is not None:
-                raise RunError(f"{error.strerror}", where=str(self._path), hint="remove it") from None
-            kind = DiskError if error.errno in DISK_FAULTS else RunError
-            raise kind(
-                f"output_dir cannot be made or written: {error.strerror}",
-                where=str(self._folder),
-                hint="choose another output_dir",
-            ) from None
-        with lock as stream:
-            if not self._take(stream.fileno()):
-                raise RunError(
-                    f"the run is in use by {self.holder or 'another process'}",
-                    where=str(self._folder),
-                    hint="wait for it, or end it first",
-                )
-            self._held = _identity(os.fstat(stream.fileno()))
-            keep_from_children(stream.fileno())
+            self._take()
             try:
                 with writing(self._path):
-                    stream.truncate(0)
-                    stream.write(f" {Holder(socket.gethostname(), os.getpid(), time.strftime(CLOCK))}")
-                    stream.flush()
+                    self._first = str(Holder(socket.gethostname(), os.getpid(), time.strftime(CLOCK)))
+                    self._second = self.told
+                    self._write()
                 yield
             except Exception as error:
                 self.check()  # without its folder a run meets all kinds of errors; this is the one to tell
@@ -119,32 +121,12 @@ class Lock:
                     raise
                 raise fault from None
             finally:
-                self._held = None
+                self._held, self._first = None, ""
                 with suppress(OSError):
-                    stream.truncate(0)
-                is_about_to_close(stream.fileno())
-
-    def _take(self, descriptor: int) -> bool:
-        try:
-            return lock_descriptor(descriptor, blocking=False)
-        except OSError as error:
-            raise RunError(
-                f"the run's folder cannot be locked: {error.strerror}",
-                where=str(self._folder),
-                hint="choose an output_dir on a file system that has locks",
-            ) from None
-
-    @property
-    def holder(self) -> Holder | None:
-        """Who holds it, or held it when it was killed; read from its file alone, nothing is locked."""
-        try:
-            with os.fdopen(open_own(self._path, os.O_RDONLY), "rb") as stream:
-                stream.seek(LOCKED_BYTE)
-                text = stream.read(1000).decode(errors="replace")
-        except OSError:
-            return None
-        found = re.fullmatch(r"(\S+) pid (\d{1,9}) since (.{19})", text)
-        return Holder(found[1], int(found[2]), found[3]) if found else None
+                    self._write()
+                is_about_to_close(self._descriptor)
+        finally:
+            os.close(self._descriptor)
 
     @property
     def is_held(self) -> bool:
@@ -169,6 +151,72 @@ class Lock:
                 where=str(self._folder),
                 hint="put it back if it was moved, then run the same command again: it goes on from what is there",
             )
+
+    def tell(self, text: str) -> None:
+        """Put a line below the holder's, in the place of the one before; it is lost where it cannot be written."""
+        if self._held is not None:
+            self._second = text
+            with suppress(OSError):
+                self._write()
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who holds it, or held it when it was killed."""
+        found = re.fullmatch(r"(\S+) pid (\d{1,9}) since (.{19})", self._read()[0])
+        return Holder(found[1], int(found[2]), found[3]) if found else None
+
+    @property
+    def told(self) -> str:
+        """What its holder told last, or the one before."""
+        return self._read()[1]
+
+    def _opened(self) -> int:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return open_own(self._path, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            if os.path.lexists(self._path) and stranger_kind(os.lstat(self._path).st_mode) is not None:
+                raise RunError(f"{error.strerror}", where=str(self._path), hint="remove it") from None
+            kind = DiskError if error.errno in DISK_FAULTS else RunError
+            raise kind(
+                f"output_dir cannot be made or written: {error.strerror}",
+                where=str(self._folder),
+                hint="choose another output_dir",
+            ) from None
+
+    def _take(self) -> None:
+        try:
+            is_taken = lock_descriptor(self._descriptor, blocking=False)
+        except OSError as error:
+            raise RunError(
+                f"the run's folder cannot be locked: {error.strerror}",
+                where=str(self._folder),
+                hint="choose an output_dir on a file system that has locks",
+            ) from None
+        if not is_taken:
+            raise RunError(
+                f"the run is in use by {self.holder or 'another process'}",
+                where=str(self._folder),
+                hint="wait for it, or end it first",
+            )
+        self._held = _identity(os.fstat(self._descriptor))
+        keep_from_children(self._descriptor)
+
+    def _write(self) -> None:
+        """Both lines in one go, and never shorter for a moment: who reads meanwhile finds a holder."""
+        text = f" {self._first}\n{self._second:<{LEAST_TOLD}}\n".encode()
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, text)
+        os.truncate(self._descriptor, len(text))
+
+    def _read(self) -> tuple[str, str]:
+        try:
+            with os.fdopen(open_own(self._path, os.O_RDONLY), "rb") as stream:
+                stream.seek(LOCKED_BYTE)
+                first, _, second = stream.read(MOST_BYTES).decode(errors="replace").partition("\n")
+        except OSError:
+            return "", ""
+        return first, second.strip()
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -1,0 +1,129 @@
+"""How far a run is within a step: written beside the lock's holder by the process at work, read by `align status`.
+
+For people alone. What it says is lost with a machine, and no step goes on by it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+
+from align_cli.artifacts.json_text import to_json
+from align_cli.run.plan import Step
+from align_cli.stages.base import Progress
+
+SECONDS_BETWEEN = 2.0
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """How far a process is within a step.
+
+    Args:
+        round: the step's round.
+        stage: the step's stage.
+        done: units of what is counted now, such as samples and later scores; 0 before anything is.
+        total: how many there are.
+        unit: what they are.
+        per_second: how fast they are done; 0 where that is not known yet.
+        seconds: for how long the step has been at work.
+        time: when this was written, in seconds since 1970.
+    """
+
+    round: Count
+    stage: str
+    done: Count
+    total: Count
+    unit: Annotated[str, StringConstraints(pattern=r"^[a-z ]{0,30}$")]
+    per_second: Seconds
+    seconds: Seconds
+    time: Seconds
+
+    @property
+    def step(self) -> Step:
+        """The step."""
+        return Step(self.round, self.stage)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until what is counted now is done; None where that is not known."""
+        return max(self.total - self.done, 0) / self.per_second if self.per_second else None
+
+
+_AT_WORK: TypeAdapter[AtWork] = TypeAdapter(AtWork)
+
+
+def read_at_work(text: str) -> AtWork | None:
+    """What a process has written; None for anything else, such as a text that is being replaced."""
+    try:
+        return _AT_WORK.validate_json(text)
+    except ValidationError:
+        return None
+
+
+class ToldProgress:
+    """Passes progress on, and writes it down now and then, and where the block that it is used in ends early.
+
+    Args:
+        step: which is at work.
+        progress: told of everything.
+        tell: takes a text for the lock's file.
+        seconds_between: texts are at least so far apart.
+    """
+
+    def __init__(
+        self, step: Step, progress: Progress, tell: Callable[[str], None], seconds_between: float = SECONDS_BETWEEN
+    ) -> None:
+        self._step, self._progress, self._tell, self._seconds_between = step, progress, tell, seconds_between
+        self._began = self._count_began = time.monotonic()
+        self._done = self._found = self._total = 0
+        self._unit = ""
+        self.write()
+
+    def start(self, total: int, unit: str) -> None:
+        """Work begins."""
+        self._progress.start(total, unit)
+        self._total, self._unit, self._done, self._found = total, unit, 0, 0
+        self._count_began = time.monotonic()
+        self.write()
+
+    def advance(self, amount: int = 1) -> None:
+        """Some of it is done."""
+        self._progress.advance(amount)
+        self._done += amount
+        self._write_if_due()
+
+    def found(self, amount: int) -> None:
+        """Some of it was done before."""
+        self._progress.found(amount)
+        self._done += amount
+        self._found += amount
+        self._write_if_due()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.write()
+
+    def _write_if_due(self) -> None:
+        if time.monotonic() - self._written >= self._seconds_between:
+            self.write()
+
+    def write(self) -> None:
+        """Write it down now."""
+        self._written = now = time.monotonic()
+        per_second = (self._done - self._found) / max(now - self._count_began, 1e-3)
+        at_work = AtWork(*self._step, self._done, self._total, self._unit, per_second, now - self._began, time.time())
+        self._tell(to_json(asdict(at_work)))
