@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 from in_process_runs import killed_at_step, no_garbage_in_libraries, train
-from run_fixtures import Align, MakeFolder, assert_refused, files_below, read_rows
+from run_fixtures import Align, MakeFolder, files_below, read_rows
 from safetensors.torch import load_file
 
 from align_cli.artifacts.records import Evaluation
-from align_cli.errors import DivergedError, RunError
+from align_cli.errors import DivergedError, GuardError
 from align_cli.models.load import weights_version
 from align_cli.recipe.sections.guards import GuardsSection
 from align_cli.recipe.sections.method import MethodSection
@@ -304,7 +304,7 @@ def test_a_warning_is_said_and_noted_and_the_run_goes_on(watched: tuple[Path, li
 
 
 def test_a_run_that_a_guard_stopped_stays_stopped_until_the_guard_only_warns(folder: Path, align: Align) -> None:
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(GuardError) as caught:
         train(f"guards={STOPPING}", "output_dir=stopped")
     (fault,) = caught.value.faults
     kl = read("stopped", 1, "evaluation.json")["kl"]["mean"]
@@ -315,7 +315,7 @@ def test_a_run_that_a_guard_stopped_stays_stopped_until_the_guard_only_warns(fol
     )
     files = {name: content for name, content in files_below(Path("stopped")).items() if name != ".lock"}
     again = align("train", "recipe.yaml", f"guards={STOPPING}", "output_dir=stopped", cwd=folder)
-    assert_refused(again)
+    assert (again.code, again.out) == (3, "")
     assert again.err.endswith(f"{fault}\n")
     assert {name: content for name, content in files_below(Path("stopped")).items() if name != ".lock"} == files
     train(f"guards={KL_ALONE}", "output_dir=stopped", "rounds=2")
@@ -326,7 +326,7 @@ def test_a_run_that_a_guard_stopped_stays_stopped_until_the_guard_only_warns(fol
 def test_a_run_that_is_finished_anyway_is_not_stopped(folder: Path) -> None:
     said = train(f"guards={STOPPING}", "output_dir=stopped", "rounds=1")
     assert said[-1].startswith("guard kl, round 1: ")
-    with pytest.raises(RunError, match="stopped before round 4 generate"):
+    with pytest.raises(GuardError, match="stopped before round 4 generate"):
         train(f"guards={STOPPING}", "rounds=4")  # what was seen before stops it, whatever was to be done then
 
 
