@@ -94,6 +94,8 @@ def test_held_out_prompts_are_the_first_of_a_seeded_order() -> None:
     assert sorted(draw.index for draw in all_of_them) == list(range(10))
     assert all(draw.prompt == rows[draw.index]["prompt"] and draw.lap == 0 for draw in all_of_them)
     assert few != evaluation_draws(rows, 4, 1)
+    order = [draw.index for draw in all_of_them]
+    assert order == [2, 9, 8, 5, 6, 7, 0, 3, 4, 1], "another order would change every run that is under way"
 
 
 def test_a_policy_against_itself_ties_everywhere_and_has_no_kl(
@@ -511,3 +513,30 @@ def test_an_initial_policy_that_never_ends_is_told_before_training(
     assert (rate == 0) == (max_new_tokens == 1)
     assert [note.split(":")[0] for note in surroundings.notes] == ["warning"] * is_told
     assert all("none of the initial policy's responses ended by itself" in note for note in surroundings.notes)
+
+
+def test_one_response_is_enough_for_a_comparison(
+    recipe: Recipe, warm_policy: Policy, warm_samples: list[Completion]
+) -> None:
+    one = warm_samples[:1]
+    found = evaluate(recipe, warm_policy, warm_policy, one, opponents={"initial": one}).against["initial"]
+    assert (found["win_rate"], found["ties"], found["policy"]) == (0.5, 1, warm_policy.version)
+
+
+def test_the_interval_of_a_win_rate_is_this(
+    recipe: Recipe, warm_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    """Golden: another seed of its resampling would change every run that is under way."""
+    ids = {"prompt_ids": [3], "completion_ids": [10, 1]}
+    ours, theirs = ([make_completion(prompt, sample, **ids) for prompt in range(51)] for sample in (0, 1))
+
+    def score(prompts: Sequence[str], completions: Sequence[str], indices: Sequence[int]) -> list[float]:
+        outcomes = [1.0, 0.5, 0.0, 1.0, 1.0, 0.5, 0.0]
+        of_ours = zip(completions, indices, strict=True)
+        return [outcomes[index % 7] if text == " answer 0 ." else 0.5 for text, index in of_ours]
+
+    scorer: Any = SimpleNamespace(name="given", batch_size=4, score=score)
+    found = evaluate(recipe, warm_policy, warm_policy, ours, opponents={"initial": theirs}, scorer=scorer)
+    result = found.against["initial"]
+    assert (result["wins"], result["ties"], result["losses"]) == (22, 15, 14)
+    assert (result["low"], result["high"]) == (0.46078431372549017, 0.696078431372549)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from align_cli.artifacts.records import Completion, Preference
 from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
 from align_cli.recipe.sections.label import LabelSection
-from align_cli.stages.pairing.dmd import pair_with_demonstrations
+from align_cli.stages.pairing.dmd import Dmd, pair_with_demonstrations
 from align_cli.stages.pairing.pairs import LabelledPairs
 
 SHOWN = [
@@ -94,7 +95,7 @@ def test_a_prompt_without_a_demonstration_is_counted(
 ) -> None:
     completions = [make_completion(prompt, sample) for prompt in (0, 5, 1) for sample in range(2)]
     made = pair_with(tiny_policy, completions)
-    assert made.counts == {"mixed_pairs": 4, "without_demonstration": 2}
+    assert list(made.counts.items()) == [("mixed_pairs", 4), ("without_demonstration", 2)]
     assert [pair.prompt_index for pair in made.preferences] == [0, 0, 1, 1]
     assert pair_with(tiny_policy, completions, shown=[]).counts == {"mixed_pairs": 0, "without_demonstration": 6}
     assert pair_with(tiny_policy, []) == LabelledPairs([], {"mixed_pairs": 0})
@@ -169,3 +170,27 @@ def test_mixed_pairs_with_an_empty_side_are_kept_or_dropped_and_are_never_ties(
     full = make_completion(0)
     assert pair_with(tiny_policy, [full], nothing_shown, empty_texts="drop").preferences == []
     assert pair_with(tiny_policy, [full], ties="drop", min_margin=5.0).counts == {"mixed_pairs": 1}
+
+
+def test_a_rounds_mixed_pairs_are_tokenised_for_the_policy_that_the_round_begins_with(
+    tiny_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    completions = [make_completion(1, sample) for sample in range(4)]
+    asked: list[int] = []
+
+    def policy_after(number: int) -> Policy:
+        asked.append(number)
+        return tiny_policy
+
+    recipe = SimpleNamespace(label=LabelSection(**KEEP), seed=5)
+    loaded = SimpleNamespace(policy_after=policy_after, inputs=SimpleNamespace(demonstrations=SHOWN))
+    context: Any = SimpleNamespace(recipe=recipe, loaded=loaded, round=3)
+    assert Dmd().pair(completions, context) == pair_with(tiny_policy, completions, run_seed=5)
+    assert asked == [2]
+
+
+def test_the_demonstrations_of_a_run_are_these(tiny_policy: Policy, make_completion: Callable[..., Completion]) -> None:
+    """Golden: another choice would change every run that is under way."""
+    pairs = pair_with(tiny_policy, [make_completion(1, sample) for sample in range(8)]).preferences
+    texts = [row["completion"] for row in SHOWN[1:]]
+    assert [texts.index(str(pair.chosen)) for pair in pairs] == [0, 2, 0, 1, 2, 0, 2, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion
 from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.load import Policy
+from align_cli.run.folder.work import WorkInProgress
 from align_cli.stages.base import NoProgress
-from align_cli.stages.pairing.dpp import self_label
+from align_cli.stages.pairing.dpp import Dpp, self_label
 
 BATCHES: dict[str, Any] = {"batch_size": 3, "progress": NoProgress()}
 
@@ -81,3 +83,40 @@ def test_labels_that_a_killed_process_has_kept_are_not_asked_for_again(
     with Journal(tmp_path / "own-labels.jsonl", "key") as journal:
         assert self_label(completions, Counting(warm_policy, tiny_policy, 0.1), 3, **BATCHES, journal=journal) == whole
     assert asked == [2]
+
+
+def test_a_round_labels_with_the_policy_that_it_begins_with_and_goes_on_where_it_was_killed(
+    warm_policy: Policy, tiny_policy: Policy, draw: Callable[..., Drawn], tmp_path: Path
+) -> None:
+    completions = [
+        replace(each, completion_ids=[10 + each.sample_index, 1]) for each in draw([[0.0] * 3] * 2).completions
+    ]
+    asked: list[int] = []
+    done: list[int] = []
+    begun: list[tuple[int, str]] = []
+
+    def policy_after(number: int) -> Policy:
+        asked.append(number)
+        return warm_policy
+
+    def reference_for(number: int) -> Policy:
+        asked.append(number)
+        return tiny_policy
+
+    recipe = SimpleNamespace(
+        method=SimpleNamespace(beta=0.1), generate=SimpleNamespace(num_generations=3, batch_size=3)
+    )
+    context: Any = SimpleNamespace(
+        recipe=recipe,
+        loaded=SimpleNamespace(policy_after=policy_after, reference_for=reference_for),
+        round=4,
+        work=WorkInProgress(tmp_path, {}),
+        progress=SimpleNamespace(start=lambda *total: begun.append(total), advance=lambda _: None, found=done.append),
+    )
+    made = Dpp().pair(completions, context)
+    assert made.preferences == self_label(completions, PolicyLabeler(warm_policy, tiny_policy, 0.1), 3, **BATCHES)
+    assert made.counts == {"self_labelled_pairs": 6}
+    assert asked == [3, 4]
+    assert Dpp().pair(completions, context) == made
+    assert begun == [(6, "pairs")] * 2
+    assert done == [0, 6], "the second process finds all labels"
