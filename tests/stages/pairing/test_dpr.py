@@ -428,3 +428,15 @@ def test_without_others_of_the_policys_the_list_of_others_is_empty(draw_both: Ca
     drawn = draw_both([[4.0]], [[1.0, 2.5]])
     (pair,) = label(drawn, num_generations=1, num_reference_generations=2, keep_others=True).preferences
     assert (pair.other_ids, pair.other_logps) == ([], [])
+
+
+def test_of_equal_scores_the_earlier_sample_stands_first_in_all_pairs(draw: Callable[..., Drawn]) -> None:
+    for scores in ([1.0, 1.0, 1.0], [2.0, 1.0, 1.0]):
+        made = label(draw([scores]), pairs="all")
+        assert [(pair.chosen_index, pair.rejected_index) for pair in made.preferences] == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_a_tie_is_the_rule_of_ties_business_whatever_the_smallest_margin(draw: Callable[..., Drawn]) -> None:
+    made = label(draw([[1.0, 1.0], [0.0, 0.25]]), min_margin=0.5, ties="keep")
+    assert [pair.label for pair in made.preferences] == [0.5]
+    assert list(made.counts.items()) == [("below_min_margin_dropped", 1), ("pairs", 1), ("ties_kept", 1)]

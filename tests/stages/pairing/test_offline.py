@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from drawn import DROP, KEEP
 
+from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
 from align_cli.recipe.sections.label import LabelSection
@@ -43,3 +45,15 @@ def test_offline_pairs_keep_their_labels_and_are_counted(tiny_policy: Policy) ->
     made = label_offline_pairs(OFFLINE, tiny_policy, LabelSection(**DROP), "dataset")
     assert [pair.prompt_index for pair in made.preferences] == [0]
     assert made.counts == {"empty_texts_dropped": 1, "equal_texts_dropped": 1, "pairs": 1, "ties_dropped": 1}
+    assert list(made.counts) == sorted(made.counts)
+
+
+def test_every_pair_that_the_policy_cannot_read_is_told(tiny_policy: Policy) -> None:
+    """A chat, say, for a policy without a template: also those behind the first."""
+    asked, told = [{"role": "user", "content": "why?"}], [{"role": "assistant", "content": "because"}]
+    chat = {"prompt": asked, "chosen": told, "rejected": told}
+    rows = [OFFLINE[0], chat, OFFLINE[1], chat]
+    with pytest.raises(DataError) as caught:
+        label_offline_pairs(rows, tiny_policy, LabelSection(**KEEP), "dataset")
+    what = "this is a chat, and the policy's tokenizer has no chat template"
+    assert str(caught.value).startswith(f"data.preferences: 2 of 4 pairs cannot be read: {what}: row 1, row 3")
