@@ -343,3 +343,13 @@ def test_a_source_without_pairs_says_where_they_come_from(trained: Callable[...,
     with pytest.raises(DataError, match=r"source 'dmd' has a share of 0\.5 but no pairs") as caught:
         trained([pair_of()], both, MIXED[1])
     assert caught.value.faults[0].where == "method.sources.dmd"
+
+
+def test_pairs_of_a_source_without_a_share_are_refused(trained: Callable[..., list[TrainingPair]]) -> None:
+    pairs = [pair_of(0), pair_of(1, source="dmd"), pair_of(2, source="mine")]
+    with pytest.raises(DataError) as caught:
+        trained(pairs, REWARDED)
+    assert str(caught.value) == (
+        "method.sources: 2 pairs have source 'dmd', which has no share in the recipe's mixture\n"
+        "hint: give it a share, or leave these pairs out; pairs of dpr are used"
+    )

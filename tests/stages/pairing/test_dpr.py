@@ -440,3 +440,14 @@ def test_a_tie_is_the_rule_of_ties_business_whatever_the_smallest_margin(draw: C
     made = label(draw([[1.0, 1.0], [0.0, 0.25]]), min_margin=0.5, ties="keep")
     assert [pair.label for pair in made.preferences] == [0.5]
     assert list(made.counts.items()) == [("below_min_margin_dropped", 1), ("pairs", 1), ("ties_kept", 1)]
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_an_empty_response_counts_also_where_it_has_the_higher_score(
+    empty: str, make_completion: Callable[..., Completion]
+) -> None:
+    completions = [make_completion(prompt, sample) for prompt in range(2) for sample in range(2)]
+    completions[0], completions[2] = (replace(completions[place], completion=empty) for place in (0, 2))
+    drawn = Drawn(completions, GivenScores({empty: 3.0, " answer 1 .": 2.0}))
+    assert label(drawn).counts == {"empty_texts_kept": 2, "pairs": 2}
+    assert label(drawn, empty_texts="drop") == LabelledPairs([], {"empty_texts_dropped": 2, "pairs": 0})
