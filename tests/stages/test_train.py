@@ -353,3 +353,74 @@ def test_pairs_of_a_source_without_a_share_are_refused(trained: Callable[..., li
         "method.sources: 2 pairs have source 'dmd', which has no share in the recipe's mixture\n"
         "hint: give it a share, or leave these pairs out; pairs of dpr are used"
     )
+
+
+def test_weights_need_the_log_probability_of_either_response_that_the_policy_sampled(
+    trained: Callable[..., list[TrainingPair]],
+) -> None:
+    for lacking in ({"chosen_logp": None}, {"rejected_logp": None}):
+        with pytest.raises(DataError, match="1 pairs hold no log-probabilities of their sampling"):
+            trained([pair_of(0), pair_of(1, **lacking)], REWARDED, "method.importance_weight_cap=10")
+        assert len(trained([pair_of(0), pair_of(1, **lacking)], REWARDED)) == 2, "nothing is weighed"
+    of_reference = pair_of(rejected_by="reference", rejected_logp=None)
+    assert [pair.sampled_logp for pair in trained([of_reference], REWARDED, "method.importance_weight_cap=10")] == [
+        -1.0
+    ]
+
+
+def test_a_choice_among_many_needs_the_others_for_the_bilevel_term_and_for_weights_alone(
+    trained: Callable[..., list[TrainingPair]],
+) -> None:
+    assert len(trained([pair_of()], REWARDED, "generate.num_generations=4")) == 1
+    for needing in ("method.sources.dpr.gradient=0.5", "method.importance_weight_cap=10"):
+        with pytest.raises(DataError, match="1 pairs of source dpr were chosen from 4 responses"):
+            trained([pair_of()], REWARDED, "generate.num_generations=4", needing)
+    both = (
+        "method.sources={dpr: {mixing: 0.5, gradient: 0.5, labeler: hidden}, dmd: {mixing: 0.5}}",
+        "data.demonstrations=playground",
+        "generate.num_generations=4",
+    )
+    pairs = [pair_of(0, other_ids=[[8, 1], [9, 1]], other_logps=[-1.0, -1.0]), mixed(1)]
+    assert len(trained(pairs, *both)) == 2, "a mixed pair was not chosen from others"
+
+
+def test_offline_pairs_serve_the_source_whose_labels_are_the_policys(
+    trained: Callable[..., list[TrainingPair]],
+) -> None:
+    pairs = [pair_of(prompt, source="offline", round=0, **UNSIGNED) for prompt in range(2)]
+    assert {pair.of_policy for pair in trained(pairs, "method.sources={ddp: {mixing: 1}}")} == {(False, False)}
+
+
+@pytest.mark.parametrize(
+    "unplaced",
+    [
+        {"prompt_index": None},
+        {"chosen_index": None},
+        {"rejected_index": None},
+        {"chosen_index": None, "rejected_by": "reference"},
+        {"rejected_index": None, "chosen_by": "reference"},
+    ],
+    ids=str,
+)
+def test_what_a_baseline_goes_by_has_to_be_said(
+    trained: Callable[..., list[TrainingPair]], unplaced: dict[str, Any]
+) -> None:
+    pairs = [pair_of(0), pair_of(1, **unplaced)]
+    with_term = "method.sources={dpr: {mixing: 1, gradient: 0.5, labeler: hidden}}"
+    with pytest.raises(DataError) as caught:
+        trained(pairs, with_term)
+    assert str(caught.value) == (
+        "method.sources.dpr.gradient: 1 pairs of source dpr do not say which samples of which prompt they are, "
+        "which the baseline of the bilevel term goes by\n"
+        "hint: label completions of `align generate`; or set prompt_index, chosen_index and rejected_index"
+    )
+    assert len(trained(pairs, REWARDED)) == 2, "without the term there is no baseline"
+
+
+def test_what_the_policy_did_not_sample_needs_no_number(trained: Callable[..., list[TrainingPair]]) -> None:
+    shown = ("method.sources={dmd: {mixing: 1, gradient: 0.5}}", MIXED[1])
+    assert len(trained([mixed(0), mixed(1)], *shown)) == 2
+    foreign = pair_of(0, rejected_by="reference", rejected_index=None)
+    assert len(trained([foreign], "method.sources={dpr: {mixing: 1, gradient: 0.5, labeler: hidden}}")) == 1
+    offline = pair_of(0, None, None, source="offline", round=0, prompt_index=None, **UNSIGNED)
+    assert len(trained([offline], "method.sources={ddp: {mixing: 1, gradient: 0.5}}")) == 1
