@@ -204,7 +204,8 @@ class Lock:
 
     def _write(self) -> None:
         """Both lines in one go, and never shorter for a moment: who reads meanwhile finds a holder."""
-        text = f" {self._first}\n{self._second:<{LEAST_TOLD}}\n".encode()
+        second = f"{self._second:<{LEAST_TOLD}}\n" if self._second else ""
+        text = f" {self._first}\n{second}".encode()
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.write(self._descriptor, text)
         os.truncate(self._descriptor, len(text))
