@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,17 @@ def test_a_file_that_is_no_journal_is_begun_anew(content: bytes, path: Path) -> 
     assert rows_of(path) == []
     write(path)
     assert rows_of(path) == ROWS
+
+
+@pytest.mark.parametrize("text", [b"[]", b"0", b'"text"', b"null"])
+def test_a_whole_line_that_is_no_row_drops_itself_and_all_that_follow(text: bytes, path: Path) -> None:
+    write(path, ROWS[:1])
+    with path.open("ab") as stream:
+        stream.write(b"%08x %s\n" % (zlib.crc32(text), text))
+    content = path.read_bytes()
+    write(path, ROWS[1:])
+    assert rows_of(path) == ROWS
+    assert not path.read_bytes().startswith(content)
 
 
 def test_a_journal_for_something_else_is_begun_anew(path: Path) -> None:

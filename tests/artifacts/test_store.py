@@ -192,6 +192,13 @@ def test_what_a_shell_has_opened_is_read_by_its_name(name: str) -> None:
         assert read_records(Path(name.format(source)), Preference) == [Preference(**PAIR)] * 2
     finally:
         os.close(source)
+    source, sink = os.pipe()
+    os.write(sink, json.dumps(PAIR).encode())
+    os.close(sink)
+    try:
+        assert read_json(Path(name.format(source))) == PAIR
+    finally:
+        os.close(source)
 
 
 def test_standard_input_is_read_by_its_name() -> None:
