@@ -414,7 +414,7 @@ def test_a_folder_is_no_file(labeler: MakeLabeler) -> None:
 
 
 def test_only_what_can_be_called_is_offered_in_a_names_place(labeler: MakeLabeler) -> None:
-    fault = fault_of(lambda: labeler("scores = 3\n" + LENGTHS, "scores.py:scorez"))
+    fault = fault_of(lambda: labeler("scores = 3\n" + LENGTHS, "scores.py:scoress"))
     assert fault.hint == "did you mean 'score'?"
 
 
@@ -435,3 +435,39 @@ def test_a_module_that_raises_is_shown_from_its_own_first_line_on(labeler: MakeL
         assert lines[0] == "Traceback (most recent call last):"
         assert "scores.py" in lines[1] and "line 1" in lines[1]
         assert lines[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_what_a_function_changes_around_it_is_put_back_and_told_once(tmp_path: Path) -> None:
+    write(
+        "scores.py", "import os\ndef score(prompts, completions):\n    os.chdir('/')\n    return [0.0] * len(prompts)\n"
+    )
+    write("quiet.py", LENGTHS)
+    for file, told in (
+        ("scores.py", ["labelers.mine: its code changed the current folder; after every call it is put back"]),
+        ("quiet.py", []),
+    ):
+        notes: list[str] = []
+        section = FunctionLabelerSection(kind="function", function=f"{file}:score", batch_size=2)
+        made = FunctionLabeler("mine", section, notes.append)
+        for _ in range(2):
+            assert len(made.score(PROMPTS, COMPLETIONS)) == 5
+        assert notes == told
+        assert Path.cwd() == tmp_path
+
+
+def test_who_is_at_fault_is_looked_for_behind_those_that_the_function_refuses_in_words(labeler: MakeLabeler) -> None:
+    code = """
+        from align_cli.errors import LabelerError
+
+        def score(prompts, completions):
+            if len(completions) > 1:
+                raise RuntimeError("not together")
+            if completions == ["a"]:
+                raise LabelerError("too short", where="labelers.mine")
+            if completions == ["ccc"]:
+                raise KeyError("no such word")
+            return [0.0]
+    """
+    fault = fault_of(lambda: labeler(code).score(PROMPTS, COMPLETIONS))
+    assert fault.what == "the function raised on the prompt with index 2"
+    assert fault.snippet.endswith("KeyError: 'no such word'")
