@@ -391,6 +391,7 @@ def test_a_new_files_name_is_durable_with_its_first_line_and_later_lines_cost_on
     append_line(path, "")
     append_line(path, "second")
     assert synced.events == [inode(path), inode(tmp_path), inode(path)]
+    assert path.read_text() == "\nsecond\n"
 
 
 def test_a_torn_line_of_a_single_byte_is_ended_too(tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def test_a_hundred_containers_around_a_value_are_read_and_no_more(kinds: str) ->
 def test_brackets_beside_one_another_and_in_texts_are_no_depth() -> None:
     assert from_json(json.dumps(["[{" * 200])) == ["[{" * 200]
     assert from_json(json.dumps([[{}]] * 200)) == [[{}]] * 200
+    assert from_json(f"[{nested(99, '[')}, {nested(99, '[')}]") == [from_json(nested(99, "["))] * 2
+    with pytest.raises(ValueError, match="nested more than 100 deep"):
+        from_json(f"[{nested(3, '[')}, {nested(100, '[')}]")
 
 
 @pytest.mark.parametrize("number", [0, -1, 2**63 - 1, -(2**63)])

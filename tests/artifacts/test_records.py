@@ -15,6 +15,7 @@ from align_cli.artifacts.records import (
     MalformedRecordError,
     Preference,
     Record,
+    TemplateArguments,
 )
 
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
@@ -158,3 +159,11 @@ def test_a_label_that_is_no_probability_is_refused(label: float) -> None:
 def test_records_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Preference(**PAIR).label = 0.0  # type: ignore[misc]
+
+
+def test_what_a_prompts_template_got_besides_its_messages_is_found_in_rows_and_records() -> None:
+    tools, kwargs = [{"type": "function", "function": {"name": "look"}}], {"enable_thinking": False}
+    row = {"prompt": CHAT, "chosen": REPLY, "rejected": REPLY, "tools": tools, "chat_template_kwargs": kwargs}
+    assert TemplateArguments.of_row(row) == TemplateArguments(tools, kwargs)
+    assert Preference.from_dict(row).template_arguments == TemplateArguments(tools, kwargs)
+    assert TemplateArguments.of_row(PAIR) == Preference.from_dict(PAIR).template_arguments == TemplateArguments()

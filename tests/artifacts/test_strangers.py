@@ -11,7 +11,7 @@ import pytest
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference, Record
 from align_cli.artifacts.store import parse_records
-from align_cli.errors import DataError
+from align_cli.errors import MAX_ROWS, DataError
 
 PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
 EVALUATION = Evaluation(1, "p", 2, None, None, {}, {"mean": 0.0}, {"mean": 1.0}, 1.0, 0.5, None, {"temperature": 1.0})
@@ -72,3 +72,22 @@ def test_rows_that_are_meant_to_be_the_right_ones_and_are_broken_are_told_by_the
 def test_a_row_of_another_kind_among_the_right_ones_is_told_by_its_line() -> None:
     (fault,) = refused(Preference, f"{json.dumps(PAIR)}\n{json.dumps(ROWS['prompts'])}\n").faults
     assert (fault.what, fault.where) == ("key 'chosen' is missing", "rows.jsonl:2")
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_document_is_known_by_its_first_row_however_it_is_laid_out(indent: int | None) -> None:
+    text = json.dumps([ROWS["demonstrations"]] * 2, indent=indent)
+    assert "these are demonstrations" in str(refused(Preference, text))
+
+
+@pytest.mark.parametrize("before", [PAIR, {**PAIR, "label": "high"}], ids=["a pair", "a broken line"])
+def test_only_the_first_row_says_that_all_are_of_another_kind(before: dict[str, Any]) -> None:
+    told = str(refused(Preference, "".join(json.dumps(row) + "\n" for row in (before, ROWS["prompts"]))))
+    assert "key 'chosen' is missing" in told and "these are" not in told
+
+
+def test_reading_stops_where_no_more_faults_would_be_told() -> None:
+    lines = iter(["{}\n"] * (MAX_ROWS + 5))
+    with pytest.raises(DataError):
+        parse_records(lines, Preference, "rows.jsonl")
+    assert len(list(lines)) == 5
