@@ -216,7 +216,22 @@ def _umask() -> int:
     return mask
 
 
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE") if hasattr(signal, name)]
+_ALARMS = ("SIGALRM", "SIGVTALRM", "SIGPROF")
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE", *_ALARMS) if hasattr(signal, name)
+]
+_TIMERS = [getattr(signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF") if hasattr(signal, name)]
+
+
+def _timers() -> list[bool]:
+    """Which timers are running: how long they still have changes by itself."""
+    return [signal.getitimer(timer) != (0.0, 0.0) for timer in _TIMERS]
+
+
+def _stop_timers(were_running: list[bool]) -> None:
+    for timer, was_running in zip(_TIMERS, were_running, strict=True):
+        if not was_running:
+            signal.setitimer(timer, 0.0)
 
 
 def _handlers() -> list[Any]:
@@ -258,6 +273,7 @@ def _set_default_device(device: Any) -> None:
 SURROUNDINGS = (
     Surrounding("the current folder", _folder, _go_back),
     Surrounding("the umask", _umask, os.umask),
+    Surrounding("timers that signal", _timers, _stop_timers),  # before the handlers: none may go off between
     Surrounding("handlers of signals", _handlers, _handle_again),
     Surrounding("the limit of recursion", sys.getrecursionlimit, sys.setrecursionlimit),
     _of_torch("number of threads", "get_num_threads", "set_num_threads"),

@@ -13,6 +13,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from align_cli.recipe.sections.labelers import FunctionLabelerSection
 from align_cli.redaction import without_secrets
 
 Scoring = Callable[..., Sequence[float]]
+
+LARGEST_SCORE = 1e100
+"""Of a score's size: beyond it, squares of differences between scores are no floats."""
 
 
 class FunctionLabeler:
@@ -128,7 +132,7 @@ class FunctionLabeler:
                 raise LabelerError(
                     f"the function returned {_shortened(value)} for the prompt with index {place}",
                     where=self._place,
-                    hint="every score must be a finite number",
+                    hint=f"every score must be a finite number, of at most {LARGEST_SCORE:g} in size",
                 )
             numbers.append(number)
         return numbers
@@ -199,12 +203,13 @@ def _import_file(path: Path) -> Any:
 
 
 def _finite_number(value: Any) -> float | None:
-    """The value as a finite float, also out of a tensor of one number; None for anything else."""
+    """The value as a float that can be reckoned with, also out of a tensor of one number; None for anything else."""
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
     try:
-        return float(value) if isinstance(value, Real) and math.isfinite(value) else None
-    except OverflowError:
+        number = float(value) if isinstance(value, Real | Decimal) else math.nan
+    except (OverflowError, ValueError):  # a signalling NaN of Decimal's is a ValueError
         return None
+    return number if abs(number) <= LARGEST_SCORE else None
 
 
 def _shortened(value: Any) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS_PATTERN = "*model*.safetensors"
+GENERATION_CONFIG = "generation_config.json"
 
 
 @dataclass
@@ -108,6 +109,7 @@ def load_policy(
         model, found = AutoModelForCausalLM.from_pretrained(
             place, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **shared
         )
+        _generation_config(place, model.config, revision)  # transformers passes over a broken one
     _check_whole(found, place)
     _check_vocabulary(tokenizer, model, place)
     # It is saved with the tokenizer: a checkpoint must not depend on whether its policy was begun from the Hub or read
@@ -135,7 +137,7 @@ def load_without_weights(recipe: Recipe, checkpoint: Path | None = None) -> Unlo
     Raises:
         AlignError: if there is no such model, or if its tokenizer or its configuration cannot be read.
     """
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import AutoConfig
 
     settings = recipe.policy
     place = str(checkpoint or settings.model_name_or_path or "")
@@ -145,11 +147,34 @@ def load_without_weights(recipe: Recipe, checkpoint: Path | None = None) -> Unlo
     with _faults_of_a_model(place):
         tokenizer = _tokenizer(place, shared)
         config = AutoConfig.from_pretrained(place, **shared)
-        try:
-            generation = GenerationConfig.from_pretrained(place, revision=revision)
-        except OSError:  # there is none: a model then takes what its config says
-            generation = GenerationConfig.from_model_config(config)
+        generation = _generation_config(place, config, revision)
     return UnloadedPolicy(tokenizer, eos_token_ids(tokenizer, generation), context_length(config))
+
+
+def _generation_config(place: str, config: PreTrainedConfig, revision: str | None) -> GenerationConfig:
+    """What says where a model's responses end: its generation_config.json, or its config where it has none.
+
+    Raises:
+        AlignError: if an id that stops generation is none.
+        OSError: if the file cannot be read.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(place, revision=revision)
+    except OSError:
+        if (Path(place) / GENERATION_CONFIG).is_file():
+            raise
+        generation = GenerationConfig.from_model_config(config)
+    configured = generation.eos_token_id
+    for token_id in configured if isinstance(configured, list) else [configured]:
+        if token_id is not None and (not isinstance(token_id, int) or token_id < 0):
+            raise AlignError(
+                f"eos_token_id of its {GENERATION_CONFIG} holds {token_id!r}, which is no token's id",
+                where=place,
+                hint="write the number of the token that ends a response, or a list of such numbers",
+            )
+    return generation
 
 
 def _tokenizer(place: str, shared: Mapping[str, Any]) -> PreTrainedTokenizerBase:

@@ -12,6 +12,7 @@ import pytest
 
 from align_cli.errors import LabelerError
 from align_cli.labelers.function import FunctionLabeler, find_function
+from align_cli.metrics.estimates import estimate
 from align_cli.recipe.sections.labelers import FunctionLabelerSection
 
 MakeLabeler = Callable[..., FunctionLabeler]
@@ -129,6 +130,17 @@ def test_lists_arrays_and_tensors_are_lists_of_scores(result: str, labeler: Make
     assert {type(score) for score in scores} == {float}
 
 
+def test_decimals_and_fractions_are_numbers(labeler: MakeLabeler) -> None:
+    code = """
+        from decimal import Decimal
+        from fractions import Fraction
+
+        def score(prompts, completions):
+            return [Decimal("1.5"), Fraction(1, 4)]
+    """
+    assert labeler(code).score(["p", "q"], ["a", "b"]) == [1.5, 0.25]
+
+
 def test_a_list_of_tensors_is_a_list_of_scores(labeler: MakeLabeler) -> None:
     code = "import torch\ndef score(prompts, completions):\n    return [torch.tensor(1.5) for _ in completions]\n"
     assert labeler(code).score(["p"], ["a"]) == [1.5]
@@ -173,6 +185,12 @@ def test_no_completions_have_no_scores_and_need_no_call(labeler: MakeLabeler) ->
         ("__import__('numpy').float64(1)", "the function returned float64; it must return a list of numbers"),
         ("[0.0, __import__('numpy').array([1.0])]", "the function returned array([1.]) for the prompt with index 3"),
         ("[10**5000, 1.0]", "the function returned an integer of 16610 bits for the prompt with index 2"),
+        ("[1e101, 1.0]", "the function returned 1e+101 for the prompt with index 2"),
+        ("[1.0, -1e308]", "the function returned -1e+308 for the prompt with index 3"),
+        (
+            "[__import__('decimal').Decimal('sNaN'), 1.0]",
+            "the function returned Decimal('sNaN') for the prompt with index 2",
+        ),
         ("['x' * 78, 1.0]", f"the function returned '{'x' * 78}' for the prompt with index 2"),
         ("['x' * 79, 1.0]", f"the function returned '{'x' * 78}… for the prompt with index 2"),
     ],
@@ -182,6 +200,11 @@ def test_what_is_not_a_finite_number_a_completion_is_refused(result: str, what: 
     code = f"def score(prompts, completions):\n    return {result} if 'three' in prompts else [0.0, 0.0]\n"
     made = labeler(code, batch_size=2)
     assert fault_of(lambda: made.score(PROMPTS[:4], COMPLETIONS[:4])).what == what
+
+
+def test_of_the_largest_scores_that_are_taken_there_is_a_mean_and_an_error(labeler: MakeLabeler) -> None:
+    made = labeler("def score(prompts, completions):\n    return [1e100 * (-1) ** i for i in range(len(prompts))]\n")
+    assert estimate(made.score(PROMPTS[:4], COMPLETIONS[:4])).standard_error == pytest.approx(1e100 / 3**0.5)
 
 
 def test_an_integer_beyond_all_floats_is_refused(labeler: MakeLabeler) -> None:

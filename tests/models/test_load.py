@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from transformers import AutoTokenizer, Gemma3Config
 
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError
-from align_cli.models.load import Policy, load_policy, uses_cache, weights_version
+from align_cli.models.load import Policy, load_policy, load_without_weights, uses_cache, weights_version
 from align_cli.playground.model import make_policy
+from align_cli.recipe import Recipe
 
 
 @pytest.fixture
@@ -238,7 +240,7 @@ def test_a_config_that_is_none_is_told_in_words(folder: Path, config: str) -> No
     assert caught.value.faults[0].hint
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("text", ["{}", "[]", "{", ""])
 def test_other_files_that_hold_nothing_are_told_in_words_or_not_needed(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(text)
@@ -248,6 +250,37 @@ def test_other_files_that_hold_nothing_are_told_in_words_or_not_needed(folder: P
         assert error.faults[0].where == str(folder)
     else:
         assert policy.tokenizer.eos_token_id is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "the model cannot be loaded"),
+        ("{", "the model cannot be loaded"),
+        ("[1]", "the model cannot be loaded"),
+        ('{"eos_token_id": "</s>"}', "eos_token_id of its generation_config.json holds '</s>', which is no token's id"),
+        ('{"eos_token_id": [1, null, 2.5]}', "eos_token_id of its generation_config.json holds 2.5"),
+        ('{"eos_token_id": -1}', "eos_token_id of its generation_config.json holds -1"),
+    ],
+)
+def test_a_generation_config_that_says_no_end_of_a_response_is_refused(
+    folder: Path, text: str, what: str, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    """Passed over in silence, responses would end elsewhere."""
+    (folder / "generation_config.json").write_text(text)
+    recipe = tiny_recipe(folder.parent, policy__model_name_or_path=str(folder), policy__sft=None)
+    for load in (lambda: load_policy(folder), lambda: load_without_weights(recipe)):
+        with pytest.raises(AlignError, match=re.escape(what)) as caught:
+            load()
+        assert caught.value.faults[0].where == str(folder)
+        assert caught.value.faults[0].hint
+
+
+def test_a_model_without_a_generation_config_ends_responses_as_its_config_says(folder: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 7}))
+    assert 7 in load_policy(folder).eos_token_ids
 
 
 def test_an_id_without_an_embedding_is_refused_with_the_remedy(folder: Path) -> None:

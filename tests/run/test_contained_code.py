@@ -88,6 +88,8 @@ SURROUNDINGS = """
     os.umask(0o077)
     sys.setrecursionlimit(10_000)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
     torch.set_num_threads(3)
     torch.set_default_dtype(torch.float64)
     torch.set_default_device("meta")
@@ -108,8 +110,8 @@ CLOSED_STREAMS = """
 NOTES = [
     f"labelers.ours: its code changed {name}; after every call it is put back"
     for name in (
-        "the current folder", "the umask", "handlers of signals", "the limit of recursion", "torch's number of threads",
-        "torch's default dtype", "torch's gradient mode", "torch's float32 precision", "torch's deterministic mode",
+        "the current folder", "the umask", "timers that signal", "handlers of signals", "the limit of recursion",
+        "torch's number of threads", "torch's default dtype", "torch's gradient mode", "torch's float32 precision", "torch's deterministic mode",
         "torch's default device",
     )
 ]  # fmt: skip

@@ -16,11 +16,11 @@ LABELERS = {
     ],
     "return [float('nan')] * len(completions)": [
         "labelers.ours: the function returned nan for the prompt with index 0",
-        "hint: every score must be a finite number",
+        "hint: every score must be a finite number, of at most 1e+100 in size",
     ],
     "return [0.0, float('inf')]": [
         "labelers.ours: the function returned inf for the prompt with index 1",
-        "hint: every score must be a finite number",
+        "hint: every score must be a finite number, of at most 1e+100 in size",
     ],
     "return 'high'": [
         "labelers.ours: the function returned str; it must return a list of numbers",
