@@ -111,8 +111,8 @@ NOTES = [
     f"labelers.ours: its code changed {name}; after every call it is put back"
     for name in (
         "the current folder", "the umask", "timers that signal", "handlers of signals", "the limit of recursion",
-        "torch's number of threads", "torch's default dtype", "torch's gradient mode", "torch's float32 precision", "torch's deterministic mode",
-        "torch's default device",
+        "torch's number of threads", "torch's default dtype", "torch's gradient mode",
+        "torch's float32 precision", "torch's deterministic mode", "torch's default device",
     )
 ]  # fmt: skip
 
