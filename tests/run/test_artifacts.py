@@ -117,7 +117,7 @@ def test_the_ledger_has_a_start_and_a_finish_of_every_stage_in_order(finished: P
 
 def test_run_json_says_what_the_run_was_made_with(finished: Path) -> None:
     run = read_json(finished / "run" / "run.json")
-    assert set(run) == {"versions", "machine", "seed", "schema_version", "num_threads"}
+    assert set(run) == {"versions", "machine", "seed", "schema_version", "num_threads", "crc32"}
     assert set(run["versions"]) >= {"align", "python", "torch", "transformers", "trl"}
 
 

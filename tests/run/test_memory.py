@@ -180,6 +180,7 @@ def test_the_processes_after_one_that_ran_out_of_memory_cut_their_batches_likewi
 
 def test_what_was_remembered_and_is_damaged_is_passed_over(folder: Path, memory: Memory) -> None:
     document = json.loads(Path("whole/run.json").read_text())
+    del document["crc32"]  # without it, what is written there is believed as far as it can be
     damaged = ([], {"one": [8, 4]}, {"1": 4}, {"1": ["8", 4]}, {"1": [8, 0]}, {"1": [4, 8]}, {"1" * 5000: [8, 4]})
     for found in damaged:
         Path("whole/run.json").write_text(json.dumps({**document, "micro_batches": found}))

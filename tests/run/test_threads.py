@@ -155,6 +155,20 @@ def test_a_number_that_was_damaged_is_passed_over(tmp_path: Path, damaged: objec
     assert Begun(lambda: tmp_path / "run.json").num_threads(0) is None
 
 
+@pytest.mark.parametrize("edited", [{"num_threads": {"0": 2}}, {"seed": 1}, {"crc32": 0}])
+def test_a_number_in_a_document_that_was_edited_is_not_believed(tmp_path: Path, edited: dict[str, Any]) -> None:
+    """It changes the run's bytes."""
+    begun = Begun(lambda: tmp_path / "run.json")
+    begun.write(seed=0)
+    begun.remember_num_threads(0, 1)
+    written = json.loads((tmp_path / "run.json").read_text())
+    write_json(tmp_path / "run.json", {**written, **edited})
+    assert begun.num_threads(0) is None
+    begun.remember_num_threads(0, 3)
+    assert begun.num_threads(0) == 3
+    assert json.loads((tmp_path / "run.json").read_text())["versions"] == written["versions"]
+
+
 def test_computing_with_puts_back_what_was_there() -> None:
     before = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError), computing_with(before + 1):

@@ -1,16 +1,18 @@
 """`run.json`: what makes a folder a run's. What it was begun with, and what its machine has shown since.
 
-    {"versions", "machine", "seed", "schema_version", "micro_batches", "num_threads"}
+    {"versions", "machine", "seed", "schema_version", "micro_batches", "num_threads", "crc32"}
 
 `micro_batches` says how many pairs a forward pass holds from a round on, where the memory did not hold the recipe's:
 `{"3": [8, 4]}` is 4 in the place of 8. The processes that go on with the run cut their batches likewise, and end in the
 same bytes. `num_threads` says likewise how many threads compute from a round on: `{"0": 1, "3": 2}`.
+Both change a run's bytes, so neither is believed where the CRC-32 of the rest tells that somebody changed the document.
 """
 
 from __future__ import annotations
 
 import platform
 import socket
+import zlib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, Field, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
 from align_cli import __version__
+from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import SCHEMA_VERSION
 from align_cli.artifacts.store import read_json, write_json
 from align_cli.errors import DataError
@@ -26,6 +29,7 @@ from align_cli.errors import DataError
 VERSIONED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
 MICRO_BATCHES = "micro_batches"
 NUM_THREADS = "num_threads"
+CRC = "crc32"
 
 
 class MicroBatch(NamedTuple):
@@ -71,9 +75,7 @@ class Begun:
     def write(self, seed: int) -> None:
         """A run begins."""
         machine = {"host": socket.gethostname(), "platform": platform.platform()}
-        write_json(
-            self._path(), {"versions": _versions(), "machine": machine, "seed": seed, "schema_version": SCHEMA_VERSION}
-        )
+        self._write({"versions": _versions(), "machine": machine, "seed": seed, "schema_version": SCHEMA_VERSION})
 
     def micro_batches(self) -> dict[int, MicroBatch]:
         """Pairs a forward pass from a round on, by round; read once. None are known where the document is damaged."""
@@ -90,7 +92,7 @@ class Begun:
         known = self.micro_batches()
         known[round_number] = micro_batch
         by_round = {str(number): known[number] for number in sorted(known)}
-        write_json(self._path(), {**self._document(), MICRO_BATCHES: by_round})
+        self._write({**self._document(), MICRO_BATCHES: by_round})
 
     def num_threads(self, round_number: int) -> int | None:
         """How many threads compute in a round; None where nothing was said, or the document is damaged."""
@@ -102,7 +104,7 @@ class Begun:
         by_round = {number: known for number, known in self._threads_by_round().items() if number < round_number}
         by_round[round_number] = num_threads
         named = {str(number): by_round[number] for number in sorted(by_round)}
-        write_json(self._path(), {**self._document(), NUM_THREADS: named})
+        self._write({**self._document(), NUM_THREADS: named})
 
     def _threads_by_round(self) -> dict[int, int]:
         try:
@@ -115,12 +117,25 @@ class Begun:
         """Read it anew: another process may have written it."""
         self._micro_batches = None
 
+    def _write(self, document: dict[str, Any]) -> None:
+        write_json(self._path(), {**document, CRC: _crc(document)})
+
     def _document(self) -> dict[str, Any]:
+        """What the document says, as far as it can be believed."""
         try:
             document = read_json(self._path())
         except DataError:
             return {}
-        return document if isinstance(document, dict) else {}
+        if not isinstance(document, dict):
+            return {}
+        crc = document.pop(CRC, None)
+        if crc not in (None, _crc(document)):
+            return {key: value for key, value in document.items() if key not in (MICRO_BATCHES, NUM_THREADS)}
+        return document
+
+
+def _crc(document: dict[str, Any]) -> int:
+    return zlib.crc32(to_json(document).encode(errors="surrogatepass"))
 
 
 def _versions() -> dict[str, str]:
