@@ -59,7 +59,7 @@ _TOKEN = re.compile(
     r"|(?:xox[abeprs]|xapp)-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{30,}|[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}"
     r"|eyJ[A-Za-z0-9_-]{8,400}+\.[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*"
     r"|[Bb]earer\s++(?=[A-Za-z._~+/-]{0,80}[0-9])[A-Za-z0-9._~+/-]{8,}=*"
-    r"|(?<=://)(?:[^\s/:@?#]*:[^\s/\"'?#]+|[A-Za-z0-9_-]{20,})(?=@)"
+    r"|(?:(?<=://)|(?<=[a-z]:/))(?!/)(?:[^\s/:@?#]*:[^\s/\"'?#]+|[A-Za-z0-9_-]{20,})(?=@)"
     r"|(?<=hooks\.slack\.com/)(?:services|workflows|triggers)/[A-Za-z0-9/_-]{16,}"
     r"|(?<=discord\.com/api/webhooks/)[0-9]+/[A-Za-z0-9_-]{16,}"
     r"|(?<=webhook\.office\.com/)webhookb2/[A-Za-z0-9@/_-]{16,}"

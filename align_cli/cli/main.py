@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 import typer
 
 from align_cli.cli import check, evaluate, generate, label, status, train
-from align_cli.cli.output import guarded, show_bug
+from align_cli.cli.output import guarded, show_bug, show_end_of_thread, show_ignored
 from align_cli.cli.process import end_at_sigterm
 from align_cli.cli.streams import close_data, prepare_streams
 from align_cli.errors import ExitCode
@@ -47,6 +48,7 @@ def main() -> None:
     ):
         os.environ.setdefault(name, value)
     end_at_sigterm()
+    sys.unraisablehook, threading.excepthook = show_ignored, show_end_of_thread
     guarded(_commands)()
 
 

@@ -26,6 +26,8 @@ from align_cli.models.memory import memory_fault
 from align_cli.redaction import without_secrets
 
 if TYPE_CHECKING:
+    import threading
+
     from align_cli.artifacts.records import Record
     from align_cli.cli.reporters import RunReporter
     from align_cli.report.tables import TextTable
@@ -90,6 +92,21 @@ def _show(error: AlignError) -> None:
 def show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A bug's traceback, as the interpreter would show it, without secrets: a place for `sys.excepthook`."""
     print(visible(without_secrets("".join(format_exception(kind, error, trace)))), end="", file=sys.stderr)
+
+
+def show_ignored(ignored: sys.UnraisableHookArgs) -> None:
+    """What is raised where nobody can catch it, as by a labeler's code at exit: a place for `sys.unraisablehook`."""
+    print(visible(without_secrets(f"{ignored.err_msg or 'Exception ignored in'}: {ignored.object!r}")), file=sys.stderr)
+    if ignored.exc_value is not None:
+        show_bug(ignored.exc_type, ignored.exc_value, ignored.exc_traceback)
+
+
+def show_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    """What a thread raised, which may be one of a labeler's: a place for `threading.excepthook`."""
+    if ended.exc_value is not None and ended.exc_type is not SystemExit:
+        name = ended.thread.name if ended.thread is not None else "a thread"
+        print(visible(without_secrets(f"Exception in thread {name}:")), file=sys.stderr)
+        show_bug(ended.exc_type, ended.exc_value, ended.exc_traceback)
 
 
 def check_output_place(place: str) -> None:

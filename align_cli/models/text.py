@@ -61,7 +61,7 @@ def prompt_token_ids(
         At least one id.
 
     Raises:
-        DataError: for a chat that the template rejects, and for a prompt of no tokens.
+        DataError: for a chat that the template rejects, a text that the tokenizer does, and a prompt of no tokens.
     """
     ids = (
         _text_ids(tokenizer, prompt)
@@ -99,7 +99,7 @@ def completion_token_ids(
         At least one id.
 
     Raises:
-        DataError: for a chat that the template rejects.
+        DataError: for a chat that the template rejects, or a text that the tokenizer does.
     """
     is_plain = isinstance(prompt, str) and isinstance(completion, str)
     if isinstance(prompt, str) and isinstance(completion, str):
@@ -148,12 +148,33 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, skip_special
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The ids of a text that says its special tokens itself."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _encoded(tokenizer, text, add_special_tokens=False)
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool) -> list[int]:
+    """The tokenizer's ids.
+
+    Raises:
+        DataError: for whatever it raises, as one does that has no token for a text and none for what it does not know.
+    """
+    try:
+        return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+    except Exception as error:  # the library that tokenises raises nothing more exact
+        if isinstance(error, MemoryError):
+            raise
+        raise DataError(
+            f"the policy's tokenizer rejects it ({_first_line(error)})",
+            hint="leave it out, or give the tokenizer an unknown token",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The ids of a plain text as a model reads it: begun once, by the tokenizer or by the text, and left open."""
-    ids = list(tokenizer(text)["input_ids"])
+    ids = _encoded(tokenizer, text, add_special_tokens=True)
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     if begin is not None and ids[:2] == [begin, begin] and text.startswith(str(tokenizer.bos_token)):
         ids = ids[1:]
@@ -231,9 +252,8 @@ def _rendered(tokenizer: Any, messages: list[dict[str, Any]], arguments: Templat
             **how,
         )
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise DataError(
-            f"the chat template rejects it ({reason})",
+            f"the chat template rejects it ({_first_line(error)})",
             hint="change its roles, the order of its turns or what its messages hold, as the template wants them; or "
             "leave it out",
         ) from error

@@ -111,8 +111,8 @@ NOTES = [
     f"labelers.ours: its code changed {name}; after every call it is put back"
     for name in (
         "the current folder", "the umask", "timers that signal", "handlers of signals", "the limit of recursion",
-        "torch's number of threads", "torch's default dtype", "torch's gradient mode",
-        "torch's float32 precision", "torch's deterministic mode", "torch's default device",
+        "torch's number of threads", "torch's default dtype", "torch's gradient mode", "torch's float32 precision",
+        "torch's deterministic mode", "torch's default device",
     )
 ]  # fmt: skip
 
@@ -227,6 +227,33 @@ def test_whatever_a_labeler_raises_is_its_own_fault_and_shows_no_key(
     assert second.lstrip(" +|").startswith(("Traceback", "Exception Group Traceback"))
     assert 'labeler.py", line' in refused.err
     assert "Zq9very" not in refused.err
+
+
+def test_what_a_labeler_raises_at_exit_and_in_threads_shows_no_key(finished_copy: Path) -> None:
+    done = rows_of(
+        finished_copy,
+        textwrap.dedent(
+            """
+            import atexit, os, threading
+
+            os.environ["SOME_API_KEY"] = key = "Zq9very" + "secretvalue"
+
+            def bad(where):
+                raise ValueError(f"{where} {key}")
+
+            atexit.register(bad, "at exit")
+            thread = threading.Thread(target=bad, args=["in a thread"])
+            atexit.register(lambda: (thread.start(), thread.join()))
+
+            def score(prompts, completions, **_):
+                return [float(len(text)) for text in completions]
+            """
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ValueError: at exit ***" in done.stderr
+    assert "ValueError: in a thread ***" in done.stderr
+    assert "Zq9very" not in done.stderr
 
 
 @pytest.mark.parametrize("body", ["os._exit(0)", "raise GeneratorExit", "import sys; sys.exit()"])

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from chat_models import CHATML, STRICT, TOOLS, make_chat_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from align_cli import stages
 from align_cli.errors import DataError
@@ -143,6 +145,32 @@ def test_whatever_goes_wrong_within_a_template_is_a_fault_of_the_row(
     what = faults_of(check, template)["data.prompts"]
     assert what.startswith("1 of 1 prompts cannot be read: the chat template rejects it (")
     assert reason in what and what.endswith(": prompts.jsonl:1")
+
+
+def test_whatever_goes_wrong_within_a_tokenizer_is_a_fault_of_the_row(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """As of one that has a token for some words, and none for what it does not know."""
+    model = make_chat_model(tmp_path / "model")
+    words = Tokenizer(models.WordLevel({"</s>": 0, "known": 1}))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(model)
+    prompts = write("prompts.jsonl", [{"prompt": "known"}, {"prompt": "unknown"}])
+    recipe = tiny_recipe(
+        tmp_path,
+        policy={"model_name_or_path": str(model)},
+        data={
+            "prompts": prompts,
+            "preferences": write("pairs.jsonl", [pair("known", " unknown", " known")]),
+            "eval_prompts": write("eval.jsonl", [{"prompt": "known"}]),
+        },
+    )
+    with pytest.raises(DataError) as caught:
+        check_rows(recipe, Inputs(recipe), stages.STAGES)
+    first, second = (fault.what for fault in caught.value.faults)
+    assert first.startswith("1 of 2 prompts cannot be read: the policy's tokenizer rejects it (")
+    assert first.endswith(": prompts.jsonl:2")
+    assert second.endswith(": pairs.jsonl:1")
 
 
 def test_a_chat_that_a_template_makes_nothing_of_is_a_fault(check: Callable[..., list[str]]) -> None:
