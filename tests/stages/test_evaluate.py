@@ -13,6 +13,7 @@ import torch
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.engines.in_process import TransformersEngine
+from align_cli.errors import LabelerError
 from align_cli.labelers import build_scorer
 from align_cli.models.load import Policy
 from align_cli.playground import hidden_reward, world
@@ -417,6 +418,8 @@ class Round:
         self.written: dict[str, Any] = {}
         self.notes: list[str] = []
         self.sampled: list[int] = []
+        self.units: set[str] = set()
+        self.num_made = 0
         self.loaded = SimpleNamespace(
             inputs=Inputs(recipe),
             engine=TransformersEngine(64),
@@ -433,10 +436,12 @@ class Round:
         )
 
     def start(self, total: int, unit: str) -> None:
+        self.units.add(unit)
         if unit == "completions":
             self.sampled.append(total)
 
-    def advance(self, amount: int = 1) -> None: ...
+    def advance(self, amount: int = 1) -> None:
+        self.num_made += amount
 
     def found(self, amount: int) -> None: ...
 
@@ -455,6 +460,7 @@ def test_a_rounds_policy_is_compared_with_what_each_opponent_answered(
     answers = {0: sample(tiny_policy), 1: sample(warm_policy)}
     policies = [tiny_policy, warm_policy, warm_policy]
     there = Round(recipe, policies, tiny_policy, answers)
+    there.loaded.another_policy = None  # no opponent has to be loaded
     found = there.evaluated(2)
     assert there.written["samples.jsonl"] == answers[1]
     assert found.against["initial"]["policy"] == tiny_policy.version
@@ -488,9 +494,12 @@ def test_draws_from_the_policy_are_kept_apart_from_what_is_sampled_in_another_wa
     """Each has a journal of its own: a process that goes on takes neither for the other."""
     cooler = tiny_recipe(tmp_path, "generate.temperature=0.5", "method.sources.dpr.gradient=0")
     wanted = Round(cooler, [warm_policy], tiny_policy, {}).evaluated(0)
-    for _ in range(2):
-        journaled = Round(cooler, [warm_policy], tiny_policy, {})
+    first, second = (Round(cooler, [warm_policy], tiny_policy, {}) for _ in range(2))
+    for journaled in (first, second):
         assert journaled.evaluated(0, WorkInProgress(tmp_path / "work", {})) == wanted
+        assert journaled.units == {"completions", "sequences"}
+    assert first.num_made > 0
+    assert second.num_made == 0, "all of it was kept"
 
 
 @pytest.mark.parametrize(
@@ -540,3 +549,19 @@ def test_the_interval_of_a_win_rate_is_this(
     result = found.against["initial"]
     assert (result["wins"], result["ties"], result["losses"]) == (22, 15, 14)
     assert (result["low"], result["high"]) == (0.46078431372549017, 0.696078431372549)
+
+
+def test_a_scorer_that_cannot_score_is_found_before_anything_is_sampled(recipe: Recipe) -> None:
+    def score(*_: Any) -> list[float]:
+        raise LabelerError("it is broken", where="labelers.hidden")
+
+    asked: list[str | None] = []
+
+    def scorer(name: str | None) -> Any:
+        asked.append(name)
+        return SimpleNamespace(name=name, batch_size=4, score=score)
+
+    loaded: Any = SimpleNamespace(inputs=Inputs(recipe), scorer=scorer)
+    with pytest.raises(LabelerError, match="it is broken"):
+        Evaluate().check(recipe, loaded)
+    assert asked == ["hidden"]

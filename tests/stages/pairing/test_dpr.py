@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations, product
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.recipe.sections.label import LabelSection
+from align_cli.run.folder.work import WorkInProgress
 from align_cli.stages.base import NoProgress
-from align_cli.stages.pairing.dpr import label_completions
+from align_cli.stages.pairing.dpr import Dpr, label_completions
 from align_cli.stages.pairing.pairs import LabelledPairs
 
 
@@ -451,3 +454,50 @@ def test_an_empty_response_counts_also_where_it_has_the_higher_score(
     drawn = Drawn(completions, GivenScores({empty: 3.0, " answer 1 .": 2.0}))
     assert label(drawn).counts == {"empty_texts_kept": 2, "pairs": 2}
     assert label(drawn, empty_texts="drop") == LabelledPairs([], {"empty_texts_dropped": 2, "pairs": 0})
+
+
+def test_a_rounds_pairs_are_those_of_the_recipes_labeler_and_numbers(
+    draw_both: Callable[..., Drawn], tmp_path: Path
+) -> None:
+    """Two draws of a prompt, each with two samples of the policy and one of the reference."""
+    drawn = draw_both([[1.0, 2.0, 5.0, 6.0]], [[0.0, 9.0]])
+    asked: list[str | None] = []
+
+    def scorer(name: str | None) -> GivenScores:
+        asked.append(name)
+        return drawn.scorer
+
+    dpr = SimpleNamespace(labeler="mine", policy_responses=True, gradient=0.5)
+    recipe = SimpleNamespace(
+        method=SimpleNamespace(
+            sources=SimpleNamespace(dpr=dpr, in_use=lambda: {"dpr": dpr}), importance_weight_cap=None
+        ),
+        label=LabelSection(**KEEP),
+        generate=SimpleNamespace(num_generations=2, num_reference_generations=1),
+        seed=3,
+    )
+    context: Any = SimpleNamespace(
+        recipe=recipe,
+        loaded=SimpleNamespace(scorer=scorer),
+        work=WorkInProgress(tmp_path, {}),
+        progress=NoProgress(),
+    )
+    numbers = {"num_generations": 2, "num_reference_generations": 1, "keep_others": True, "run_seed": 3}
+    made = label(drawn, **numbers)  # type: ignore[arg-type]
+    assert Dpr().pair(drawn.completions, context) == made
+    assert asked == ["mine"]
+    drawn.scorer.scores.clear()
+    assert Dpr().pair(drawn.completions, context) == made, "scores that were kept are not asked for again"
+
+
+def test_responses_of_a_reference_that_the_recipe_does_not_sample_are_one_draws(
+    draw_both: Callable[..., Drawn],
+) -> None:
+    (pair,) = label(draw_both([[2.0]], [[1.0]]), num_generations=1).preferences
+    assert (pair.chosen_by, pair.rejected_by) == ("policy", "reference")
+
+
+def test_the_sampled_labels_of_a_run_are_these(draw: Callable[..., Drawn]) -> None:
+    """Golden: other draws would change every run that is under way."""
+    made = label(draw([[0.0, 0.5]] * 12), labels="sampled")
+    assert [pair.chosen_index for pair in made.preferences] == [0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1]
