@@ -459,8 +459,8 @@ def test_an_empty_response_counts_also_where_it_has_the_higher_score(
 def test_a_rounds_pairs_are_those_of_the_recipes_labeler_and_numbers(
     draw_both: Callable[..., Drawn], tmp_path: Path
 ) -> None:
-    """Two draws of a prompt, each with two samples of the policy and one of the reference."""
-    drawn = draw_both([[1.0, 2.0, 5.0, 6.0]], [[0.0, 9.0]])
+    """Two draws of a prompt, each with two samples of the policy and two of the reference."""
+    drawn = draw_both([[1.0, 2.0, 5.0, 6.0]], [[0.0, 9.0, 4.0, 3.0]])
     asked: list[str | None] = []
 
     def scorer(name: str | None) -> GivenScores:
@@ -473,7 +473,7 @@ def test_a_rounds_pairs_are_those_of_the_recipes_labeler_and_numbers(
             sources=SimpleNamespace(dpr=dpr, in_use=lambda: {"dpr": dpr}), importance_weight_cap=None
         ),
         label=LabelSection(**KEEP),
-        generate=SimpleNamespace(num_generations=2, num_reference_generations=1),
+        generate=SimpleNamespace(num_generations=2, num_reference_generations=2),
         seed=3,
     )
     context: Any = SimpleNamespace(
@@ -482,7 +482,7 @@ def test_a_rounds_pairs_are_those_of_the_recipes_labeler_and_numbers(
         work=WorkInProgress(tmp_path, {}),
         progress=NoProgress(),
     )
-    numbers = {"num_generations": 2, "num_reference_generations": 1, "keep_others": True, "run_seed": 3}
+    numbers = {"num_generations": 2, "num_reference_generations": 2, "keep_others": True, "run_seed": 3}
     made = label(drawn, **numbers)  # type: ignore[arg-type]
     assert Dpr().pair(drawn.completions, context) == made
     assert asked == ["mine"]
