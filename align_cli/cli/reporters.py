@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from align_cli.cli.shown import drawn, fits, visible
 from align_cli.redaction import without_secrets
 from align_cli.report.tables import rounds_table, span
+from align_cli.run.at_work import CountedProgress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,36 +38,14 @@ class RunReporter:
         """A round's evaluation is there."""
 
 
-class StageProgress:
-    """Counts a stage's work; a stage may start several times, such as for samples and then for scores."""
+class StageProgress(CountedProgress):
+    """A stage's work, counted, with its rate in words."""
 
     def __init__(self) -> None:
-        self.total = 0
-        self.done = 0
-        self.unit = "items"
-        self.began = time.monotonic()
-        self._found = 0
-
-    def start(self, total: int, unit: str) -> None:
-        """Work begins."""
-        self.total, self.done, self.unit, self._found, self.began = total, 0, unit, 0, time.monotonic()
-
-    def advance(self, amount: int = 1) -> None:
-        """Some of it is done."""
-        self.done += amount
-
-    def found(self, amount: int) -> None:
-        """Some of it was done before, and says nothing of how fast the work is."""
-        self._found += amount
-        self.advance(amount)
-
-    @property
-    def per_second(self) -> float:
-        """Work done a second, since the work began: loading a model or a library comes before that."""
-        return (self.done - self._found) / max(time.monotonic() - self.began, 1e-3)
+        super().__init__("items")
 
     def rate(self) -> str:
-        """The same in words."""
+        """Work done a second, in words."""
         return f"{self.per_second:.0f}" if self.per_second >= 10 else f"{self.per_second:.1f}"
 
 

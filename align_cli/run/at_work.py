@@ -1,6 +1,6 @@
-"""How far a run is within a step: written beside the lock's holder by the process at work, read by `align status`.
+"""How far a run is within a step: counted, written beside the lock's holder by the process at work, and read again.
 
-For people alone. What it says is lost with a machine, and no step goes on by it.
+`align status` reads it. For people alone: what it says is lost with a machine, and no step goes on by it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,36 @@ def read_at_work(text: str) -> AtWork | None:
         return None
 
 
-class ToldProgress:
+class CountedProgress:
+    """Counts a stage's work; a stage may start several times, such as for samples and then for scores."""
+
+    def __init__(self, unit: str = "") -> None:
+        self.total = 0
+        self.done = 0
+        self.unit = unit
+        self.began = time.monotonic()
+        self._found = 0
+
+    def start(self, total: int, unit: str) -> None:
+        """Work begins."""
+        self.total, self.done, self.unit, self._found, self.began = total, 0, unit, 0, time.monotonic()
+
+    def advance(self, amount: int = 1) -> None:
+        """Some of it is done."""
+        self.done += amount
+
+    def found(self, amount: int) -> None:
+        """Some of it was done before, and says nothing of how fast the work is."""
+        self._found += amount
+        self.advance(amount)
+
+    @property
+    def per_second(self) -> float:
+        """Work done a second, since the work began: loading a model or a library comes before that."""
+        return (self.done - self._found) / max(time.monotonic() - self.began, 1e-3)
+
+
+class ToldProgress(CountedProgress):
     """Passes progress on, and writes it down now and then, and where the block that it is used in ends early.
 
     Args:
@@ -82,30 +111,28 @@ class ToldProgress:
     def __init__(
         self, step: Step, progress: Progress, tell: Callable[[str], None], seconds_between: float = SECONDS_BETWEEN
     ) -> None:
+        super().__init__()
         self._step, self._progress, self._tell, self._seconds_between = step, progress, tell, seconds_between
-        self._began = self._count_began = time.monotonic()
-        self._done = self._found = self._total = 0
-        self._unit = ""
+        self._step_began = self.began
         self.write()
 
     def start(self, total: int, unit: str) -> None:
         """Work begins."""
         self._progress.start(total, unit)
-        self._total, self._unit, self._done, self._found = total, unit, 0, 0
-        self._count_began = time.monotonic()
+        super().start(total, unit)
         self.write()
 
     def advance(self, amount: int = 1) -> None:
         """Some of it is done."""
         self._progress.advance(amount)
-        self._done += amount
+        super().advance(amount)
         self._write_if_due()
 
     def found(self, amount: int) -> None:
         """Some of it was done before."""
         self._progress.found(amount)
-        self._done += amount
         self._found += amount
+        self.done += amount
         self._write_if_due()
 
     def __enter__(self) -> Self:
@@ -124,6 +151,14 @@ class ToldProgress:
     def write(self) -> None:
         """Write it down now."""
         self._written = now = time.monotonic()
-        per_second = (self._done - self._found) / max(now - self._count_began, 1e-3)
-        at_work = AtWork(*self._step, self._done, self._total, self._unit, per_second, now - self._began, time.time())
+        at_work = AtWork(
+            self._step.round,
+            self._step.stage,
+            self.done,
+            self.total,
+            self.unit,
+            per_second=self.per_second,
+            seconds=now - self._step_began,
+            time=time.time(),
+        )
         self._tell(to_json(asdict(at_work)))
