@@ -199,6 +199,11 @@ def _likewise(places: Sequence[str]) -> str:
     return f"; and so in {len(places)} more {'row' if len(places) == 1 else 'rows'}: {listed}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of others says; empty where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to a mistyped one, or None where nothing is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -50,12 +50,7 @@ def prepare_streams() -> None:
     if sys.stdout.fileno() == STDOUT:
         descriptor = os.dup(STDOUT)
         keep_from_children(descriptor)
-        sys.stdout = _DataText(
-            io.BufferedWriter(_Data(descriptor, "w", closefd=False)),
-            encoding=sys.stdout.encoding,
-            errors=LOOK_ALIKES,
-            line_buffering=bool(sys.stdout.line_buffering),
-        )
+        sys.stdout = _text(_DataText, _Data, descriptor, sys.stdout.encoding, bool(sys.stdout.line_buffering))
         os.dup2(STDERR, STDOUT)
 
 
@@ -159,8 +154,14 @@ def _safe(stream: TextIO | None, kind: type[_Stream], flags: int) -> TextIO:
         if not isinstance(raw, io.FileIO):  # a console of Windows, which is more than a file
             return stream
         descriptor, encoding, in_lines = raw.fileno(), stream.encoding, bool(stream.line_buffering)
+    return _text(io.TextIOWrapper, kind, descriptor, encoding, in_lines)
+
+
+def _text(
+    text: type[io.TextIOWrapper], kind: type[_Stream], descriptor: int, encoding: str, in_lines: bool
+) -> io.TextIOWrapper:
     data = io.BufferedWriter(kind(descriptor, "w", closefd=False))
-    return io.TextIOWrapper(data, encoding=encoding, errors=LOOK_ALIKES, line_buffering=in_lines)
+    return text(data, encoding=encoding, errors=LOOK_ALIKES, line_buffering=in_lines)
 
 
 def _nowhere(flags: int) -> int:

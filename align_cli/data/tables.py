@@ -13,7 +13,7 @@ from typing import Any
 from align_cli.data.faults import shorten
 from align_cli.data.files import SourceRow
 from align_cli.data.limits import check_unpacked, unpacked_limit
-from align_cli.errors import DataError
+from align_cli.errors import DataError, first_line
 
 _ROWS_AT_ONCE = 256  # few, since a value that stands in the file once can stand in every row of a batch
 
@@ -34,7 +34,7 @@ def read_parquet(name: str, path: Path) -> Iterator[SourceRow]:
         raise
     except Exception as error:  # dates out of range, unknown time zones: whatever Python cannot hold raises its own
         raise DataError(
-            f"not a readable Parquet file ({_first_line(error)})", where=name, hint="write or download the file again"
+            f"not a readable Parquet file ({_in_a_line(error)})", where=name, hint="write or download the file again"
         ) from error
 
 
@@ -57,7 +57,7 @@ def read_dataset(name: str, source: str, configuration: str | None, split: str, 
         yield from _table_rows(name, datasets.load_dataset(source, configuration, split=split))
     except Exception as error:  # datasets, huggingface_hub, httpx and pyarrow each have a family of their own
         cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
-        reason = f"{type(cause or error).__name__}: {_first_line(cause or error)}"
+        reason = f"{type(cause or error).__name__}: {_in_a_line(cause or error)}"
         raise DataError(f"split {split!r} cannot be loaded ({reason})", where=name, hint=hint) from error
 
 
@@ -80,6 +80,6 @@ def _without_gaps(value: Any) -> Any:
     return [_without_gaps(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return shorten(lines[0])[1:-1] if lines else type(error).__name__
+def _in_a_line(error: BaseException) -> str:
+    line = first_line(error)
+    return shorten(line)[1:-1] if line else type(error).__name__

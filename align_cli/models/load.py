@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.checksums import checksum
-from align_cli.errors import AlignError, nearest
+from align_cli.errors import AlignError, first_line, nearest
 from align_cli.models.memory import memory_fault
 from align_cli.recipe import Recipe
 
@@ -209,16 +209,16 @@ def _faults_of_a_model(place: str) -> Iterator[None]:
     except Exception as error:
         if memory_fault(error) is not None:
             raise
-        first_line = next(iter(str(error).strip().splitlines()), "")
-        if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) or not first_line:
-            first_line = f"{type(error).__name__}: {first_line}"
-        if "custom code" in first_line:
+        what = first_line(error)
+        if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) or not what:
+            what = f"{type(error).__name__}: {what}"
+        if "custom code" in what:
             raise AlignError(
                 "the model comes with code of its own, which is not run unless it is trusted",
                 where=place,
                 hint="look at its .py files, and set policy.trust_remote_code to true where you trust them",
             ) from error
-        raise AlignError(f"the model cannot be loaded: {first_line}", where=place, hint=_remedy(place)) from error
+        raise AlignError(f"the model cannot be loaded: {what}", where=place, hint=_remedy(place)) from error
 
 
 def _check_whole(found: Mapping[str, Any], place: str) -> None:

@@ -69,12 +69,10 @@ def telling_out_of_memory(where: str, hint: str) -> Iterator[None]:
         OutOfMemoryError: if the block ran out of memory.
     """
     try:
-        yield
-    except Exception as error:
-        message = memory_fault(error)
-        if message is None:
-            raise
-        raise OutOfMemoryError(f"out of memory: {message}", where=where, hint=hint) from None
+        with out_of_memory_as_memory_error():
+            yield
+    except MemoryError as error:
+        raise OutOfMemoryError(f"out of memory: {error}", where=where, hint=hint) from None
 
 
 def peak_memory() -> dict[str, int]:

@@ -14,7 +14,7 @@ from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Protocol
 
 from align_cli.artifacts.records import NO_ARGUMENTS, TemplateArguments, Text
-from align_cli.errors import DataError
+from align_cli.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -163,13 +163,9 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_token
         if isinstance(error, MemoryError):
             raise
         raise DataError(
-            f"the policy's tokenizer rejects it ({_first_line(error)})",
+            f"the policy's tokenizer rejects it ({first_line(error) or type(error).__name__})",
             hint="leave it out, or give the tokenizer an unknown token",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -253,7 +249,7 @@ def _rendered(tokenizer: Any, messages: list[dict[str, Any]], arguments: Templat
         )
     except Exception as error:
         raise DataError(
-            f"the chat template rejects it ({_first_line(error)})",
+            f"the chat template rejects it ({first_line(error) or type(error).__name__})",
             hint="change its roles, the order of its turns or what its messages hold, as the template wants them; or "
             "leave it out",
         ) from error

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 from align_cli.artifacts.records import Preference, TemplateArguments
 from align_cli.data.sources import place_of
-from align_cli.errors import DataError, Fault
+from align_cli.errors import MAX_KINDS, DataError, Fault
 from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
 
 MAX_PLACES = 10
-MAX_KINDS = 20
 
 
 class RowsToRead(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
-from align_cli.errors import DataError, DivergedError, OutOfMemoryError, RunError, all_at_once
+from align_cli.errors import DivergedError, OutOfMemoryError, RunError, all_at_once
 from align_cli.models.load import Policy
-from align_cli.models.text import plain_text
 from align_cli.recipe import Recipe
 from align_cli.stages.adopted import adopted_pairs
 from align_cli.stages.base import (
@@ -28,7 +26,7 @@ from align_cli.stages.base import (
     Stage,
     policy_artifact,
 )
-from align_cli.stages.pairing.pairs import holding_rules
+from align_cli.stages.pairing.offline import check_labels, check_some_are_left
 from align_cli.stages.pools import check_carriers, training_pools
 from align_cli.stages.readable import RowsToRead
 from align_cli.training.batches import Mixture, usage
@@ -75,8 +73,11 @@ class Train(Stage):
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         from align_cli.training.buildable import check_train_keys
 
-        of_pairs = (_check_offline_labels, _check_some_are_left) if loaded.inputs.uses_offline_pairs else ()
-        all_at_once(partial(check_train_keys, recipe), *(partial(check, recipe, loaded) for check in of_pairs))
+        of_pairs = (check_labels, check_some_are_left) if loaded.inputs.uses_offline_pairs else ()
+        all_at_once(
+            partial(check_train_keys, recipe),
+            *(lambda check=check: check(recipe, loaded.inputs.offline_rows.rows) for check in of_pairs),
+        )
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         rows = inputs.offline_rows.rows if inputs.uses_offline_pairs else []
@@ -312,42 +313,4 @@ def _check_finite(policy: Policy) -> None:
             where="train",
             hint="a lower train.learning_rate needs another output_dir, --restart or --from; guards.non_finite can "
             "roll back by itself",
-        )
-
-
-WHY_LEFT_OUT = {
-    "empty_texts": "with an empty text",
-    "equal_texts": "with the same text as chosen and as rejected",
-    "ties": "with a label of one half",
-}
-
-
-def _check_some_are_left(recipe: Recipe, loaded: Loaded) -> None:
-    """Whether the rules of `label` leave any offline pair, as far as texts and labels tell."""
-    rows, left_out = loaded.inputs.offline_rows.rows, Counter[str]()
-    for row in rows:
-        holding = holding_rules(
-            recipe.label,
-            is_empty=not all(plain_text(row[side]).strip() for side in ("chosen", "rejected")),
-            is_equal=row["chosen"] == row["rejected"],
-            is_tie=float(row.get("label", 1.0)) == 0.5,
-        )
-        left_out.update([WHY_LEFT_OUT[name] for name, rule in holding if rule == "drop"][:1])
-    if rows and left_out.total() == len(rows):
-        counts = ", ".join(f"{count} {why}" for why, count in left_out.most_common())
-        raise DataError(
-            f"of {len(rows)} pairs none is left: {counts}",
-            where="data.preferences",
-            hint="look at how the file was made; what is left out is said by label.equal_texts, label.ties and "
-            "label.empty_texts",
-        )
-
-
-def _check_offline_labels(recipe: Recipe, loaded: Loaded) -> None:
-    uncertain = sum(float(row.get("label", 1.0)) != 1 for row in loaded.inputs.offline_rows.rows)
-    if recipe.method.uses_trl_loss and uncertain:
-        raise DataError(
-            f"{uncertain} pairs have a label below 1, and TRL's own losses take hard labels alone",
-            where="data.preferences",
-            hint="leave these pairs out, or set method.loss_type to sigmoid, ipo, hinge or simpo",
         )

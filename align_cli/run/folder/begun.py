@@ -13,10 +13,10 @@ from __future__ import annotations
 import platform
 import socket
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, Field, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
@@ -30,6 +30,8 @@ VERSIONED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", 
 MICRO_BATCHES = "micro_batches"
 NUM_THREADS = "num_threads"
 CRC = "crc32"
+
+Value = TypeVar("Value")
 
 
 class MicroBatch(NamedTuple):
@@ -80,42 +82,41 @@ class Begun:
     def micro_batches(self) -> dict[int, MicroBatch]:
         """Pairs a forward pass from a round on, by round; read once. None are known where the document is damaged."""
         if self._micro_batches is None:
-            try:
-                found = _MICRO_BATCHES.validate_python(self._document().get(MICRO_BATCHES, {}))
-            except ValidationError:
-                found = {}
-            self._micro_batches = {int(number): MicroBatch(*sizes) for number, sizes in found.items()}
+            found = self._by_round(MICRO_BATCHES, _MICRO_BATCHES)
+            self._micro_batches = {number: MicroBatch(*sizes) for number, sizes in found.items()}
         return self._micro_batches
 
     def remember_micro_batch(self, round_number: int, micro_batch: MicroBatch) -> None:
         """From this round on, a forward pass holds so many pairs."""
         known = self.micro_batches()
         known[round_number] = micro_batch
-        by_round = {str(number): known[number] for number in sorted(known)}
-        self._write({**self._document(), MICRO_BATCHES: by_round})
+        self._remember(MICRO_BATCHES, known)
 
     def num_threads(self, round_number: int) -> int | None:
         """How many threads compute in a round; None where nothing was said, or the document is damaged."""
-        by_round = self._threads_by_round()
+        by_round = self._by_round(NUM_THREADS, _NUM_THREADS)
         return by_round.get(max((number for number in by_round if number <= round_number), default=-1))
 
     def remember_num_threads(self, round_number: int, num_threads: int) -> None:
         """So many compute from this round on; what was said of later rounds is no longer true."""
-        by_round = {number: known for number, known in self._threads_by_round().items() if number < round_number}
-        by_round[round_number] = num_threads
-        named = {str(number): by_round[number] for number in sorted(by_round)}
-        self._write({**self._document(), NUM_THREADS: named})
-
-    def _threads_by_round(self) -> dict[int, int]:
-        try:
-            found = _NUM_THREADS.validate_python(self._document().get(NUM_THREADS, {}))
-        except ValidationError:
-            return {}
-        return {int(number): known for number, known in found.items()}
+        known = self._by_round(NUM_THREADS, _NUM_THREADS)
+        before = {number: threads for number, threads in known.items() if number < round_number}
+        self._remember(NUM_THREADS, {**before, round_number: num_threads})
 
     def forget(self) -> None:
         """Read it anew: another process may have written it."""
         self._micro_batches = None
+
+    def _by_round(self, key: str, kind: TypeAdapter[dict[str, Value]]) -> dict[int, Value]:
+        """What a key says from a round on; nothing where that is damaged."""
+        try:
+            found = kind.validate_python(self._document().get(key, {}))
+        except ValidationError:
+            return {}
+        return {int(number): value for number, value in found.items()}
+
+    def _remember(self, key: str, by_round: Mapping[int, object]) -> None:
+        self._write({**self._document(), key: {str(number): by_round[number] for number in sorted(by_round)}})
 
     def _write(self, document: dict[str, Any]) -> None:
         write_json(self._path(), {**document, CRC: _crc(document)})

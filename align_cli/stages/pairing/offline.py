@@ -1,4 +1,7 @@
-"""Offline pairs, the pool of `offline` and `ddp`: responses and label from the dataset, in the policy's tokens."""
+"""Offline pairs, the pool of `offline` and `ddp`: responses and label from the dataset, in the policy's tokens.
+
+And what can be wrong with them before there are any tokens.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,17 @@ from typing import Any
 
 from align_cli.errors import DataError
 from align_cli.labelers.dataset import label_pairs
-from align_cli.models.text import PolicyText
+from align_cli.models.text import PolicyText, plain_text
+from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
-from align_cli.stages.pairing.pairs import LabelledPairs, is_kept
+from align_cli.stages.pairing.pairs import LabelledPairs, holding_rules, is_kept
 from align_cli.stages.readable import RowFaults, num_tokens, tokenised_pair
+
+WHY_LEFT_OUT = {
+    "empty_texts": "with an empty text",
+    "equal_texts": "with the same text as chosen and as rejected",
+    "ties": "with a label of one half",
+}
 
 
 def label_offline_pairs(
@@ -47,3 +57,43 @@ def label_offline_pairs(
     faults.raise_if_any(policy.context_length)
     counts["pairs"] = len(preferences)
     return LabelledPairs(preferences, dict(sorted(counts.items())))
+
+
+def check_some_are_left(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Whether the rules of `label` leave any offline pair, as far as texts and labels tell.
+
+    Raises:
+        DataError: if they leave none.
+    """
+    left_out = Counter[str]()
+    for row in rows:
+        holding = holding_rules(
+            recipe.label,
+            is_empty=not all(plain_text(row[side]).strip() for side in ("chosen", "rejected")),
+            is_equal=row["chosen"] == row["rejected"],
+            is_tie=float(row.get("label", 1.0)) == 0.5,
+        )
+        left_out.update([WHY_LEFT_OUT[name] for name, rule in holding if rule == "drop"][:1])
+    if rows and left_out.total() == len(rows):
+        counts = ", ".join(f"{count} {why}" for why, count in left_out.most_common())
+        raise DataError(
+            f"of {len(rows)} pairs none is left: {counts}",
+            where="data.preferences",
+            hint="look at how the file was made; what is left out is said by label.equal_texts, label.ties and "
+            "label.empty_texts",
+        )
+
+
+def check_labels(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Whether the loss can take the pairs' labels.
+
+    Raises:
+        DataError: if it is TRL's own, and some label is below 1.
+    """
+    uncertain = sum(float(row.get("label", 1.0)) != 1 for row in rows)
+    if recipe.method.uses_trl_loss and uncertain:
+        raise DataError(
+            f"{uncertain} pairs have a label below 1, and TRL's own losses take hard labels alone",
+            where="data.preferences",
+            hint="leave these pairs out, or set method.loss_type to sigmoid, ipo, hinge or simpo",
+        )
