@@ -22,7 +22,7 @@ import hypothesis
 import pytest
 import yaml
 
-sys.path.append(str(Path(__file__).parent))  # for `chat_models`
+sys.path.append(str(Path(__file__).parent))  # for `chat_models` and `small_llama`
 
 if TYPE_CHECKING:
     from align_cli.artifacts.records import Completion

@@ -122,6 +122,9 @@ def test_a_folder_that_holds_reports_alone_can_be_run_in(folder: Path) -> None:
     (folder / "alone").mkdir()
     (folder / "run" / "logs").rename(folder / "alone" / "logs")
     RunFolder("alone").check_usable()
+    (folder / "alone" / "letter.txt").touch()
+    with pytest.raises(RunError, match=r"no run: letter\.txt"):
+        RunFolder("alone").check_usable()
 
 
 def test_a_link_or_a_file_in_the_place_of_the_reports_is_refused_at_the_start(folder: Path) -> None:

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from small_llama import small_llama
+from transformers import LlamaForCausalLM
 
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.methods.preference import preference_loss
@@ -139,20 +140,7 @@ CUT, CUT_SECOND, CUT_OWN, TIES, BEST, BEST_WEIGHED, TWICE, REPLAY, SHARES = DESI
 
 
 def small_model(seed: int) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=2,
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=8,
-        initializer_range=0.8,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        bos_token_id=None,
-    )
-    return LlamaForCausalLM(config).double().eval()
+    return small_llama(seed, 2, pad_token_id=PAD, eos_token_id=EOS).double()
 
 
 class World:

@@ -69,7 +69,7 @@ def faults_of(check: Callable[..., list[str]], *arguments: Any, **files: Any) ->
 
 
 def test_rows_that_all_can_be_read_raise_nothing(check: Callable[..., list[str]]) -> None:
-    check()
+    assert check() == []
 
 
 def test_all_rows_of_all_files_are_named_at_once_with_their_lines(check: Callable[..., list[str]]) -> None:
@@ -106,7 +106,7 @@ def test_a_warm_starts_demonstrations_are_read_too(check: Callable[..., list[str
 
 def test_a_pair_that_is_left_out_may_be_too_long(check: Callable[..., list[str]]) -> None:
     rules = ("label.equal_texts=drop", "method.sources.dpr.gradient=0")
-    check(STRICT, *rules, preferences=[pair(GOOD), pair(LONG, "same", "same")])
+    assert check(STRICT, *rules, preferences=[pair(GOOD), pair(LONG, "same", "same")]) == []
 
 
 def test_many_rows_are_counted_and_the_first_ten_named(check: Callable[..., list[str]]) -> None:

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from small_llama import small_llama
+from transformers import LlamaForCausalLM
 from trl import DPOConfig
 
 from align_cli.methods.preference import preference_loss, preference_margin
@@ -110,20 +111,7 @@ def mutations(case: Case) -> list[str]:
 
 
 def small_model(seed: int) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=8,
-        initializer_range=0.8,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        bos_token_id=None,
-    )
-    return LlamaForCausalLM(config).eval()
+    return small_llama(seed, VOCABULARY, pad_token_id=PAD, eos_token_id=EOS)
 
 
 class World:
