@@ -67,7 +67,7 @@ def prepare(scratch: Path) -> tuple[PreferenceTrainer, dict[str, torch.Tensor]]:
             scratch / name, [words], seed=seed, architecture="llama", vocab_size=VOCABULARY, **shape
         )
     policy, reference = load_policy(scratch / "policy"), load_policy(scratch / "reference")
-    args = DPOConfig(output_dir=str(scratch), bf16=False, activation_checkpointing=False, report_to="none")
+    args = DPOConfig(output_dir=str(scratch), bf16=False, gradient_checkpointing=False, report_to="none")
     trainer = PreferenceTrainer(policy, reference.model, None, args)
     rng = random.Random(0)
 

@@ -7,6 +7,7 @@ TrainingArguments key passes through as the recipe has it. Whether it can be had
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
 }
-"""Deprecated TrainingArguments keys that users still write, and what they are called now."""
+"""TrainingArguments keys by the name that every supported transformers knows, and what newer ones call them."""
 
 
 def dpo_config(recipe: Recipe, folder: Path, *, use_cache: bool, passed: Mapping[str, Any] | None = None) -> DPOConfig:
@@ -65,13 +66,16 @@ def dpo_config(recipe: Recipe, folder: Path, *, use_cache: bool, passed: Mapping
     }
     defaults = {
         "bf16": False,
-        "activation_checkpointing": False,
+        "gradient_checkpointing": False,
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
     passed = train.training_arguments if passed is None else passed
-    return DPOConfig(**{**defaults, **{RENAMED.get(key, key): value for key, value in passed.items()}, **ours})
+    known = {field.name for field in fields(DPOConfig)}
+    names = {old: new if new in known else old for old, new in RENAMED.items()}
+    names.update({new: names[old] for old, new in RENAMED.items()})
+    return DPOConfig(**{names.get(key, key): value for key, value in {**defaults, **passed, **ours}.items()})
 
 
 def sft_arguments(section: SftSection, folder: Path, *, seed: int, use_cache: bool) -> TrainingArguments:

@@ -69,7 +69,7 @@ def training_arguments(folder: Path, **changes: Any) -> DPOConfig:
     fixed: dict[str, Any] = {
         "output_dir": str(folder),
         "bf16": False,
-        "activation_checkpointing": False,
+        "gradient_checkpointing": False,
         "max_length": None,
         "logging_steps": 1,
         "save_strategy": "no",

@@ -203,7 +203,7 @@ def make_trainer(world: World, objective: Objective, folder: Path, **arguments: 
     args = DPOConfig(
         output_dir=str(folder),
         bf16=False,
-        activation_checkpointing=False,
+        gradient_checkpointing=False,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
