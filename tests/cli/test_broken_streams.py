@@ -85,7 +85,7 @@ def test_a_fault_that_cannot_be_told_has_its_exit_code(finished: Path, talk: str
     assert said(f"align nosuch {talk}", finished).returncode == 2
 
 
-@pytest.mark.parametrize("command", ["align --help", "align check recipe.yaml", "align status run --json"])
+@pytest.mark.parametrize("command", ["align --help", "align check --quick recipe.yaml", "align status run --json"])
 @pytest.mark.parametrize(("out", "why"), [(">&-", "it is closed"), (">/dev/full", "the disk is full")])
 def test_an_answer_that_cannot_be_written_is_told(finished: Path, command: str, out: str, why: str) -> None:
     done = said(f"{command} {out}", finished)
@@ -125,7 +125,9 @@ def test_a_letter_that_an_encoding_lacks_is_escaped(finished: Path) -> None:
     assert done.stderr.startswith("é\\u65e5.yaml: ".encode("latin-1"))
 
 
-@pytest.mark.parametrize("environment", NARROW, ids=str)
+@pytest.mark.parametrize(
+    "environment", [NARROW[0], *(pytest.param(each, marks=pytest.mark.long) for each in NARROW[1:])], ids=str
+)
 def test_json_is_the_same_value_in_every_encoding(finished_copy: Path, environment: dict[str, str]) -> None:
     place = finished_copy / "run" / "rounds" / "001" / "completions.jsonl"
     first, *_ = rows = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
@@ -160,9 +162,9 @@ def test_a_live_display_fits_a_narrow_terminal(finished: Path) -> None:
     assert "Traceback" not in shown
 
 
-@pytest.mark.parametrize("columns", ["0", "1", "20"])
+@pytest.mark.parametrize("columns", ["20", *(pytest.param(width, marks=pytest.mark.long) for width in ("0", "1"))])
 def test_a_width_that_the_environment_gives_is_kept_to_or_passed_over(finished: Path, columns: str) -> None:
-    for command in ("align status run", "align --help", "align check recipe.yaml", "align nosuch"):
+    for command in ("align status run", "align --help", "align check --quick recipe.yaml", "align nosuch"):
         done = said(command, finished, COLUMNS=columns)
         assert done.returncode in (0, 2), done.stderr
         assert b"Traceback" not in done.stderr

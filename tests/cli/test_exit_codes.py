@@ -95,7 +95,7 @@ def test_training_that_diverged_was_stopped_by_a_guard(make_folder: MakeFolder, 
 
 
 def test_output_that_cannot_be_written_ends_with_4(finished: Path) -> None:
-    full = ended("align check recipe.yaml >/dev/full", finished)
+    full = ended("align check --quick recipe.yaml >/dev/full", finished)
     assert full.returncode == ExitCode.DISK == 4
     assert full.stderr.startswith("standard output: cannot be written: the disk is full\nhint: free some space")
 
@@ -112,7 +112,7 @@ def test_memory_that_runs_out_ends_with_5_and_a_remedy(make_folder: MakeFolder, 
     assert re.match(r"hint: lower .*\.per_device_train_batch_size", hint)
 
 
-@pytest.mark.parametrize("command", ["align check recipe.yaml", "align status run", "align --help"])
+@pytest.mark.parametrize("command", ["align check --quick recipe.yaml", "align status run", "align --help"])
 def test_a_reader_that_has_gone_is_told_from_a_command_that_is_done(finished: Path, command: str) -> None:
     done = ended(f"set -o pipefail; {command} | true", finished)
     assert (done.returncode, done.stderr) == (ExitCode.OUTPUT_CLOSED, "") == (141, "")

@@ -66,9 +66,10 @@ def test_an_interrupted_single_stage_does_not_promise_to_go_on(finished: Path, a
     assert ADVICE not in interrupted.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "signals",
-    [(signal.SIGTERM, signal.SIGINT), pytest.param((signal.SIGINT, signal.SIGTERM), marks=pytest.mark.long)],
+    [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)],
     ids=["SIGTERM first", "SIGINT first"],
 )
 def test_a_run_interrupted_in_every_stage_says_so_each_time_and_goes_on_to_the_same_bytes(

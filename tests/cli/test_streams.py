@@ -129,7 +129,7 @@ def test_what_a_labeler_prints_is_not_among_the_data(finished_copy: Path, align:
 @pytest.mark.parametrize(
     "command",
     [
-        "check recipe.yaml",
+        "check --quick recipe.yaml",
         "status run",
         "label recipe.yaml -i many.jsonl",
         pytest.param("train recipe.yaml -q"),

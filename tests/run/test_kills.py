@@ -57,6 +57,7 @@ def kill_everywhere(folder: Path, align: Align, steps: list[str]) -> None:
     assert "run is finished: 2 rounds; raise rounds= to go on" in done.err.splitlines()
 
 
+@pytest.mark.long
 def test_a_run_killed_before_and_after_every_manifest_says_where_it_goes_on_and_ends_in_the_same_bytes(
     make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
 ) -> None:
@@ -68,7 +69,13 @@ def test_a_run_killed_before_and_after_every_manifest_says_where_it_goes_on_and_
     assert starts == [step for step in STEPS for _ in range(2)]
 
 
-@pytest.mark.parametrize("names", PAIRED_VARIANTS.values(), ids=PAIRED_VARIANTS)
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(names, id=title, marks=[] if "replay" in title else pytest.mark.long)
+        for title, names in PAIRED_VARIANTS.items()
+    ],
+)
 def test_a_run_killed_between_rounds_and_in_the_middle_of_training_ends_in_the_same_bytes(
     names: list[str], make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:

@@ -36,16 +36,23 @@ def with_optimizer(folder: Path, run: str = "run") -> list[int]:
     return sorted(int(path.parent.parent.name) for path in (folder / run / "rounds").glob(f"*/checkpoint/{OPTIMIZER}"))
 
 
+class Whole(dict[str, Path]):
+    """For each kind of reference, a run of five rounds that nobody killed, made when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, reference: str) -> Path:
+        self[reference] = make_run(self.folder / reference, VARIANT)
+        finish(self[reference], reference)
+        return self[reference]
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """For each kind of reference, a run of five rounds that nobody killed. Shared: tests that touch one take a copy."""
-    made = {}
-    for reference, overrides in REFERENCES.items():
-        folder = make_run(tmp_path_factory.mktemp("sparse") / reference, VARIANT)
-        done = train(folder, None, *EVERY_THREE, *overrides)
-        assert done.code == 0, done.err
-        made[reference] = folder
-    return made
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Shared: tests that touch a run of it take a copy."""
+    return Whole(tmp_path_factory.mktemp("sparse"))
 
 
 def finish(folder: Path, reference: str) -> Finished:
@@ -54,28 +61,28 @@ def finish(folder: Path, reference: str) -> Finished:
     return done
 
 
-def test_a_checkpoint_stands_at_every_third_round_and_at_the_end(whole: dict[str, Path]) -> None:
+def test_a_checkpoint_stands_at_every_third_round_and_at_the_end(whole: Whole) -> None:
     assert checkpoints(whole["initial"]) == [0, 3, 5]
     assert all(
         (whole["initial"] / "run" / "rounds" / f"00{number}" / "training.jsonl").is_file() for number in range(6)
     )
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("reference", ["initial", pytest.param("previous", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "stop",
     [
         Stop("step", 2, within="round 2 train"),
         Stop("append", 2, within="round 3 generate"),
-        Stop("manifest", within="round 3 evaluate"),
-        Stop("ledger", within="round 4 train"),
-        Stop("step", 3, within="round 5 train"),
         Stop("manifest", within="round 5 evaluate"),
+        pytest.param(Stop("manifest", within="round 3 evaluate"), marks=pytest.mark.long),
+        pytest.param(Stop("ledger", within="round 4 train"), marks=pytest.mark.long),
+        pytest.param(Stop("step", 3, within="round 5 train"), marks=pytest.mark.long),
     ],
     ids=lambda stop: f"{stop.before} {stop.within}",
 )
 def test_killed_between_checkpoints_a_run_ends_in_the_same_bytes(
-    stop: Stop, reference: str, whole: dict[str, Path], tmp_path: Path
+    stop: Stop, reference: str, whole: Whole, tmp_path: Path
 ) -> None:
     folder = make_run(tmp_path / "killed", VARIANT)
     assert train(folder, stop, *EVERY_THREE, *REFERENCES[reference]).code == -signal.SIGKILL
@@ -83,9 +90,7 @@ def test_killed_between_checkpoints_a_run_ends_in_the_same_bytes(
     assert differing_files(folder, whole[reference]) == []
 
 
-def test_only_training_since_the_last_checkpoint_is_done_again_and_that_is_said(
-    whole: dict[str, Path], tmp_path: Path
-) -> None:
+def test_only_training_since_the_last_checkpoint_is_done_again_and_that_is_said(whole: Whole, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "killed", VARIANT)
     assert train(folder, Stop("ledger", within="round 5 label"), *EVERY_THREE).code == -signal.SIGKILL
     done = finish(folder, "initial")
@@ -97,9 +102,7 @@ def test_only_training_since_the_last_checkpoint_is_done_again_and_that_is_said(
     assert work_done(whole["initial"]) - work_done(folder) == {}
 
 
-def test_a_round_that_is_not_what_it_was_when_it_is_trained_again_is_refused(
-    whole: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_round_that_is_not_what_it_was_when_it_is_trained_again_is_refused(whole: Whole, tmp_path: Path) -> None:
     """As on a machine whose numbers differ."""
     from align_cli.run.folder import RunFolder
 
@@ -126,7 +129,7 @@ def test_a_round_that_is_not_what_it_was_when_it_is_trained_again_is_refused(
 
 
 def test_a_fork_from_a_round_without_a_checkpoint_is_refused_and_names_one_that_has_it(
-    whole: dict[str, Path], tmp_path: Path
+    whole: Whole, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(whole["initial"], tmp_path / "copy"))
     refused = train(folder, None, *EVERY_THREE, "output_dir=fork", "--from", "run@4")
@@ -180,7 +183,7 @@ def test_where_a_guard_may_roll_back_the_best_rounds_optimizer_stays_too(tmp_pat
     assert with_optimizer(folder) == sorted({3, best} - {0})
 
 
-def test_single_commands_write_their_checkpoint_whatever_the_cadence(whole: dict[str, Path], tmp_path: Path) -> None:
+def test_single_commands_write_their_checkpoint_whatever_the_cadence(whole: Whole, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole["initial"], tmp_path / "copy"))
     pairs = "run/rounds/004/preferences.jsonl"
     options = ("--preferences", pairs, "--policy", "run/rounds/003/checkpoint", "-o", "out")
@@ -189,7 +192,7 @@ def test_single_commands_write_their_checkpoint_whatever_the_cadence(whole: dict
     assert (folder / "out" / "model.safetensors").is_file()
 
 
-def test_a_reference_that_has_no_checkpoint_is_named(whole: dict[str, Path], tmp_path: Path) -> None:
+def test_a_reference_that_has_no_checkpoint_is_named(whole: Whole, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole["previous"], tmp_path / "copy"))
     keys = (*EVERY_THREE, *REFERENCES["previous"])
     refused = run_align("evaluate", "recipe.yaml", *keys, "--policy", "run/rounds/005/checkpoint", cwd=folder)
@@ -206,7 +209,13 @@ def test_a_run_that_is_over_sooner_than_was_planned_says_that_its_last_round_has
     assert "note: round 2 left no checkpoint (checkpoints.every_rounds)" in done.err
 
 
-@pytest.mark.parametrize("within", ["round 4 train", "round 4 generate", "round 5 evaluate"])
+@pytest.mark.parametrize(
+    "within",
+    [
+        "round 4 train",
+        *(pytest.param(step, marks=pytest.mark.long) for step in ("round 4 generate", "round 5 evaluate")),
+    ],
+)
 def test_a_round_that_was_rolled_back_between_checkpoints_is_followed_by_the_same_bytes(
     within: str, tmp_path: Path
 ) -> None:
@@ -229,7 +238,7 @@ def test_a_round_that_was_rolled_back_between_checkpoints_is_followed_by_the_sam
     assert differing_files(killed, whole) == []
 
 
-@pytest.mark.parametrize("rounds", [4, 7])
+@pytest.mark.parametrize("rounds", [7, pytest.param(4, marks=pytest.mark.long)])
 def test_rounds_may_be_raised_or_lowered_between_checkpoints(rounds: int, tmp_path: Path) -> None:
     """What is trained again follows the learning rates that it had, which a schedule over the whole run has changed."""
     folders = [make_run(tmp_path / name, VARIANT) for name in ("killed", "straight")]
