@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install quickstart test test-all check docs bench clean
+.PHONY: install quickstart test test-all test-oldest check docs bench clean
 
 install: $(INSTALLED)
 
@@ -26,6 +27,16 @@ test: install
 test-all: install
 	$(BIN)/pytest -n 2
 
+# The lowest versions that pyproject.toml admits, in an environment of their own, where libraries meet the code.
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt torch
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e . pytest pytest-xdist hypothesis
+	touch $@
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/pytest -m "not long" -n 2 tests/recipe tests/data tests/models tests/engines tests/labelers tests/training
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +51,4 @@ bench: install
 	@echo "run one with $(BIN)/python benchmarks/NAME.py; each says what it measures and how long it takes"
 
 clean:
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
