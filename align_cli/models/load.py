@@ -1,25 +1,28 @@
 """Load a causal language model with its tokenizer, and name exactly which weights these are.
 
-Called by the run for policies and references. A playground's model is a folder like any other.
+A playground's model is a folder like any other; `of_recipe` says which model a recipe means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.checksums import checksum
-from align_cli.errors import AlignError, first_line, nearest
-from align_cli.models.memory import memory_fault
-from align_cli.recipe import Recipe
+from align_cli.errors import AlignError
+from align_cli.models.refused import (
+    WEIGHTS_PATTERN,
+    check_folder,
+    check_vocabulary,
+    check_whole,
+    faults_of_a_model,
+)
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS_PATTERN = "*model*.safetensors"
 GENERATION_CONFIG = "generation_config.json"
 
 
@@ -47,6 +50,15 @@ class Policy:
         """The most tokens of prompt and response together; None where the architecture has no bound."""
         return context_length(self.model.config)
 
+    def become(self, other: Policy) -> None:
+        """Take another policy's weights, in place: whoever holds the model goes on with them."""
+        self.model.load_state_dict(other.model.state_dict())
+        self.version = other.version
+
+    def save_weights(self, folder: Path) -> None:
+        """Write what is trained, as `from_pretrained` reads it."""
+        self.model.save_pretrained(folder)
+
 
 class UnloadedPolicy(NamedTuple):
     """What of a policy is known without its weights: how text becomes ids, and how many of them it can read.
@@ -60,6 +72,26 @@ class UnloadedPolicy(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     eos_token_ids: list[int]
     context_length: int | None
+
+
+def load_without_weights(
+    name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> UnloadedPolicy:
+    """The tokenizer and the figures of a model that `load_policy` would load.
+
+    Raises:
+        AlignError: if there is no such model, or if its tokenizer or its configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    place = str(name_or_path)
+    check_folder(place)
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with faults_of_a_model(place):
+        tokenizer = _tokenizer(place, shared)
+        config = AutoConfig.from_pretrained(place, **shared)
+        generation = _generation_config(place, config, revision)
+    return UnloadedPolicy(tokenizer, eos_token_ids(tokenizer, generation), context_length(config))
 
 
 def eos_token_ids(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig | None) -> list[int]:
@@ -102,53 +134,22 @@ def load_policy(
     from transformers import AutoModelForCausalLM
 
     place = str(name_or_path)
-    _check_folder(place)
+    check_folder(place)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _faults_of_a_model(place):
+    with faults_of_a_model(place):
         tokenizer = _tokenizer(place, shared)
         model, found = AutoModelForCausalLM.from_pretrained(
             place, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **shared
         )
         _generation_config(place, model.config, revision)  # transformers passes over a broken one
-    _check_whole(found, place)
-    _check_vocabulary(tokenizer, model, place)
+    check_whole(found, place)
+    check_vocabulary(tokenizer, model, place)
     # It is saved with the tokenizer: a checkpoint must not depend on whether its policy was begun from the Hub or read
     # from another checkpoint.
     tokenizer.init_kwargs["is_local"] = True
     model.to(best_device())
     model.eval()
     return Policy(model, tokenizer, _version(place, revision))
-
-
-def load_recipe_policy(recipe: Recipe, checkpoint: Path | None = None) -> Policy:
-    """The model that `policy.model_name_or_path` names, as it is; or a checkpoint of it."""
-    settings = recipe.policy
-    return load_policy(
-        checkpoint or settings.model_name_or_path or "",
-        dtype=settings.dtype,
-        revision=None if checkpoint else settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-    )
-
-
-def load_without_weights(recipe: Recipe, checkpoint: Path | None = None) -> UnloadedPolicy:
-    """The tokenizer and the figures of the model that `load_recipe_policy` would load.
-
-    Raises:
-        AlignError: if there is no such model, or if its tokenizer or its configuration cannot be read.
-    """
-    from transformers import AutoConfig
-
-    settings = recipe.policy
-    place = str(checkpoint or settings.model_name_or_path or "")
-    _check_folder(place)
-    revision = None if checkpoint else settings.revision
-    shared = {"revision": revision, "trust_remote_code": settings.trust_remote_code}
-    with _faults_of_a_model(place):
-        tokenizer = _tokenizer(place, shared)
-        config = AutoConfig.from_pretrained(place, **shared)
-        generation = _generation_config(place, config, revision)
-    return UnloadedPolicy(tokenizer, eos_token_ids(tokenizer, generation), context_length(config))
 
 
 def _generation_config(place: str, config: PreTrainedConfig, revision: str | None) -> GenerationConfig:
@@ -191,106 +192,6 @@ def _tokenizer(place: str, shared: Mapping[str, Any]) -> PreTrainedTokenizerBase
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-@contextmanager
-def _faults_of_a_model(place: str) -> Iterator[None]:
-    """Whatever libraries say of a folder that holds something else, in our words.
-
-    Raises:
-        AlignError: for any exception but a lack of memory.
-    """
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except AlignError:
-        raise
-    except Exception as error:
-        if memory_fault(error) is not None:
-            raise
-        what = first_line(error)
-        if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) or not what:
-            what = f"{type(error).__name__}: {what}"
-        if "custom code" in what:
-            raise AlignError(
-                "the model comes with code of its own, which is not run unless it is trusted",
-                where=place,
-                hint="look at its .py files, and set policy.trust_remote_code to true where you trust them",
-            ) from error
-        raise AlignError(f"the model cannot be loaded: {what}", where=place, hint=_remedy(place)) from error
-
-
-def _check_whole(found: Mapping[str, Any], place: str) -> None:
-    """Refuse weights that are not those that the config asks for: transformers puts random numbers in their place.
-
-    Args:
-        found: transformers' loading info: `missing_keys`, `unexpected_keys`, `mismatched_keys`.
-        place: the model.
-    """
-    kinds = {
-        "missing_keys": "lacks tensors that its config asks for",
-        "mismatched_keys": "has tensors of other shapes than its config asks for",
-        "unexpected_keys": "has tensors that its config knows nothing of",
-    }
-    for kind, what in kinds.items():
-        names = sorted(name if isinstance(name, str) else name[0] for name in found.get(kind) or ())
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise AlignError(
-                f"the model {what}: {', '.join(names[:3])}{more}",
-                where=place,
-                hint="fetch or save it again; or mend its config.json, whose architecture, layers and sizes have to be "
-                "those of the weights",
-            )
-
-
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, place: str) -> None:
-    """Refuse a tokenizer that has ids without a row among the model's embeddings."""
-    rows = model.get_input_embeddings().num_embeddings
-    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
-    if beyond:
-        number, token = beyond[0]
-        more = f", and {len(beyond) - 1} more" if len(beyond) > 1 else ""
-        raise AlignError(
-            f"the tokenizer has ids that the model's {rows} embeddings have no row for: {number} ({token!r}){more}",
-            where=place,
-            hint="take the tokenizer that belongs to the model; or call model.resize_token_embeddings(len(tokenizer)) "
-            "and save both",
-        )
-
-
-def _remedy(place: str) -> str:
-    """What to do about a model that does not load: a folder is damaged, any other name may be a slip of the pen."""
-    if Path(place).is_dir():
-        return "the folder is damaged or incomplete: restore it, or save it again with save_pretrained (safetensors)"
-    hint = "give a folder made by save_pretrained (safetensors), or a Hub id that this machine can reach"
-    near = None if "/" in place else nearest(place, [entry.name for entry in Path().iterdir() if entry.is_dir()])
-    return f"no folder has this name, so it was taken for a Hub id; did you mean {near}? Or {hint}" if near else hint
-
-
-def _check_folder(place: str) -> None:
-    """Refuse what is plainly a path, and no model's, before it is taken for a Hub id."""
-    folder = Path(place)
-    if folder.is_file():
-        raise AlignError("this is a file; a model is a folder", where=place, hint="give one made by save_pretrained")
-    looks_like_path = place.startswith((".", "/", "~")) or place.count("/") > 1 or Path(place.split("/")[0]).is_dir()
-    if looks_like_path and not folder.is_dir():
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        near = nearest(folder.name, siblings)
-        hint = f"did you mean {folder.parent / near}?" if near else "give a folder made by save_pretrained, or a Hub id"
-        raise AlignError("there is no such model folder", where=place, hint=hint)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        is_run = (folder / "run.json").is_file()
-        hint = "a run's models are in its rounds/NNN/checkpoint" if is_run else "give a folder made by save_pretrained"
-        raise AlignError("this folder holds no model", where=place, hint=hint)
-    pickled = sorted(file.name for file in folder.glob("pytorch_model*.bin")) if folder.is_dir() else []
-    if pickled and not any(folder.glob(WEIGHTS_PATTERN)):
-        raise AlignError(
-            f"the model cannot be loaded: its weights are pickled ({pickled[0]}), and a pickle can run code",
-            where=place,
-            hint="where you trust it, load it with transformers and save it anew: save_pretrained writes safetensors",
-        )
 
 
 def best_device() -> str:

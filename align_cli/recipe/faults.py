@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from align_cli.errors import nearest
 from align_cli.recipe import keys
-from align_cli.recipe.not_served import hint_for_key, hint_for_value
+from align_cli.recipe.other_words import hint_for_key, hint_for_value
 from align_cli.recipe.sections.training_arguments import training_argument_names
 from align_cli.recipe.written.overrides import override_key
 from align_cli.recipe.written.scalars import rewritten
@@ -61,10 +61,8 @@ def unknown_key(root: Node, path: KeyPath) -> PlacedFault:
     if place.source.is_override:
         written = override_key(place.source)
         full = written if written[: len(path)] == path else path
-    hint = hint_for_key(path)
-    if hint is not None:
-        return PlacedFault(place, f"{dotted(path)} is not served yet", hint, full)
-    return PlacedFault(place, f"unknown key {dotted(full)}", _suggestion(path, full[len(path) :]), full)
+    hint = hint_for_key(path) or _suggestion(path, full[len(path) :])
+    return PlacedFault(place, f"unknown key {dotted(full)}", hint, full)
 
 
 def _suggestion(path: KeyPath, rest: KeyPath) -> str:

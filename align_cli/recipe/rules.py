@@ -20,6 +20,7 @@ from align_cli.recipe.sections import (
     kl,
     label,
     labelers,
+    lora,
     method,
     optimism,
     policy,
@@ -32,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     no_secrets,
     *whole.RULES,
     *policy.RULES,
+    *lora.RULES,
     *data.RULES,
     *labelers.RULES,
     *sources.RULES,
@@ -46,6 +48,7 @@ RULES: tuple[Rule, ...] = (
 FILE_RULES: tuple[Rule, ...] = (
     *whole.FILE_RULES,
     *policy.FILE_RULES,
+    *lora.FILE_RULES,
     *data.FILE_RULES,
     *worlds.FILE_RULES,
     *labelers.FILE_RULES,

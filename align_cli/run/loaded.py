@@ -18,7 +18,8 @@ from align_cli.engines import build_engine
 from align_cli.engines.base import Engine
 from align_cli.errors import RunError
 from align_cli.labelers import Scorer, build_scorer
-from align_cli.models.load import Policy, load_recipe_policy
+from align_cli.models.load import Policy
+from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.recipe import Recipe
 from align_cli.run.folder.begun import MicroBatch
 from align_cli.run.folder.layout import LOGS, Layout
@@ -141,13 +142,15 @@ class Loaded:
 
     def another_policy(self, round_number: int) -> Policy:
         """The policy after this many rounds, beside the one that is trained."""
-        return load_recipe_policy(self.recipe, self._policies.checkpoint(self._policies.base(round_number)))
+        return self._loaded_from(self._policies.checkpoint(self._policies.base(round_number)))
 
     def reference_for(self, round_number: int) -> Policy:
         """The reference of a round's training and evaluation: always the same object, since the trainer holds it.
 
         Ask for the policy first: rounds that are trained again on the way to it move the reference.
         """
+        if self._policy is None and self.recipe.policy.lora:  # of which the first to be loaded is trained
+            self._load(self._newest_kept(max(round_number - 1, 0)))
         wanted = max(round_number - 1, 0) if self.recipe.policy.reference == "previous" else 0
         is_kept, stood = self._policies.is_kept(self._policies.base(wanted)), self._policy_round
         if self._reference is None and is_kept:
@@ -157,8 +160,8 @@ class Loaded:
                 self._load(self._newest_kept(wanted))
             policy = self.another_policy(wanted) if stood != wanted and is_kept else self.policy_after(wanted)
             assert self._reference is not None  # training a round again has loaded one
-            self._reference.model.load_state_dict(policy.model.state_dict())
-            self._reference.version, self._reference_round = policy.version, wanted
+            self._reference.become(policy)
+            self._reference_round = wanted
             if stood > wanted and not is_kept:
                 self.policy_after(stood)
         return self._reference
@@ -207,7 +210,7 @@ class Loaded:
         state = read_training_state(checkpoint)
         if state is None:
             return False
-        self._put_in(load_recipe_policy(self.recipe, checkpoint))
+        self._put_in(self._loaded_from(checkpoint))
         self._policy_round, self.state = round_number - 1, state
         return True
 
@@ -255,7 +258,11 @@ class Loaded:
 
     def roll_back(self, base: int) -> None:
         """Go on from the policy of an earlier round; training stands where it is."""
-        self._put_in(load_recipe_policy(self.recipe, self._policies.checkpoint(base)))
+        self._put_in(self._loaded_from(self._policies.checkpoint(base)))
+
+    def _loaded_from(self, checkpoint: Path | None) -> Policy:
+        """A policy from its checkpoint; adapters share the base of the one in memory."""
+        return load_recipe_policy(self.recipe, checkpoint, self._policy)
 
     def _load(self, round_number: int) -> None:
         """Take a round's policy from its checkpoint, and where training stands after the round.
@@ -284,10 +291,9 @@ class Loaded:
         if self._policy is None:
             self._policy = policy
             return
-        self._policy.model.load_state_dict(policy.model.state_dict())
+        self._policy.become(policy)
         self._policy.model.zero_grad()
         self._policy.model.eval()  # what went wrong went wrong in the midst of training
-        self._policy.version = policy.version
         self._optimizer_round = -1
         if self._trainer is not None:
             self._trainer.optimizer = None

@@ -13,8 +13,8 @@ from typing import Any
 from align_cli import stages
 from align_cli.artifacts.records import Completion, Preference, Record
 from align_cli.errors import RunError
-from align_cli.models.load import load_recipe_policy
 from align_cli.models.memory import telling_out_of_memory
+from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.recipe import Recipe, dump
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import ROUNDS

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from align_cli.models.load import WEIGHTS_PATTERN
+from align_cli.models.refused import WEIGHTS_PATTERN
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
 

@@ -183,6 +183,7 @@ def local_files(recipe: Recipe) -> dict[str, Path]:
         "data.demonstrations": recipe.data.demonstrations,
         "data.eval_prompts": recipe.data.eval_prompts,
         "data.eval_preferences": recipe.data.eval_preferences,
+        "policy.lora.adapter": recipe.policy.lora.adapter if recipe.policy.lora else None,
         "policy.sft.dataset": recipe.policy.sft.dataset if recipe.policy.sft else None,
         "reviews.liked": recipe.reviews.liked if recipe.reviews else None,
         "reviews.disliked": recipe.reviews.disliked if recipe.reviews else None,

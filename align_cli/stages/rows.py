@@ -12,7 +12,7 @@ from typing import Any
 
 from align_cli.artifacts.records import TemplateArguments
 from align_cli.errors import DataError, Fault
-from align_cli.models.load import load_without_weights
+from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
 from align_cli.recipe import Recipe
 from align_cli.stages.base import Stage
@@ -41,7 +41,7 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
         AlignError: if the policy's tokenizer or configuration cannot be read.
         DataError: for all rows that the policy cannot read, in one fault a kind.
     """
-    policy = unloaded_initial_policy(recipe) if checkpoint is None else load_without_weights(recipe, checkpoint)
+    policy = unloaded_initial_policy(recipe) if checkpoint is None else load_recipe_tokenizer(recipe, checkpoint)
     read = [rows for stage in due for rows in stage.to_read(recipe, inputs)]
     faults: list[Fault] = []
     for rows in read:

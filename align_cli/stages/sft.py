@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import DataError, OutOfMemoryError, all_at_once
-from align_cli.models.load import Policy, UnloadedPolicy, load_policy, load_recipe_policy, load_without_weights
+from align_cli.models.load import Policy, UnloadedPolicy, load_policy
+from align_cli.models.of_recipe import load_recipe_policy, load_recipe_tokenizer
 from align_cli.models.text import plain_text
 from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
@@ -150,7 +151,7 @@ def unloaded_initial_policy(recipe: Recipe) -> UnloadedPolicy:
     if settings.model_name_or_path == PLAYGROUND:
         tokenizer = playground_model.policy_tokenizer(recipe.playground.architecture)
         return UnloadedPolicy(tokenizer, [tokenizer.eos_token_id], playground_model.CONTEXT_LENGTH)
-    return load_without_weights(recipe)
+    return load_recipe_tokenizer(recipe)
 
 
 def _texts(rows: Rows) -> Iterable[str]:

@@ -71,11 +71,12 @@ class Train(Stage):
         return [policy_artifact(history, history.base(round_number - 1)), *pairs]
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
-        from align_cli.training.buildable import check_train_keys
+        from align_cli.training.buildable import check_adapters, check_train_keys
 
         of_pairs = (check_labels, check_some_are_left) if loaded.inputs.uses_offline_pairs else ()
         all_at_once(
             partial(check_train_keys, recipe),
+            partial(check_adapters, recipe),
             *(lambda check=check: check(recipe, loaded.inputs.offline_rows.rows) for check in of_pairs),
         )
 

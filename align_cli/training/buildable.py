@@ -63,6 +63,18 @@ def check_train_keys(recipe: Recipe) -> None:
     raise RecipeError.of(faults)
 
 
+def check_adapters(recipe: Recipe) -> None:
+    """Put the adapters that `policy.lora` asks for on the shape of the base.
+
+    Raises:
+        AlignError: if it has no place for them, or if the adapter to start from is another base's.
+    """
+    if recipe.policy.lora is not None:
+        from align_cli.models.adapters import check_adapter_fits
+
+        check_adapter_fits(recipe.policy)
+
+
 def check_sft_keys(recipe: Recipe) -> None:
     """Build what `policy.sft` asks for.
 

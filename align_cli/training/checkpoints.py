@@ -107,7 +107,7 @@ def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimize
     from safetensors.torch import save_file
 
     with writing_folder(folder) as temporary:
-        policy.model.save_pretrained(temporary)
+        policy.save_weights(temporary)
         policy.tokenizer.save_pretrained(temporary)
         document = {name: value for name, value in asdict(state).items() if value is not None or name in ALWAYS_WRITTEN}
         if optimizer is not None:
@@ -120,7 +120,7 @@ def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimize
 def unsaved_version(policy: Policy) -> str:
     """The version that the weights would have in a checkpoint, where none is kept."""
     with ScratchFolder() as scratch:
-        policy.model.save_pretrained(scratch)
+        policy.save_weights(scratch)
         return weights_version(scratch)
 
 

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, Gemma3Config
 
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError
-from align_cli.models.load import Policy, load_policy, load_without_weights, uses_cache, weights_version
+from align_cli.models.load import Policy, load_policy, uses_cache, weights_version
+from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.playground.model import make_policy
 from align_cli.recipe import Recipe
 
@@ -269,7 +270,7 @@ def test_a_generation_config_that_says_no_end_of_a_response_is_refused(
     """Passed over in silence, responses would end elsewhere."""
     (folder / "generation_config.json").write_text(text)
     recipe = tiny_recipe(folder.parent, policy__model_name_or_path=str(folder), policy__sft=None)
-    for load in (lambda: load_policy(folder), lambda: load_without_weights(recipe)):
+    for load in (lambda: load_policy(folder), lambda: load_recipe_tokenizer(recipe)):
         with pytest.raises(AlignError, match=re.escape(what)) as caught:
             load()
         assert caught.value.faults[0].where == str(folder)

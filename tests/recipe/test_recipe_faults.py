@@ -161,11 +161,22 @@ def test_an_unknown_key_gets_the_nearest_known_one(faults_of, override, what, hi
 
 
 @pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("policy.peft={}", "adapters are policy.lora"),
+        ("policy.lora.r=8", "it is called rank"),
+        ("policy.lora.lora_alpha=8", "it is called alpha"),
+    ],
+)
+def test_a_key_by_another_tools_name_gets_its_name_here(faults_of, override, hint):
+    found = [(fault.what, fault.hint) for fault in faults_of(override)]
+    assert (f"unknown key {override.split('=')[0]}", hint) in found
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "preset=self-rewarding",
-        "policy.peft={}",
-        "policy.lora.r=8",
         "labelers.x.kind=policy",
         "labelers.x.kind=reward_model",
         "labelers.x={kind: judge, model: m}",

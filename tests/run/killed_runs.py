@@ -108,6 +108,23 @@ VARIANTS: dict[str, Tree] = {
         "policy": {"reference": "previous"},
         "checkpoints": {"every_rounds": 2, "keep": 1},
     },
+    "adapters, warm start": {"policy": {"model_name_or_path": "base", "lora": {"rank": 2}}},
+    "adapters, all five sources, previous reference, replay": {
+        "policy": {"model_name_or_path": "base", "sft": None, "lora": {"rank": 2}, "reference": "previous"},
+        "data": {"prompts": None, "demonstrations": "demonstrations.jsonl"},
+        "method": {
+            "sources": {
+                "offline": {"mixing": 0.2},
+                "ddp": {"mixing": 0.2, "gradient": 0.2},
+                "dpp": {"mixing": 0.2, "gradient": 0.2},
+                "dpr": {"mixing": 0.2, "gradient": 0.3, "labeler": "ours"},
+                "dmd": {"mixing": 0.2, "gradient": 0.1},
+            },
+            "kl": {"coefficient": 0.02},
+        },
+        "train": {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2, "replay_rounds": 1},
+        "checkpoints": {"every_rounds": 2},
+    },
     "rolled back every round": {
         "policy": {"reference": "previous"},
         "guards": {"kl": {"above": 1.0e-9, "action": "rollback"}},
@@ -126,8 +143,24 @@ def make_run(folder: Path, variant: str, **changes: Any) -> Path:
     _write_rows(folder / "demonstrations.jsonl", sft_corpus(0)[:NUM_DEMONSTRATIONS])
     (folder / "labeler.py").write_text(LABELER, encoding="utf-8")
     recipe = merged(merged(RECIPE, VARIANTS[variant]), changes)
+    if recipe["policy"]["model_name_or_path"] == "base":
+        _write_base(folder / "base")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return folder
+
+
+def _write_base(folder: Path) -> None:
+    """A model that adapters are put on; its embeddings are large enough for responses to differ."""
+    import torch
+
+    from align_cli.models.load import load_policy
+    from align_cli.playground.model import make_policy
+
+    make_policy(folder, 0)
+    model = load_policy(folder).model
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 10.0
+    model.save_pretrained(folder)
 
 
 def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:

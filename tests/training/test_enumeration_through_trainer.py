@@ -24,9 +24,12 @@ from transformers import LlamaForCausalLM
 from trl import DPOConfig
 
 from align_cli.methods.preference import preference_loss, preference_margin
+from align_cli.models.adapters import AdaptedModel
 from align_cli.models.load import Policy
 from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.playground.model import make_word_tokenizer
+from align_cli.recipe.sections.lora import LoraSection
+from align_cli.recipe.sections.policy import PolicySection
 from align_cli.training.batches import PairCollator, TrainingPair
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.objective import Figures, Objective, SourceTerms
@@ -181,7 +184,36 @@ class World:
         value = (self.probabilities(case, events, self.exact_policy) * self.losses(case, events)).sum()
         if case.has_kl:
             value = value + KL * (self.logps(self.exact_policy).exp() * self.ratios()).sum()
-        return flat(torch.autograd.grad(value, list(self.exact_policy.parameters())))
+        return flat(torch.autograd.grad(value, trained(self.exact_policy)))
+
+
+class AdapterWorld(World):
+    """The same with adapters of one base: the policy's is trained, the reference's and the sampler's are frozen."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.policy.save_pretrained(folder)
+        make_word_tokenizer(["a"]).save_pretrained(folder)
+        section = LoraSection(rank=2, alpha=4)
+        adapted = AdaptedModel(PolicySection(model_name_or_path=str(folder), lora=section), 0)
+        torch.manual_seed(4)
+        policies = adapted.policy(None), adapted.frozen(None), adapted.frozen(None)
+        for name, tensor in adapted.peft.named_parameters():
+            if "lora_" in name:
+                tensor.data = 0.5 * torch.randn_like(tensor)
+        # Frozen policies hold their adapters.
+        self.policies, (self.policy, self.reference, self.sampler) = policies, (each.model for each in policies)
+        self.exact_policy, self.exact_reference = (self.exact(adapted, policies[number].adapter) for number in range(2))
+
+    def exact(self, adapted: AdaptedModel, adapter: str) -> Any:
+        """A copy in float64 of the base with this adapter."""
+        whole = copy.deepcopy(adapted.peft).double()
+        whole.set_adapter(adapter)
+        return whole.get_base_model()
+
+
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def flat(gradients: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> torch.Tensor:
@@ -272,7 +304,7 @@ def through_trainer(trainer: PreferenceTrainer, world: World, case: Case, object
     for probabilities, inputs in collated(world, case._replace(has_kl=False, loss_type="any")):
         (step,), _ = trainer.get_batch_samples(iter([dict(inputs)]), 1, trainer.args.device)
         total = total + (probabilities * trainer._values(objective, trainer.model, step, Figures())).sum()
-    return flat(torch.autograd.grad(total, list(world.policy.parameters())))
+    return flat(torch.autograd.grad(total, trained(world.policy)))
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2])
@@ -285,6 +317,23 @@ def test_probabilities_of_all_responses_sum_to_one(num_tokens: int) -> None:
 def test_the_trainers_expected_gradient_is_the_objectives(trainer: PreferenceTrainer, world: World, case: Case) -> None:
     found = through_trainer(trainer, world, case, objective_of(case))
     assert relative_error(found, exact_gradient(world, case)) < EXACT
+
+
+class TestAdapters:
+    @pytest.fixture(scope="class")
+    def world(self, tmp_path_factory: pytest.TempPathFactory) -> World:
+        return AdapterWorld(tmp_path_factory.mktemp("adapters"))
+
+    @pytest.fixture(scope="class")
+    def trainer(self, world: World, tmp_path_factory: pytest.TempPathFactory) -> PreferenceTrainer:
+        return make_trainer(world, objective_of(CASES[0]), tmp_path_factory.mktemp("trainer"))
+
+    @pytest.mark.parametrize("case", CASES, ids=str)
+    def test_the_trainers_expected_gradient_is_the_objectives(
+        self, trainer: PreferenceTrainer, world: World, case: Case
+    ) -> None:
+        found = through_trainer(trainer, world, case, objective_of(case))
+        assert relative_error(found, exact_gradient(world, case)) < EXACT
 
 
 @pytest.mark.parametrize(

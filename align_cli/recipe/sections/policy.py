@@ -10,12 +10,13 @@ from pydantic import Field
 from align_cli.recipe.checking.files import PATH_STARTS, empty_texts, missing_data, missing_file
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.sections.lora import LoraSection
 
 if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
 
-_PEFT = "train all weights: leave the key out"
-NOT_SERVED_KEYS = {"policy.peft": _PEFT, "policy.lora": _PEFT}
+OTHER_NAMES = {"policy.peft": "adapters are policy.lora"}
+"""Names that other tools have for these keys."""
 
 
 class SftSection(Section):
@@ -58,6 +59,7 @@ class PolicySection(Section):
     reference: Literal["initial", "previous"] = Field(
         "initial", description="the reference model: the initial policy, or the policy of the previous round"
     )
+    lora: LoraSection | None = Field(None, description="train adapters on a frozen base; all weights when left out")
     sft: SftSection | None = Field(None, description="supervised warm start; none when left out")
 
     def code(self) -> list[str]:
@@ -121,7 +123,7 @@ FILE_RULES: tuple[Rule, ...] = (_demonstrations_exist, _local_model_exists, _nam
 
 
 def _half_precision(recipe: Recipe) -> list[str]:
-    if recipe.policy.dtype == "float32":
+    if recipe.policy.dtype == "float32" or recipe.policy.lora:  # adapters are float32 on any base
         return []
     return [
         f"policy.dtype is {recipe.policy.dtype}: small steps of the optimizer round away on weights of half "

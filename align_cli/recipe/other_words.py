@@ -1,16 +1,17 @@
-"""Keys and values of the design that a recipe may not use yet, and what to do in their place.
+"""Values of the design that a recipe may not use yet and what to do in their place; keys that others call otherwise.
 
-They stand with their sections, and leave them when they are served.
+They stand with their sections; values leave them when they are served.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from align_cli.recipe.sections import lora, policy
 from align_cli.recipe.sections.generate import NOT_SERVED_ENGINES
 from align_cli.recipe.sections.labelers import NOT_SERVED_KINDS
-from align_cli.recipe.sections.policy import NOT_SERVED_KEYS
 
+_KEYS = policy.OTHER_NAMES | lora.OTHER_NAMES
 _VALUES: dict[str, dict[str, str]] = {
     "generate.engine": NOT_SERVED_ENGINES,
     "labelers.kind": NOT_SERVED_KINDS,
@@ -18,8 +19,8 @@ _VALUES: dict[str, dict[str, str]] = {
 
 
 def hint_for_key(path: tuple[str | int, ...]) -> str | None:
-    """What to do without a key that is not served yet; None for any other key."""
-    return NOT_SERVED_KEYS.get(".".join(map(str, path)))
+    """What to write in place of a key that other tools have; None for any other key."""
+    return _KEYS.get(".".join(map(str, path)))
 
 
 def hint_for_value(path: tuple[str | int, ...], value: Any) -> str | None:

@@ -1,0 +1,279 @@
+"""One base model and its LoRA adapters (Hu et al. 2021, arXiv:2106.09685): policy and references on one copy of it.
+
+peft puts the adapters into the base's layers; which of them is at work is a switch. The policy's is on, and trained.
+Any other policy is a view of the same base that turns the switch to its own, frozen adapter for as long as it is asked.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from align_cli.errors import AlignError
+from align_cli.models.load import Policy, load_policy, weights_version
+from align_cli.models.refused import ADAPTER_CONFIG, check_adapter, check_folder, faults_of_a_model
+from align_cli.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+    from align_cli.recipe.sections.lora import LoraSection
+    from align_cli.recipe.sections.policy import PolicySection
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TRAINED = "policy"
+"""peft's name of the adapter that is trained."""
+
+
+@dataclass
+class AdapterPolicy(Policy):
+    """A policy that is an adapter on a base which others share.
+
+    Args:
+        adapted: the base with all of its adapters.
+        adapter: peft's name of this one.
+    """
+
+    adapted: AdaptedModel
+    adapter: str
+
+    def become(self, other: Policy) -> None:
+        """The other's adapter is copied; it has to be one of the same base."""
+        from peft import set_peft_model_state_dict
+
+        assert isinstance(other, AdapterPolicy)
+        set_peft_model_state_dict(self.adapted.peft, other.adapted.tensors(other.adapter), adapter_name=self.adapter)
+        self.version = other.version
+
+    def save_weights(self, folder: Path) -> None:
+        """The adapter alone, as peft reads it."""
+        from safetensors.torch import save_file
+
+        tensors = {name: tensor.contiguous() for name, tensor in self.adapted.tensors(self.adapter).items()}
+        save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        self.adapted.peft.peft_config[self.adapter].save_pretrained(str(folder))
+
+
+class AdapterView(torch.nn.Module):
+    """The base with one adapter at work: what a frozen policy's model is. Calling and sampling turn the switch.
+
+    It has no parameters of its own: whoever moves, trains or saves it does nothing.
+
+    Args:
+        adapted: the base with all of its adapters.
+        adapter: peft's name of the one that is at work here.
+    """
+
+    def __init__(self, adapted: AdaptedModel, adapter: str) -> None:
+        super().__init__()
+        self._adapted = adapted
+        self._adapter = adapter
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._adapted.switched_to(self._adapter):
+            return super().__call__(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base's forward pass, with the adapter that is at work."""
+        return self._adapted.base.model(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' `generate` with this adapter."""
+        with self._adapted.switched_to(self._adapter):
+            return self._adapted.base.model.generate(*args, **kwargs)
+
+    @property
+    def generation_config(self) -> Any:
+        """The base's, which `generate` reads."""
+        return self._adapted.base.model.generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: Any) -> None:
+        self._adapted.base.model.generation_config = config
+
+    def __getattr__(self, name: str) -> Any:
+        """All else, such as its config and its device, is the base's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._adapted.base.model, name)
+
+
+class AdaptedModel:
+    """A base model with adapters.
+
+    Args:
+        settings: `policy`, with a `lora` section.
+        seed: of the run; new adapters are drawn from it.
+
+    Raises:
+        AlignError: if the base or the adapter to start from cannot be had, or do not belong together.
+    """
+
+    def __init__(self, settings: PolicySection, seed: int) -> None:
+        assert settings.lora is not None
+        self.base = load_policy(
+            settings.model_name_or_path or "",
+            dtype=settings.dtype,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        self._start = Path(settings.lora.adapter) if settings.lora.adapter else None
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, "lora"))
+            self.peft = _with_adapter(self.base.model, settings)
+        self.base.model.eval()
+        self._new = {name: tensor.clone() for name, tensor in self.tensors(TRAINED).items()}
+        self._names = (f"frozen{number}" for number in count(1))
+
+    def policy(self, checkpoint: Path | None) -> AdapterPolicy:
+        """The policy that is trained: a checkpoint, or what the recipe starts from."""
+        return self._filled(self.base.model, TRAINED, checkpoint)
+
+    def frozen(self, checkpoint: Path | None) -> AdapterPolicy:
+        """Another policy beside it."""
+        name = next(self._names)
+        config = self.peft.peft_config[TRAINED]
+        self.peft.add_adapter(name, config)
+        self.peft.set_adapter(TRAINED)
+        view: Any = AdapterView(self, name)
+        weakref.finalize(view, self.peft.delete_adapter, name).atexit = False
+        return self._filled(view, name, checkpoint)
+
+    def tensors(self, adapter: str) -> dict[str, torch.Tensor]:
+        """An adapter's tensors, by the names that stand in its file."""
+        return _tensors(self.peft, adapter)
+
+    @contextmanager
+    def switched_to(self, adapter: str) -> Iterator[None]:
+        """While it lasts, this adapter is at work in place of the policy's."""
+        self.peft.set_adapter(adapter, inference_mode=True)
+        try:
+            yield
+        finally:
+            self.peft.set_adapter(TRAINED)
+
+    def _filled(self, model: Any, adapter: str, checkpoint: Path | None) -> AdapterPolicy:
+        from peft import set_peft_model_state_dict
+
+        place = checkpoint or self._start
+        tensors = read_adapter_tensors(place) if place else self._new
+        check_adapter(self._new, tensors, str(place))
+        set_peft_model_state_dict(self.peft, tensors, adapter_name=adapter)
+        version = weights_version(place) if place else self.base.version
+        return AdapterPolicy(model, self.base.tokenizer, version, self, adapter)
+
+
+def check_adapter_fits(settings: PolicySection) -> None:
+    """Whether the base has the layers that `policy.lora` names, and an adapter to start from belongs to it.
+
+    Looks at configs and at the names and shapes in the adapter's file; no weights are loaded.
+
+    Raises:
+        AlignError: if not.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    assert settings.lora is not None
+    place = settings.model_name_or_path or ""
+    shared = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    check_folder(place)
+    with torch.device("meta"), faults_of_a_model(place):
+        shape = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(place, **shared), trust_remote_code=settings.trust_remote_code
+        )
+    with torch.device("meta"):
+        peft = _with_adapter(shape, settings)
+    if settings.lora.adapter:
+        folder = Path(settings.lora.adapter)
+        check_adapter(_tensors(peft, TRAINED), read_adapter_tensors(folder), str(folder))
+
+
+def _with_adapter(model: Any, settings: PolicySection) -> PeftModel:
+    """The model with a new adapter in its layers, which it is trained by."""
+    from peft import get_peft_model
+
+    assert settings.lora is not None
+    start = settings.lora.adapter
+    with faults_of_a_model(start or settings.model_name_or_path or ""), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by the older of two names
+        config = read_lora_config(Path(start)) if start else lora_config(settings.lora)
+        config.base_model_name_or_path = settings.model_name_or_path
+        config.revision = settings.revision
+        config.inference_mode = False
+        peft = get_peft_model(model, config, adapter_name=TRAINED)
+    if not isinstance(config.target_modules, str):
+        config.target_modules = sorted(config.target_modules or ())  # a set, which is written in any order
+    return peft
+
+
+def _tensors(peft: PeftModel, adapter: str) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(peft, adapter_name=adapter, save_embedding_layers=False)
+
+
+def lora_config(section: LoraSection) -> LoraConfig:
+    """The section as peft has it."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=section.rank,
+        lora_alpha=section.alpha,
+        target_modules=section.target_modules,
+        modules_to_save=section.modules_to_save or None,
+        lora_dropout=section.dropout,
+        init_lora_weights="gaussian" if section.init == "gaussian" else True,
+        use_rslora=section.use_rslora,
+        use_dora=section.use_dora,
+    )
+
+
+def read_lora_config(folder: Path) -> LoraConfig:
+    """The settings of an adapter.
+
+    Raises:
+        AlignError: if the folder holds no adapter, or one of another kind than LoRA.
+    """
+    from peft import LoraConfig, PeftConfig
+
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise AlignError(
+            f"this folder holds no adapter ({ADAPTER_CONFIG})",
+            where=str(folder),
+            hint="policy.lora.adapter is a folder that peft's save_pretrained made; a whole model is "
+            "policy.model_name_or_path",
+        )
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise AlignError(
+            f"the adapter is of the kind {config.peft_type}; align trains LoRA adapters", where=str(folder)
+        )
+    return config
+
+
+def read_adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """An adapter's file; nothing pickled is read.
+
+    Raises:
+        AlignError: if it is missing or cannot be read.
+    """
+    from safetensors.torch import load_file
+
+    with faults_of_a_model(str(folder)):
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise AlignError(
+                f"the adapter has no {ADAPTER_WEIGHTS}",
+                where=str(folder),
+                hint="a pickled adapter_model.bin can run code: where you trust it, load it with peft and save it anew",
+            )
+        return load_file(folder / ADAPTER_WEIGHTS)

@@ -1,0 +1,143 @@
+"""What is refused of a model, in words: folders that hold none, weights and tokenizers that do not belong together.
+
+transformers puts random numbers in the place of tensors that are missing, and says the rest in its own words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align_cli.errors import AlignError, first_line, nearest
+from align_cli.models.memory import memory_fault
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS_PATTERN = "*model*.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@contextmanager
+def faults_of_a_model(place: str) -> Iterator[None]:
+    """Whatever libraries say of a folder that holds something else, in our words.
+
+    Raises:
+        AlignError: for any exception but a lack of memory.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except AlignError:
+        raise
+    except Exception as error:
+        if memory_fault(error) is not None:
+            raise
+        what = first_line(error)
+        if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) or not what:
+            what = f"{type(error).__name__}: {what}"
+        if "custom code" in what:
+            raise AlignError(
+                "the model comes with code of its own, which is not run unless it is trusted",
+                where=place,
+                hint="look at its .py files, and set policy.trust_remote_code to true where you trust them",
+            ) from error
+        raise AlignError(f"the model cannot be loaded: {what}", where=place, hint=_remedy(place)) from error
+
+
+def check_whole(found: Mapping[str, Any], place: str, what: str = "model") -> None:
+    """Refuse weights that are not those that the config asks for.
+
+    Args:
+        found: as transformers' loading info: `missing_keys`, `unexpected_keys`, `mismatched_keys`.
+        place: the model.
+        what: `model` or `adapter`.
+    """
+    remedies = {
+        "model": "fetch or save it again; or mend its config.json, whose architecture, layers and sizes have to be "
+        "those of the weights",
+        "adapter": "take an adapter that was made for this base, with all of its files; or the base of this one",
+    }
+    kinds = {
+        "missing_keys": "lacks tensors that its config asks for",
+        "mismatched_keys": "has tensors of other shapes than its config asks for",
+        "unexpected_keys": "has tensors that its config knows nothing of",
+    }
+    for kind, words in kinds.items():
+        names = sorted(name if isinstance(name, str) else name[0] for name in found.get(kind) or ())
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise AlignError(
+                f"the {what} {words}: {', '.join(names[:3])}{more}",
+                where=place,
+                hint=remedies[what],
+            )
+
+
+def check_adapter(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], place: str) -> None:
+    """Refuse an adapter whose tensors are not those that its config asks for on this base."""
+    shared = expected.keys() & found.keys()
+    kinds = {
+        "missing_keys": expected.keys() - found.keys(),
+        "mismatched_keys": {name for name in shared if expected[name].shape != found[name].shape},
+        "unexpected_keys": found.keys() - expected.keys(),
+    }
+    check_whole(kinds, place, "adapter")
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, place: str) -> None:
+    """Refuse a tokenizer that has ids without a row among the model's embeddings."""
+    rows = model.get_input_embeddings().num_embeddings
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        number, token = beyond[0]
+        more = f", and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+        raise AlignError(
+            f"the tokenizer has ids that the model's {rows} embeddings have no row for: {number} ({token!r}){more}",
+            where=place,
+            hint="take the tokenizer that belongs to the model; or call model.resize_token_embeddings(len(tokenizer)) "
+            "and save both",
+        )
+
+
+def check_folder(place: str) -> None:
+    """Refuse what is plainly a path, and no model's, before it is taken for a Hub id."""
+    folder = Path(place)
+    if folder.is_file():
+        raise AlignError("this is a file; a model is a folder", where=place, hint="give one made by save_pretrained")
+    looks_like_path = place.startswith((".", "/", "~")) or place.count("/") > 1 or Path(place.split("/")[0]).is_dir()
+    if looks_like_path and not folder.is_dir():
+        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = nearest(folder.name, siblings)
+        hint = f"did you mean {folder.parent / near}?" if near else "give a folder made by save_pretrained, or a Hub id"
+        raise AlignError("there is no such model folder", where=place, hint=hint)
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
+        raise AlignError(
+            "this folder holds an adapter, and no model that it belongs to",
+            where=place,
+            hint="name its base in policy.model_name_or_path, and the folder in policy.lora.adapter",
+        )
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        is_run = (folder / "run.json").is_file()
+        hint = "a run's models are in its rounds/NNN/checkpoint" if is_run else "give a folder made by save_pretrained"
+        raise AlignError("this folder holds no model", where=place, hint=hint)
+    pickled = sorted(file.name for file in folder.glob("pytorch_model*.bin")) if folder.is_dir() else []
+    if pickled and not any(folder.glob(WEIGHTS_PATTERN)):
+        raise AlignError(
+            f"the model cannot be loaded: its weights are pickled ({pickled[0]}), and a pickle can run code",
+            where=place,
+            hint="where you trust it, load it with transformers and save it anew: save_pretrained writes safetensors",
+        )
+
+
+def _remedy(place: str) -> str:
+    """What to do about a model that does not load: a folder is damaged, any other name may be a slip of the pen."""
+    if Path(place).is_dir():
+        return "the folder is damaged or incomplete: restore it, or save it again with save_pretrained (safetensors)"
+    hint = "give a folder made by save_pretrained (safetensors), or a Hub id that this machine can reach"
+    near = None if "/" in place else nearest(place, [entry.name for entry in Path().iterdir() if entry.is_dir()])
+    return f"no folder has this name, so it was taken for a Hub id; did you mean {near}? Or {hint}" if near else hint

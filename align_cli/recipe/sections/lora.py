@@ -1,0 +1,75 @@
+"""`policy.lora`: adapters that are trained in place of all weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from align_cli.recipe.checking.files import empty_texts, missing_file
+from align_cli.recipe.checking.section import Section
+from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+
+KEY = "policy.lora"
+OTHER_NAMES = {
+    f"{KEY}.r": "it is called rank",
+    f"{KEY}.lora_r": "it is called rank",
+    f"{KEY}.lora_rank": "it is called rank",
+    f"{KEY}.lora_alpha": "it is called alpha",
+    f"{KEY}.lora_dropout": "it is called dropout",
+    f"{KEY}.lora_target_modules": "it is called target_modules",
+    f"{KEY}.init_lora_weights": "it is called init",
+}
+"""Names that peft and other tools have for these keys."""
+
+
+class LoraSection(Section):
+    """`policy.lora`: LoRA (Hu et al. 2021) on a frozen base, by peft."""
+
+    rank: int = Field(16, ge=1, description="rank of each update")
+    alpha: int = Field(32, ge=1, description="updates are scaled by alpha / rank, or alpha / sqrt(rank)")
+    target_modules: str | list[str] = Field(
+        "all-linear",
+        description="layers that get an adapter: `all-linear`, which leaves out the head, a list of names such as "
+        "`[q_proj, v_proj]`, or a regular expression",
+    )
+    modules_to_save: list[str] = Field(
+        [], description="modules that are trained whole, and saved with the adapter, such as `[embed_tokens]`"
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="of the adapters' inputs, in the warm start; preference training drops out nothing"
+    )
+    init: Literal["kaiming", "gaussian"] = Field(
+        "kaiming", description="how the first factor is drawn; the second is 0, so that training begins at the base"
+    )
+    use_rslora: bool = Field(False, description="scale by alpha / sqrt(rank) (Kalajdzievski 2023)")
+    use_dora: bool = Field(False, description="train lengths and directions apart (Liu et al. 2024)")
+    adapter: str | None = Field(
+        None, description="a folder of peft's to start from; rank, target modules and the like are then its own"
+    )
+
+
+def _base_is_there(view: View) -> Iterator[RuleFault]:
+    is_new = view.has("policy.from_scratch") or view.get("policy.model_name_or_path") == "playground"
+    if view.has(KEY) and is_new:
+        what = "policy.lora with a new model, of which all weights have to be learnt"
+        yield rule_fault(KEY, what, "leave policy.lora out, or name a model that is trained already")
+
+
+def _adapter_brings_its_own(view: View) -> Iterator[RuleFault]:
+    written = view.written(KEY)
+    for name in written if "adapter" in written else []:
+        if name != "adapter":
+            what = f"{KEY}.{name} beside {KEY}.adapter, which brings its own"
+            yield rule_fault(f"{KEY}.{name}", what, "remove one")
+
+
+def _adapter_exists(view: View) -> Iterator[RuleFault]:
+    yield from empty_texts(view, f"{KEY}.adapter")
+    if value := view.sound(f"{KEY}.adapter"):
+        yield from missing_file(f"{KEY}.adapter", value)
+
+
+RULES: tuple[Rule, ...] = (_base_is_there, _adapter_brings_its_own)
+FILE_RULES: tuple[Rule, ...] = (_adapter_exists,)

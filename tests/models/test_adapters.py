@@ -1,0 +1,239 @@
+"""One base and its adapters: the policy's is trained, every other policy's is frozen and its own."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from align_cli.errors import AlignError
+from align_cli.models.adapters import ADAPTER_WEIGHTS, AdaptedModel, AdapterPolicy
+from align_cli.models.load import load_policy
+from align_cli.models.scoring import pad_batch, response_logps
+from align_cli.recipe.sections.lora import LoraSection
+from align_cli.recipe.sections.policy import PolicySection
+
+TOKENS = pad_batch([[5, 6, 7], [8, 9]], [[10, 11], [12, 13, 14]], 0)
+
+Adapted = Callable[..., AdaptedModel]
+
+
+@pytest.fixture
+def adapted(tiny_policy_folder: Path) -> Adapted:
+    def make(seed: int = 0, **lora: Any) -> AdaptedModel:
+        section = LoraSection(**{"rank": 2, "alpha": 4, **lora})
+        return AdaptedModel(PolicySection(model_name_or_path=str(tiny_policy_folder), lora=section), seed)
+
+    return make
+
+
+def logps(policy: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return response_logps(policy.model, TOKENS)
+
+
+def trained(policy: AdapterPolicy) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+
+
+def shift(policy: AdapterPolicy, by: float) -> None:
+    """Move every trained weight of the policy's adapter."""
+    with torch.no_grad():
+        for parameter in trained(policy):
+            parameter += by
+
+
+def saved(policy: AdapterPolicy, folder: Path) -> Path:
+    folder.mkdir()
+    policy.save_weights(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "lora", [{}, {"init": "gaussian"}, {"use_rslora": True}, {"modules_to_save": ["embed_tokens"]}]
+)
+def test_a_new_adapter_changes_nothing(adapted: Adapted, tiny_policy_folder: Path, lora: dict[str, Any]) -> None:
+    assert torch.equal(logps(adapted(**lora).policy(None)), logps(load_policy(tiny_policy_folder)))
+
+
+def test_a_new_dora_adapter_changes_nothing_but_rounding(adapted: Adapted, tiny_policy_folder: Path) -> None:
+    found = logps(adapted(use_dora=True).policy(None))
+    torch.testing.assert_close(found, logps(load_policy(tiny_policy_folder)), rtol=1e-5, atol=1e-5)
+
+
+def test_new_adapters_are_the_seeds(adapted: Adapted) -> None:
+    torch.manual_seed(1)
+    first, again, other = (adapted(seed).tensors("policy") for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_random_state_stays(adapted: Adapted) -> None:
+    before = torch.get_rng_state()
+    adapted()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_frozen_policy_keeps_its_own_adapter_while_the_policys_is_trained(adapted: Adapted) -> None:
+    whole = adapted()
+    policy, reference = whole.policy(None), whole.frozen(None)
+    before = logps(policy)
+    shift(policy, 0.1)
+    assert torch.equal(logps(reference), before)
+    assert not torch.allclose(logps(policy), before)
+    assert torch.equal(logps(reference), before)
+
+
+def test_what_a_frozen_policy_says_has_no_gradient_and_takes_none_from_the_policys(adapted: Adapted) -> None:
+    whole = adapted()
+    policy, reference = whole.policy(None), whole.frozen(None)
+    shift(policy, 0.1)
+    alone = response_logps(policy.model, TOKENS).sum()
+    alone.backward()
+    expected = {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None}
+    assert expected
+    assert all("policy" in name for name in expected)
+    policy.model.zero_grad()
+    both = response_logps(policy.model, TOKENS).sum()
+    ratio = response_logps(reference.model, TOKENS).sum()
+    assert not ratio.requires_grad
+    (both - ratio).backward()
+    found = {name: p.grad for name, p in policy.model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_one_base_serves_all(adapted: Adapted) -> None:
+    whole = adapted()
+    policy, reference = whole.policy(None), whole.frozen(None)
+    assert list(reference.model.parameters()) == []
+    assert reference.model.get_input_embeddings() is policy.model.get_input_embeddings()
+    trained = [name for name, parameter in policy.model.named_parameters() if parameter.requires_grad]
+    assert all(".policy." in name for name in trained)
+
+
+def test_an_adapter_comes_back_from_its_checkpoint(adapted: Adapted, tmp_path: Path) -> None:
+    policy = adapted().policy(None)
+    shift(policy, 0.1)
+    place = saved(policy, tmp_path / "checkpoint")
+    another = adapted()
+    assert torch.equal(logps(another.policy(place)), logps(policy))
+    assert torch.equal(logps(another.frozen(place)), logps(policy))
+    assert sorted(file.name for file in place.iterdir()) == ["adapter_config.json", ADAPTER_WEIGHTS]
+
+
+def test_peft_and_transformers_read_a_checkpoint(adapted: Adapted, tiny_policy_folder: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    policy = adapted(modules_to_save=["embed_tokens"]).policy(None)
+    shift(policy, 0.1)
+    place = saved(policy, tmp_path / "checkpoint")
+    base = AutoModelForCausalLM.from_pretrained(tiny_policy_folder)
+    read = PeftModel.from_pretrained(base, place).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(response_logps(read, TOKENS), logps(policy))
+
+
+def test_a_policy_becomes_another_in_place(adapted: Adapted, tmp_path: Path) -> None:
+    whole = adapted()
+    policy = whole.policy(None)
+    shift(policy, 0.1)
+    place = saved(policy, tmp_path / "checkpoint")
+    shift(policy, 0.1)
+    model, parameters = policy.model, trained(policy)
+    other = whole.frozen(place)
+    policy.become(other)
+    assert torch.equal(logps(policy), logps(other))
+    assert policy.version == other.version
+    assert policy.model is model
+    assert all(one is another for one, another in zip(parameters, trained(policy), strict=True))
+
+
+def test_a_frozen_policy_that_nobody_needs_any_more_leaves_nothing_behind(adapted: Adapted) -> None:
+    whole = adapted()
+    policy = whole.policy(None)
+    before = [name for name, _ in policy.model.named_parameters()]
+    reference = whole.frozen(None)
+    assert len([*policy.model.parameters()]) > len(before)
+    del reference
+    gc.collect()
+    assert [name for name, _ in policy.model.named_parameters()] == before
+    assert any(parameter.requires_grad for parameter in policy.model.parameters())
+
+
+def test_sampling_from_a_frozen_policy_is_sampling_with_its_adapter(adapted: Adapted) -> None:
+    from align_cli.engines.base import Request, SamplingSettings
+    from align_cli.engines.in_process import TransformersEngine
+
+    whole = adapted()
+    policy, reference = whole.policy(None), whole.frozen(None)
+    requests = [Request([5, 6, 7], seed) for seed in range(8)]
+
+    def sampled(of: AdapterPolicy) -> list[list[int]]:
+        parts = TransformersEngine(4).generate(of, requests, SamplingSettings(1.0, 0, 1.0, 12))
+        return [sample.token_ids for _, sample in sorted((pair for part in parts for pair in part), key=lambda p: p[0])]
+
+    before = sampled(policy)
+    assert sampled(reference) == before
+    shift(policy, 0.5)
+    assert sampled(reference) == before
+    assert sampled(policy) != before
+
+
+class TestAnAdapterToStartFrom:
+    def test_is_gone_on_with(self, adapted: Adapted, tmp_path: Path) -> None:
+        policy = adapted(rank=3, target_modules=["q_proj"]).policy(None)
+        shift(policy, 0.1)
+        place = saved(policy, tmp_path / "mine")
+        begun = adapted(adapter=str(place))
+        assert torch.equal(logps(begun.policy(None)), logps(policy))
+        assert torch.equal(logps(begun.frozen(None)), logps(policy))
+        assert begun.peft.peft_config["policy"].r == 3
+
+    def test_with_missing_tensors_is_refused_by_name(self, adapted: Adapted, tmp_path: Path) -> None:
+        place = saved(adapted().policy(None), tmp_path / "mine")
+        tensors = load_file(place / ADAPTER_WEIGHTS)
+        name = sorted(tensors)[0]
+        del tensors[name]
+        save_file(tensors, place / ADAPTER_WEIGHTS)
+        with pytest.raises(AlignError, match=f"the adapter lacks tensors that its config asks for: {name}"):
+            adapted(adapter=str(place)).policy(None)
+
+    def test_of_another_base_is_refused(self, adapted: Adapted, tmp_path: Path) -> None:
+        from align_cli.playground.model import make_model_from_scratch
+
+        shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32}
+        make_model_from_scratch(
+            tmp_path / "other", ["some words"], seed=0, architecture="llama", vocab_size=300, **shape
+        )
+        place = saved(adapted().policy(None), tmp_path / "mine")
+        section = LoraSection(adapter=str(place))
+        with pytest.raises(AlignError, match="the adapter has tensors of other shapes than its config asks for"):
+            AdaptedModel(PolicySection(model_name_or_path=str(tmp_path / "other"), lora=section), 0).policy(None)
+
+    def test_that_is_none_is_refused(self, adapted: Adapted, tiny_policy_folder: Path) -> None:
+        with pytest.raises(AlignError, match="this folder holds no adapter"):
+            adapted(adapter=str(tiny_policy_folder))
+
+    def test_that_is_pickled_is_refused(self, adapted: Adapted, tmp_path: Path) -> None:
+        place = saved(adapted().policy(None), tmp_path / "mine")
+        (place / ADAPTER_WEIGHTS).rename(place / "adapter_model.bin")
+        with pytest.raises(AlignError, match=r"the adapter has no adapter_model\.safetensors"):
+            adapted(adapter=str(place)).policy(None)
+
+
+def test_layers_that_the_base_does_not_have_are_refused(adapted: Adapted) -> None:
+    with pytest.raises(AlignError, match=r"the model cannot be loaded: .*no_such_layer"):
+        adapted(target_modules=["no_such_layer"])
+
+
+def test_an_adapter_alone_is_no_model(adapted: Adapted, tmp_path: Path) -> None:
+    place = saved(adapted().policy(None), tmp_path / "mine")
+    with pytest.raises(AlignError, match="this folder holds an adapter, and no model that it belongs to"):
+        load_policy(place)

@@ -1,0 +1,133 @@
+"""Runs that train adapters: what is kept of them, and that nothing is lost when they are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forked import Stop, run_align
+from killed_runs import differing_files, make_run, train
+from run_fixtures import files_below
+
+WARM, ALL = "adapters, warm start", "adapters, all five sources, previous reference, replay"
+ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run after a warm start, which nobody killed. Shared: tests that touch it take a copy."""
+    folder = make_run(tmp_path_factory.mktemp("adapters") / "whole", WARM)
+    done = train(folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+def weights(checkpoint: Path) -> list[str]:
+    return sorted(file.name for file in checkpoint.iterdir() if "adapter" in file.name or "model" in file.name)
+
+
+def test_checkpoints_hold_adapters_alone(whole: Path) -> None:
+    for number in range(3):
+        assert weights(whole / "run" / "rounds" / f"00{number}" / "checkpoint") == ADAPTER
+    config = json.loads((whole / "run" / "rounds" / "001" / "checkpoint" / ADAPTER[0]).read_text())
+    assert config["base_model_name_or_path"] == "base"
+    assert config["r"] == 2
+
+
+def test_nothing_is_written_into_the_base(whole: Path, tmp_path: Path) -> None:
+    assert files_below(whole / "base") == files_below(make_run(tmp_path / "fresh", WARM) / "base")
+
+
+@pytest.mark.parametrize(
+    ("variant", "stop"),
+    [
+        (WARM, Stop("step", 2, within="round 2 train")),
+        pytest.param(WARM, Stop("warm-up step", 3, within="round 0 sft"), marks=pytest.mark.long),
+        pytest.param(ALL, Stop("step", 2, within="round 1 train"), marks=pytest.mark.long),
+        pytest.param(ALL, Stop("sampling", 2, within="round 2 generate"), marks=pytest.mark.long),
+        (ALL, Stop("step", 2, within="round 2 train")),
+        pytest.param(ALL, Stop("manifest", within="round 2 evaluate"), marks=pytest.mark.long),
+    ],
+    ids=lambda value: f"{value.before} {value.within}" if isinstance(value, Stop) else value,
+)
+def test_killed_anywhere_a_run_ends_in_the_same_bytes(variant: str, stop: Stop, whole: Path, tmp_path: Path) -> None:
+    straight = whole
+    if variant != WARM:
+        straight = make_run(tmp_path / "straight", variant)
+        done = train(straight)
+        assert done.code == 0, done.err
+    killed = make_run(tmp_path / "killed", variant)
+    assert train(killed, stop=stop).code == -signal.SIGKILL
+    done = train(killed)
+    assert done.code == 0, done.err
+    assert differing_files(killed, straight) == []
+
+
+def test_a_chain_of_commands_makes_what_the_first_round_makes(whole: Path, tmp_path: Path) -> None:
+    folder, first = make_run(tmp_path / "chain", WARM), whole / "run" / "rounds" / "001"
+    chain = (
+        "align generate recipe.yaml | align label recipe.yaml -i - | align train recipe.yaml --preferences - -o next/"
+    )
+    path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
+    done = subprocess.run(
+        ["sh", "-c", chain], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ours, theirs = files_below(folder / "next"), files_below(first / "checkpoint")
+    assert [name for name in ADAPTER if ours[name] != theirs[name]] == []
+    evaluated = run_align("evaluate", "recipe.yaml", "--policy", "next", cwd=folder)
+    assert evaluated.code == 0, evaluated.err
+    assert evaluated.out.encode() == (first / "evaluation.json").read_bytes()
+
+
+def test_another_base_in_the_same_place_is_noticed(whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+    weights = folder / "base" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    refused = train(folder)
+    assert refused.code == 2
+    assert "the contents of policy.model_name_or_path have changed" in refused.err
+
+
+def test_a_run_may_start_from_an_adapter_of_ones_own(whole: Path, tmp_path: Path) -> None:
+    policy = {"lora": {"rank": None, "adapter": "adapter"}, "sft": None}
+    folder = make_run(tmp_path / "mine", WARM, rounds=1, policy=policy)
+    shutil.copytree(whole / "run" / "rounds" / "002" / "checkpoint", folder / "adapter")
+    done = train(folder)
+    assert done.code == 0, done.err
+    other = whole / "run" / "rounds" / "001" / "checkpoint" / ADAPTER[1]
+    shutil.copy(other, folder / "adapter")
+    refused = train(folder)
+    assert refused.code == 2
+    assert "the contents of policy.lora.adapter have changed" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ({"model_name_or_path": "playground"}, "policy.lora with a new model, of which all weights have to be learnt"),
+        ({"lora": {"r": 4}}, "hint: it is called rank"),
+        ({"lora": {"adapter": "base"}}, "policy.lora.rank beside policy.lora.adapter, which brings its own"),
+        ({"lora": {"rank": None, "adapter": "./nowhere"}}, "there is no such file or folder"),
+        ({"lora": {"rank": None, "adapter": "base"}}, "this folder holds no adapter"),
+        ({"lora": {"target_modules": ["nolayer"]}}, "nolayer"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_told_before_anything_is_written(
+    policy: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path / "faulty", WARM, policy=policy)
+    refused = train(folder)
+    assert refused.code == 2
+    assert words in refused.err
+    assert not (folder / "run").exists()
