@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.records import TemplateArguments
-from align_cli.errors import DataError, Fault
+from align_cli.errors import AlignError, DataError, Fault
 from align_cli.models.load import load_without_weights
 from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
 from align_cli.recipe import Recipe
@@ -39,7 +39,8 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
 
     Raises:
         AlignError: if the policy's tokenizer or configuration cannot be read.
-        DataError: for all rows that the policy cannot read, in one fault a kind.
+        DataError: for all rows that the policy cannot read, in one fault a kind, and for a template that does not
+            compile.
     """
     policy = unloaded_initial_policy(recipe) if checkpoint is None else load_without_weights(recipe, checkpoint)
     read = [rows for stage in due for rows in stage.to_read(recipe, inputs)]
@@ -47,10 +48,10 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
     for rows in read:
         try:
             rows.read(policy)
-        except DataError as error:
+        except AlignError as error:
             faults += error.faults
     if faults:
-        raise DataError.of(faults)
+        raise DataError.of(list(dict.fromkeys(faults)))
     return [*_turns_without_end(read, policy), *_unread_fields(read, policy), *_plain_texts(read, policy)]
 
 

@@ -131,7 +131,6 @@ def test_the_remedy_for_a_long_prompt_is_one_that_will_do(check: Callable[..., l
     ("template", "reason"),
     [
         ("{{ raise_exception('roles must take turns') }}", "roles must take turns"),
-        ("{% if %}", "Expected an expression"),
         ("{{ messages[0]['content'] + 1 }}", 'can only concatenate str (not "int") to str'),
         ("{{ messages[9]['content'] }}", "list object has no element 9"),
         ("{{ 1 // 0 }}", "integer division or modulo by zero"),
@@ -145,6 +144,27 @@ def test_whatever_goes_wrong_within_a_template_is_a_fault_of_the_row(
     what = faults_of(check, template)["data.prompts"]
     assert what.startswith("1 of 1 prompts cannot be read: the chat template rejects it (")
     assert reason in what and what.endswith(": prompts.jsonl:1")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (
+            "{% for m in messages %}\n{% if %}{% endfor %}",
+            "line 2: Expected an expression, got 'end of statement block'",
+        ),
+        ("{{ messages | shouted }}", "line 1: No filter named 'shouted'."),
+    ],
+)
+def test_a_template_that_does_not_compile_is_told_once_and_is_no_rows_fault(
+    check: Callable[..., list[str]], template: str, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        check(template, preferences=[pair("hi"), pair("a" * 200)])
+    of_template, of_pairs = caught.value.faults
+    assert of_template.what == f"the policy's chat template does not compile: {reason}"
+    assert of_template.where == str(tmp_path / "model") and "chat_template.jinja" in of_template.hint
+    assert of_pairs.what.startswith("1 of 2 pairs do not fit into the model's context of 128 tokens")
 
 
 def test_whatever_goes_wrong_within_a_tokenizer_is_a_fault_of_the_row(
