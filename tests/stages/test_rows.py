@@ -329,3 +329,20 @@ def test_the_recipes_template_arguments_count_and_a_rows_own_win(check: Callable
     of_prompts = [fault.what for fault in caught.value.faults if fault.where == "data.prompts"]
     rejected = "1 of 4 prompts cannot be read: the chat template rejects it"
     assert of_prompts == [f"{rejected} (loud): prompts.jsonl:1", f"{rejected} (not loud): prompts.jsonl:3"]
+
+
+DATED = "{% set day = date_string if date_string is defined else strftime_now('%d %b %Y') %}{{ day }}" + CHATML
+
+
+def test_a_template_that_reads_the_clock_is_told_once_with_what_it_means(check: Callable[..., list[str]]) -> None:
+    (said,) = check(DATED, prompts=[{"prompt": "text"}, {"prompt": GOOD}], eval_prompts=[{"prompt": GOOD}])[1:]
+    assert said.startswith("warning: the policy's chat template reads the clock (strftime_now): a run that is resumed")
+    assert "policy.chat_template_kwargs" in said
+
+
+def test_a_clock_that_no_chat_makes_the_template_read_is_none(check: Callable[..., list[str]]) -> None:
+    assert check(DATED, "policy.chat_template_kwargs={date_string: 1 May 2026}") == []
+    assert not [said for said in check(DATED, **TEXT_ROWS) if "clock" in said]
+    only_with_tools = "{% if tools %}{{ strftime_now('%Y') }}{% endif %}" + TOOLS
+    assert check(only_with_tools) == []
+    assert len(check(only_with_tools, prompts=[{"prompt": GOOD}, {"prompt": GOOD, "tools": [{"name": "adder"}]}])) == 1
