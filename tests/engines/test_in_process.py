@@ -21,6 +21,7 @@ from align_cli.engines.in_process import TransformersEngine, invert_cdf, what_go
 from align_cli.errors import AlignError
 from align_cli.models.load import Policy, load_policy
 from align_cli.playground import world
+from align_cli.recipe.sections.generate import GenerateSection
 from align_cli.seeds import derive_seed
 
 BARE = SamplingSettings(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=16)
@@ -384,3 +385,13 @@ def test_only_what_a_model_keeps_apart_is_sampled_together(
     assert len(notes) == (together != "any"), "said once a model"
     sizes = {len({len(requests[index].prompt_ids) for index, _ in batch}) for batch in batches}
     assert sizes == {1} if together != "any" else max(sizes) > 1
+
+
+def test_at_the_lowest_temperature_of_a_recipe_the_likeliest_token_is_sampled(
+    warm_policy: Policy, requests_of_many_lengths: list[Request]
+) -> None:
+    (lowest,) = (limit.ge for limit in GenerateSection.model_fields["temperature"].metadata if hasattr(limit, "ge"))
+    for request in requests_of_many_lengths[:4]:
+        (sample,) = sample_all(warm_policy, [request], replace(BARE, temperature=lowest))
+        likeliest = teacher_forced(warm_policy, request.prompt_ids, sample.token_ids).argmax(-1)
+        assert sample.token_ids == likeliest.tolist() and sample.logps == [0.0] * len(likeliest)
