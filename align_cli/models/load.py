@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_PATTERN = "*model*.safetensors"
 GENERATION_CONFIG = "generation_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass
@@ -96,7 +97,8 @@ def load_policy(
 
     Raises:
         AlignError: if there is no such model, if it cannot be read, if its weights are not those that its config asks
-            for, or if its tokenizer has no end-of-sequence token, or ids that the model does not know.
+            for, if its tokenizer has no end-of-sequence token, or ids that the model does not know, or if it is or
+            holds an adapter.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -105,6 +107,7 @@ def load_policy(
     _check_folder(place)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _faults_of_a_model(place):
+        _check_no_adapter(place, revision)
         tokenizer = _tokenizer(place, shared)
         model, found = AutoModelForCausalLM.from_pretrained(
             place, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **shared
@@ -135,7 +138,8 @@ def load_without_weights(recipe: Recipe, checkpoint: Path | None = None) -> Unlo
     """The tokenizer and the figures of the model that `load_recipe_policy` would load.
 
     Raises:
-        AlignError: if there is no such model, or if its tokenizer or its configuration cannot be read.
+        AlignError: if there is no such model, if its tokenizer or its configuration cannot be read, or if it is or
+            holds an adapter.
     """
     from transformers import AutoConfig
 
@@ -145,6 +149,7 @@ def load_without_weights(recipe: Recipe, checkpoint: Path | None = None) -> Unlo
     revision = None if checkpoint else settings.revision
     shared = {"revision": revision, "trust_remote_code": settings.trust_remote_code}
     with _faults_of_a_model(place):
+        _check_no_adapter(place, revision)
         tokenizer = _tokenizer(place, shared)
         config = AutoConfig.from_pretrained(place, **shared)
         generation = _generation_config(place, config, revision)
@@ -221,6 +226,19 @@ def _faults_of_a_model(place: str) -> Iterator[None]:
         raise AlignError(f"the model cannot be loaded: {what}", where=place, hint=_remedy(place)) from error
 
 
+def _check_no_adapter(place: str, revision: str | None) -> None:
+    """Refuse an adapter: transformers puts it on the model beside it, or on another, or not, as peft is installed."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if find_adapter_config_file(place, revision=revision) is not None:
+        raise AlignError(
+            f"there is an adapter here ({ADAPTER_CONFIG}), and adapters are not served yet",
+            where=place,
+            hint="merge it into its model (peft's merge_and_unload) and save that with its tokenizer; or, to take the "
+            f"weights beside it as they are, give a copy of the folder without {ADAPTER_CONFIG}",
+        )
+
+
 def _check_whole(found: Mapping[str, Any], place: str) -> None:
     """Refuse weights that are not those that the config asks for: transformers puts random numbers in their place.
 
@@ -280,7 +298,7 @@ def _check_folder(place: str) -> None:
         near = nearest(folder.name, siblings)
         hint = f"did you mean {folder.parent / near}?" if near else "give a folder made by save_pretrained, or a Hub id"
         raise AlignError("there is no such model folder", where=place, hint=hint)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
         is_run = (folder / "run.json").is_file()
         hint = "a run's models are in its rounds/NNN/checkpoint" if is_run else "give a folder made by save_pretrained"
         raise AlignError("this folder holds no model", where=place, hint=hint)

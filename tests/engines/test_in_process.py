@@ -392,6 +392,6 @@ def test_at_the_lowest_temperature_of_a_recipe_the_likeliest_token_is_sampled(
 ) -> None:
     (lowest,) = (limit.ge for limit in GenerateSection.model_fields["temperature"].metadata if hasattr(limit, "ge"))
     for request in requests_of_many_lengths[:4]:
-        (sample,) = sample_all(warm_policy, [request], replace(BARE, temperature=lowest))
+        (sample,) = sample_all(warm_policy, [request], BARE._replace(temperature=lowest))
         likeliest = teacher_forced(warm_policy, request.prompt_ids, sample.token_ids).argmax(-1)
         assert sample.token_ids == likeliest.tolist() and sample.logps == [0.0] * len(likeliest)
