@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM, RwkvConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM, RecurrentGemmaConfig, RwkvConfig
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
 from align_cli.engines.in_process import TransformersEngine, invert_cdf, what_goes_together
@@ -395,3 +395,14 @@ def test_at_the_lowest_temperature_of_a_recipe_the_likeliest_token_is_sampled(
         (sample,) = sample_all(warm_policy, [request], BARE._replace(temperature=lowest))
         likeliest = teacher_forced(warm_policy, request.prompt_ids, sample.token_ids).argmax(-1)
         assert sample.token_ids == likeliest.tolist() and sample.logps == [0.0] * len(likeliest)
+
+
+@pytest.mark.parametrize("num_prompts", [1, 2])
+def test_a_model_that_transformers_cannot_generate_with_is_told_in_words(num_prompts: int, tiny_policy: Policy) -> None:
+    """As one of recurrent layers alone, whose cache counts no tokens."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "lru_width": 16, "num_attention_heads": 2, "head_dim": 8}
+    config = RecurrentGemmaConfig(vocab_size=191, num_hidden_layers=1, num_key_value_heads=1, **sizes)
+    policy = replace(tiny_policy, model=AutoModelForCausalLM.from_config(config).eval())
+    with pytest.raises(AlignError, match="transformers cannot generate with this model: ") as caught:
+        sample_all(policy, [Request([5, 6, 7], seed) for seed in range(num_prompts)])
+    assert "Cache" in str(caught.value) and "layers of attention" in caught.value.faults[0].hint
