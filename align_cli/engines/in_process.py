@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
-from align_cli.errors import AlignError, OutOfMemoryError
+from align_cli.errors import AlignError, OutOfMemoryError, first_line
 from align_cli.models.memory import out_of_memory_as_memory_error
 
 if TYPE_CHECKING:
@@ -255,9 +255,19 @@ def invert_cdf(probabilities_BV: torch.Tensor, uniforms_B1: torch.Tensor) -> tor
 @contextmanager
 def _bare_generation(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Let `generate` see this config alone: what a model's own adds, such as a repetition penalty, would be sampled
-    from but not be in the log-probabilities that training computes."""
+    from but not be in the log-probabilities that training computes.
+
+    Raises:
+        AlignError: if transformers has no way to generate with such a model.
+    """
     own, model.generation_config = model.generation_config, config
     try:
         yield
+    except (ValueError, NotImplementedError) as error:  # as of a cache that has no layer to count tokens by
+        raise AlignError(
+            f"transformers cannot generate with this model: {first_line(error) or type(error).__name__}",
+            where=model.name_or_path,
+            hint="take another model of its kind, as one with layers of attention, or another version of transformers",
+        ) from error
     finally:
         model.generation_config = own

@@ -15,6 +15,7 @@ from align_cli.errors import AlignError
 from align_cli.models.refused import (
     WEIGHTS_PATTERN,
     check_folder,
+    check_no_adapter,
     check_vocabulary,
     check_whole,
     faults_of_a_model,
@@ -80,7 +81,8 @@ def load_without_weights(
     """The tokenizer and the figures of a model that `load_policy` would load.
 
     Raises:
-        AlignError: if there is no such model, or if its tokenizer or its configuration cannot be read.
+        AlignError: if there is no such model, if its tokenizer or its configuration cannot be read, or if it is or
+            holds an adapter.
     """
     from transformers import AutoConfig
 
@@ -88,6 +90,7 @@ def load_without_weights(
     check_folder(place)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     with faults_of_a_model(place):
+        check_no_adapter(place, revision)
         tokenizer = _tokenizer(place, shared)
         config = AutoConfig.from_pretrained(place, **shared)
         generation = _generation_config(place, config, revision)
@@ -128,7 +131,8 @@ def load_policy(
 
     Raises:
         AlignError: if there is no such model, if it cannot be read, if its weights are not those that its config asks
-            for, or if its tokenizer has no end-of-sequence token, or ids that the model does not know.
+            for, if its tokenizer has no end-of-sequence token, or ids that the model does not know, or if it is or
+            holds an adapter.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -137,6 +141,7 @@ def load_policy(
     check_folder(place)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     with faults_of_a_model(place):
+        check_no_adapter(place, revision)
         tokenizer = _tokenizer(place, shared)
         model, found = AutoModelForCausalLM.from_pretrained(
             place, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **shared

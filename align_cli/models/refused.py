@@ -49,6 +49,19 @@ def faults_of_a_model(place: str) -> Iterator[None]:
         raise AlignError(f"the model cannot be loaded: {what}", where=place, hint=_remedy(place)) from error
 
 
+def check_no_adapter(place: str, revision: str | None) -> None:
+    """Refuse an adapter: transformers puts it on the model beside it, or on another, or not, as peft is installed."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if find_adapter_config_file(place, revision=revision) is not None:
+        raise AlignError(
+            f"there is an adapter here ({ADAPTER_CONFIG}), where a whole model is looked for",
+            where=place,
+            hint="name its base in policy.model_name_or_path, and this folder in policy.lora.adapter; or, to take the "
+            f"weights beside it as they are, give a copy of the folder without {ADAPTER_CONFIG}",
+        )
+
+
 def check_whole(found: Mapping[str, Any], place: str, what: str = "model") -> None:
     """Refuse weights that are not those that the config asks for.
 
@@ -115,13 +128,7 @@ def check_folder(place: str) -> None:
         near = nearest(folder.name, siblings)
         hint = f"did you mean {folder.parent / near}?" if near else "give a folder made by save_pretrained, or a Hub id"
         raise AlignError("there is no such model folder", where=place, hint=hint)
-    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
-        raise AlignError(
-            "this folder holds an adapter, and no model that it belongs to",
-            where=place,
-            hint="name its base in policy.model_name_or_path, and the folder in policy.lora.adapter",
-        )
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
         is_run = (folder / "run.json").is_file()
         hint = "a run's models are in its rounds/NNN/checkpoint" if is_run else "give a folder made by save_pretrained"
         raise AlignError("this folder holds no model", where=place, hint=hint)

@@ -14,7 +14,7 @@ from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Protocol
 
 from align_cli.artifacts.records import NO_ARGUMENTS, TemplateArguments, Text
-from align_cli.errors import DataError, first_line
+from align_cli.errors import AlignError, DataError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -233,7 +233,10 @@ def _rendered(tokenizer: Any, messages: list[dict[str, Any]], arguments: Templat
 
     Raises:
         DataError: if there is no template, or for whatever it raises: templates are code that others wrote.
+        AlignError: if the template does not compile, which is no row's fault.
     """
+    from jinja2 import TemplateSyntaxError
+
     if not tokenizer.chat_template:
         raise DataError(
             "this is a chat, and the policy's tokenizer has no chat template",
@@ -247,6 +250,13 @@ def _rendered(tokenizer: Any, messages: list[dict[str, Any]], arguments: Templat
             **(arguments.chat_template_kwargs or {}),
             **how,
         )
+    except TemplateSyntaxError as error:
+        raise AlignError(
+            f"the policy's chat template does not compile: line {error.lineno}: {first_line(error)}",
+            where=tokenizer.name_or_path,
+            hint="mend its chat_template.jinja, or the chat_template of its tokenizer_config.json; or take a newer "
+            "transformers, where the template is meant for one",
+        ) from error
     except Exception as error:
         raise DataError(
             f"the chat template rejects it ({first_line(error) or type(error).__name__})",

@@ -10,6 +10,7 @@ from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
 from align_cli.run.fork import check_fork, interrupted_fork
 from align_cli.run.loaded import Loaded
+from align_cli.run.needed import check_origin_undamaged, check_undamaged
 from align_cli.run.opening import check_inputs, outlook
 from align_cli.run.plan import plan_steps
 from align_cli.run.results import Results
@@ -32,7 +33,8 @@ def foresee(recipe: Recipe, origin: Origin | None = None) -> Foresight:
     """Check all that a run checks before its first step.
 
     Configs and tokenizers are read, labelers are imported and called on two prompts, data files are read to their ends,
-    optimizer, schedule and trackers are made. That is what `align train` itself does first.
+    optimizer, schedule and trackers are made: what `align train` itself does first. Of a run that is there, what
+    would be read of it is compared with its checksums.
 
     Args:
         recipe: the whole recipe.
@@ -42,15 +44,16 @@ def foresee(recipe: Recipe, origin: Origin | None = None) -> Foresight:
         AlignError: for everything that a run would be refused for.
     """
     folder, found = RunFolder(recipe.output_dir), Foresight([], [])
-    loaded = Loaded(recipe, Results(recipe, folder), found.notes.append)
+    results = Results(recipe, folder)
+    loaded = Loaded(recipe, results, found.notes.append)
     all_at_once(
-        lambda: found.outlook.extend(_outlook(recipe, folder, origin)),
+        lambda: found.outlook.extend(_outlook(recipe, folder, results, origin)),
         lambda: check_inputs(plan_steps(recipe), loaded),
     )
     return found
 
 
-def _outlook(recipe: Recipe, folder: RunFolder, asked: Origin | None) -> list[str]:
+def _outlook(recipe: Recipe, folder: RunFolder, results: Results, asked: Origin | None) -> list[str]:
     folder.check_usable()
     plan, origin = plan_steps(recipe), asked or interrupted_fork(folder)
     if origin is not None:
@@ -58,9 +61,11 @@ def _outlook(recipe: Recipe, folder: RunFolder, asked: Origin | None) -> list[st
     if folder.set_aside.is_there:
         return [f"{folder.path}: a run was put aside here when a process was killed; it is seen to first"]
     if origin is not None and not folder.exists:
+        check_origin_undamaged(origin)
         first = next(step for step in plan if step.round > origin.round)
         return [f"{folder.path}: forks from {origin.run} after round {origin.round}, and begins with {first}"]
     steps = remaining_steps(folder, recipe, plan)
     if 0 < len(steps) < len(plan):
         refuse_stopped(folder, recipe, plan[-len(steps) - 1], steps[0])
+    check_undamaged(results, plan, steps)
     return outlook(folder, recipe, plan, steps)

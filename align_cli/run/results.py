@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,21 +120,22 @@ class Results:
         training = Artifact(round_number, TRAINING)
         path = manifests.verified(training) if manifests.holds(training) else manifests.place(training)
         steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return RoundFigures(standing, steps, self._training_rewards([item.round for item in standing]))
+        rewards = {one: self._training_reward(one) for one in self.rewarded_rounds([item.round for item in standing])}
+        return RoundFigures(standing, steps, {one: reward for one, reward in rewards.items() if reward is not None})
+
+    def rewarded_rounds(self, standing: Sequence[int]) -> Sequence[int]:
+        """The rounds whose pairs' scores a guard looks at, of those that will have evaluations when it looks."""
+        guard = self.recipe.guards.reward_gap
+        if guard is None or "dpr" not in self.recipe.method.sources.in_use():
+            return []
+        return standing[-guard.rounds - 1 :]
 
     def _has_policy(self, round_number: int) -> bool:
         """Whether a round's policy is its own and can be gone back to."""
         return self.is_kept(round_number) and self.base(round_number) == round_number
 
-    def _training_rewards(self, standing: list[int]) -> dict[int, float]:
-        """The labeler's mean score of the pairs of the rounds that the guard looks at."""
-        guard = self.recipe.guards.reward_gap
-        if guard is None or "dpr" not in self.recipe.method.sources.in_use():
-            return {}
-        found = {number: self._training_reward(number) for number in standing[-guard.rounds - 1 :]}
-        return {number: reward for number, reward in found.items() if reward is not None}
-
     def _training_reward(self, round_number: int) -> float | None:
+        """The labeler's mean score of a round's pairs; None where it has none."""
         pairs = Artifact(round_number, PREFERENCES)
         if round_number not in self._rewards and self.folder.manifests.holds(pairs):
             read = read_records(self.folder.manifests.verified(pairs), Preference)

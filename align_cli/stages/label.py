@@ -21,7 +21,7 @@ from align_cli.stages.base import (
     Stage,
     policy_artifact,
 )
-from align_cli.stages.pairing.pairs import Pairing
+from align_cli.stages.pairing.pairs import LabelledPairs, Pairing, none_is_left
 from align_cli.stages.readable import RowsToRead, tokenised_demonstrations
 from align_cli.stages.scores import probe
 
@@ -48,7 +48,7 @@ class Label(Stage):
         return [policy_artifact(history, history.base(round_number - 1)), Artifact(round_number, COMPLETIONS)]
 
     def needs(self, recipe: Recipe) -> tuple[str, ...]:
-        return tuple(sorted({need for pairing in _pairings(recipe) for need in pairing.needs}))
+        return tuple(sorted({need for pairing in _pairings(recipe).values() for need in pairing.needs}))
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
@@ -64,20 +64,38 @@ class Label(Stage):
         completions = context.artifacts.read(Artifact(context.round, COMPLETIONS), Completion) or []
         preferences: list[Preference] = []
         counts: Counter[str] = Counter()
-        for pairing in _pairings(context.recipe):
+        for name, pairing in _pairings(context.recipe).items():
             labelled = pairing.pair(completions, context)
+            _check_some_are_left(name, labelled, context)
             preferences += labelled.preferences
             counts.update(labelled.counts)
         context.artifacts.write(PREFERENCES, preferences)
         return Done(dict(sorted(counts.items())))
 
 
-def _pairings(recipe: Recipe) -> list[Pairing]:
+def _pairings(recipe: Recipe) -> dict[str, Pairing]:
     """How each source in use makes its pairs; what a labeler scores comes first, where most can go wrong."""
     sources = sorted(
-        recipe.method.sources.in_use().values(), key=lambda source: getattr(source, "labeler", None) is None
+        recipe.method.sources.in_use().items(), key=lambda named: getattr(named[1], "labeler", None) is None
     )
-    return [resolve_name(source.pairing)() for source in sources if source.pairing is not None]
+    return {name: resolve_name(source.pairing)() for name, source in sources if source.pairing is not None}
+
+
+def _check_some_are_left(name: str, labelled: LabelledPairs, context: Context) -> None:
+    """Whether a source has pairs to train on; the pairs of earlier rounds may do where they are replayed.
+
+    Raises:
+        DataError: if it has none.
+    """
+    if labelled.preferences:
+        return
+    recipe, key = context.recipe, f"method.sources.{name}"
+    share = recipe.method.sources.in_use()[name].mixing
+    hint = "look at the round's completions: they may all be alike, or the labeler may not tell them apart"
+    error = none_is_left(labelled.counts, key, hint, f"source {name!r} has a share of {share:g}, and ")
+    if not (recipe.train.replay_rounds and context.round > 1):
+        raise error
+    context.note(f"warning: round {context.round} label: {error.faults[0].what}; only replayed pairs are left for it")
 
 
 def _reward_labeler(recipe: Recipe) -> str | None:

@@ -38,9 +38,7 @@ def training_pools(
             raise DataError(
                 f"source {name!r} has a share of {section.mixing:g} but no pairs",
                 where=f"method.sources.{name}",
-                hint="label completions with this recipe (pairs of --preferences without a source are offline ones); "
-                "or look at the label stage's counts: every pair may have been left out by label.ties, "
-                "label.equal_texts, label.empty_texts or label.min_margin"
+                hint="label completions with this recipe (pairs of --preferences without a source are offline ones)"
                 if section.policy_responses
                 else "set data.preferences to a file with pairs, or give the share to another source",
             )

@@ -6,16 +6,21 @@ All of them are named, in one fault a kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from os.path import commonprefix
 from typing import Any, NamedTuple
 
+from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Preference, TemplateArguments
 from align_cli.data.sources import place_of
 from align_cli.errors import MAX_KINDS, DataError, Fault
 from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
 
 MAX_PLACES = 10
+QUOTED = 12
+"""As many characters of a row's line, or all of a shorter one, are taken for a quotation of it."""
 
 
 class RowsToRead(NamedTuple):
@@ -50,7 +55,8 @@ class RowFaults:
 
     def __init__(self, key: str, rows: Sequence[Mapping[str, Any]], noun: str) -> None:
         self._key, self._rows, self._noun = key, rows, noun
-        self._places: dict[tuple[str, str], list[str]] = {}
+        self._kinds: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        self._kind_of: dict[str, str] = {}
         self._too_long: list[tuple[str, int]] = []
 
     def place(self, index: int) -> str:
@@ -60,7 +66,10 @@ class RowFaults:
     def add(self, index: int, error: DataError) -> None:
         """A row that could not be made into tokens."""
         fault = error.faults[0]
-        self._places.setdefault((f"cannot be read: {fault.what}", fault.hint), []).append(self.place(index))
+        if fault.what not in self._kind_of:
+            self._kind_of[fault.what] = _without_quotes(fault.what, self._rows[index])
+        kind = self._kind_of[fault.what], fault.hint
+        self._kinds.setdefault(kind, []).append((self.place(index), fault.what))
 
     def measure(self, index: int, num_tokens: int, context_length: int | None, reserved: int = 0) -> None:
         """A row that was: it is a fault if its tokens and those that it must leave room for are too many."""
@@ -77,7 +86,12 @@ class RowFaults:
             raise DataError.of(found)
 
     def _found(self, context_length: int | None, reserved: int) -> list[Fault]:
-        faults = [self._fault(places, what, hint) for (what, hint), places in list(self._places.items())[:MAX_KINDS]]
+        faults = []
+        for (_, hint), rows in list(self._kinds.items())[:MAX_KINDS]:
+            first = rows[0][1]
+            differing = ", each in words of its own; the first" if any(what != first for _, what in rows) else ""
+            places = [place for place, _ in rows]
+            faults.append(self._fault(places, f"cannot be read{differing}: {first}", hint))
         if self._too_long:
             room = f" with generate.max_new_tokens {reserved}" if reserved else ""
             most = max(num_tokens for _, num_tokens in self._too_long)
@@ -90,13 +104,40 @@ class RowFaults:
                     f"{lower}shorten them or leave them out, or take a model with a longer context",
                 )
             )
-        num_hidden = sum(len(places) for places in list(self._places.values())[MAX_KINDS:])
+        num_hidden = sum(len(rows) for rows in list(self._kinds.values())[MAX_KINDS:])
         return [*faults, Fault(f"and {num_hidden} more {self._noun}", self._key)] if num_hidden else faults
 
     def _fault(self, places: Sequence[str], what: str, hint: str) -> Fault:
         shown = ", ".join(places[:MAX_PLACES])
         more = f" and {len(places) - MAX_PLACES} more" if len(places) > MAX_PLACES else ""
         return Fault(f"{len(places)} of {len(self._rows)} {self._noun} {what}: {shown}{more}", self._key, hint)
+
+
+def _without_quotes(what: str, row: Mapping[str, Any]) -> str:
+    """What is said of a row, with `…` for numbers and for what it quotes of the row: the same for all of a kind."""
+    lines: dict[str, list[str]] = {}
+    for text in _texts(row):
+        for form in (*text.splitlines(), repr(text)[1:-1], to_json(text)[1:-1]):
+            lines.setdefault(form.strip()[:QUOTED], []).append(form.strip())
+    heads = (re.escape(head) + (r"(?!\w)" if len(head) < QUOTED else "") for head in sorted(lines, key=len) if head)
+    begins_quotation = re.compile("|".join([*(rf"(?<!\w){head}" for head in heads), r"\d+"][::-1]))
+    kept, place = "", 0
+    while found := begins_quotation.search(what, place):
+        kept += what[place : found.start()] + "…"
+        # Of a longer line as much of its beginning is taken as is quoted.
+        behind = what[found.start() :]
+        quoted = (commonprefix([line, behind]) for line in lines.get(found[0], [found[0]]))  # noqa: RUF071 - as in text
+        place = found.start() + max(map(len, quoted))
+    return kept + what[place:]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text of a row, keys aside."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
 
 
 def tokenised_prompts(

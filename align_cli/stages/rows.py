@@ -1,7 +1,7 @@
 """Whether the policy can read every row of a recipe: asked once its tokenizer is there, and before any weights are.
 
 Beside the rows that it cannot read, this says what a user may not have meant: chats that never end, fields that the
-chat template does not look at, and plain text for a policy that chats.
+chat template does not look at, plain text for a policy that chats, and chats that hold the day's date.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.records import TemplateArguments
-from align_cli.errors import DataError, Fault
+from align_cli.errors import AlignError, DataError, Fault
 from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
 from align_cli.recipe import Recipe
@@ -23,6 +23,10 @@ from align_cli.stages.sft import unloaded_initial_policy
 REASONING = ("reasoning_content", "thinking")
 SAME_FIELDS = dict.fromkeys(REASONING, (*REASONING, "reasoning"))
 """Fields that transformers hands on under each other's names."""
+
+
+CLOCK = "strftime_now"
+"""What chat templates call for the date, by transformers' name."""
 
 
 def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint: Path | None = None) -> list[str]:
@@ -39,7 +43,8 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
 
     Raises:
         AlignError: if the policy's tokenizer or configuration cannot be read.
-        DataError: for all rows that the policy cannot read, in one fault a kind.
+        DataError: for all rows that the policy cannot read, in one fault a kind, and for a template that does not
+            compile.
     """
     policy = unloaded_initial_policy(recipe) if checkpoint is None else load_recipe_tokenizer(recipe, checkpoint)
     read = [rows for stage in due for rows in stage.to_read(recipe, inputs)]
@@ -47,11 +52,12 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
     for rows in read:
         try:
             rows.read(policy)
-        except DataError as error:
+        except AlignError as error:
             faults += error.faults
     if faults:
-        raise DataError.of(faults)
-    return [*_turns_without_end(read, policy), *_unread_fields(read, policy), *_plain_texts(read, policy)]
+        raise DataError.of(list(dict.fromkeys(faults)))
+    remarks = (_turns_without_end, _unread_fields, _plain_texts, _reads_of_the_clock)
+    return [remark for remarks_on in remarks for remark in remarks_on(read, policy)]
 
 
 def _turns_without_end(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
@@ -86,13 +92,12 @@ def _a_response(row: Mapping[str, Any], policy: PolicyText) -> list[int]:
 
 def _unread_fields(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
     """Whether chats hold what the policy's template does not look at: it is no fault, and it has no effect."""
-    template = policy.tokenizer.chat_template
     held: dict[str, str] = {}
     for rows in read:
         for row in rows.rows:
             for name in _fields_for_a_template(row):
                 held.setdefault(name, rows.key)
-    texts = "\n".join(template.values()) if isinstance(template, dict) else template or ""
+    texts = _template_texts(policy)
     unread = {
         name: key for name, key in held.items() if not any(one in texts for one in SAME_FIELDS.get(name, (name,)))
     }
@@ -121,3 +126,35 @@ def _plain_texts(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str
             f"note: {', '.join(keys)}: plain text, to which the policy's chat template is not applied; for chats write "
             'a prompt as messages: [{"role": "user", "content": ...}]'
         )
+
+
+def _reads_of_the_clock(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
+    """Whether the chat template writes the day or the time into chats: it would make others of them later on."""
+    if CLOCK not in _template_texts(policy):
+        return
+    chats = (row for rows in read for row in rows.rows if isinstance(row["prompt"], list))
+    if any(_is_dated(row, policy) for row in chats):
+        yield (
+            f"warning: the policy's chat template reads the clock ({CLOCK}): a run that is resumed on another day, or "
+            "goes on past midnight, gives its chats another date than before, and does not end in the same bytes; let "
+            "the template say a date that stays: as an argument (policy.chat_template_kwargs), if it takes one, or in "
+            "a copy of the model's folder"
+        )
+
+
+def _is_dated(row: Mapping[str, Any], policy: PolicyText) -> bool:
+    """Whether a chat, which the policy can read, cannot be rendered where the clock is none."""
+    tools, keyword_arguments = TemplateArguments.of_row(row)
+    try:
+        prompt_token_ids(
+            policy.tokenizer, row["prompt"], TemplateArguments(tools, {**(keyword_arguments or {}), CLOCK: "no clock"})
+        )
+    except DataError:
+        return True
+    return False
+
+
+def _template_texts(policy: PolicyText) -> str:
+    """The chat template; all of them, where the policy has several."""
+    template = policy.tokenizer.chat_template
+    return "\n".join(template.values()) if isinstance(template, dict) else template or ""

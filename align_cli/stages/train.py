@@ -26,7 +26,7 @@ from align_cli.stages.base import (
     Stage,
     policy_artifact,
 )
-from align_cli.stages.pairing.offline import check_labels, check_some_are_left
+from align_cli.stages.pairing.offline import check_labels
 from align_cli.stages.pools import check_carriers, training_pools
 from align_cli.stages.readable import RowsToRead
 from align_cli.training.batches import Mixture, usage
@@ -73,11 +73,9 @@ class Train(Stage):
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         from align_cli.training.buildable import check_adapters, check_train_keys
 
-        of_pairs = (check_labels, check_some_are_left) if loaded.inputs.uses_offline_pairs else ()
+        rows = loaded.inputs.offline_rows.rows if loaded.inputs.uses_offline_pairs else []
         all_at_once(
-            partial(check_train_keys, recipe),
-            partial(check_adapters, recipe),
-            *(lambda check=check: check(recipe, loaded.inputs.offline_rows.rows) for check in of_pairs),
+            partial(check_train_keys, recipe), partial(check_adapters, recipe), partial(check_labels, recipe, rows)
         )
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:

@@ -14,13 +14,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM, RwkvConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM, RecurrentGemmaConfig, RwkvConfig
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
 from align_cli.engines.in_process import TransformersEngine, invert_cdf, what_goes_together
 from align_cli.errors import AlignError
 from align_cli.models.load import Policy, load_policy
 from align_cli.playground import world
+from align_cli.recipe.sections.generate import GenerateSection
 from align_cli.seeds import derive_seed
 
 BARE = SamplingSettings(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=16)
@@ -384,3 +385,24 @@ def test_only_what_a_model_keeps_apart_is_sampled_together(
     assert len(notes) == (together != "any"), "said once a model"
     sizes = {len({len(requests[index].prompt_ids) for index, _ in batch}) for batch in batches}
     assert sizes == {1} if together != "any" else max(sizes) > 1
+
+
+def test_at_the_lowest_temperature_of_a_recipe_the_likeliest_token_is_sampled(
+    warm_policy: Policy, requests_of_many_lengths: list[Request]
+) -> None:
+    (lowest,) = (limit.ge for limit in GenerateSection.model_fields["temperature"].metadata if hasattr(limit, "ge"))
+    for request in requests_of_many_lengths[:4]:
+        (sample,) = sample_all(warm_policy, [request], BARE._replace(temperature=lowest))
+        likeliest = teacher_forced(warm_policy, request.prompt_ids, sample.token_ids).argmax(-1)
+        assert sample.token_ids == likeliest.tolist() and sample.logps == [0.0] * len(likeliest)
+
+
+@pytest.mark.parametrize("num_prompts", [1, 2])
+def test_a_model_that_transformers_cannot_generate_with_is_told_in_words(num_prompts: int, tiny_policy: Policy) -> None:
+    """As one of recurrent layers alone, whose cache counts no tokens."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "lru_width": 16, "num_attention_heads": 2, "head_dim": 8}
+    config = RecurrentGemmaConfig(vocab_size=191, num_hidden_layers=1, num_key_value_heads=1, **sizes)
+    policy = replace(tiny_policy, model=AutoModelForCausalLM.from_config(config).eval())
+    with pytest.raises(AlignError, match="transformers cannot generate with this model: ") as caught:
+        sample_all(policy, [Request([5, 6, 7], seed) for seed in range(num_prompts)])
+    assert "Cache" in str(caught.value) and "layers of attention" in caught.value.faults[0].hint

@@ -76,6 +76,22 @@ def test_a_folder_without_safetensors_is_a_user_error(folder: Path) -> None:
         load_policy(folder)
 
 
+@pytest.mark.parametrize("beside", ["whole weights", "nothing"])
+def test_an_adapter_is_refused_and_not_passed_over(
+    beside: str, folder: Path, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    if beside == "nothing":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    written = {"base_model_name_or_path": "nobody/nothing", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(written), encoding="utf-8")
+    recipe = tiny_recipe(folder.parent, policy={"model_name_or_path": str(folder)})
+    for load in (lambda: load_policy(folder), lambda: load_recipe_tokenizer(recipe)):
+        with pytest.raises(AlignError, match=r"there is an adapter here \(adapter_config\.json\)") as caught:
+            load()
+        assert caught.value.faults[0].where == str(folder) and "policy.lora.adapter" in caught.value.faults[0].hint
+
+
 def test_pickled_weights_are_not_loaded(folder: Path, tiny_policy: Policy) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(tiny_policy.model.state_dict(), folder / "pytorch_model.bin")

@@ -29,6 +29,16 @@ class Broken(NamedTuple):
 
 
 BROKEN = {
+    **{
+        f"a beta of {beta}": Broken(
+            (f"method.beta={beta}",),
+            f"override 'method.beta={beta}'",
+            f"method.beta is {beta}; losses are finite from 1e-06 to 1e+06",
+            "0.1 to 0.5 is usual for DPO",
+            (("method.beta=0.1",),),
+        )
+        for beta in ("1e-45", "1e+300")
+    },
     "mixed pairs without demonstrations": Broken(
         MIXED[:1],
         "recipe.yaml:4:1",

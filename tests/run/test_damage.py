@@ -30,6 +30,7 @@ from align_cli.run.fingerprints import UNRECORDED_KEYS
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import MANIFEST
 from align_cli.run.folder.lineage import Origin
+from align_cli.run.foresight import foresee
 from align_cli.run.loaded import Loaded
 from align_cli.run.loop import align_rounds
 from align_cli.run.single import evaluate_once
@@ -339,6 +340,41 @@ def test_either_fork_names_a_damaged_file_that_it_takes_over_and_no_other(
 def wanted_of_look(use: str, name: str, damage: str) -> Outcome:
     wanted = expected(name, damage)[use]
     return MADE_AGAIN if wanted is None and use.startswith("from") else wanted  # a fork has a round to make
+
+
+def check(*overrides: str, origin: Origin | None = None) -> Use:
+    return lambda: foresee(load_recipe("recipe.yaml", overrides), origin)
+
+
+CHECKS: dict[str, Use] = {
+    "again": check(),
+    "on": check("rounds=3"),
+    "from_1": check("output_dir=next-1", "rounds=2", origin=Origin(Path("run"), 1)),
+    "from_2": check("output_dir=next-2", "rounds=3", origin=Origin(Path("run"), 2)),
+}
+
+
+@pytest.mark.parametrize(("name", "damage"), cases())
+def test_a_damaged_file_that_a_use_would_name_is_named_by_check_and_no_other(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+) -> None:
+    monkeypatch.setattr("align_cli.run.foresight.check_inputs", lambda *_: None)
+    DAMAGES[damage](copy / "run" / name)
+    wanted = {use: expected(name, damage)[use] for use in CHECKS}
+    assert {use: outcome(CHECKS[use]) for use in CHECKS} == {
+        use: None if place == MADE_AGAIN else place for use, place in wanted.items()
+    }
+
+
+def test_check_names_all_damaged_files_at_once(copy: Path, align: Align) -> None:
+    truncate(copy / "run" / "rounds" / "000" / "evaluation.json")
+    flip_a_bit(copy / "run" / "rounds" / "002" / "checkpoint" / "model.safetensors")
+    finished, going_on = (align("check", "recipe.yaml", rounds, cwd=copy) for rounds in ("rounds=2", "rounds=3"))
+    for told in (finished, going_on):
+        assert told.code == 2
+        assert "run/rounds/000/evaluation.json: the artifact is not what was written" in told.err
+    assert "run/rounds/002/checkpoint/model.safetensors: the artifact is not what was written" in going_on.err
+    assert "model.safetensors" not in finished.err
 
 
 @pytest.mark.parametrize(("use", "name", "damage"), cases_of_going_on())

@@ -131,7 +131,6 @@ def test_the_remedy_for_a_long_prompt_is_one_that_will_do(check: Callable[..., l
     ("template", "reason"),
     [
         ("{{ raise_exception('roles must take turns') }}", "roles must take turns"),
-        ("{% if %}", "Expected an expression"),
         ("{{ messages[0]['content'] + 1 }}", 'can only concatenate str (not "int") to str'),
         ("{{ messages[9]['content'] }}", "list object has no element 9"),
         ("{{ 1 // 0 }}", "integer division or modulo by zero"),
@@ -145,6 +144,56 @@ def test_whatever_goes_wrong_within_a_template_is_a_fault_of_the_row(
     what = faults_of(check, template)["data.prompts"]
     assert what.startswith("1 of 1 prompts cannot be read: the chat template rejects it (")
     assert reason in what and what.endswith(": prompts.jsonl:1")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (
+            "{% for m in messages %}\n{% if %}{% endfor %}",
+            "line 2: Expected an expression, got 'end of statement block'",
+        ),
+        ("{{ messages | shouted }}", "line 1: No filter named 'shouted'."),
+    ],
+)
+def test_a_template_that_does_not_compile_is_told_once_and_is_no_rows_fault(
+    check: Callable[..., list[str]], template: str, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        check(template, preferences=[pair("hi"), pair("a" * 200)])
+    of_template, of_pairs = caught.value.faults
+    assert of_template.what == f"the policy's chat template does not compile: {reason}"
+    assert of_template.where == str(tmp_path / "model") and "chat_template.jinja" in of_template.hint
+    assert of_pairs.what.startswith("1 of 2 pairs do not fit into the model's context of 128 tokens")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('no ' + messages[0].role + ' here') }}", "no user here"),
+        ("{{ raise_exception('of ' ~ messages|length ~ ': ' ~ messages[0].content[:20] ~ '!') }}", "of 2: q0: "),
+        ("{{ raise_exception(messages[0] | tojson) }}", '{"role": "user", "content": "q0: '),
+        ("{{ raise_exception(messages[0].content) }}", "q0: "),
+    ],
+)
+def test_rows_of_which_the_same_is_said_in_words_of_their_own_are_one_fault(
+    check: Callable[..., list[str]], template: str, said: str
+) -> None:
+    roles = ("user", "system", "tool")
+    contents = [f'q{number}: "{"word " * (number % 9)}"\tand more' for number in range(60)]
+    rows = [{"prompt": [{"role": roles[number % 3], "content": text}, USER]} for number, text in enumerate(contents)]
+    found = faults_of(check, template, prompts=rows)["data.prompts"]
+    rejected = f"the chat template rejects it ({said}"
+    assert found.startswith(f"60 of 60 prompts cannot be read, each in words of its own; the first: {rejected}")
+    assert "): prompts.jsonl:1, prompts.jsonl:2, " in found
+
+
+def test_what_is_said_alike_of_rows_is_one_fault_though_it_holds_words_of_some(
+    check: Callable[..., list[str]],
+) -> None:
+    rows = [{"prompt": [{"role": role, "content": "hi"}]} for role in ("system", "user", "tool", "user")]
+    found = faults_of(check, "{{ raise_exception('ask the user') }}", prompts=rows)["data.prompts"]
+    assert found.startswith("4 of 4 prompts cannot be read: the chat template rejects it (ask the user): prompts")
 
 
 def test_whatever_goes_wrong_within_a_tokenizer_is_a_fault_of_the_row(
@@ -271,7 +320,7 @@ def test_plain_text_for_a_policy_that_chats_is_told_once(check: Callable[..., li
 
 
 def test_the_recipes_template_arguments_count_and_a_rows_own_win(check: Callable[..., list[str]]) -> None:
-    template = TOOLS.replace("{{ tone }}", "{{ raise_exception(tone) }}")
+    template = TOOLS.replace("{{ tone }}", "{{ raise_exception('loud' if tone == 'loud' else 'not loud') }}")
     own = [{"prompt": GOOD, "chat_template_kwargs": {"tone": tone}} for tone in ("", "soft")]
     with pytest.raises(DataError) as caught:
         check(
@@ -279,4 +328,21 @@ def test_the_recipes_template_arguments_count_and_a_rows_own_win(check: Callable
         )
     of_prompts = [fault.what for fault in caught.value.faults if fault.where == "data.prompts"]
     rejected = "1 of 4 prompts cannot be read: the chat template rejects it"
-    assert of_prompts == [f"{rejected} (loud): prompts.jsonl:1", f"{rejected} (soft): prompts.jsonl:3"]
+    assert of_prompts == [f"{rejected} (loud): prompts.jsonl:1", f"{rejected} (not loud): prompts.jsonl:3"]
+
+
+DATED = "{% set day = date_string if date_string is defined else strftime_now('%d %b %Y') %}{{ day }}" + CHATML
+
+
+def test_a_template_that_reads_the_clock_is_told_once_with_what_it_means(check: Callable[..., list[str]]) -> None:
+    (said,) = check(DATED, prompts=[{"prompt": "text"}, {"prompt": GOOD}], eval_prompts=[{"prompt": GOOD}])[1:]
+    assert said.startswith("warning: the policy's chat template reads the clock (strftime_now): a run that is resumed")
+    assert "policy.chat_template_kwargs" in said
+
+
+def test_a_clock_that_no_chat_makes_the_template_read_is_none(check: Callable[..., list[str]]) -> None:
+    assert check(DATED, "policy.chat_template_kwargs={date_string: 1 May 2026}") == []
+    assert not [said for said in check(DATED, **TEXT_ROWS) if "clock" in said]
+    only_with_tools = "{% if tools %}{{ strftime_now('%Y') }}{% endif %}" + TOOLS
+    assert check(only_with_tools) == []
+    assert len(check(only_with_tools, prompts=[{"prompt": GOOD}, {"prompt": GOOD, "tools": [{"name": "adder"}]}])) == 1

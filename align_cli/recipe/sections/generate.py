@@ -27,8 +27,8 @@ class GenerateSection(Section):
     num_reference_generations: int = Field(
         0, ge=0, description="completions a prompt that the reference samples besides, for the source dpr"
     )
-    temperature: Annotated[float, Usual("1.0 samples from the policy as it is")] = Field(
-        1.0, gt=0, description="sampling temperature"
+    temperature: Annotated[float, Usual("1.0 samples from the policy as it is; 0.01 is all but greedy")] = Field(
+        1.0, ge=1e-6, description="sampling temperature, which logits are divided by"
     )
     top_k: int = Field(0, ge=0, description="keep the k likeliest tokens; 0 keeps all")
     top_p: Annotated[float, Usual("1.0 keeps every token")] = Field(

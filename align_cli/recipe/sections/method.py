@@ -35,6 +35,10 @@ REPLAY_CAP = 2.0
 """The cap of replayed pairs where a recipe sets none: docs/method.md, section 4, has what it was chosen by."""
 
 
+BETAS = 1e-6, 1e6
+"""Between these no loss of float32 margins overflows by its β alone."""
+
+
 class MethodSection(Section):
     """`method`: the loss, the mixture of sources and the bilevel coefficients."""
 
@@ -114,6 +118,14 @@ def _losses(view: View) -> list[str]:
     written = view.get("method.loss_type")
     losses: list[str] = written if isinstance(written, list) else [written]
     return [LOSS_TYPE_ALIASES.get(loss, loss) for loss in losses]
+
+
+def _losses_are_finite(view: View) -> Iterator[RuleFault]:
+    """Losses multiply margins by β, and IPO divides by it; in float32 neither may overflow."""
+    beta, (least, most) = view.get("method.beta"), BETAS
+    if not least <= beta <= most:
+        what = f"method.beta is {shown(beta)}; losses are finite from {least:g} to {most:g}"
+        yield rule_fault("method.beta", what, "0.1 to 0.5 is usual for DPO")
 
 
 def _trl_key(view: View) -> str | None:
@@ -211,7 +223,7 @@ def _weights_fit_the_losses(view: View, losses: list[str]) -> Iterator[RuleFault
         yield rule_fault(key, f"{key} has {numbers} for {len(losses)} losses", "give one weight a loss")
 
 
-RULES: tuple[Rule, ...] = (_only_own_losses_take_terms, _loss_options_have_an_effect)
+RULES: tuple[Rule, ...] = (_losses_are_finite, _only_own_losses_take_terms, _loss_options_have_an_effect)
 
 
 def _cut_losses(recipe: Recipe) -> list[str]:

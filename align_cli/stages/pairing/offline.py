@@ -11,17 +11,11 @@ from typing import Any
 
 from align_cli.errors import DataError
 from align_cli.labelers.dataset import label_pairs
-from align_cli.models.text import PolicyText, plain_text
+from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
-from align_cli.stages.pairing.pairs import LabelledPairs, holding_rules, is_kept
+from align_cli.stages.pairing.pairs import LabelledPairs, is_kept, none_is_left
 from align_cli.stages.readable import RowFaults, num_tokens, tokenised_pair
-
-WHY_LEFT_OUT = {
-    "empty_texts": "with an empty text",
-    "equal_texts": "with the same text as chosen and as rejected",
-    "ties": "with a label of one half",
-}
 
 
 def label_offline_pairs(
@@ -41,7 +35,7 @@ def label_offline_pairs(
         key: the recipe's key that names them.
 
     Raises:
-        DataError: for all pairs that the policy cannot read, those that are left out aside.
+        DataError: for all pairs that the policy cannot read, those that are left out aside; or if none is left.
     """
     counts: Counter[str] = Counter()
     faults, preferences = RowFaults(key, rows, "pairs"), []
@@ -55,33 +49,10 @@ def label_offline_pairs(
             faults.measure(index, num_tokens(tokenised), policy.context_length)
             preferences.append(tokenised)
     faults.raise_if_any(policy.context_length)
+    if rows and not preferences:
+        raise none_is_left(counts, key, "look at how the file was made")
     counts["pairs"] = len(preferences)
     return LabelledPairs(preferences, dict(sorted(counts.items())))
-
-
-def check_some_are_left(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Whether the rules of `label` leave any offline pair, as far as texts and labels tell.
-
-    Raises:
-        DataError: if they leave none.
-    """
-    left_out = Counter[str]()
-    for row in rows:
-        holding = holding_rules(
-            recipe.label,
-            is_empty=not all(plain_text(row[side]).strip() for side in ("chosen", "rejected")),
-            is_equal=row["chosen"] == row["rejected"],
-            is_tie=float(row.get("label", 1.0)) == 0.5,
-        )
-        left_out.update([WHY_LEFT_OUT[name] for name, rule in holding if rule == "drop"][:1])
-    if rows and left_out.total() == len(rows):
-        counts = ", ".join(f"{count} {why}" for why, count in left_out.most_common())
-        raise DataError(
-            f"of {len(rows)} pairs none is left: {counts}",
-            where="data.preferences",
-            hint="look at how the file was made; what is left out is said by label.equal_texts, label.ties and "
-            "label.empty_texts",
-        )
 
 
 def check_labels(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> None:

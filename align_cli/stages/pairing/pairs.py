@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from align_cli.artifacts.records import Completion, Preference
+from align_cli.errors import DataError
 from align_cli.models.text import plain_text
 from align_cli.recipe.sections.label import LabelSection
 
@@ -28,6 +29,24 @@ class LabelledPairs(NamedTuple):
 
     preferences: list[Preference]
     counts: dict[str, int]
+
+
+WHY_LEFT_OUT = {
+    "empty_texts_dropped": ("with an empty text", "label.empty_texts to keep"),
+    "equal_texts_dropped": (
+        "with the same text or the same tokens as chosen and as rejected",
+        "label.equal_texts to keep",
+    ),
+    "ties_dropped": ("with equal scores or a label of one half", "label.ties to keep"),
+    "below_min_margin_dropped": ("with scores closer than label.min_margin", "label.min_margin to 0"),
+}
+"""Counts of pairs that were left out, in words, and which key would keep them."""
+
+WHY_NOT_MADE = {
+    "single_completions": "with a single completion (prompts)",
+    "without_demonstration": "to a prompt without a demonstration (completions)",
+}
+"""Counts of what makes no pair, in words."""
 
 
 class Pairing(Protocol):
@@ -93,16 +112,6 @@ def make_pair(chosen: ScoredCompletion, rejected: ScoredCompletion, label: float
     )
 
 
-def holding_rules(section: LabelSection, *, is_empty: bool, is_equal: bool, is_tie: bool) -> list[tuple[str, str]]:
-    """The rules of `label` that hold for a pair, in the order in which they decide, and what each does with it."""
-    rules = (
-        (is_empty, "empty_texts", section.empty_texts),
-        (is_equal, "equal_texts", section.equal_texts),
-        (is_tie, "ties", section.ties),
-    )
-    return [(name, rule or "keep") for holds, name, rule in rules if holds]
-
-
 def is_kept(pair: Preference, is_tie: bool, section: LabelSection, counts: Counter[str]) -> bool:
     """Apply the rules for empty texts, equal texts and ties.
 
@@ -110,10 +119,33 @@ def is_kept(pair: Preference, is_tie: bool, section: LabelSection, counts: Count
     """
     is_empty = not plain_text(pair.chosen).strip() or not plain_text(pair.rejected).strip()
     is_equal = pair.chosen_ids == pair.rejected_ids
-    holding = holding_rules(section, is_empty=is_empty, is_equal=is_equal, is_tie=is_tie)
+    rules = (
+        (is_empty, "empty_texts", section.empty_texts),
+        (is_equal, "equal_texts", section.equal_texts),
+        (is_tie, "ties", section.ties),
+    )
+    holding = [(name, rule) for holds, name, rule in rules if holds]
     dropping = [name for name, rule in holding if rule == "drop"]
     if dropping:
         counts[f"{dropping[0]}_dropped"] += 1
     elif holding:
         counts[f"{holding[0][0]}_kept"] += 1
     return not dropping
+
+
+def none_is_left(counts: Mapping[str, int], where: str, hint: str, whose: str = "") -> DataError:
+    """What became of all candidates, for whoever looks for the pairs.
+
+    Args:
+        counts: of the candidates, by what became of them.
+        where: the key that wants pairs.
+        hint: where the cause may lie; which keys would keep the pairs is said here.
+        whose: the pairs', such as `source 'dpr' has a share of 0.3, but `.
+    """
+    left_out = {name: counts[name] for name in WHY_LEFT_OUT if counts.get(name)}
+    not_made = [f"{counts[name]} {words}" for name, words in WHY_NOT_MADE.items() if counts.get(name)]
+    causes = [f"{count} {WHY_LEFT_OUT[name][0]}" for name, count in left_out.items()]
+    found = f"of {sum(left_out.values())} pairs none is left: {', '.join(causes)}" if causes else "no pair was made"
+    unmade = f"; what makes no pair: {', '.join(not_made)}" if not_made else ""
+    keys = " and ".join(WHY_LEFT_OUT[name][1] for name in left_out)
+    return DataError(f"{whose}{found}{unmade}", where=where, hint=f"{hint}; or set {keys}" if keys else hint)
