@@ -154,6 +154,7 @@ def test_a_round_trains_on_its_own_pairs_and_those_that_are_replayed(recipe: Cal
     assert pair_rounds(recipe("train.replay_rounds=9"), history, 5) == [1, 2, 4, 5]
     assert pair_rounds(recipe("train.replay_rounds=9"), history, 1) == [1]
     assert pair_rounds(recipe(OFFLINE), Known(), 5) == []
+    assert pair_rounds(recipe(OFFLINE, "train.replay_rounds=1"), history, 5) == [5], "what others sampled is not theirs"
 
 
 def test_what_has_to_be_loaded(recipe: Callable[..., Recipe]) -> None:

@@ -12,8 +12,9 @@ import pytest
 from align_cli.artifacts.records import Preference
 from align_cli.errors import DataError
 from align_cli.recipe import Recipe
+from align_cli.stages.pools import training_pools
 from align_cli.stages.train import train_policy
-from align_cli.training.batches import TrainingPair
+from align_cli.training.batches import Mixture, TrainingPair
 from align_cli.training.checkpoints import TrainingState
 
 TinyRecipe = Callable[..., Recipe]
@@ -353,6 +354,25 @@ def test_pairs_of_a_source_without_a_share_are_refused(trained: Callable[..., li
         "method.sources: 2 pairs have source 'dmd', which has no share in the recipe's mixture\n"
         "hint: give it a share, or leave these pairs out; pairs of dpr are used"
     )
+
+
+@pytest.mark.parametrize("rounds_before", [0, 1, 2])
+def test_a_round_goes_on_with_the_offline_pairs_and_begins_with_its_own(
+    tiny_recipe: TinyRecipe, tmp_path: Path, rounds_before: int
+) -> None:
+    recipe = tiny_recipe(
+        tmp_path,
+        "method.sources={offline: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: hidden}}",
+        "train={steps_per_round: 2, per_device_train_batch_size: 4, learning_rate: 0.1}",
+        "seed=3",
+    )
+    pairs = [pair_of(prompt, source=source) for source in ("offline", "dpr") for prompt in range(8)]
+    trainer, start = RecordingTrainer(), TrainingState(round=rounds_before, global_step=2 * rounds_before, parent=None)
+    outcome = train_policy(trainer, recipe, pairs, start, None)  # type: ignore[arg-type]
+    assert outcome.usage == {"offline": {"1": 4}, "dpr": {"1": 4}}
+    mixture = Mixture({"offline": 0.5, "dpr": 0.5}, 4, 3, per_round=["dpr"])
+    pools = training_pools(recipe, pairs, rounds_before)
+    assert trainer.batches == mixture.round_batches(pools, rounds_before + 1, 2)
 
 
 OTHERS = {"other_ids": [[8, 1]], "other_logps": [-0.5]}

@@ -496,7 +496,7 @@ def test_keys_and_labels_of_offline_pairs_are_looked_at_before_anything_is_loade
 ) -> None:
     rows = tmp_path / "pairs.jsonl"
     rows.write_text('{"prompt": "a", "chosen": "b", "rejected": "b", "label": 0.5}\n', encoding="utf-8")
-    files = {"data": {"preferences": str(rows)}, "labelers": None}
+    files: dict[str, Any] = {"data": {"preferences": str(rows)}, "labelers": None}
     wrong = ("train.optim_args=nonsense", "method.loss_type=apo_zero")
 
     def faults(checked: Recipe) -> list[str]:
@@ -510,6 +510,7 @@ def test_keys_and_labels_of_offline_pairs_are_looked_at_before_anything_is_loade
     assert "1 pairs have a label below 1" in found[1]
     assert "of 1 pairs none is left" in found[2]
     assert len(faults(recipe(wrong[0]))) == 1
-    Train().check(recipe(), AtWork(recipe(), Folders({0: model}), Held(tmp_path)).memory)
-    (read,) = Train().to_read(recipe(), Inputs(recipe()))
-    assert (read.key, list(read.rows)) == ("data.preferences", [])
+    unused = recipe("method.loss_type=apo_zero", data={**files["data"], "prompts": "playground"})
+    Train().check(unused, AtWork(unused, Folders({0: model}), Held(tmp_path)).memory)
+    (read,) = Train().to_read(unused, Inputs(unused))
+    assert (read.key, list(read.rows)) == ("data.preferences", []), "no source takes them"
