@@ -171,12 +171,12 @@ def test_a_schedule_goes_through_all_rounds_or_begins_anew_in_each(begin: Callab
 
 def test_rounds_of_another_length_before_leave_the_schedule_its_end(begin: Callable[..., AtWork], model: Path) -> None:
     """A fork's first rounds may have had another number of steps: its last round ends where the rate does."""
-    linear = "train.lr_scheduler_type=linear"
-    first = begin(linear, "train.steps_per_round=5", name="first")
+    linear = ("train.lr_scheduler_type=linear", "rounds=3")
+    first = begin(*linear, "train.steps_per_round=5", name="first")
     Train().carry_out(first)
-    context = begin(linear, folders={0: model, 1: first.held.place(CHECKPOINT)}, round_number=2)
+    context = begin(*linear, folders={0: model, 1: first.held.place(CHECKPOINT)}, round_number=2)
     Train().carry_out(context)
-    assert rates(context) == [pytest.approx(0.01 * left / 8) for left in (3, 2, 1)]
+    assert rates(context) == [pytest.approx(0.01 * left / 11) for left in (6, 5, 4)]
     assert state_of(context).parent == load_policy(first.held.place(CHECKPOINT)).version
 
 
