@@ -63,6 +63,7 @@ def test_no_prompt_repeats_before_all_were_seen() -> None:
     drawn = [draw.index for number in range(1, 6) for draw in draw_prompts(ROWS, number, 4, run_seed=0)]
     assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
     assert drawn[:10] != drawn[10:], "the second lap has an order of its own"
+    assert drawn[:10] == [6, 9, 3, 2, 1, 5, 0, 4, 8, 7], "another order would change every run that is under way"
 
 
 def test_a_draw_is_its_row() -> None:
@@ -215,6 +216,15 @@ def test_a_round_samples_its_prompts_from_the_policy(begin: Callable[..., AtWork
     assert completions[0].seed == derive_seed(5, 1, "generate", draws[0].index, 0)
     assert done.figures == {"completions": 6, "tokens": sum(len(item.completion_ids) for item in completions)}
     assert context.watched.told[0] == (6, "completions")
+
+
+def test_a_reference_that_samples_nothing_is_not_loaded(
+    begin: Callable[..., AtWork], tiny_policy: Policy, tmp_path: Path
+) -> None:
+    context = AtWork(begin().recipe, Folders({}), Held(tmp_path))
+    context.memory.made(tiny_policy)
+    Generate().carry_out(context)
+    assert len(context.held.written[COMPLETIONS]) == 6
 
 
 def test_the_reference_samples_the_same_prompts_behind_the_policy(begin: Callable[..., AtWork]) -> None:
