@@ -90,6 +90,9 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=[""], help="mutants whose file, function or change has such a text"
     )
+    parser.add_argument(
+        "--near", action="store_true", help="only the tests that run a mutant's lines, where any do: a first look"
+    )
     arguments = parser.parse_args()
     reasons = equivalent_mutants()
     for name in (*HEAVY, *MODULES):
@@ -101,7 +104,7 @@ def main() -> None:
         tree = copied_tree(Path(scratch))
         for room in arguments.rooms or list(ROOMS):
             counts[room] = Counter()
-            for name, result in run_room(room, tree, arguments.only, set(reasons)):
+            for name, result in run_room(room, tree, arguments.only, set(reasons), is_near=arguments.near):
                 counts[room][result] += 1
                 if result == SURVIVED:
                     left.append(name)
@@ -124,7 +127,7 @@ def copied_tree(scratch: Path) -> Path:
     return tree
 
 
-def run_room(room: str, tree: Path, only: list[str], listed: set[str]) -> Iterable[tuple[str, str]]:
+def run_room(room: str, tree: Path, only: list[str], listed: set[str], *, is_near: bool) -> Iterable[tuple[str, str]]:
     """Every mutant of a room, and what became of it.
 
     Raises:
@@ -141,7 +144,9 @@ def run_room(room: str, tree: Path, only: list[str], listed: set[str]) -> Iterab
             if not any(text in name for text in only):
                 continue
             started = time.monotonic()
-            result = EQUIVALENT_MUTANT if name in listed else outcome(mutant, path, place, source, room, tree, timing)
+            result = EQUIVALENT_MUTANT
+            if name not in listed:
+                result = outcome(mutant, path, place, source, room, tree, timing, is_near=is_near)
             sys.stderr.write(f"{result} {time.monotonic() - started:.1f}s {name}\n")
             yield name, result
     if in_fork(tree, ROOMS[room], []) != 0:
@@ -151,7 +156,9 @@ def run_room(room: str, tree: Path, only: list[str], listed: set[str]) -> Iterab
             sys.stderr.write(f"listed, but no mutant any more: {name}\n")
 
 
-def outcome(mutant: Mutant, path: Path, place: str, source: str, room: str, tree: Path, timing: Timing) -> str:
+def outcome(
+    mutant: Mutant, path: Path, place: str, source: str, room: str, tree: Path, timing: Timing, *, is_near: bool
+) -> str:
     """What becomes of a mutant."""
     running = {test for line in mutant.lines for test in timing.tests.get((place, line), ())}
     # With a test its whole file is collected.
@@ -163,7 +170,7 @@ def outcome(mutant: Mutant, path: Path, place: str, source: str, room: str, tree
         # Compiled files go by a file's second and size, which two mutants may share.
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         status = in_fork(tree, files_of(first), [Order(first, timing.seconds)]) if first else 0
-        others = set(timing.seconds) - set(first)
+        others = (running if is_near and running else set(timing.seconds)) - set(first)
         if status == 0 and others:
             order = sorted(others, key=lambda test: (test not in running, timing.seconds[test]))
             status = in_fork(tree, files_of(order), [Order(order, timing.seconds)])

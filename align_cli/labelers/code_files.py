@@ -39,18 +39,17 @@ def code_files(place: str) -> dict[str, Path]:
 
 @cache
 def _imported(place: str, own: Path, current_folder: Path) -> dict[str, Path]:
-    module = place.rpartition(":")[0]
-    roots = [str(current_folder), *(folder for folder in _PATH if folder and not _is_installed(folder))]
-    is_file = module.endswith(".py")
-    if is_file:
+    module, roots, waiting = place.rpartition(":")[0], [str(current_folder), *_PATH], list[str]()
+    if module.endswith(".py"):
+        module = ""
         roots.insert(0, str(current_folder / own.parent))  # importlib keeps what a relative one meant at first
+    else:
+        waiting.append(module)
+    waiting += _names_in(own, module, is_package=own.name == "__init__.py")
     found: dict[str, Path] = {}
-    name = "" if is_file else module
-    waiting = [] if is_file else [module]
-    waiting += _names_in(own, name, is_package=own.name == "__init__.py")
     while waiting:
         for loaded, spec in module_specs(waiting.pop(), roots).items():
-            if loaded not in found and loaded != name and _is_users_file(spec):
+            if loaded not in found and loaded != module and _is_users_file(spec):
                 found[loaded] = Path(str(spec.origin))
                 is_package = spec.submodule_search_locations is not None
                 waiting += _names_in(found[loaded], loaded, is_package=is_package)
@@ -58,7 +57,7 @@ def _imported(place: str, own: Path, current_folder: Path) -> dict[str, Path]:
 
 
 def _is_users_file(spec: ModuleSpec) -> bool:
-    return spec.has_location and str(spec.origin).endswith(".py") and not _is_installed(str(spec.origin))
+    return spec.has_location and not _is_installed(str(spec.origin))
 
 
 def _names_in(file: Path, module: str, *, is_package: bool) -> list[str]:
@@ -74,7 +73,7 @@ def _names_in(file: Path, module: str, *, is_package: bool) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             above = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            names += [base, *(f"{base}.{alias.name}" for alias in node.names)] if base else []
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return [name for name in names if name.partition(".")[0] != "align_cli"]
 
 

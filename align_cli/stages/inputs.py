@@ -226,6 +226,5 @@ def _pairs(recipe: Recipe, name: str | None, of_playground: Any, of_reviews: Any
 
 
 def _reviews_files(section: ReviewsSection | None) -> tuple[Path, Path, int]:
-    if section is None:
-        raise DataError("the section is missing", where="reviews", hint="set reviews.liked and reviews.disliked")
+    assert section is not None  # a rule of the recipe's sees to it
     return Path(section.liked), Path(section.disliked), section.prompt_words

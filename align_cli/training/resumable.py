@@ -37,6 +37,7 @@ class Resumable:
     def listen(self, on_step: Callable[[], None]) -> None:
         """Put in the callback, and take transformers' printers out; to be called once, when the trainer is made."""
         self.on_step = on_step
+        self.step_records = []
         for printer in (PrinterCallback, ProgressCallback):
             self.remove_callback(printer)  # type: ignore[attr-defined]
         self.add_callback(_BeginAndEnd(self))  # type: ignore[attr-defined]

@@ -48,6 +48,7 @@ def refused(kind: type[Record], text: str) -> DataError:
         (Preference, "evaluation", "an evaluation", "give it what align label writes"),
         (Preference, "ledger", "a run's ledger", "give it what align label writes"),
         (Preference, "prompts", "prompts", "data.prompts"),
+        (Preference, "demonstrations", "demonstrations", "policy.sft.dataset"),
     ],
 )
 def test_rows_of_another_kind_are_recognised(
@@ -67,6 +68,47 @@ def test_rows_that_are_meant_to_be_the_right_ones_and_are_broken_are_told_by_the
     (fault,) = refused(Preference, json.dumps(row) + "\n").faults
     assert fault.where == "rows.jsonl:1"
     assert fault.what.startswith("key '")
+
+
+WITHOUT_A_PROMPT = [{"prompt": "a", name: "b"} for name in ("chosen", "rejected", "label")]
+
+
+@pytest.mark.parametrize("row", WITHOUT_A_PROMPT, ids=lambda row: list(row)[1])
+def test_rows_with_a_part_of_a_pair_are_no_prompts(row: dict[str, Any]) -> None:
+    (fault,) = refused(Completion, json.dumps(row) + "\n").faults
+    assert fault.what.startswith("key '")
+
+
+@pytest.mark.parametrize("wrong", ["prompt", "completion", "completion_ids"])
+def test_completions_with_a_broken_field_are_still_completions(
+    wrong: str, make_completion: Callable[..., Completion]
+) -> None:
+    (fault,) = refused(Completion, json.dumps({**asdict(make_completion()), wrong: {}}) + "\n").faults
+    assert fault.where == "rows.jsonl:1" and f"'{wrong}'" in fault.what
+
+
+@pytest.mark.parametrize("row", [{**PAIR, "prompt": 1}, {"prompt": "a", "completion": "b", "completion_ids": 1}])
+def test_rows_with_no_more_than_what_makes_them_the_right_ones_are_told_by_their_lines(row: dict[str, Any]) -> None:
+    kind = Preference if "chosen" in row else Completion
+    assert {fault.where for fault in refused(kind, json.dumps(row)).faults} == {"rows.jsonl:1"}
+
+
+@pytest.mark.parametrize("text", ["[]", "7", '"text"', "[7]", "{", "[[]]"])
+def test_text_that_is_no_row_at_all_is_told_by_its_line(text: str) -> None:
+    (fault,) = refused(Preference, text + "\n").faults
+    assert fault.where == "rows.jsonl:1" and "these are" not in fault.what
+
+
+def test_what_no_command_makes_is_not_compared_with_the_rows_of_others() -> None:
+    (fault,) = refused(Evaluation, json.dumps(PAIR) + "\n").faults
+    assert fault.what.startswith("key '")
+
+
+def test_rows_from_a_pipe_are_told_to_lie_in_some_file(make_completion: Callable[..., Completion]) -> None:
+    with pytest.raises(DataError) as caught:
+        parse_records([json.dumps(asdict(make_completion()))], Preference, "<stdin>")
+    (fault,) = caught.value.faults
+    assert (fault.where, fault.hint) == ("<stdin>", "label them first: align label RECIPE -i FILE")
 
 
 def test_a_row_of_another_kind_among_the_right_ones_is_told_by_its_line() -> None:

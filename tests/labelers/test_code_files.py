@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,59 @@ def test_a_modules_packages_and_its_relatives_are_found() -> None:
     }
 
 
+def test_a_modules_packages_are_found_though_nothing_imports_them() -> None:
+    write(rewards_X___init__="import words\n", rewards_X_lengths="", words="")
+    assert names_of("rewards.lengths:score") == {
+        "": "rewards/lengths.py",
+        "rewards": "rewards/__init__.py",
+        "words": "words.py",
+    }
+
+
+def test_a_package_that_is_imported_imports_from_beside_its_own_files() -> None:
+    write(
+        labeler="import tools\n",
+        tools_X___init__="from . import inner\nfrom .deep import er\n",
+        tools_X_inner="",
+        tools_X_deep_X___init__="from .. import other\n",
+        tools_X_deep_X_er="",
+        tools_X_other="",
+        inner="",
+        other="",
+    )
+    assert list(names_of("labeler.py:score")) == [
+        "",
+        "tools",
+        "tools.deep",
+        "tools.deep.er",
+        "tools.inner",
+        "tools.other",
+    ]
+
+
+def test_all_that_one_file_imports_is_found_in_the_order_of_names() -> None:
+    write(labeler="import d, b\nimport e\nfrom a import x\nfrom c import y\n", a="", b="", c="", d="", e="")
+    assert list(names_of("labeler.py:score")) == ["", "a", "b", "c", "d", "e"]
+
+
+def test_what_stands_beside_a_file_comes_before_what_stands_in_the_current_folder() -> None:
+    write(deep_X_labeler="import words\n", deep_X_words="", words="")
+    assert names_of("deep/labeler.py:score")["words"] == "deep/words.py"
+
+
+def test_a_compiled_module_counts_too() -> None:
+    write(labeler="import fast\n")
+    Path("fast").with_suffix(EXTENSION_SUFFIXES[0]).write_bytes(b"\x7fELF\0")
+    assert names_of("labeler.py:score") == {"": "labeler.py", "fast": f"fast{EXTENSION_SUFFIXES[0]}"}
+
+
+def test_a_process_goes_on_with_the_files_that_it_found_first() -> None:
+    write(labeler="import words\n", words="", others="")
+    first = names_of("labeler.py:score")
+    write(labeler="import words, others\n")
+    assert names_of("labeler.py:score") == first
+
+
 def test_a_module_deep_in_folders_without_init_files_is_found() -> None:
     write(one_X_two_X_three="from one.two import four\n", one_X_two_X_four="")
     assert names_of("one.two.three:score") == {"": "one/two/three.py", "one.two.four": "one/two/four.py"}
@@ -89,6 +143,8 @@ def test_a_file_that_cannot_be_read_or_imports_what_is_not_there_is_found_itself
 def test_installed_code_is_known_by_its_version() -> None:
     import json
 
+    write(codecs="", labeler="import json, pytest, align_cli.playground\nfrom align_cli import playground\n")
+    assert names_of("labeler.py:score") == {"": "labeler.py"}
     assert code_files("json:loads") == {"": Path(json.__file__)}
     assert code_files("align_cli.playground:hidden_reward") == {}
     assert code_files("no_such_module:score") == {}

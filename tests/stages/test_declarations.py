@@ -12,11 +12,13 @@ from align_cli.stages import STAGES, stage_named
 from align_cli.stages.base import (
     CHECKPOINT,
     COMPLETIONS,
-    EVALUATION,
     PREFERENCES,
     SAMPLES,
     TRAINING,
     Artifact,
+    NoProgress,
+    NoWork,
+    Stage,
     policy_artifact,
 )
 from align_cli.stages.inputs import Inputs
@@ -59,13 +61,33 @@ def test_stages_are_found_by_name_and_stand_in_the_order_of_a_round() -> None:
 
 
 def test_each_stage_says_what_it_writes() -> None:
+    """The names are those of a run's folder: other ones would be other runs."""
     assert {stage.name: stage.writes for stage in STAGES} == {
-        "sft": (CHECKPOINT, TRAINING),
-        "generate": (COMPLETIONS,),
-        "label": (PREFERENCES,),
-        "train": (CHECKPOINT, TRAINING),
-        "evaluate": (SAMPLES, EVALUATION),
+        "sft": ("checkpoint", "training.jsonl"),
+        "generate": ("completions.jsonl",),
+        "label": ("preferences.jsonl",),
+        "train": ("checkpoint", "training.jsonl"),
+        "evaluate": ("samples.jsonl", "evaluation.json"),
     }
+
+
+def test_a_stage_that_does_not_say_when_it_is_due_what_it_depends_on_reads_and_does_is_none() -> None:
+    class Half(Stage):
+        name = "half"
+        writes = ()
+
+    assert Half.__abstractmethods__ == {"is_due", "keys", "reads", "carry_out"}
+
+
+def test_work_that_nobody_resumes_is_kept_in_memory_and_forgotten() -> None:
+    work, progress = NoWork(), NoProgress()
+    work.journal("one").append([{"a": 1}])
+    work.keep_checkpoint(1, Path.mkdir)
+    work.drop_checkpoints()
+    assert (work.journal("one").rows, work.checkpoint()) == ([], None)
+    progress.start(3, "steps")
+    progress.found(1)
+    progress.advance()
 
 
 def test_round_zero_makes_and_measures_the_policy_and_the_others_train_it(recipe: Callable[..., Recipe]) -> None:
@@ -80,7 +102,10 @@ def test_round_zero_makes_and_measures_the_policy_and_the_others_train_it(recipe
 @pytest.mark.parametrize(
     ("key", "stages"),
     [
-        *((key, "sft generate label train evaluate") for key in ("seed", "policy.dtype", "playground.setting")),
+        *(
+            (key, "sft generate label train evaluate")
+            for key in ("seed", "policy.dtype", "playground.setting", "reviews.liked")
+        ),
         ("data.prompts", "generate"),
         ("generate.temperature", "generate evaluate"),
         ("label.ties", "label train evaluate"),
@@ -154,6 +179,7 @@ def test_a_round_trains_on_its_own_pairs_and_those_that_are_replayed(recipe: Cal
     assert pair_rounds(recipe("train.replay_rounds=9"), history, 5) == [1, 2, 4, 5]
     assert pair_rounds(recipe("train.replay_rounds=9"), history, 1) == [1]
     assert pair_rounds(recipe(OFFLINE), Known(), 5) == []
+    assert pair_rounds(recipe(OFFLINE, "train.replay_rounds=1"), history, 5) == [5], "what others sampled is not theirs"
 
 
 def test_what_has_to_be_loaded(recipe: Callable[..., Recipe]) -> None:

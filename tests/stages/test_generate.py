@@ -3,20 +3,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from at_work import AtWork, Folders, Held
 
 from align_cli.artifacts.records import Completion
 from align_cli.engines.base import SamplingSettings
 from align_cli.engines.in_process import TransformersEngine
+from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.models.text import prompt_token_ids
 from align_cli.playground import world
+from align_cli.recipe import Recipe
 from align_cli.recipe.sections.generate import GenerateSection
+from align_cli.run.folder.work import WorkInProgress
 from align_cli.seeds import derive_seed
-from align_cli.stages.base import NoProgress
-from align_cli.stages.generate import PromptDraw, draw_prompts, generate_completions, sampling_settings
+from align_cli.stages.base import COMPLETIONS, NoProgress
+from align_cli.stages.generate import Generate, PromptDraw, draw_prompts, generate_completions, sampling_settings
+from align_cli.stages.inputs import Inputs
 
 ROWS = [{"prompt": f"prompt {index}"} for index in range(10)]
 SETTINGS = SamplingSettings(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=8)
@@ -57,6 +63,7 @@ def test_no_prompt_repeats_before_all_were_seen() -> None:
     drawn = [draw.index for number in range(1, 6) for draw in draw_prompts(ROWS, number, 4, run_seed=0)]
     assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
     assert drawn[:10] != drawn[10:], "the second lap has an order of its own"
+    assert drawn[:10] == [6, 9, 3, 2, 1, 5, 0, 4, 8, 7], "another order would change every run that is under way"
 
 
 def test_a_draw_is_its_row() -> None:
@@ -180,3 +187,88 @@ def test_completions_are_records(warm_policy: Policy, make_completion: Callable[
     (completion, _) = sample(warm_policy, PLAYGROUND_DRAWS[:1])
     assert Completion.from_dict(completion.to_dict()) == completion
     assert completion.to_dict().keys() == make_completion().to_dict().keys()
+
+
+ONLINE = "method.sources={dpr: {mixing: 1, labeler: hidden}}"
+REFERENCE_TOO = ("generate.num_reference_generations=1", "generate.num_generations=1")
+
+
+@pytest.fixture
+def begin(tiny_recipe: Callable[..., Recipe], tiny_policy_folder: Path, tmp_path: Path) -> Callable[..., AtWork]:
+    """`begin("generate.num_generations=1", ...)`: a process that is about to sample round 1, three prompts of it."""
+    small = (ONLINE, f"policy={{model_name_or_path: {tiny_policy_folder}}}", "generate.prompts_per_round=3")
+
+    def made(*overrides: str, **options: Any) -> AtWork:
+        recipe = tiny_recipe(tmp_path, *small, "generate.max_new_tokens=4", *overrides)
+        return AtWork(recipe, Folders({0: tiny_policy_folder}), Held(tmp_path), **options)
+
+    return made
+
+
+def test_a_round_samples_its_prompts_from_the_policy(begin: Callable[..., AtWork]) -> None:
+    context = begin("generate.temperature=0.7", "seed=5")
+    done = Generate().carry_out(context)
+    completions: list[Completion] = context.held.written.pop(COMPLETIONS)
+    assert context.held.written == {}
+    draws = draw_prompts(context.memory.inputs.prompts, 1, 3, run_seed=5)
+    assert [completion.prompt_index for completion in completions] == [draw.index for draw in draws for _ in range(2)]
+    assert {(item.round, item.sampled_by, item.sampling["temperature"]) for item in completions} == {(1, "policy", 0.7)}
+    assert completions[0].seed == derive_seed(5, 1, "generate", draws[0].index, 0)
+    assert done.figures == {"completions": 6, "tokens": sum(len(item.completion_ids) for item in completions)}
+    assert context.watched.told[0] == (6, "completions")
+
+
+def test_a_reference_that_samples_nothing_is_not_loaded(
+    begin: Callable[..., AtWork], tiny_policy: Policy, tmp_path: Path
+) -> None:
+    context = AtWork(begin().recipe, Folders({}), Held(tmp_path))
+    context.memory.made(tiny_policy)
+    Generate().carry_out(context)
+    assert len(context.held.written[COMPLETIONS]) == 6
+
+
+def test_the_reference_samples_the_same_prompts_behind_the_policy(begin: Callable[..., AtWork]) -> None:
+    context = begin(*REFERENCE_TOO)
+    done = Generate().carry_out(context)
+    completions: list[Completion] = context.held.written[COMPLETIONS]
+    assert [item.sampled_by for item in completions] == ["policy"] * 3 + ["reference"] * 3
+    assert [item.prompt_index for item in completions[:3]] == [item.prompt_index for item in completions[3:]]
+    assert done.figures["completions"] == 6
+
+
+def test_a_round_that_was_killed_samples_what_is_left_of_it(begin: Callable[..., AtWork], tmp_path: Path) -> None:
+    whole, work = begin(*REFERENCE_TOO, "generate.batch_size=1"), WorkInProgress(tmp_path / "work", {"inputs": 1})
+    Generate().carry_out(whole)
+    for killed_at in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            Generate().carry_out(begin(*REFERENCE_TOO, "generate.batch_size=1", work=work, killed_at=killed_at))
+    again = begin(*REFERENCE_TOO, "generate.batch_size=1", work=work)
+    Generate().carry_out(again)
+    assert again.watched.told == [(3, "completions"), ("found", 3), (3, "completions"), ("found", 2), 1]
+    assert again.held.written == whole.held.written
+
+
+def test_prompts_are_looked_at_before_anything_is_loaded(begin: Callable[..., AtWork], tmp_path: Path) -> None:
+    Generate().check(begin().recipe, begin().memory)
+    (tmp_path / "none.jsonl").write_text("", encoding="utf-8")
+    empty = begin(f"data.prompts={tmp_path / 'none.jsonl'}")
+    with pytest.raises(DataError, match=r"none\.jsonl"):
+        Generate().check(empty.recipe, empty.memory)
+
+
+def test_prompts_have_to_leave_room_for_a_response(begin: Callable[..., AtWork], tiny_policy: Policy) -> None:
+    recipe = begin("generate.max_new_tokens=9").recipe
+    (read,) = Generate().to_read(recipe, Inputs(recipe))
+    assert read.key == "data.prompts"
+    longest = max(len(ids) for ids in read.read(tiny_policy))  # type: ignore[attr-defined]
+    context = tiny_policy.context_length or 0
+    for room, fits in ((context - longest, True), (context - longest + 1, False)):
+        recipe = begin(f"generate.max_new_tokens={room}").recipe
+        (read,) = Generate().to_read(recipe, Inputs(recipe))
+        if fits:
+            read.read(tiny_policy)
+        else:
+            with pytest.raises(DataError, match=f"with generate.max_new_tokens {room}"):
+                read.read(tiny_policy)
+    shown = begin("data.prompts=null", "data.demonstrations=playground").recipe
+    assert Generate().to_read(shown, Inputs(shown))[0].key == "data.demonstrations"

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from align_cli.data.sources import place_of
 from align_cli.errors import DataError
+from align_cli.models.load import Policy
 from align_cli.playground import world
 from align_cli.recipe import Recipe
 from align_cli.stages.inputs import (
+    Inputs,
     demonstrations,
     evaluation_pairs,
     evaluation_prompts,
@@ -202,3 +205,153 @@ def test_chat_prompts_of_demonstrations_are_told_apart_by_what_they_say(
     )
     recipe = tiny_recipe(tmp_path, data__prompts=None, data__demonstrations=shown)
     assert training_prompts(recipe) == [{"prompt": question("why?")}, {"prompt": question("how?")}]
+
+
+def test_prompts_of_demonstrations_keep_their_places_and_what_their_template_gets(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    tools = [{"name": "adder"}]
+    shown = write_lines(
+        "shown.jsonl",
+        {"prompt": question("why?"), "completion": answer("so"), "tools": tools},
+        {"prompt": question("why?"), "completion": answer("so")},
+    )
+    prompts = training_prompts(tiny_recipe(tmp_path, data__prompts=None, data__demonstrations=shown))
+    assert prompts == [{"prompt": question("why?"), "tools": tools}, {"prompt": question("why?")}]
+    assert [place_of(row, 7) for row in prompts] == ["shown.jsonl:1", "shown.jsonl:2"]
+
+
+def test_the_recipes_template_arguments_go_to_every_chat_and_a_rows_own_win(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    chat, own = {"prompt": question("why?")}, {"tone": "soft", "more": 1}
+    reply = {"chosen": answer("so"), "rejected": answer("no")}
+    recipe = tiny_recipe(
+        tmp_path,
+        "policy.chat_template_kwargs={tone: loud, brief: true}",
+        policy__sft__dataset=write_lines("sft.jsonl", {**chat, "completion": answer("so")}),
+        data={
+            "prompts": write_lines("p.jsonl", chat, {**chat, "chat_template_kwargs": own}, {"prompt": "text"}),
+            "preferences": write_lines("pairs.jsonl", {**chat, **reply}),
+            "eval_prompts": write_lines("held-out.jsonl", chat),
+        },
+    )
+    shared = {"tone": "loud", "brief": True}
+    prompts = training_prompts(recipe)
+    assert [row.get("chat_template_kwargs") for row in prompts] == [shared, {**shared, **own}, None]
+    assert [place_of(row, 7) for row in prompts] == ["p.jsonl:1", "p.jsonl:2", "p.jsonl:3"]
+    for rows in (sft_demonstrations(recipe), offline_pairs(recipe).rows, evaluation_prompts(recipe)):
+        assert [row["chat_template_kwargs"] for row in rows] == [shared]
+
+
+def test_every_file_that_a_recipe_names_and_that_is_there_is_one_that_it_reads(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    for name, lines in SENTENCES.items():
+        Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    Path("words.py").write_text("", encoding="utf-8")
+    Path("judge.py").write_text("import words\ndef score(prompts, completions):\n    return []\n", encoding="utf-8")
+    pair = write_lines("pairs.jsonl", {"prompt": "p", "chosen": "a", "rejected": "b"})
+    recipe = tiny_recipe(
+        tmp_path,
+        data={
+            "prompts": "reviews",
+            "preferences": pair,
+            "eval_prompts": write_lines("held-out.jsonl", {"prompt": "r"}),
+            "eval_preferences": pair,
+        },
+        reviews={"liked": "liked.txt", "disliked": "disliked.txt"},
+        labelers={"hidden": {"kind": "function", "function": "judge.py:score"}},
+    )
+    assert local_files(recipe) == {
+        "data.preferences": Path("pairs.jsonl"),
+        "data.eval_prompts": Path("held-out.jsonl"),
+        "data.eval_preferences": Path("pairs.jsonl"),
+        "reviews.liked": Path("liked.txt"),
+        "reviews.disliked": Path("disliked.txt"),
+        "labelers.hidden.function": Path("judge.py"),
+        "labelers.hidden.function (words)": Path("words.py").resolve(),
+    }
+
+
+MIXED_IN = "method.sources={dmd: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: hidden}}"
+
+
+def test_demonstrations_are_read_where_a_source_shows_them(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    shown = write_lines("shown.jsonl", {"prompt": "p", "completion": " d"})
+    named = {"data__demonstrations": shown}
+    assert Inputs(tiny_recipe(tmp_path, **named)).demonstrations == []
+    assert Inputs(tiny_recipe(tmp_path, MIXED_IN, **named)).demonstrations == [{"prompt": "p", "completion": " d"}]
+
+
+PAIRS = (
+    {"prompt": "p", "chosen": " good", "rejected": " was"},
+    {"prompt": "p", "chosen": " food", "rejected": " the", "label": 0.5},
+    {"prompt": "p", "chosen": " the", "rejected": " the"},
+    {"prompt": "p", "chosen": " ", "rejected": " food"},
+)
+
+
+def test_offline_pairs_are_tokenised_once_for_the_sources_that_take_them(
+    tiny_recipe: TinyRecipe, tmp_path: Path, tiny_policy: Policy
+) -> None:
+    named = {"data__preferences": write_lines("pairs.jsonl", *PAIRS)}
+    rules = "label={ties: drop, equal_texts: keep, empty_texts: keep}"
+    inputs = Inputs(tiny_recipe(tmp_path, rules, "method.sources={offline: {mixing: 1}}", **named))
+    found = inputs.offline_pairs(tiny_policy)
+    assert inputs.uses_offline_pairs
+    assert [pair.chosen for pair in found.preferences] == [" good", " the", " "]
+    assert {pair.labeler for pair in found.preferences} == {"dataset"}
+    assert inputs.offline_pairs(tiny_policy) is found
+    assert inputs.offline_rows.rows == list(PAIRS)
+    online = Inputs(tiny_recipe(tmp_path, "method.sources={dpr: {mixing: 1, labeler: hidden}}", **named))
+    assert not online.uses_offline_pairs
+    assert online.offline_pairs(tiny_policy) == ([], {})
+    own = Inputs(tiny_recipe(tmp_path, rules, "method.sources={ddp: {mixing: 1}}", **named))
+    assert own.offline_pairs(tiny_policy) == found
+
+
+def test_offline_pairs_bear_the_name_of_their_labeler(
+    tiny_recipe: TinyRecipe, tmp_path: Path, tiny_policy: Policy
+) -> None:
+    recipe = tiny_recipe(
+        tmp_path,
+        "method.sources={offline: {mixing: 1, labeler: people}}",
+        data__preferences=write_lines("pairs.jsonl", *PAIRS),
+        labelers={"people": {"kind": "dataset"}, "hidden": {"kind": "dataset"}},
+        evaluate=None,
+    )
+    assert {pair.labeler for pair in Inputs(recipe).offline_pairs(tiny_policy).preferences} == {"people"}
+
+
+def test_pairs_that_the_reader_left_out_are_counted_with_those_that_are_left_out_by_rule(
+    tiny_recipe: TinyRecipe, tmp_path: Path, tiny_policy: Policy
+) -> None:
+    unlike = {"chosen": question("why?") + answer("so"), "rejected": question("how?") + answer("so")}
+    named = write_lines("pairs.jsonl", *PAIRS, unlike)
+    recipe = tiny_recipe(tmp_path, "label.ties=drop", "method.sources={offline: {mixing: 1}}", data__preferences=named)
+    assert Inputs(recipe).offline_pairs(tiny_policy).counts == {
+        "pairs": 2,
+        "ties_dropped": 1,
+        "equal_texts_dropped": 1,
+        "empty_texts_kept": 1,
+        "prompts of chosen and rejected differ": 1,
+    }
+
+
+@pytest.mark.parametrize("rule", ["keep", "drop"])
+def test_a_policy_is_measured_on_the_same_held_out_pairs_whatever_training_leaves_out(
+    tiny_recipe: TinyRecipe, tmp_path: Path, tiny_policy: Policy, rule: str
+) -> None:
+    recipe = tiny_recipe(
+        tmp_path,
+        f"label={{ties: {rule}, equal_texts: {rule}, empty_texts: {rule}}}",
+        "method.sources.dpr.gradient=0",
+        data__eval_preferences=write_lines("held-out.jsonl", *PAIRS),
+    )
+    inputs = Inputs(recipe)
+    held_out = inputs.eval_pairs(tiny_policy)
+    assert [pair.chosen for pair in held_out] == [" good", " "]
+    assert {pair.labeler for pair in held_out} == {"dataset"}
+    assert inputs.eval_pairs(tiny_policy) is held_out
+    assert inputs.eval_rows.rows == list(PAIRS)

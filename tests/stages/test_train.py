@@ -12,8 +12,9 @@ import pytest
 from align_cli.artifacts.records import Preference
 from align_cli.errors import DataError
 from align_cli.recipe import Recipe
+from align_cli.stages.pools import training_pools
 from align_cli.stages.train import train_policy
-from align_cli.training.batches import TrainingPair
+from align_cli.training.batches import Mixture, TrainingPair
 from align_cli.training.checkpoints import TrainingState
 
 TinyRecipe = Callable[..., Recipe]
@@ -353,6 +354,91 @@ def test_pairs_of_a_source_without_a_share_are_refused(trained: Callable[..., li
         "method.sources: 2 pairs have source 'dmd', which has no share in the recipe's mixture\n"
         "hint: give it a share, or leave these pairs out; pairs of dpr are used"
     )
+
+
+@pytest.mark.parametrize("rounds_before", [0, 1, 2])
+def test_a_round_goes_on_with_the_offline_pairs_and_begins_with_its_own(
+    tiny_recipe: TinyRecipe, tmp_path: Path, rounds_before: int
+) -> None:
+    recipe = tiny_recipe(
+        tmp_path,
+        "method.sources={offline: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: hidden}}",
+        "train={steps_per_round: 2, per_device_train_batch_size: 4, learning_rate: 0.1}",
+        "seed=3",
+    )
+    pairs = [pair_of(prompt, source=source) for source in ("offline", "dpr") for prompt in range(8)]
+    trainer, start = RecordingTrainer(), TrainingState(round=rounds_before, global_step=2 * rounds_before, parent=None)
+    outcome = train_policy(trainer, recipe, pairs, start, None)  # type: ignore[arg-type]
+    assert outcome.usage == {"offline": {"1": 4}, "dpr": {"1": 4}}
+    mixture = Mixture({"offline": 0.5, "dpr": 0.5}, 4, 3, per_round=["dpr"])
+    pools = training_pools(recipe, pairs, rounds_before)
+    assert trainer.batches == mixture.round_batches(pools, rounds_before + 1, 2)
+
+
+OTHERS = {"other_ids": [[8, 1]], "other_logps": [-0.5]}
+
+
+def test_responses_that_no_term_needs_are_left_out(trained: Callable[..., list[TrainingPair]]) -> None:
+    def held(*overrides: str, pair: Preference) -> tuple[tuple[list[int], ...], float]:
+        (found,) = trained([pair], *overrides)
+        return found.other_ids, found.sampled_logp
+
+    assert held(REWARDED, pair=pair_of(**OTHERS)) == ((), -3.0)
+    assert held(REWARDED, "method.importance_weight_cap=10", pair=pair_of(**OTHERS)) == (([8, 1],), -3.5)
+    assert held(*MIXED, pair=mixed(**OTHERS)) == ((), -2.0), "nothing of a mixed pair's is weighed or has a gradient"
+
+
+def test_what_was_sampled_is_the_policys_responses_alone(trained: Callable[..., list[TrainingPair]]) -> None:
+    weighed = "method.importance_weight_cap=10"
+
+    def sampled(**changes: Any) -> float:
+        return trained([pair_of(**changes)], REWARDED, weighed)[0].sampled_logp
+
+    assert sampled() == -3.0
+    assert sampled(rejected_by="reference") == -1.0
+    assert sampled(chosen_by="reference") == -2.0
+    assert sampled(chosen_logp=0.0) == -2.0, "the policy was certain of it"
+    assert sampled(rejected_logp=0.0) == -1.0
+
+
+@pytest.mark.parametrize("overrides", [(OFFLINE,), ("method.sources={ddp: {mixing: 1, gradient: 0.5}}",)])
+def test_offline_pairs_are_taken_as_written_whoever_wrote_them(
+    trained: Callable[..., list[TrainingPair]], overrides: tuple[str, ...]
+) -> None:
+    """Pairs that a policy sampled once may serve as a data set."""
+    weighed = "method.importance_weight_cap=10"
+    (pair,) = trained([pair_of(source="offline", **OTHERS)], *overrides, weighed)
+    assert (pair.other_ids, pair.sampled_logp) == ((), 0.0)
+
+
+def test_prompts_of_the_same_words_are_two_where_their_rows_are(trained: Callable[..., list[TrainingPair]]) -> None:
+    one, other = trained([pair_of(0, prompt_ids=[3]), pair_of(1, prompt_ids=[3])], REWARDED)
+    assert one.prompt_id != other.prompt_id
+    assert not {*one.response_ids} & {*other.response_ids}
+
+
+def test_optimism_on_the_policy_is_carried_by_what_it_wrote_alone(trained: Callable[..., list[TrainingPair]]) -> None:
+    overrides = ("policy.reference=previous", "method.optimism={coefficient: 0.1, on: policy}")
+    pairs = [
+        pair_of(prompt, chosen_by=chosen, rejected_by=rejected) for prompt, (chosen, rejected) in enumerate(WRITERS)
+    ]
+    found = by_id(trained(pairs, REWARDED, *overrides))
+    assert [pair.from_reference for pair in found] == [(True, True), (True, False), (False, True), (False, False)]
+
+
+def test_kl_on_every_response_is_carried_by_every_step(trained: Callable[..., list[TrainingPair]]) -> None:
+    offline = [pair_of(prompt, source="offline", **UNSIGNED) for prompt in range(2)]
+    assert len(trained(offline, OFFLINE, "method.kl={coefficient: 0.1, on: all, gradient: pathwise}")) == 2
+
+
+def test_kl_on_the_policy_is_not_carried_by_a_data_sets_pairs_whoever_wrote_them(
+    trained: Callable[..., list[TrainingPair]],
+) -> None:
+    both = "method.sources={offline: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: hidden}}"
+    of_policy = [pair_of(prompt, source="offline") for prompt in range(2)]
+    of_reference = [pair_of(prompt, chosen_by="reference", rejected_by="reference") for prompt in range(2)]
+    with pytest.raises(DataError, match="in 1 of the round's 1 steps no pair has a response of the policy's own"):
+        trained([*of_policy, *of_reference], both, KL_ON_POLICY)
 
 
 def test_weights_need_the_log_probability_of_either_response_that_the_policy_sampled(

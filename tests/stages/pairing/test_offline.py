@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 from drawn import DROP, KEEP
 
 from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
+from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
-from align_cli.stages.pairing.offline import label_offline_pairs
+from align_cli.stages.pairing.offline import check_labels, check_some_are_left, label_offline_pairs
 
 OFFLINE = [
     {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was poor ."},
@@ -57,3 +62,61 @@ def test_every_pair_that_the_policy_cannot_read_is_told(tiny_policy: Policy) -> 
         label_offline_pairs(rows, tiny_policy, LabelSection(**KEEP), "dataset")
     what = "this is a chat, and the policy's tokenizer has no chat template"
     assert str(caught.value).startswith(f"data.preferences: 2 of 4 pairs cannot be read: {what}: row 1, row 3")
+
+
+@pytest.fixture
+def load(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Recipe]:
+    """`load(LabelSection's fields, "method.loss_type=ipo", ...)`: a recipe of offline pairs with such rules."""
+    offline = "method.sources={offline: {mixing: 1}}"
+    return lambda rules, *overrides: tiny_recipe(tmp_path, offline, *overrides, label=rules)
+
+
+GOOD = {"prompt": "p", "chosen": "a", "rejected": "b"}
+TIE, EQUAL, EMPTY = {**GOOD, "label": 0.5}, {**GOOD, "rejected": "a"}, {**GOOD, "chosen": " \n"}
+EMPTY_AND_TIED = {**GOOD, "rejected": "", "label": 0.5}
+
+
+def test_offline_pairs_of_which_the_rules_leave_none_are_told_by_rule(load: Callable[..., Recipe]) -> None:
+    with pytest.raises(DataError) as caught:
+        check_some_are_left(load(DROP), [TIE, EMPTY, EQUAL, EMPTY_AND_TIED, EMPTY])
+    (fault,) = caught.value.faults
+    assert fault.what == (
+        "of 5 pairs none is left: 3 with an empty text, 1 with a label of one half, "
+        "1 with the same text as chosen and as rejected"
+    )
+    assert fault.where == "data.preferences"
+
+
+@pytest.mark.parametrize("rows", [[GOOD], [TIE, GOOD], [EMPTY, {**GOOD, "label": 0.75}], []])
+def test_one_offline_pair_is_enough(load: Callable[..., Recipe], rows: list[dict[str, Any]]) -> None:
+    check_some_are_left(load(DROP), rows)
+
+
+@pytest.mark.parametrize(("rule", "row"), [("ties", TIE), ("equal_texts", EQUAL), ("empty_texts", EMPTY)])
+def test_a_rule_that_keeps_pairs_leaves_none_out(load: Callable[..., Recipe], rule: str, row: dict[str, Any]) -> None:
+    check_some_are_left(load(KEEP), [row])
+    check_some_are_left(load({**DROP, rule: "keep"}), [row])
+    with pytest.raises(DataError, match="of 1 pairs none is left: 1 with"):
+        check_some_are_left(load({**KEEP, rule: "drop"}), [row])
+
+
+def test_offline_labels_below_one_are_for_losses_of_aligns_own(load: Callable[..., Recipe]) -> None:
+    rows = [GOOD, TIE, {**GOOD, "label": 1}, {**GOOD, "label": 0.9}]
+    check_labels(load(KEEP), rows)
+    check_labels(load(DROP, "method.loss_type=apo_zero"), [rows[0], rows[2]])
+    with pytest.raises(DataError) as caught:
+        check_labels(load(DROP, "method.loss_type=apo_zero"), rows)
+    (fault,) = caught.value.faults
+    assert fault.what == "2 pairs have a label below 1, and TRL's own losses take hard labels alone"
+    assert fault.where == "data.preferences"
+
+
+def test_offline_pairs_have_to_fit_into_the_context(tiny_policy: Policy) -> None:
+    context = tiny_policy.context_length or 0
+    room = context - len(prompt_token_ids(tiny_policy.tokenizer, "the food")) - 1
+    row = {"prompt": "the food", "chosen": " good" * room, "rejected": " good"}
+    keep = LabelSection(**KEEP)
+    assert len(label_offline_pairs([row], tiny_policy, keep, "dataset").preferences) == 1
+    long = {**row, "rejected": " good" * (room + 1)}
+    with pytest.raises(DataError, match=r"^data\.eval_preferences: 1 of 2 pairs do not fit .*: row 1 \(129 tokens"):
+        label_offline_pairs([row, long], tiny_policy, keep, "dataset", "data.eval_preferences")
