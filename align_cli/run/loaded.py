@@ -176,7 +176,6 @@ class Loaded:
                 self._policy, self._reference.model, self.recipe, self._trainer_folder(), lambda: None
             )
             # transformers collects garbage at each `train()`: a quarter of a second, were it to look at libraries too.
-            gc.unfreeze()
             gc.collect()
             gc.freeze()
         wanted = self._micro_batch(round_number)

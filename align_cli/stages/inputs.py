@@ -59,6 +59,11 @@ class Inputs:
         return training_prompts(self._recipe)
 
     @cached_property
+    def sft_demonstrations(self) -> Rows:
+        """What the warm start learns; none without one."""
+        return sft_demonstrations(self._recipe)
+
+    @cached_property
     def demonstrations(self) -> Rows:
         """What mixed pairs choose; none where no source asks for it."""
         return demonstrations(self._recipe) if "dmd" in self._recipe.method.sources.in_use() else []

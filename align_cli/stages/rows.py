@@ -46,7 +46,9 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
         DataError: for all rows that the policy cannot read, in one fault a kind, and for a template that does not
             compile.
     """
-    policy = unloaded_initial_policy(recipe) if checkpoint is None else load_recipe_tokenizer(recipe, checkpoint)
+    policy = (
+        unloaded_initial_policy(recipe, inputs) if checkpoint is None else load_recipe_tokenizer(recipe, checkpoint)
+    )
     read = [rows for stage in due for rows in stage.to_read(recipe, inputs)]
     faults: list[Fault] = []
     for rows in read:

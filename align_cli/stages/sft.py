@@ -31,7 +31,7 @@ from align_cli.stages.base import (
     Progress,
     Stage,
 )
-from align_cli.stages.inputs import PLAYGROUND, Inputs, Rows, sft_demonstrations
+from align_cli.stages.inputs import PLAYGROUND, Inputs, Rows
 from align_cli.stages.readable import RowsToRead, tokenised_demonstrations
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state, save_checkpoint
 
@@ -58,10 +58,10 @@ class WarmStart(Stage):
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         from align_cli.training.buildable import check_sft_keys
 
-        all_at_once(partial(sft_demonstrations, recipe), partial(check_sft_keys, recipe))
+        all_at_once(lambda: loaded.inputs.sft_demonstrations, partial(check_sft_keys, recipe))
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
-        rows, key = sft_demonstrations(recipe), "policy.sft.dataset"
+        rows, key = inputs.sft_demonstrations, "policy.sft.dataset"
         return [RowsToRead(key, rows, lambda policy: tokenised_demonstrations(rows, key, policy))]
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
@@ -75,7 +75,8 @@ class WarmStart(Stage):
             )
 
         work = WarmStartWork(context.work.checkpoint(), keep)
-        policy, losses = make_initial_policy(context.recipe, context.progress, work)
+        rows = context.loaded.inputs.sft_demonstrations
+        policy, losses = make_initial_policy(context.recipe, rows, context.progress, work)
         policy.version = save_checkpoint(context.artifacts.place(CHECKPOINT), policy, context.loaded.state, None)
         context.artifacts.write(TRAINING, [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)])
         context.loaded.made(policy)
@@ -101,12 +102,13 @@ def makes_policy(recipe: Recipe) -> bool:
 
 
 def make_initial_policy(
-    recipe: Recipe, progress: Progress, work: WarmStartWork | None = None
+    recipe: Recipe, rows: Rows, progress: Progress, work: WarmStartWork | None = None
 ) -> tuple[Policy, list[float]]:
     """The initial policy, and the losses of its warm start.
 
     Args:
         recipe: the whole recipe.
+        rows: what the warm start learns, and a new model its tokenizer from.
         progress: told of every optimizer step.
         work: where to go on from and where to keep checkpoints; None begins and keeps none.
 
@@ -116,7 +118,6 @@ def make_initial_policy(
     Raises:
         DataError: if there are no demonstrations.
     """
-    rows = sft_demonstrations(recipe)
     if recipe.policy.sft is not None and not rows:
         raise DataError("there are no demonstrations", where="policy.sft.dataset")
     with ScratchFolder() as scratch:
@@ -139,13 +140,13 @@ def _untrained_policy(recipe: Recipe, rows: Rows, folder: Path) -> Policy:
     return load_recipe_policy(recipe)
 
 
-def unloaded_initial_policy(recipe: Recipe) -> UnloadedPolicy:
+def unloaded_initial_policy(recipe: Recipe, inputs: Inputs) -> UnloadedPolicy:
     """The tokenizer and the figures of the initial policy, before it is made or loaded."""
     settings = recipe.policy
     if settings.from_scratch is not None:
         section = settings.from_scratch
         tokenizer = playground_model.train_tokenizer(
-            _texts(sft_demonstrations(recipe)), section.vocab_size, section.architecture
+            _texts(inputs.sft_demonstrations), section.vocab_size, section.architecture
         )
         return UnloadedPolicy(tokenizer, [tokenizer.eos_token_id], section.max_position_embeddings)
     if settings.model_name_or_path == PLAYGROUND:

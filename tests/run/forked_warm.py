@@ -3,6 +3,7 @@
 A process that has never computed has no threads of its own, so its children may do whatever they like.
 """
 
+import gc
 import threading
 
 import pytest  # noqa: F401  (children look at the script that pytest was started with)
@@ -15,6 +16,9 @@ import align_cli.run.loop
 import align_cli.run.single
 import align_cli.training.sft
 import align_cli.training.trainer  # noqa: F401
+
+gc.collect()
+gc.freeze()  # in no child anything of this is garbage, and none has to look through it
 
 # A lock between processes would outlive a child that is killed.
 tqdm.tqdm.set_lock(threading.RLock())

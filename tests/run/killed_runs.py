@@ -30,7 +30,7 @@ RECIPE: Tree = {
     "rounds": 2,
     "policy": {
         "model_name_or_path": "playground",
-        "sft": {"dataset": "playground", "max_steps": 4, "per_device_train_batch_size": 8, "warmup_steps": 1},
+        "sft": {"dataset": "demonstrations.jsonl", "max_steps": 4, "per_device_train_batch_size": 8, "warmup_steps": 1},
     },
     "data": {
         "prompts": "playground",

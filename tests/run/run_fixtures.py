@@ -114,6 +114,7 @@ def make_folder(write_recipe: Callable[..., Path]) -> MakeFolder:
         (folder / "labeler.py").write_text(LABELER, encoding="utf-8")
         defaults = {
             "output_dir": "run",
+            "policy__sft__dataset": "demonstrations.jsonl",
             "data__preferences": "pairs.jsonl",
             "data__eval_preferences": "eval_pairs.jsonl",
             "checkpoints__optimizer": "all",

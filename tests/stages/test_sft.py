@@ -19,7 +19,7 @@ from align_cli.recipe import Recipe
 from align_cli.run.folder.work import WorkInProgress
 from align_cli.seeds import derive_seed
 from align_cli.stages.base import CHECKPOINT, TRAINING, NoProgress
-from align_cli.stages.inputs import Inputs
+from align_cli.stages.inputs import Inputs, sft_demonstrations
 from align_cli.stages.sft import WarmStart, make_initial_policy, makes_policy, unloaded_initial_policy
 from align_cli.training.checkpoints import OPTIMIZER_NAME, TrainingState, read_training_state
 
@@ -35,7 +35,7 @@ class Made(NamedTuple):
 
 
 def make(recipe: Recipe) -> Made:
-    return Made(*make_initial_policy(recipe, NoProgress()))
+    return Made(*make_initial_policy(recipe, sft_demonstrations(recipe), NoProgress()))
 
 
 def weights(policy: Policy) -> dict[str, bytes]:
@@ -100,7 +100,8 @@ def test_progress_counts_every_step(tiny_recipe: TinyRecipe, tmp_path: Path) -> 
         def advance(self, amount: int = 1) -> None:
             told.append(amount)
 
-    make_initial_policy(tiny_recipe(tmp_path, *SHORT, "policy.sft.max_steps=3"), Keeping())
+    recipe = tiny_recipe(tmp_path, *SHORT, "policy.sft.max_steps=3")
+    make_initial_policy(recipe, sft_demonstrations(recipe), Keeping())
     assert told == [(3, "steps"), 1, 1, 1]
 
 
@@ -314,7 +315,7 @@ def test_the_initial_policys_tokenizer_and_context_are_known_before_it_is_made(
         (scratch_recipe(tiny_recipe, tmp_path, texts, max_steps=1), 64),
         (begin("policy.sft.max_steps=1").recipe, 128),
     ):
-        unloaded, made = unloaded_initial_policy(recipe), make(recipe).policy
+        unloaded, made = unloaded_initial_policy(recipe, Inputs(recipe)), make(recipe).policy
         assert unloaded.context_length == made.context_length == context_length
         assert list(unloaded.eos_token_ids) == made.eos_token_ids == [made.tokenizer.eos_token_id]
         assert unloaded.tokenizer.get_vocab() == made.tokenizer.get_vocab()
@@ -350,7 +351,7 @@ def test_a_new_models_texts_are_prompts_and_completions_and_its_weights_are_thos
     )
     expected = load_policy(tmp_path / "expected")
     assert made.tokenizer.get_vocab() == expected.tokenizer.get_vocab()
-    assert unloaded_initial_policy(recipe).tokenizer.get_vocab() == expected.tokenizer.get_vocab()
+    assert unloaded_initial_policy(recipe, Inputs(recipe)).tokenizer.get_vocab() == expected.tokenizer.get_vocab()
     assert weights(made) == weights(expected)
 
 
