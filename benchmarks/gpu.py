@@ -4,7 +4,8 @@
 
 Both trainers train the same random weights on the same pairs, with float32 weights under bfloat16 autocast, AdamW,
 no gradient checkpointing, and are timed over whole steps of their own `train`, device work included; the losses of
-their first step stand beside the times. Weights and tokens are random, which changes no time. Takes about five minutes
+their first step stand beside the times. With LoRA the base is bfloat16, adapters of rank 16 are on all linear layers,
+and reference and policy share the base. Weights and tokens are random, which changes no time. Takes about five minutes
 on an H100 or H200. Without a GPU it says so, and runs the same code on a small model.
 """
 
@@ -31,14 +32,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from align_cli.engines.base import Request, SamplingSettings
 from align_cli.engines.in_process import TransformersEngine
+from align_cli.models.adapters import AdaptedModel, lora_config
 from align_cli.models.load import Policy
 from align_cli.playground.model import make_word_tokenizer
+from align_cli.recipe.sections.lora import LoraSection
+from align_cli.recipe.sections.policy import PolicySection
 from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.objective import Objective, SourceTerms
@@ -67,6 +71,7 @@ OBJECTIVES = {
         (SourceTerms("dpp", 0.2, policy_responses=True, policy_labels=True),), kl_coefficient=0.02
     ),
 }
+LORA = LoraSection(rank=16, alpha=32)
 START = TrainingState(round=0, global_step=0, parent=None)
 
 
@@ -210,11 +215,46 @@ def steps_of_align(
     return steps
 
 
-def step_flops(shape: dict[str, Any], pairs: list[TrainingPair]) -> float:
+def lora_steps_of_trl(base: Path, pairs: list[TrainingPair], folder: Path, num_steps: int) -> Steps:
+    """TRL's own trainer, with adapters that it makes."""
+    steps = Steps()
+    with device_memory(steps):
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).to(DEVICE)
+        trainer = DPOTrainer(
+            model=model,
+            args=arguments(folder, len(pairs), num_steps),
+            processing_class=make_word_tokenizer([f" w{number}" for number in range(NUM_WORDS)]),
+            train_dataset=text_rows(pairs),
+            callbacks=[Clock(steps)],
+            peft_config=lora_config(LORA),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    steps.loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    return steps
+
+
+def lora_steps_of_align(
+    base: Path, pairs: list[TrainingPair], folder: Path, num_steps: int, objective: Objective
+) -> Steps:
+    """The trainer of a round, with policy and reference on one base."""
+    steps = Steps()
+    with device_memory(steps):
+        adapted = AdaptedModel(PolicySection(model_name_or_path=str(base), dtype="bfloat16", lora=LORA), 0)
+        policy, reference = adapted.policy(None), adapted.frozen(None)
+        args = arguments(folder, len(pairs), num_steps, remove_unused_columns=False, ignore_data_skip=True)
+        trainer = PreferenceTrainer(policy, reference.model, objective, args)
+        trainer.add_callback(Clock(steps))
+        trainer.train_round([pairs] * num_steps, START)
+    steps.loss = trainer.step_records[0]["loss"]
+    return steps
+
+
+def step_flops(shape: dict[str, Any], pairs: list[TrainingPair], passes: int) -> float:
     """Operations of the matrix products that cannot be avoided where each response has its prompt with it.
 
-    Forward and backward of the policy and forward of the reference: layers and causal attention at every position, the
-    head at the responses' positions.
+    Layers and causal attention at every position, the head at the responses' positions; as many passes as a step has:
+    the policy's forward and the backward's two products, one where weights are frozen, and the reference's forward.
     """
     width, inner = shape["hidden_size"], shape["intermediate_size"]
     of_keys = width * shape["num_key_value_heads"] // shape["num_attention_heads"]
@@ -225,7 +265,7 @@ def step_flops(shape: dict[str, Any], pairs: list[TrainingPair]) -> float:
             length = len(pair.prompt_ids) + len(answer)
             layers = shape["num_hidden_layers"] * (2 * in_a_layer * length + 2 * width * length * length)
             total += layers + 2 * width * shape["vocab_size"] * len(answer)
-    return 4 * total  # forward, backward of two products each, the reference's forward
+    return passes * total
 
 
 def matmul_rate() -> float:
@@ -309,12 +349,20 @@ def main() -> None:
             }
             for title, objective in OBJECTIVES.items():
                 found[title] = steps_of_align(shape, pairs, folder, num_steps, objective)
+            base = folder / "base"
+            make_model(shape, 0).bfloat16().save_pretrained(base)
+            make_word_tokenizer([f" w{number}" for number in range(NUM_WORDS)]).save_pretrained(base)
+            found["TRL, LoRA"] = lora_steps_of_trl(base, pairs, folder, num_steps)
+            for title, objective in OBJECTIVES.items():
+                found[f"{title}, LoRA"] = lora_steps_of_align(base, pairs, folder, num_steps, objective)
         for title, steps in found.items():
+            of_trl = found["TRL, LoRA" if "LoRA" in title else "TRL"]
+            passes = 3 if "LoRA" in title else 4
             tokens = sum(2 * len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
             write(
                 f"| {prompt}/{response}, {number} | {title} | {1000 * steps.median:.1f} | "
-                f"{found['TRL'].median / steps.median:.2f} | {tokens / steps.median:,.0f} | "
-                f"{step_flops(shape, pairs) / steps.median / peak:.2f} | {steps.peak_bytes / 2**30:.1f} | "
+                f"{of_trl.median / steps.median:.2f} | {tokens / steps.median:,.0f} | "
+                f"{step_flops(shape, pairs, passes) / steps.median / peak:.2f} | {steps.peak_bytes / 2**30:.1f} | "
                 f"{steps.loss:.4f} |"
             )
     prompts, prompt, response, batch = (256, 512, 128, 256) if on_gpu else (4, 12, 8, 8)
