@@ -100,6 +100,15 @@ def test_tensors_of_other_shapes_than_the_config_asks_for_are_named(folder: Path
     assert "mlp.down_proj.weight" in str(caught.value) and "architecture, layers and sizes" in str(caught.value)
 
 
+def test_a_model_that_asks_for_a_package_which_is_not_there_is_not_called_damaged(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(AlignError, match=r"the model cannot be loaded: ImportError: .*bitsandbytes") as caught:
+        load_policy(folder)
+    assert caught.value.faults[0].hint.startswith("install what the model asks for")
+
+
 def test_pickled_weights_are_not_loaded(folder: Path, tiny_policy: Policy) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(tiny_policy.model.state_dict(), folder / "pytorch_model.bin")
