@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no network, a tiny model, small recipes.
+"""What all tests share: the CPU, one thread, no network, a tiny model, small recipes.
 
 Heavy libraries load inside the fixtures that need them, so that a test of a recipe does not wait for torch.
 """
@@ -9,6 +9,7 @@ import os
 import sys
 
 # Before any import of torch, transformers or tokenizers reads them.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whose numbers are others, also where there is a GPU
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

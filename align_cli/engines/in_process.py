@@ -135,9 +135,10 @@ def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingS
         )
     if not all(torch.isfinite(logp_B).all() for logp_B in sampler.logps):
         raise AlignError(
-            "the policy's logits are not finite: training has diverged",
+            "the policy's logits are not finite: training has diverged, or the weights that were given are damaged",
             where=f"policy {policy.version}",
-            hint="lower train.learning_rate, raise method.beta, and go on from an earlier round",
+            hint="lower train.learning_rate, raise method.beta, and go on from an earlier round; a model that was not "
+            "trained yet: fetch or save it again",
         )
     new_tokens = sequences_BT[:, prompts["input_ids"].shape[1] :].tolist()
     logps = torch.stack(sampler.logps, dim=1).tolist()

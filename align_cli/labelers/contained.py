@@ -10,22 +10,25 @@ may hold a model on the GPU or a closure; so what it could do to the run is put 
 - `os._exit`, and programs that would take the process over (`os.exec*`), raise `SystemExit` there. In children they do
   what they always do.
 - A child that it forks and that comes back from it ends there: it is no second run.
+- Files that were open before, and that it has not opened itself in an earlier call, stay open: to `os.close` they are
+  not there, `os.dup2` puts no other in their place, and `os.closerange` passes over them.
 - Each of `SURROUNDINGS` is afterwards what it was before.
 
 Not contained: environment variables and `sys.path`, which its own later imports may need; functions of others that it
-replaces; what it does in threads after it has returned; `exit()` called from C.
+replaces; files that are closed from C; what it does in threads after it has returned; `exit()` called from C.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from itertools import dropwhile
 from pathlib import Path
@@ -37,6 +40,9 @@ from align_cli.redaction import without_secrets
 
 LONGEST_TRACEBACK = 20_000
 """Characters of a traceback that are shown; of a longer one its beginning and its end."""
+
+
+STDERR = 2
 
 
 class UserCodeError(Exception):
@@ -78,7 +84,7 @@ def contained(tell: Callable[[str], None]) -> Iterator[None]:
     process, error = os.getpid(), None
     before = [surrounding.read() for surrounding in SURROUNDINGS]
     talk = _Talk(sys.stderr) if sys.stderr is not None else None
-    with redirect_stdout(talk), redirect_stderr(talk), _without_ways_out(process):
+    with redirect_stdout(talk), redirect_stderr(talk), _without_ways_out(process), _without_files_of_others(process):
         try:
             yield
         except BaseException as raised:
@@ -167,9 +173,72 @@ def _without_ways_out(process: int) -> Iterator[None]:
 
         return call
 
-    ways = {name: getattr(os, name) for name in ("_exit", "execv", "execve")}  # all others of os.exec* call these
-    for name, way in ways.items():
-        setattr(os, name, kept_in(name, way))
+    names = ("_exit", "execv", "execve")  # all others of os.exec* call these
+    with _in_place_of({name: kept_in(name, getattr(os, name)) for name in names}):
+        yield
+
+
+_opened_by_code: set[int] = set()
+"""Descriptors that the user's code has opened in calls that are over, and may close in later ones."""
+
+
+@contextmanager
+def _without_files_of_others(process: int) -> Iterator[None]:
+    """No call closes what this process had open before, but for what the user's code has opened itself."""
+    before = _open_descriptors()
+    _opened_by_code.intersection_update(before)
+    others, real = before - _opened_by_code, (os.close, os.closerange, os.dup2)
+
+    def check(descriptor: int) -> None:
+        if os.getpid() == process and descriptor in others:
+            raise OSError(errno.EBADF, "this file is open for the run, and stays so")
+
+    def close(fd: int) -> None:
+        check(fd)
+        real[0](fd)
+
+    def closerange(fd_low: int, fd_high: int) -> None:
+        if os.getpid() != process:
+            real[1](fd_low, fd_high)
+            return
+        for descriptor in _open_descriptors() - others:
+            if fd_low <= descriptor < fd_high:
+                with suppress(OSError):
+                    real[0](descriptor)
+
+    def dup2(fd: int, fd2: int, inheritable: bool = True) -> int:
+        if fd2 > STDERR:  # the standard streams are often led elsewhere for a while
+            check(fd2)
+        return real[2](fd, fd2, inheritable)
+
+    with _in_place_of({"close": close, "closerange": closerange, "dup2": dup2}):
+        yield
+    _opened_by_code.update(_open_descriptors() - before)
+
+
+def _open_descriptors() -> set[int]:
+    """What this process has open; nothing where the system does not list it."""
+    try:
+        listed = {int(name) for name in os.listdir("/dev/fd")}  # noqa: PTH208 - numbers are what is wanted
+    except OSError:
+        return set()
+    return {descriptor for descriptor in listed if _is_open(descriptor)}  # the list itself was open too
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _in_place_of(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Let functions of `os`, by name, be these for a while."""
+    ways = {name: getattr(os, name) for name in functions}
+    for name, function in functions.items():
+        setattr(os, name, function)
     try:
         yield
     finally:

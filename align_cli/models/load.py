@@ -144,7 +144,12 @@ def load_policy(
         check_no_adapter(place, revision)
         tokenizer = _tokenizer(place, shared)
         model, found = AutoModelForCausalLM.from_pretrained(
-            place, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **shared
+            place,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are among the info, with their names
+            **shared,
         )
         _generation_config(place, model.config, revision)  # transformers passes over a broken one
     check_whole(found, place)

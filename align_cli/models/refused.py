@@ -46,7 +46,9 @@ def faults_of_a_model(place: str) -> Iterator[None]:
                 where=place,
                 hint="look at its .py files, and set policy.trust_remote_code to true where you trust them",
             ) from error
-        raise AlignError(f"the model cannot be loaded: {what}", where=place, hint=_remedy(place)) from error
+        is_lacking = isinstance(error, ImportError)
+        remedy = "install what the model asks for, or take a model that needs none" if is_lacking else _remedy(place)
+        raise AlignError(f"the model cannot be loaded: {what}", where=place, hint=remedy) from error
 
 
 def check_no_adapter(place: str, revision: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +24,17 @@ from align_cli.recipe.sections.method import MethodSection
 from align_cli.recipe.sections.policy import PolicySection
 from align_cli.recipe.sections.train import TrainSection
 from align_cli.recipe.sections.worlds import PlaygroundSection, ReviewsSection
-from align_cli.recipe.written.tree import Node, Written, shown
+from align_cli.recipe.written.tree import Node, Written, dotted, shown
 
 LONGEST_NAME = 255
 """Bytes of one name in every usual file system."""
 LONGEST_PATH = 4096 - 256
 """Bytes of the run's folder, with room for the paths of what stands in it."""
+
+
+LARGEST_NUMBER = 1e30
+MOST_ROUNDS = 100_000
+"""Every step is planned before the first begins."""
 
 
 class Recipe(Section):
@@ -104,5 +110,19 @@ def _output_dir_is_not_empty(view: View) -> Iterator[RuleFault]:
     yield from empty_texts(view, "output_dir")
 
 
-RULES: tuple[Rule, ...] = (_output_dir_can_be_a_folder,)
+def _rounds_can_be_planned(view: View) -> Iterator[RuleFault]:
+    if (rounds := view.get("rounds")) > MOST_ROUNDS:
+        yield rule_fault("rounds", f"rounds is {rounds}; a run has at most {MOST_ROUNDS}", "it may be raised later on")
+
+
+def _numbers_fit_into_float32(view: View) -> Iterator[RuleFault]:
+    """What a labeler's code or a template gets is theirs to judge."""
+    for path, value in view.leaves():
+        is_handed_on = "arguments" in path or "chat_template_kwargs" in path
+        if isinstance(value, float) and value > LARGEST_NUMBER and math.isfinite(value) and not is_handed_on:
+            what = f"{dotted(path)} is {shown(value)}; the largest number that a recipe may say is {LARGEST_NUMBER:g}"
+            yield RuleFault(path, what, "models compute in float32, which overflows a little beyond")
+
+
+RULES: tuple[Rule, ...] = (_output_dir_can_be_a_folder, _rounds_can_be_planned, _numbers_fit_into_float32)
 FILE_RULES: tuple[Rule, ...] = (_output_dir_is_not_empty,)

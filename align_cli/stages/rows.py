@@ -25,6 +25,9 @@ SAME_FIELDS = dict.fromkeys(REASONING, (*REASONING, "reasoning"))
 """Fields that transformers hands on under each other's names."""
 
 
+RENDERINGS = 16
+"""How often a chat is rendered to see whether it is always the same: a choice of two is missed once in 30,000 times."""
+
 CLOCK = "strftime_now"
 """What chat templates call for the date, by transformers' name."""
 
@@ -44,14 +47,14 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
     Raises:
         AlignError: if the policy's tokenizer or configuration cannot be read.
         DataError: for all rows that the policy cannot read, in one fault a kind, and for a template that does not
-            compile.
+            compile or that draws at random.
     """
     policy = (
         unloaded_initial_policy(recipe, inputs) if checkpoint is None else load_recipe_tokenizer(recipe, checkpoint)
     )
     read = [rows for stage in due for rows in stage.to_read(recipe, inputs)]
-    faults: list[Fault] = []
-    for rows in read:
+    faults = list(_random_template(read, policy))
+    for rows in read if not faults else ():
         try:
             rows.read(policy)
         except AlignError as error:
@@ -62,9 +65,25 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
     return [remark for remarks_on in remarks for remark in remarks_on(read, policy)]
 
 
+def _random_template(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[Fault]:
+    """A template that makes something else of a chat each time, as with jinja's `random`: no run could be repeated."""
+    chat = next(_chats(read), None)
+    try:
+        found = {tuple(_prompt_ids(chat, policy)) for _ in range(RENDERINGS)} if chat else set()
+    except AlignError:
+        return  # which is told of the row, and of all that are like it
+    if len(found) > 1:
+        yield Fault(
+            "the policy's chat template makes something else of the same chat each time: it draws at random",
+            policy.tokenizer.name_or_path,
+            "take what is random out of a copy of it (chat_template.jinja): prompts have to be the same whenever they "
+            "are read",
+        )
+
+
 def _turns_without_end(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
     """Whether a turn of the assistant's, as the chat template writes it, ends in an id that stops generation."""
-    chat = next((row for rows in read for row in rows.rows if isinstance(row["prompt"], list)), None)
+    chat = next(_chats(read), None)
     if chat is None:
         return
     ids, tokenizer = _a_response(chat, policy), policy.tokenizer
@@ -88,8 +107,12 @@ def _a_response(row: Mapping[str, Any], policy: PolicyText) -> list[int]:
     """The tokens of a row's own response, or of some words where it has none."""
     prompt, arguments = row["prompt"], TemplateArguments.of_row(row)
     response = row.get("completion", row.get("chosen", "Yes."))
-    prompt_ids = prompt_token_ids(policy.tokenizer, prompt, arguments)
+    prompt_ids = _prompt_ids(row, policy)
     return completion_token_ids(policy.tokenizer, prompt, prompt_ids, response, policy.eos_token_ids, arguments)
+
+
+def _prompt_ids(row: Mapping[str, Any], policy: PolicyText) -> list[int]:
+    return prompt_token_ids(policy.tokenizer, row["prompt"], TemplateArguments.of_row(row))
 
 
 def _unread_fields(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
@@ -134,8 +157,7 @@ def _reads_of_the_clock(read: Sequence[RowsToRead], policy: PolicyText) -> Itera
     """Whether the chat template writes the day or the time into chats: it would make others of them later on."""
     if CLOCK not in _template_texts(policy):
         return
-    chats = (row for rows in read for row in rows.rows if isinstance(row["prompt"], list))
-    if any(_is_dated(row, policy) for row in chats):
+    if any(_is_dated(row, policy) for row in _chats(read)):
         yield (
             f"warning: the policy's chat template reads the clock ({CLOCK}): a run that is resumed on another day, or "
             "goes on past midnight, gives its chats another date than before, and does not end in the same bytes; let "
@@ -154,6 +176,10 @@ def _is_dated(row: Mapping[str, Any], policy: PolicyText) -> bool:
     except DataError:
         return True
     return False
+
+
+def _chats(read: Sequence[RowsToRead]) -> Iterator[Mapping[str, Any]]:
+    return (row for rows in read for row in rows.rows if isinstance(row["prompt"], list))
 
 
 def _template_texts(policy: PolicyText) -> str:

@@ -92,6 +92,24 @@ def test_an_adapter_is_refused_and_not_passed_over(
         assert caught.value.faults[0].where == str(folder) and "policy.lora.adapter" in caught.value.faults[0].hint
 
 
+def test_tensors_of_other_shapes_than_the_config_asks_for_are_named(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["intermediate_size"] += 8
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(AlignError, match="has tensors of other shapes than its config asks for: ") as caught:
+        load_policy(folder)
+    assert "mlp.down_proj.weight" in str(caught.value) and "architecture, layers and sizes" in str(caught.value)
+
+
+def test_a_model_that_asks_for_a_package_which_is_not_there_is_not_called_damaged(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(AlignError, match=r"the model cannot be loaded: ImportError: .*bitsandbytes") as caught:
+        load_policy(folder)
+    assert caught.value.faults[0].hint.startswith("install what the model asks for")
+
+
 def test_pickled_weights_are_not_loaded(folder: Path, tiny_policy: Policy) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(tiny_policy.model.state_dict(), folder / "pytorch_model.bin")

@@ -29,15 +29,29 @@ class Broken(NamedTuple):
 
 
 BROKEN = {
+    "more rounds than can be planned": Broken(
+        ("rounds=1000000000",),
+        "override 'rounds=1000000000'",
+        "rounds is 1000000000; a run has at most 100000",
+        "it may be raised later on",
+        (("rounds=100000",),),
+    ),
+    "a beta by which no loss can be divided": Broken(
+        ("method.beta=1e-45", "method.loss_type=ipo"),
+        "override 'method.beta=1e-45'",
+        "method.beta is 1e-45; below 1e-06 losses are no longer finite",
+        "0.1 to 0.5 is usual for DPO",
+        (("method.beta=0.1",),),
+    ),
     **{
-        f"a beta of {beta}": Broken(
-            (f"method.beta={beta}",),
-            f"override 'method.beta={beta}'",
-            f"method.beta is {beta}; losses are finite from 1e-06 to 1e+06",
-            "0.1 to 0.5 is usual for DPO",
-            (("method.beta=0.1",),),
+        f"a number that is none of float32's, {key}": Broken(
+            (f"{key}=1e+308", *others),
+            f"override '{key}=1e+308'",
+            f"{key} is 1e+308; the largest number that a recipe may say is 1e+30",
+            "models compute in float32, which overflows a little beyond",
+            ((f"{key}=1.0",),),
         )
-        for beta in ("1e-45", "1e+300")
+        for key, *others in (("method.importance_weight_cap",), ("method.kl.coefficient",), ("train.max_grad_norm",))
     },
     "mixed pairs without demonstrations": Broken(
         MIXED[:1],

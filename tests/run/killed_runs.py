@@ -30,7 +30,7 @@ RECIPE: Tree = {
     "rounds": 2,
     "policy": {
         "model_name_or_path": "playground",
-        "sft": {"dataset": "demonstrations.jsonl", "max_steps": 4, "per_device_train_batch_size": 8, "warmup_steps": 1},
+        "sft": {"dataset": "lessons.jsonl", "max_steps": 4, "per_device_train_batch_size": 8, "warmup_steps": 1},
     },
     "data": {
         "prompts": "playground",
@@ -140,7 +140,8 @@ def make_run(folder: Path, variant: str, **changes: Any) -> Path:
     folder.mkdir(parents=True)
     _write_rows(folder / "pairs.jsonl", preferences("few", 0)[:NUM_PAIRS])
     _write_rows(folder / "eval_pairs.jsonl", eval_preferences("few", 0)[:NUM_EVAL_PAIRS])
-    _write_rows(folder / "demonstrations.jsonl", sft_corpus(0)[:NUM_DEMONSTRATIONS])
+    for name in ("demonstrations.jsonl", "lessons.jsonl"):
+        _write_rows(folder / name, sft_corpus(0)[:NUM_DEMONSTRATIONS])
     (folder / "labeler.py").write_text(LABELER, encoding="utf-8")
     recipe = merged(merged(RECIPE, VARIANTS[variant]), changes)
     if recipe["policy"]["model_name_or_path"] == "base":

@@ -111,10 +111,11 @@ def make_folder(write_recipe: Callable[..., Path]) -> MakeFolder:
         write_rows(folder / "pairs.jsonl", preferences("few", 0)[:NUM_PAIRS])
         write_rows(folder / "eval_pairs.jsonl", eval_preferences("few", 0)[:NUM_EVAL_PAIRS])
         write_rows(folder / "demonstrations.jsonl", shown)
+        write_rows(folder / "lessons.jsonl", shown)
         (folder / "labeler.py").write_text(LABELER, encoding="utf-8")
         defaults = {
             "output_dir": "run",
-            "policy__sft__dataset": "demonstrations.jsonl",
+            "policy__sft__dataset": "lessons.jsonl",
             "data__preferences": "pairs.jsonl",
             "data__eval_preferences": "eval_pairs.jsonl",
             "checkpoints__optimizer": "all",

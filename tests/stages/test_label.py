@@ -11,7 +11,7 @@ import pytest
 from at_work import AtWork, Folders, Held
 
 from align_cli.artifacts.records import Completion
-from align_cli.errors import AlignError
+from align_cli.errors import AlignError, DataError
 from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
 from align_cli.stages.base import COMPLETIONS, PREFERENCES, Artifact
@@ -62,10 +62,11 @@ def test_what_a_labeler_scores_comes_first_and_all_counts_are_told_together(
     assert list(done.figures) == sorted(done.figures)
 
 
-def test_a_round_that_sampled_nothing_has_no_pairs(begin: Callable[..., AtWork]) -> None:
+def test_a_round_that_sampled_nothing_is_told_and_writes_nothing(begin: Callable[..., AtWork]) -> None:
     context = begin(REWARDED, held={})
-    Label().carry_out(context)
-    assert context.held.written == {PREFERENCES: []}
+    with pytest.raises(DataError, match="source 'dpr' has a share of 1, and no pair was made"):
+        Label().carry_out(context)
+    assert context.held.written == {}
 
 
 def test_a_labeler_and_demonstrations_are_tried_before_anything_is_loaded(

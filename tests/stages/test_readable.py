@@ -73,13 +73,16 @@ def test_rows_that_are_wrong_in_the_same_way_are_one_fault_with_their_first_plac
 
 
 def test_what_is_wrong_in_another_way_is_another_fault_and_too_many_kinds_are_counted() -> None:
+    def fault(kind: int) -> str:  # numbers alone would make no other kind
+        return "fault " + "I" * (kind + 1)
+
     def fill(kinds: int) -> Callable[[RowFaults], Any]:
         def add(faults: RowFaults) -> None:
             for index in range(kinds):
-                faults.add(index, DataError(f"fault {index}"))
-            faults.add(0, DataError("fault 0", hint="another remedy") if kinds == 1 else DataError("fault 0"))
+                faults.add(index, DataError(fault(index)))
+            faults.add(0, DataError(fault(0), hint="another remedy" if kinds == 1 else ""))
             for index in (20, 21):
-                faults.add(index, DataError(f"fault {kinds - 1}"))
+                faults.add(index, DataError(fault(kinds - 1)))
             faults.measure(5, 11, 10)
 
         return add

@@ -346,3 +346,10 @@ def test_a_clock_that_no_chat_makes_the_template_read_is_none(check: Callable[..
     only_with_tools = "{% if tools %}{{ strftime_now('%Y') }}{% endif %}" + TOOLS
     assert check(only_with_tools) == []
     assert len(check(only_with_tools, prompts=[{"prompt": GOOD}, {"prompt": GOOD, "tools": [{"name": "adder"}]}])) == 1
+
+
+def test_a_template_that_draws_at_random_is_refused(check: Callable[..., list[str]], tmp_path: Path) -> None:
+    found = faults_of(check, "{{ ['be brief', 'be kind'] | random }}" + CHATML)
+    assert set(found) == {str(tmp_path / "model")}
+    assert "makes something else of the same chat each time" in found[str(tmp_path / "model")]
+    assert check(None, **TEXT_ROWS) == []

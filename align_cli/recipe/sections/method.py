@@ -35,8 +35,8 @@ REPLAY_CAP = 2.0
 """The cap of replayed pairs where a recipe sets none: docs/method.md, section 4, has what it was chosen by."""
 
 
-BETAS = 1e-6, 1e6
-"""Between these no loss of float32 margins overflows by its β alone."""
+SMALLEST_BETA = 1e-6
+"""IPO divides by it, and squares that in float32."""
 
 
 class MethodSection(Section):
@@ -121,10 +121,9 @@ def _losses(view: View) -> list[str]:
 
 
 def _losses_are_finite(view: View) -> Iterator[RuleFault]:
-    """Losses multiply margins by β, and IPO divides by it; in float32 neither may overflow."""
-    beta, (least, most) = view.get("method.beta"), BETAS
-    if not least <= beta <= most:
-        what = f"method.beta is {shown(beta)}; losses are finite from {least:g} to {most:g}"
+    beta = view.get("method.beta")
+    if beta < SMALLEST_BETA:
+        what = f"method.beta is {shown(beta)}; below {SMALLEST_BETA:g} losses are no longer finite"
         yield rule_fault("method.beta", what, "0.1 to 0.5 is usual for DPO")
 
 

@@ -14,7 +14,7 @@ from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
-from align_cli.stages.pairing.offline import check_labels, check_some_are_left, label_offline_pairs
+from align_cli.stages.pairing.offline import check_labels, label_offline_pairs
 
 OFFLINE = [
     {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was poor ."},
@@ -71,33 +71,39 @@ def load(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Re
     return lambda rules, *overrides: tiny_recipe(tmp_path, offline, *overrides, label=rules)
 
 
-GOOD = {"prompt": "p", "chosen": "a", "rejected": "b"}
-TIE, EQUAL, EMPTY = {**GOOD, "label": 0.5}, {**GOOD, "rejected": "a"}, {**GOOD, "chosen": " \n"}
+GOOD = {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was poor ."}
+TIE, EQUAL, EMPTY = {**GOOD, "label": 0.5}, {**GOOD, "rejected": GOOD["chosen"]}, {**GOOD, "chosen": " \n"}
 EMPTY_AND_TIED = {**GOOD, "rejected": "", "label": 0.5}
 
 
-def test_offline_pairs_of_which_the_rules_leave_none_are_told_by_rule(load: Callable[..., Recipe]) -> None:
+def left(rows: list[dict[str, Any]], policy: Policy, rules: dict[str, str]) -> int:
+    return len(label_offline_pairs(rows, policy, LabelSection(**rules), "dataset").preferences)
+
+
+def test_offline_pairs_of_which_the_rules_leave_none_are_told_by_rule(tiny_policy: Policy) -> None:
     with pytest.raises(DataError) as caught:
-        check_some_are_left(load(DROP), [TIE, EMPTY, EQUAL, EMPTY_AND_TIED, EMPTY])
+        left([TIE, EMPTY, EQUAL, EMPTY_AND_TIED, EMPTY], tiny_policy, DROP)
     (fault,) = caught.value.faults
     assert fault.what == (
-        "of 5 pairs none is left: 3 with an empty text, 1 with a label of one half, "
-        "1 with the same text as chosen and as rejected"
+        "of 5 pairs none is left: 3 with an empty text, 1 with the same text or the same tokens as chosen and as "
+        "rejected, 1 with equal scores or a label of one half"
     )
     assert fault.where == "data.preferences"
 
 
-@pytest.mark.parametrize("rows", [[GOOD], [TIE, GOOD], [EMPTY, {**GOOD, "label": 0.75}], []])
-def test_one_offline_pair_is_enough(load: Callable[..., Recipe], rows: list[dict[str, Any]]) -> None:
-    check_some_are_left(load(DROP), rows)
+@pytest.mark.parametrize(
+    ("rows", "number"), [([GOOD], 1), ([TIE, GOOD], 1), ([EMPTY, {**GOOD, "label": 0.75}], 1), ([], 0)]
+)
+def test_one_offline_pair_is_enough(tiny_policy: Policy, rows: list[dict[str, Any]], number: int) -> None:
+    assert left(rows, tiny_policy, DROP) == number
 
 
 @pytest.mark.parametrize(("rule", "row"), [("ties", TIE), ("equal_texts", EQUAL), ("empty_texts", EMPTY)])
-def test_a_rule_that_keeps_pairs_leaves_none_out(load: Callable[..., Recipe], rule: str, row: dict[str, Any]) -> None:
-    check_some_are_left(load(KEEP), [row])
-    check_some_are_left(load({**DROP, rule: "keep"}), [row])
+def test_a_rule_that_keeps_pairs_leaves_none_out(tiny_policy: Policy, rule: str, row: dict[str, Any]) -> None:
+    assert left([row], tiny_policy, KEEP) == 1
+    assert left([row], tiny_policy, {**DROP, rule: "keep"}) == 1
     with pytest.raises(DataError, match="of 1 pairs none is left: 1 with"):
-        check_some_are_left(load({**KEEP, rule: "drop"}), [row])
+        left([row], tiny_policy, {**KEEP, rule: "drop"})
 
 
 def test_offline_labels_below_one_are_for_losses_of_aligns_own(load: Callable[..., Recipe]) -> None:
