@@ -77,7 +77,8 @@ def test_the_reviews_are_read_from_their_two_files(tiny_recipe: TinyRecipe, tmp_
     prompts = training_prompts(recipe)
     assert prompts and all(len(row["prompt"].split()) == 2 for row in prompts)
     assert evaluation_prompts(recipe) and offline_pairs(recipe).rows
-    assert demonstrations(recipe) and demonstrations(recipe) == sft_demonstrations(recipe)
+    assert demonstrations(recipe) == sft_demonstrations(recipe)
+    assert {tuple(row) for row in demonstrations(recipe)} == {("prompt", "completion")}
     assert set(offline_pairs(recipe).rows[0]) >= {"prompt", "chosen", "rejected"}
 
 
@@ -126,6 +127,11 @@ def test_what_the_recipe_does_not_name_is_empty(tiny_recipe: TinyRecipe, tmp_pat
     )
     assert demonstrations(recipe) == sft_demonstrations(recipe) == []
     assert offline_pairs(recipe) == evaluation_pairs(recipe) == ([], {})
+    offline = tiny_recipe(
+        tmp_path, "method.sources={offline: {mixing: 1}}", data={"preferences": "playground"}, evaluate=None
+    )
+    with pytest.raises(DataError, match=r"^data\.prompts: there are no prompts\nhint: set data\.prompts to"):
+        training_prompts(offline)
     with pytest.raises(DataError, match=r"^data\.eval_prompts: there are no prompts\nhint: set data\.eval_prompts to"):
         evaluation_prompts(recipe)
 
