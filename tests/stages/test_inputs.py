@@ -12,6 +12,7 @@ from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.playground import world
 from align_cli.recipe import Recipe
+from align_cli.recipe.sections.labelers import FunctionLabelerSection
 from align_cli.stages.inputs import (
     Inputs,
     demonstrations,
@@ -278,6 +279,17 @@ def test_every_file_that_a_recipe_names_and_that_is_there_is_one_that_it_reads(
         "labelers.hidden.function": Path("judge.py"),
         "labelers.hidden.function (words)": Path("words.py").resolve(),
     }
+
+
+def test_a_kind_of_labeler_may_read_files_beside_its_code(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    class WithWords(FunctionLabelerSection):
+        def files(self) -> dict[str, str]:
+            return {**super().files(), "words": "words.txt"}
+
+    Path("words.txt").write_text("good\n", encoding="utf-8")
+    kept = WithWords(kind="function", function="align_cli.playground:hidden_reward")
+    recipe = tiny_recipe(tmp_path, policy__sft=None).model_copy(update={"labelers": {"hidden": kept}})
+    assert local_files(recipe) == {"labelers.hidden.words": Path("words.txt")}
 
 
 MIXED_IN = "method.sources={dmd: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: hidden}}"
