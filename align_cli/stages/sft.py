@@ -94,9 +94,11 @@ class WarmStartWork(NamedTuple):
 
 
 def makes_policy(recipe: Recipe) -> bool:
-    """Whether the initial policy has to be made; otherwise it is a model that exists already."""
-    policy = recipe.policy
-    return policy.sft is not None or policy.from_scratch is not None or policy.model_name_or_path == PLAYGROUND
+    """Whether the initial policy has to be made; otherwise it is a model that exists already.
+
+    A new model, `policy.from_scratch`, is never without a warm start.
+    """
+    return recipe.policy.sft is not None or recipe.policy.model_name_or_path == PLAYGROUND
 
 
 def make_initial_policy(
