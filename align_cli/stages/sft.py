@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
-from align_cli.errors import DataError, OutOfMemoryError, all_at_once
+from align_cli.errors import OutOfMemoryError, all_at_once
 from align_cli.models.load import Policy, UnloadedPolicy, load_policy, load_recipe_policy, load_without_weights
 from align_cli.models.text import plain_text
 from align_cli.playground import model as playground_model
@@ -115,11 +115,9 @@ def make_initial_policy(
         The policy, in memory, and the loss of every step in nats a token (empty without a warm start).
 
     Raises:
-        DataError: if there are no demonstrations.
+        DataError: if the demonstrations cannot be read, or there are none.
     """
     rows = sft_demonstrations(recipe)
-    if recipe.policy.sft is not None and not rows:
-        raise DataError("there are no demonstrations", where="policy.sft.dataset")
     with ScratchFolder() as scratch:
         folder = scratch / "model"
         work = work or WarmStartWork()
