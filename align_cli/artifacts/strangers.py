@@ -76,13 +76,15 @@ def refuse_stranger(text: str, wanted: str, name: str) -> None:
     Raises:
         DataError: if it can be said what they are.
     """
+    if wanted not in WANTED:
+        return
     try:
         row = from_json(text)
     except ValueError:
         return
     keys = frozenset(first) if isinstance(first := row[0] if isinstance(row, list) and row else row, dict) else None
-    maker, own = WANTED.get(wanted, ("", frozenset()))
-    if keys is None or own <= keys or not maker:
+    maker, own = WANTED[wanted]
+    if keys is None or own <= keys:
         return
     for stranger in STRANGERS:
         if stranger.keys <= keys and not stranger.without & keys:

@@ -218,7 +218,7 @@ def _sample(
     journal: Journal,
 ) -> list[Sample]:
     """A sample for each request: those of the journal, and the others, which go into it batch by batch."""
-    samples = {row["position"]: Sample(**row["sample"]) for row in journal.rows if row["position"] < len(requests)}
+    samples = {row["position"]: Sample(**row["sample"]) for row in journal.rows}
     progress.found(len(samples))
     for batch in engine.generate(policy, requests, settings, done=samples):
         journal.append({"position": position, "sample": sample._asdict()} for position, sample in batch)

@@ -48,7 +48,7 @@ class Label(Stage):
         return [policy_artifact(history, history.base(round_number - 1)), Artifact(round_number, COMPLETIONS)]
 
     def needs(self, recipe: Recipe) -> tuple[str, ...]:
-        return tuple(sorted({need for pairing in _pairings(recipe).values() for need in pairing.needs}))
+        return tuple(dict.fromkeys(need for pairing in _pairings(recipe).values() for need in pairing.needs))
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(

@@ -96,7 +96,7 @@ class RowFaults:
             room = f" with generate.max_new_tokens {reserved}" if reserved else ""
             most = max(num_tokens for _, num_tokens in self._too_long)
             fitting = (context_length or 0) - most
-            lower = f"set generate.max_new_tokens to at most {fitting}, or " if reserved and fitting > 0 else ""
+            lower = f"set generate.max_new_tokens to at most {fitting}, or " if fitting > 0 else ""
             faults.append(
                 self._fault(
                     [f"{place} ({num_tokens} tokens)" for place, num_tokens in self._too_long],

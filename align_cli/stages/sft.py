@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
-from align_cli.errors import DataError, OutOfMemoryError, all_at_once
+from align_cli.errors import OutOfMemoryError, all_at_once
 from align_cli.models.load import Policy, UnloadedPolicy, load_policy
 from align_cli.models.of_recipe import load_recipe_policy, load_recipe_tokenizer
 from align_cli.models.text import plain_text
@@ -96,9 +96,11 @@ class WarmStartWork(NamedTuple):
 
 
 def makes_policy(recipe: Recipe) -> bool:
-    """Whether the initial policy has to be made; otherwise it is a model that exists already."""
-    policy = recipe.policy
-    return policy.sft is not None or policy.from_scratch is not None or policy.model_name_or_path == PLAYGROUND
+    """Whether the initial policy has to be made; otherwise it is a model that exists already.
+
+    A new model, `policy.from_scratch`, is never without a warm start.
+    """
+    return recipe.policy.sft is not None or recipe.policy.model_name_or_path == PLAYGROUND
 
 
 def make_initial_policy(
@@ -114,12 +116,7 @@ def make_initial_policy(
 
     Returns:
         The policy, in memory, and the loss of every step in nats a token (empty without a warm start).
-
-    Raises:
-        DataError: if there are no demonstrations.
     """
-    if recipe.policy.sft is not None and not rows:
-        raise DataError("there are no demonstrations", where="policy.sft.dataset")
     with ScratchFolder() as scratch:
         folder = scratch / "model"
         work = work or WarmStartWork()

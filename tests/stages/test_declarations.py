@@ -90,7 +90,10 @@ def test_work_that_nobody_resumes_is_kept_in_memory_and_forgotten() -> None:
     progress.advance()
 
 
-def test_round_zero_makes_and_measures_the_policy_and_the_others_train_it(recipe: Callable[..., Recipe]) -> None:
+def test_round_zero_makes_and_measures_the_policy_and_the_others_train_it(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    assert due(recipe(policy={"model_name_or_path": str(tmp_path)}), 0) == ["evaluate"], "it is there already"
     assert due(recipe(), 0) == ["sft", "evaluate"]
     for number in (1, 2, 7):
         assert due(recipe(), number) == ["generate", "label", "train", "evaluate"]
@@ -192,6 +195,8 @@ def test_what_has_to_be_loaded(recipe: Callable[..., Recipe]) -> None:
     assert needs("label") == (), "the labeler alone"
     assert needs("label", *MIXED) == ("policy",)
     assert needs("label", SELF_LABELLED) == ("policy", "reference")
+    both = "method.sources={dmd: {mixing: 0.5}, dpp: {mixing: 0.5}}"
+    assert sorted(needs("label", both, MIXED[1])) == ["policy", "reference"]
     assert needs("train") == needs("evaluate") == ("policy", "reference")
 
 

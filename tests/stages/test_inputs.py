@@ -12,6 +12,7 @@ from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.playground import world
 from align_cli.recipe import Recipe
+from align_cli.recipe.sections.labelers import FunctionLabelerSection
 from align_cli.stages.inputs import (
     Inputs,
     demonstrations,
@@ -77,7 +78,8 @@ def test_the_reviews_are_read_from_their_two_files(tiny_recipe: TinyRecipe, tmp_
     prompts = training_prompts(recipe)
     assert prompts and all(len(row["prompt"].split()) == 2 for row in prompts)
     assert evaluation_prompts(recipe) and offline_pairs(recipe).rows
-    assert demonstrations(recipe) and demonstrations(recipe) == sft_demonstrations(recipe)
+    assert demonstrations(recipe) == sft_demonstrations(recipe)
+    assert {tuple(row) for row in demonstrations(recipe)} == {("prompt", "completion")}
     assert set(offline_pairs(recipe).rows[0]) >= {"prompt", "chosen", "rejected"}
 
 
@@ -126,6 +128,11 @@ def test_what_the_recipe_does_not_name_is_empty(tiny_recipe: TinyRecipe, tmp_pat
     )
     assert demonstrations(recipe) == sft_demonstrations(recipe) == []
     assert offline_pairs(recipe) == evaluation_pairs(recipe) == ([], {})
+    offline = tiny_recipe(
+        tmp_path, "method.sources={offline: {mixing: 1}}", data={"preferences": "playground"}, evaluate=None
+    )
+    with pytest.raises(DataError, match=r"^data\.prompts: there are no prompts\nhint: set data\.prompts to"):
+        training_prompts(offline)
     with pytest.raises(DataError, match=r"^data\.eval_prompts: there are no prompts\nhint: set data\.eval_prompts to"):
         evaluation_prompts(recipe)
 
@@ -272,6 +279,17 @@ def test_every_file_that_a_recipe_names_and_that_is_there_is_one_that_it_reads(
         "labelers.hidden.function": Path("judge.py"),
         "labelers.hidden.function (words)": Path("words.py").resolve(),
     }
+
+
+def test_a_kind_of_labeler_may_read_files_beside_its_code(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    class WithWords(FunctionLabelerSection):
+        def files(self) -> dict[str, str]:
+            return {**super().files(), "words": "words.txt"}
+
+    Path("words.txt").write_text("good\n", encoding="utf-8")
+    kept = WithWords(kind="function", function="align_cli.playground:hidden_reward")
+    recipe = tiny_recipe(tmp_path, policy__sft=None).model_copy(update={"labelers": {"hidden": kept}})
+    assert local_files(recipe) == {"labelers.hidden.words": Path("words.txt")}
 
 
 MIXED_IN = "method.sources={dmd: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: hidden}}"

@@ -123,6 +123,13 @@ def test_prompts_and_demonstrations_become_ids_in_their_order(tiny_policy: Polic
         tokenised_prompts(rows[:1], "data.prompts", tiny_policy, context - len(ids["the food"]) + 1)
     fitting = {"prompt": "the food", "completion": " good" * (context - len(ids["the food"]) - 1)}
     assert len(tokenised_demonstrations([fitting], "data.demonstrations", tiny_policy)) == 1
+    chat = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
+    with pytest.raises(DataError) as caught:
+        tokenised_demonstrations([rows[0], chat, rows[1], chat], "data.demonstrations", tiny_policy)
+    assert str(caught.value).startswith("data.demonstrations: 2 of 4 demonstrations cannot be read: this is a chat")
+    assert caught.value.faults[0].what.endswith(": row 1, row 3")
+    with pytest.raises(DataError, match=r"^data\.prompts: 1 of 2 prompts cannot be read: this is a chat"):
+        tokenised_prompts([rows[0], chat], "data.prompts", tiny_policy, 1)
     long = {**fitting, "completion": fitting["completion"] + " good"}
     with pytest.raises(DataError, match=r"^data\.demonstrations: 1 of 2 demonstrations do not fit .*: row 1 \(129 "):
         tokenised_demonstrations([fitting, long], "data.demonstrations", tiny_policy)

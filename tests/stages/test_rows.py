@@ -312,6 +312,44 @@ def test_what_the_template_does_not_look_at_is_told(check: Callable[..., list[st
     assert check(TOOLS.replace("reasoning_content", "reasoning"), **HOLDING) == []
 
 
+def test_thoughts_under_another_name_count_as_theirs(check: Callable[..., list[str]]) -> None:
+    thinking = [{"prompt": GOOD, "chosen": [{**REPLY, "thinking": "so"}], "rejected": [REPLY]}]
+    (said,) = check(CHATML, preferences=thinking)
+    assert said.startswith("note: data.preferences: the policy's chat template does not look at thinking: ")
+    assert check(TOOLS, preferences=thinking) == []
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_thoughts_of_any_response_count(check: Callable[..., list[str]], side: str) -> None:
+    thinking = {"prompt": GOOD, "chosen": [REPLY], "rejected": [REPLY], side: [{**REPLY, "thinking": "so"}]}
+    assert len(check(CHATML, preferences=[thinking])) == 1
+    shown = write("shown.jsonl", [{"prompt": GOOD, "completion": thinking[side]}])
+    (said,) = check(CHATML, f"policy.sft={{dataset: {shown}}}")
+    assert said.startswith("note: policy.sft.dataset: ")
+
+
+def test_a_template_for_tools_beside_the_usual_one_is_looked_at_too(check: Callable[..., list[str]]) -> None:
+    assert check({"default": CHATML, "tool_use": TOOLS}, **HOLDING) == []
+
+
+ENDLESS = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
+
+
+def test_where_a_turn_ends_is_seen_in_the_first_chat_and_its_own_response(check: Callable[..., list[str]]) -> None:
+    ending = [{**REPLY, "content": "a qz"}]
+    pairs = [
+        {"prompt": "text", "chosen": "a", "rejected": "b"},
+        {"prompt": GOOD, "chosen": ending, "rejected": [REPLY]},
+    ]
+    (said, _) = check(ENDLESS, **{**TEXT_ROWS, "preferences": pairs})
+    assert "ends the assistant's turn with ' qz', " in said
+    shown = write("shown.jsonl", [{"prompt": GOOD, "completion": ending}])
+    (said,) = check(ENDLESS, f"policy.sft={{dataset: {shown}}}")
+    assert "ends the assistant's turn with ' qz', " in said
+    (said,) = check(ENDLESS)
+    assert "ends the assistant's turn with 'es.', " in said
+
+
 def test_plain_text_for_a_policy_that_chats_is_told_once(check: Callable[..., list[str]]) -> None:
     (said,) = check(**TEXT_ROWS)
     keys = "data.prompts, data.preferences, data.eval_prompts, data.eval_preferences"

@@ -196,7 +196,7 @@ def test_demonstrations_longer_than_the_models_context_are_refused_or_cut(
 ) -> None:
     path = tmp_path / "long.txt"
     path.write_text("\n".join("a b c d e f g h " * 40 + str(n) for n in range(8)), encoding="utf-8")
-    with pytest.raises(DataError, match=r"longer|context"):
+    with pytest.raises(DataError, match=r"^policy\.sft\.dataset: 8 of 8 demonstrations do not fit into"):
         make(scratch_recipe(tiny_recipe, tmp_path, str(path), max_steps=1))
 
 
@@ -258,6 +258,8 @@ def test_a_warm_start_that_was_killed_goes_on_and_ends_in_the_same_bytes(
         WarmStart().carry_out(begin(name="killed", work=work, killed_at=3))
     left = work.checkpoint()
     assert left is not None and left.name == "step-00000002" and (left / OPTIMIZER_NAME).is_file()
+    within = read_training_state(left)
+    assert within is not None and (within.round, within.global_step, within.parent) == (0, 2, None)
     again = begin(name="again", work=work)
     WarmStart().carry_out(again)
     assert again.watched.told == [(4, "steps"), ("found", 2), 1, 1]
@@ -322,7 +324,7 @@ def test_the_initial_policys_tokenizer_and_context_are_known_before_it_is_made(
         assert type(unloaded.tokenizer) is type(made.tokenizer)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+@pytest.mark.parametrize("seed", [0, 5])
 def test_a_models_weights_are_those_of_the_runs_seed(
     tiny_recipe: TinyRecipe, texts: str, tmp_path: Path, seed: int
 ) -> None:
