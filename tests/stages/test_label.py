@@ -87,6 +87,17 @@ def test_a_labeler_and_demonstrations_are_tried_before_anything_is_loaded(
     assert "none.jsonl" in second.where
 
 
+def test_a_labeler_is_tried_with_two_texts_and_none_where_there_is_none(
+    begin: Callable[..., AtWork], tmp_path: Path
+) -> None:
+    judge = tmp_path / "judge.py"
+    judge.write_text("def score(prompts, completions):\n    assert len(prompts) == 2\n    return [0.0, 0.0]\n")
+    rewarded = begin(REWARDED, labelers={"hidden": {"kind": "function", "function": f"{judge}:score"}})
+    Label().check(rewarded.recipe, rewarded.memory)
+    own = begin("method.sources={dpp: {mixing: 1}}")
+    Label().check(own.recipe, own.memory)
+
+
 def test_demonstrations_are_read_by_the_policy_where_a_source_shows_them(
     begin: Callable[..., AtWork], tiny_policy: Policy, tmp_path: Path
 ) -> None:
