@@ -53,6 +53,7 @@ def test_held_out_pairs_of_which_none_is_left_are_refused_too(
     refused = align("check", "recipe.yaml", cwd=folder)
     assert_refused(refused)
     assert "data.eval_preferences: of 2 pairs none is left: 1 with the same text" in refused.err
+    assert "label." not in refused.err, "what a recipe leaves out in training changes no evaluation"
 
 
 SEES_NO_DIFFERENCE = "def score(prompts, completions):\n    return [0.0] * len(completions)\n"

@@ -17,13 +17,16 @@ from align_cli.recipe.sections.label import LabelSection
 from align_cli.stages.pairing.pairs import LabelledPairs, is_kept, none_is_left
 from align_cli.stages.readable import RowFaults, num_tokens, tokenised_pair
 
+KEY = "data.preferences"
+"""The key of the pairs that are trained on; what the recipe's `label` says is of them alone."""
+
 
 def label_offline_pairs(
     rows: Sequence[Mapping[str, Any]],
     policy: PolicyText,
     section: LabelSection,
     labeler: str,
-    key: str = "data.preferences",
+    key: str = KEY,
 ) -> LabelledPairs:
     """Offline pairs with their own labels, tokenised by the policy's tokenizer; the same rules leave pairs out.
 
@@ -50,7 +53,7 @@ def label_offline_pairs(
             preferences.append(tokenised)
     faults.raise_if_any(policy.context_length)
     if rows and not preferences:
-        raise none_is_left(counts, key, "look at how the file was made")
+        raise none_is_left(counts, key, "look at how the file was made", by_the_recipe=key == KEY)
     counts["pairs"] = len(preferences)
     return LabelledPairs(preferences, dict(sorted(counts.items())))
 

@@ -133,19 +133,22 @@ def is_kept(pair: Preference, is_tie: bool, section: LabelSection, counts: Count
     return not dropping
 
 
-def none_is_left(counts: Mapping[str, int], where: str, hint: str, whose: str = "") -> DataError:
+def none_is_left(
+    counts: Mapping[str, int], where: str, hint: str, whose: str = "", *, by_the_recipe: bool = True
+) -> DataError:
     """What became of all candidates, for whoever looks for the pairs.
 
     Args:
         counts: of the candidates, by what became of them.
         where: the key that wants pairs.
-        hint: where the cause may lie; which keys would keep the pairs is said here.
-        whose: the pairs', such as `source 'dpr' has a share of 0.3, but `.
+        hint: where the cause may lie.
+        whose: the pairs', such as `source 'dpr' has a share of 0.3, and `.
+        by_the_recipe: whether the recipe's keys left them out, and would keep them: that is then said.
     """
     left_out = {name: counts[name] for name in WHY_LEFT_OUT if counts.get(name)}
     not_made = [f"{counts[name]} {words}" for name, words in WHY_NOT_MADE.items() if counts.get(name)]
     causes = [f"{count} {WHY_LEFT_OUT[name][0]}" for name, count in left_out.items()]
     found = f"of {sum(left_out.values())} pairs none is left: {', '.join(causes)}" if causes else "no pair was made"
     unmade = f"; what makes no pair: {', '.join(not_made)}" if not_made else ""
-    keys = " and ".join(WHY_LEFT_OUT[name][1] for name in left_out)
+    keys = " and ".join(WHY_LEFT_OUT[name][1] for name in left_out) if by_the_recipe else ""
     return DataError(f"{whose}{found}{unmade}", where=where, hint=f"{hint}; or set {keys}" if keys else hint)
