@@ -111,6 +111,18 @@ def tiny_recipe(write_recipe: WriteRecipe) -> TinyRecipe:
 
 
 @pytest.fixture(scope="session")
+def no_garbage_in_libraries() -> None:
+    """Every `train()` collects garbage, which takes a quarter of a second with TRL's objects and nothing without."""
+    import gc
+
+    import align_cli.training.sft
+    import align_cli.training.trainer  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
 def one_thread() -> None:
     """torch on one thread, and only with algorithms that give the same bytes again."""
     import torch

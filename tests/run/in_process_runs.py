@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,15 +12,6 @@ from align_cli.cli.reporters import RunReporter
 from align_cli.recipe import load_recipe
 from align_cli.run.loop import align_rounds
 from align_cli.training.resumable import _BeginAndEnd
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_garbage_in_libraries() -> None:
-    """Every `train()` collects garbage, which takes half a second with TRL's objects and nothing without them."""
-    import align_cli.training.trainer  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
 
 
 class Notes(RunReporter):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_process_runs import killed_at_step, no_garbage_in_libraries, train
+from in_process_runs import killed_at_step, train
 from run_fixtures import Align, MakeFolder, files_below, read_rows
 from safetensors.torch import load_file
 
@@ -27,7 +27,7 @@ from align_cli.run.guards import Finding, RoundFigures, decided, findings
 from align_cli.training.resumable import _BeginAndEnd
 from align_cli.training.zero_margin import LN_2
 
-__all__ = ["no_garbage_in_libraries"]
+pytestmark = pytest.mark.usefixtures("no_garbage_in_libraries")
 OFF = {name: None for name in GuardsSection.model_fields if name != "non_finite"}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_process_runs import killed_at_step, no_garbage_in_libraries, train
+from in_process_runs import killed_at_step, train
 from run_fixtures import NO_EVALUATION, MakeFolder, files_below
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {
     "checkpoints": {"every_steps": 1, "optimizer": "all"},
     **NO_EVALUATION,
 }
-__all__ = ["no_garbage_in_libraries"]
+pytestmark = pytest.mark.usefixtures("no_garbage_in_libraries")
 HALVED = ("train.per_device_train_batch_size=4", "train.gradient_accumulation_steps=2")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_process_runs import killed_at_step, no_garbage_in_libraries, train
+from in_process_runs import killed_at_step, train
 from run_fixtures import LABELER, NO_EVALUATION, Align, MakeFolder, files_below
 
 from align_cli.artifacts.store import write_json
@@ -22,7 +22,7 @@ from align_cli.run.threads import choose_num_threads, computing_with, free_cores
 from align_cli.stages.base import Context
 from align_cli.stages.train import Train as TrainStage
 
-__all__ = ["no_garbage_in_libraries"]
+pytestmark = pytest.mark.usefixtures("no_garbage_in_libraries")
 COUNTING = f"""{LABELER}
 
 def count(prompts, completions):

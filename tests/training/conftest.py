@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from pathlib import Path
 
@@ -12,12 +11,8 @@ sys.path.append(str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_garbage_in_libraries() -> None:
-    """Every `train()` collects garbage, which takes half a second with TRL's objects and nothing without them."""
-    import small_training  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
+def quick_trainers(no_garbage_in_libraries: None) -> None:
+    """For all that is tested here."""
 
 
 @pytest.fixture(scope="session")
