@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.json_text import to_json
-from align_cli.data.sources import Row, place_of
+from align_cli.data.rows import Row, place_of
 from align_cli.errors import DataError
 from align_cli.labelers.code_files import code_files
 from align_cli.playground import reviews, world

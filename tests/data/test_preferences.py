@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from align_cli.data.faults import RowError
-from align_cli.data.preferences import DIFFERENT_PROMPTS, NO_SHARED_PROMPT, DroppedPair, read_preferences, to_preference
+from align_cli.data.formats import format_of
+from align_cli.data.formats.base import DIFFERENT_PROMPTS, NO_SHARED_PROMPT, PAIRS, Choices, Dropped, Exchange
+from align_cli.data.preferences import read_preferences
 from align_cli.errors import DataError
 
 
@@ -17,6 +19,17 @@ def user(text: str) -> dict[str, str]:
 
 def bot(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
+
+
+def to_preference(row: dict[str, Any]) -> dict[str, Any] | Dropped:
+    """The pair that one row gives."""
+    (said,) = format_of(row, PAIRS).exchanges(row, PAIRS, Choices())
+    if isinstance(said, Dropped):
+        return said
+    assert isinstance(said, Exchange)
+    ((better, worse, label),) = said.verdicts
+    pair = {"prompt": said.prompt, "chosen": said.answers[better].text, "rejected": said.answers[worse].text}
+    return pair if label is None else {**pair, "label": label}
 
 
 STANDARD = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
@@ -115,7 +128,7 @@ def test_equal_and_empty_answers_stay() -> None:
     ],
 )
 def test_answers_to_different_prompts_are_dropped(chosen: Any, rejected: Any, reason: str) -> None:
-    assert to_preference({"chosen": chosen, "rejected": rejected}) == DroppedPair(reason)
+    assert to_preference({"chosen": chosen, "rejected": rejected}) == Dropped(reason)
 
 
 def test_a_label_is_kept_as_a_float() -> None:
@@ -133,7 +146,7 @@ def test_a_label_is_kept_as_a_float() -> None:
         ({"query": "a", "chosen": "x b", "rejected": "x c"}, "there is no key 'prompt'", "rename the prompt's key"),
         ({"input": "a", "chosen": "x b", "rejected": "x c"}, "there is no key 'prompt'", "rename the prompt's key"),
         ({"promt": "a", "chosen": [bot("b")], "rejected": [bot("c")]}, "there is no key 'prompt'", "rename 'promt'"),
-        ({"messages": [user("a"), bot("b")], "label": True}, "there is no key 'chosen'", "one answer with a label"),
+        ({"messages": [user("a"), bot("b")]}, "no known format of pairs: looked for 'chosen',", "it is of the format"),
         ({**STANDARD, "chosen": 3}, "'chosen' is 3; it must be text", ""),
         ({**STANDARD, "chosen": [bot("a")]}, "'chosen' is messages and 'rejected' is text", "write both alike"),
         ({**STANDARD, "label": 1.5}, "'label' is 1.5; it must be from 0 to 1", "it is the probability"),

@@ -68,11 +68,11 @@ def test_a_text_file_that_is_not_utf8_is_latin1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": " \n"}, "'prompt' is ' \\n'; a prompt cannot be blank"),
+        ({"prompt": " \n"}, "the prompt is ' \\n'; it cannot be blank"),
         ({"prompt": 3}, "'prompt' is 3; it must be text"),
         ({"promt": "hi"}, "hint: rename 'promt' to 'prompt'"),
         ({"mesages": [USER]}, "hint: rename 'mesages' to 'messages'"),
-        ({"query": "hi"}, "hint: a prompt's key is one of messages, conversations,"),
+        ({"query": "hi"}, "no known format of prompts: looked for 'messages', 'conversations',"),
         ({"messages": [REPLY]}, "'messages' holds the assistant's words alone"),
         ({"turns": []}, "'turns' is a list of 0; it must be a list with at least one turn"),
         ({}, "the row is empty"),

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from align_cli.data import read_demonstrations, read_preferences, read_prompts
-from align_cli.data.preferences import DIFFERENT_PROMPTS, PreferenceRows
+from align_cli.data.formats.base import DIFFERENT_PROMPTS, EQUAL_SCORES, ONE_ANSWER, Choices
+from align_cli.data.preferences import PreferenceRows
 from align_cli.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -65,17 +66,58 @@ def test_llamafactory_pairs_become_conversations(name: str, count: int) -> None:
         assert row["prompt"][-1]["role"] == "user"
 
 
-def test_kto_rows_are_no_pairs_and_say_so() -> None:
-    with pytest.raises(DataError, match="KTO's format") as caught:
-        read_preferences(shared("llamafactory/kto_en_demo.json.gz"))
+def test_kto_rows_are_paired_by_their_prompts_and_the_bad_ones_are_not_shown() -> None:
+    path = shared("llamafactory/kto_en_demo.json.gz")
+    preferences = read_preferences(path)
+    assert len(preferences.rows) == 1
+    assert preferences.dropped == {ONE_ANSWER: 294, EQUAL_SCORES: 2}
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        num_good = sum(row["label"] for row in json.load(file))
+    assert (len(read_demonstrations(path)), num_good) == (150, 150)
+
+
+def test_the_six_judgements_of_four_predictions_are_six_pairs_and_0_is_a_tie() -> None:
+    preferences = read_preferences(shared("finegrained-rlhf/dev_feedback.json.gz"))
+    assert (len(preferences.rows), preferences.dropped) == (3000, {})
+    assert sum(row.get("label") == 0.5 for row in preferences.rows) == 384
+    assert len({row["prompt"] for row in preferences.rows[:6]}) == 1
+    assert preferences.rows[0]["prompt"].endswith("When does bloom by troye sivan come out?")
+
+
+def test_a_right_and_a_wrong_solution_make_a_pair() -> None:
+    path = shared("gsm8k/example_model_solutions.jsonl.gz")
+    preferences = read_preferences(path)
+    assert (len(preferences.rows), preferences.dropped) == (731, {EQUAL_SCORES: 588})
+    every = read_preferences(path, choices=Choices(pairs="all"))
+    assert len(every.rows) == 2429
+    assert len(read_demonstrations(path)) == 731 + 588 - 432, "432 questions have no right solution"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("fastchat/judge_prompts.jsonl.gz", "no known format of prompts: looked for 'messages',"),
+        ("fastchat/mt_bench/reference_answer_gpt-4.jsonl.gz", "these are a model's answers to a benchmark"),
+        ("fastchat/vicuna_bench/reference_answer_gpt-4.jsonl.gz", "these are a model's answers to a benchmark"),
+    ],
+)
+def test_files_that_hold_neither_prompts_nor_pairs_are_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_prompts(shared(name))
     (fault,) = caught.value.faults
-    assert fault.what.endswith("; and so in 299 more rows: 1-299")
+    assert fault.what.startswith(reason)
 
 
 @pytest.mark.parametrize(
     ("name", "count"),
     [
         ("gsm8k/train.jsonl.gz", 7473),
+        ("gsm8k/test.jsonl.gz", 1319),
+        ("gsm8k/example_model_solutions.jsonl.gz", 1319),
+        ("finegrained-rlhf/dev_feedback.json.gz", 500),
+        ("nltk/subjectivity_plot.txt.gz", 5000),
+        ("nltk/opinion_negative-words.txt.gz", 4817),
+        ("nltk/opinion_positive-words.txt.gz", 2040),
         ("fastchat/vicuna_bench/question.jsonl.gz", 80),
         ("fastchat/mt_bench/question.jsonl.gz", 80),
         ("fastchat/dummy_conversation.json.gz", 500),
@@ -102,6 +144,7 @@ def test_the_first_turn_of_a_benchmark_is_a_user_message() -> None:
         ("fastchat/dummy_conversation.json.gz", 500),
         ("llamafactory/alpaca_en_demo.json.gz", 999),
         ("llamafactory/dpo_en_demo.json.gz", 300),
+        ("gsm8k/test.jsonl.gz", 1319),
         ("nltk/rt-polarity.pos.txt.gz", 5331),
         ("rasbt/instruction-data.json.gz", 1100),
     ],
