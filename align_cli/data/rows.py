@@ -10,6 +10,8 @@ from align_cli.data.messages import Message, Text, assistant_message, user_messa
 from align_cli.data.template_fields import template_fields
 from align_cli.data.transcripts import transcript_turns
 
+ALPACA, TRANSCRIPTS, TEXTS = "Alpaca rows", "transcripts", "plain texts"
+
 
 class Row(dict[str, Any]):
     """One row in a format of TRL's; equal to any dict that has its fields.
@@ -18,7 +20,8 @@ class Row(dict[str, Any]):
         fields: what it holds.
         where: its place, such as `rows.jsonl:12`.
         name: the format that it was read from; empty for a row of a built-in world.
-        to_chat: makes the fields of the same as a conversation; None where it is one, or cannot be one.
+        to_chat: makes the same row as a conversation; None where it is one, or cannot be one.
+        made_of: for a conversation that was made of text, what kind of text; else empty.
     """
 
     def __init__(
@@ -26,14 +29,15 @@ class Row(dict[str, Any]):
         fields: Mapping[str, Any],
         where: str,
         name: str = "",
-        to_chat: Callable[[], dict[str, Any]] | None = None,
+        to_chat: Callable[[], Row] | None = None,
+        made_of: str = "",
     ) -> None:
         super().__init__(fields)
-        self.where, self.name, self.to_chat = where, name, to_chat
+        self.where, self.name, self.to_chat, self.made_of = where, name, to_chat, made_of
 
-    def with_fields(self, fields: Mapping[str, Any]) -> Row:
-        """A row of other fields from the same place, which is what it is."""
-        return Row(fields, self.where, self.name)
+    def with_fields(self, **fields: Any) -> Row:
+        """The row with some other fields; what it could become is forgotten."""
+        return Row({**self, **fields}, self.where, self.name, made_of=self.made_of)
 
 
 def place_of(row: Mapping[str, Any], index: int) -> str:
@@ -52,10 +56,13 @@ def row_of(found: Found, exchange: Exchange, answers: Mapping[str, Text], **extr
     """
     prompt = exchange.prompt
 
-    def chat() -> dict[str, Any]:
-        turns = list(exchange.turns) or transcript_turns(str(prompt)) or [user_message(str(prompt))]
+    def chat() -> Row:
+        text = str(prompt)
+        kinds = {ALPACA: list(exchange.turns), TRANSCRIPTS: transcript_turns(text), TEXTS: [user_message(text)]}
+        kind, turns = next((kind, turns) for kind, turns in kinds.items() if turns)
         replies = {name: [_reply(answer)] for name, answer in answers.items() if isinstance(answer, str)}
-        return {"prompt": turns, **replies, **extra, **template_fields(found.fields, turns)}
+        fields = {"prompt": turns, **replies, **extra, **template_fields(found.fields, turns)}
+        return Row(fields, found.where, found.name, made_of=kind)
 
     fields = {"prompt": prompt, **answers, **extra, **found.template}
     return Row(fields, found.where, found.name, chat if prompt and isinstance(prompt, str) else None)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_models import CHATML, make_chat_model
 
 from align_cli.errors import DataError
 from align_cli.playground import world
@@ -202,3 +203,36 @@ def test_chat_prompts_of_demonstrations_are_told_apart_by_what_they_say(
     )
     recipe = tiny_recipe(tmp_path, data__prompts=None, data__demonstrations=shown)
     assert training_prompts(recipe) == [{"prompt": question("why?")}, {"prompt": question("how?")}]
+
+
+def test_rows_are_read_as_the_recipe_says(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    judged = {"prompt": "p", "response_0": "<think>a</think>b", "response_1": "c"}
+    row = {**judged, "better_response_id": 0, "safer_response_id": 1}
+    name = write_lines("pairs.jsonl", row)
+    scored = {"prompt": "p", "responses": ["a", "b", "c"], "scores": [1, 2, 3]}
+    files = {"data__prompts": name, "data__preferences": name}
+    recipe = tiny_recipe(tmp_path, **files, data__criterion="helpful")
+    assert offline_pairs(recipe).rows == [{"prompt": "p", "chosen": "<think>a</think>b", "rejected": "c"}]
+    chats = ("data.criterion=safer", "data.as_chat=always", "data.system_prompt=be kind", "data.thinking=strip")
+    recipe = tiny_recipe(tmp_path, *chats, **files)
+    prompt = [{"role": "system", "content": "be kind"}, *question("p")]
+    assert offline_pairs(recipe).rows == [{"prompt": prompt, "chosen": answer("c"), "rejected": answer("b")}]
+    assert training_prompts(recipe) == [{"prompt": prompt}]
+    every = write_lines("scored.jsonl", scored)
+    recipe = tiny_recipe(tmp_path, data__preferences=every, data__pairs="all")
+    assert len(offline_pairs(recipe).rows) == 3
+
+
+def test_the_policys_template_decides_whether_text_becomes_chats(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    name = write_lines("prompts.jsonl", {"prompt": "p"})
+    for template, prompt in ((CHATML, question("p")), (None, "p")):
+        model = make_chat_model(tmp_path / "model", template=template)
+        recipe = tiny_recipe(tmp_path, policy={"model_name_or_path": str(model)}, data__prompts=name)
+        assert training_prompts(recipe) == [{"prompt": prompt}]
+
+
+def test_prompts_of_demonstrations_that_were_text_say_so(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    shown = write_lines("shown.jsonl", {"prompt": "q", "completion": " 1"})
+    recipe = tiny_recipe(tmp_path, data__prompts=None, data__demonstrations=shown, data__as_chat="always")
+    (row,) = training_prompts(recipe)
+    assert (row, row.made_of) == ({"prompt": question("q")}, "plain texts")

@@ -163,6 +163,7 @@ def test_whatever_goes_wrong_within_a_tokenizer_is_a_fault_of_the_row(
             "prompts": prompts,
             "preferences": write("pairs.jsonl", [pair("known", " unknown", " known")]),
             "eval_prompts": write("eval.jsonl", [{"prompt": "known"}]),
+            "as_chat": "never",
         },
     )
     with pytest.raises(DataError) as caught:
@@ -264,10 +265,22 @@ def test_what_the_template_does_not_look_at_is_told(check: Callable[..., list[st
 
 
 def test_plain_text_for_a_policy_that_chats_is_told_once(check: Callable[..., list[str]]) -> None:
-    (said,) = check(**TEXT_ROWS)
+    (said,) = check(STRICT, "data.as_chat=never", **TEXT_ROWS)
     keys = "data.prompts, data.preferences, data.eval_prompts, data.eval_preferences"
-    assert said.startswith(f"note: {keys}: plain text, to which the policy's chat template is not applied; for chats ")
+    assert said.startswith(f"note: {keys}: plain text, to which the policy's chat template is not applied; data.as_")
     assert check(None, **TEXT_ROWS) == []
+
+
+def test_text_that_became_conversations_is_told_by_its_kinds(check: Callable[..., list[str]]) -> None:
+    transcript = "\n\nHuman: hi\n\nAssistant:"
+    alpaca = {"instruction": "Say hi.", "output": "hi"}
+    prompts = [{"prompt": "hi"}, {"prompt": transcript}, alpaca, {"prompt": transcript}]
+    of_prompts, *others = check(**{**TEXT_ROWS, "prompts": prompts})
+    assert of_prompts == (
+        "note: data.prompts: 1 plain texts and 2 transcripts and 1 Alpaca rows are read as conversations; "
+        "data.as_chat: never leaves them as they are"
+    )
+    assert len(others) == 3
 
 
 def test_the_recipes_template_arguments_count_and_a_rows_own_win(check: Callable[..., list[str]]) -> None:
@@ -275,7 +288,10 @@ def test_the_recipes_template_arguments_count_and_a_rows_own_win(check: Callable
     own = [{"prompt": GOOD, "chat_template_kwargs": {"tone": tone}} for tone in ("", "soft")]
     with pytest.raises(DataError) as caught:
         check(
-            template, "policy.chat_template_kwargs={tone: loud}", prompts=[{"prompt": GOOD}, *own, {"prompt": "text"}]
+            template,
+            "policy.chat_template_kwargs={tone: loud}",
+            "data.as_chat=never",
+            prompts=[{"prompt": GOOD}, *own, {"prompt": "text"}],
         )
     of_prompts = [fault.what for fault in caught.value.faults if fault.where == "data.prompts"]
     rejected = "1 of 4 prompts cannot be read: the chat template rejects it"
