@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from align_cli.data.faults import FaultLog, RowError, describe
 from align_cli.data.files import SourceRow
-from align_cli.data.formats import format_of
+from align_cli.data.formats import FORMATS, format_of
 from align_cli.data.formats.base import PROMPTS, Choices, Dropped, Format, Found, Wanted
 from align_cli.data.sources import read_rows
 from align_cli.data.template_fields import template_fields
@@ -60,6 +60,22 @@ def read_exchanges(name_or_path: str, split: str, wanted: Wanted, choices: Choic
     if not found:
         raise DataError("there are no rows", where=name_or_path, hint="give a source with at least one row")
     return found
+
+
+def uses_of(name_or_path: str, split: str) -> tuple[Wanted, ...]:
+    """What a source can be read for, by its first row that is of a known format; what is wanted of it most comes first.
+
+    Raises:
+        DataError: for a source that cannot be read, or holds no such row.
+    """
+    for row in read_rows(name_or_path, split):
+        if isinstance(row, Fault):
+            continue
+        uses = dict.fromkeys(use for known in FORMATS for use in known.gives if known.recognises(row.fields, use))
+        if uses:
+            return tuple(uses)
+    read_exchanges(name_or_path, split, PROMPTS, Choices())
+    raise DataError("no row is of a known format", where=name_or_path)
 
 
 def _found(row: SourceRow, row_format: Format, wanted: Wanted, choices: Choices) -> Iterator[Found]:

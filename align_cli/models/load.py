@@ -137,13 +137,27 @@ def load_without_weights(recipe: Recipe, checkpoint: Path | None = None) -> Unlo
     Raises:
         AlignError: if there is no such model, or if its tokenizer or its configuration cannot be read.
     """
+    settings = recipe.policy
+    return load_text(
+        checkpoint or settings.model_name_or_path or "",
+        revision=None if checkpoint else settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def load_text(
+    name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> UnloadedPolicy:
+    """The tokenizer and the figures of a model in a folder or on the Hub.
+
+    Raises:
+        AlignError: if there is no such model, or if its tokenizer or its configuration cannot be read.
+    """
     from transformers import AutoConfig
 
-    settings = recipe.policy
-    place = str(checkpoint or settings.model_name_or_path or "")
+    place = str(name_or_path)
     _check_folder(place)
-    revision = None if checkpoint else settings.revision
-    shared = {"revision": revision, "trust_remote_code": settings.trust_remote_code}
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _faults_of_a_model(place):
         tokenizer = _tokenizer(place, shared)
         config = AutoConfig.from_pretrained(place, **shared)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from align_cli.data.faults import RowError, list_keys, missing_key, misspelling_of
-from align_cli.data.formats.base import PAIRS, WANTED, Format, Wanted
+from align_cli.data.formats.base import DEMONSTRATIONS, PAIRS, Format, Wanted, holds
 from align_cli.data.formats.conversation import Conversation
 from align_cli.data.formats.fine_grained import FineGrained
 from align_cli.data.formats.instruction import Alpaca, AlpacaEval
@@ -55,6 +55,9 @@ MAIN_KEYS = {
 }
 """What most people's rows have, by what is wanted of them: a key like one of these is likely a misspelling."""
 
+PARTNERS = (("prompt", "completion"), ("completion", "prompt"), ("instruction", "output"), ("output", "instruction"))
+"""What a demonstration lacks that has one of its two keys."""
+
 
 def format_of(row: Mapping[str, Any], wanted: Wanted) -> Format:
     """The format of a row.
@@ -74,6 +77,9 @@ def _unknown(row: dict[str, Any], wanted: Wanted) -> RowError:
     pair = next((names for names in (NAMES, LONG_NAMES) if not row.keys().isdisjoint(names)), None)
     if wanted == PAIRS and pair is not None:
         return missing_key(row, next(name for name in pair if row.get(name) is None), KNOWN_KEYS)
+    partner = next((name for key, name in PARTNERS if holds(row, key)), None)
+    if wanted == DEMONSTRATIONS and partner is not None:
+        return missing_key(row, partner, MAIN_KEYS[wanted])
     for misspelt in misspelling_of(MAIN_KEYS[wanted], row):
         return missing_key(row, misspelt)
     looked_for = list_keys(MAIN_KEYS[wanted])
@@ -88,7 +94,7 @@ def _unknown(row: dict[str, Any], wanted: Wanted) -> RowError:
 def _known_otherwise(row: dict[str, Any]) -> str:
     """What else a row can be read for, in words; empty where nothing is."""
     for known in FORMATS:
-        uses = [use for use in WANTED if use in known.gives and known.recognises(row, use)]
+        uses = [use for use in known.gives if known.recognises(row, use)]
         if uses:
             return f"it is of the format {known.name!r}, which gives {' and '.join(uses)}"
     return ""

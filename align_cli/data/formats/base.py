@@ -134,13 +134,13 @@ class Format(ABC):
     Class attributes:
         name: what people call it.
         fields: what it is recognised by, in words.
-        gives: what it can be read for.
+        gives: what it can be read for; what most people want of it comes first.
         example: JSON in three lines: one row, or several.
     """
 
     name: ClassVar[str]
     fields: ClassVar[str]
-    gives: ClassVar[frozenset[Wanted]] = frozenset(WANTED)
+    gives: ClassVar[tuple[Wanted, ...]] = (PAIRS, DEMONSTRATIONS, PROMPTS)
     example: ClassVar[str]
 
     @abstractmethod

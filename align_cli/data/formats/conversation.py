@@ -25,7 +25,7 @@ NAMES = ("messages", "conversations")
 class Conversation(Format):
     name = "conversation"
     fields = "`messages` (role, content) or `conversations` (from, value)"
-    gives = frozenset({PROMPTS, DEMONSTRATIONS})
+    gives = (DEMONSTRATIONS, PROMPTS)
     example = """{"messages": [
   {"role": "user", "content": "Two and two?"},
   {"role": "assistant", "content": "Four."}]}"""

@@ -15,33 +15,31 @@ from align_cli.data.formats.base import (
     Exchange,
     Format,
     Wanted,
-    at,
     holds,
 )
-from align_cli.data.formats.prompt import KNOWN_KEYS
 from align_cli.data.templates import instruction_prompt, instruction_turns
 
 
 class Alpaca(Format):
     name = "Alpaca"
     fields = "`instruction`, with `input` or without; for demonstrations also `output`"
-    gives = frozenset({PROMPTS, DEMONSTRATIONS})
+    gives = (DEMONSTRATIONS, PROMPTS)
     example = """{"instruction": "Translate to French.",
  "input": "blue",
  "output": "bleu"}"""
 
     def recognises(self, row: Mapping[str, Any], wanted: Wanted) -> bool:
-        return holds(row, "instruction") or (wanted == DEMONSTRATIONS and holds(row, "output"))
+        return holds(row, "instruction") and (wanted == PROMPTS or holds(row, "output"))
 
     def exchanges(self, row: dict[str, Any], wanted: Wanted, choices: Choices) -> Iterator[Exchange | Dropped]:
-        answers = [] if wanted == PROMPTS else [Answer(text_of(at(row, "output", KNOWN_KEYS), "output"))]
+        answers = [] if wanted == PROMPTS else [Answer(text_of(row["output"], "output"))]
         yield Exchange(instruction_prompt(row), answers, turns=instruction_turns(row)).with_system(row.get("system"))
 
 
 class AlpacaEval(Format):
     name = "AlpacaEval"
     fields = "`instruction`, `output` and `generator`"
-    gives = frozenset({PROMPTS, DEMONSTRATIONS})
+    gives = (DEMONSTRATIONS, PROMPTS)
     example = """{"instruction": "Who made Berlin?", "dataset": "helpful_base",
  "output": "Many people.",
  "generator": "some-model"}"""

@@ -22,7 +22,7 @@ from align_cli.data.formats.base import (
 class PlainText(Format):
     name = "text"
     fields = "`text`; or a line of a `.txt` file"
-    gives = frozenset({PROMPTS, DEMONSTRATIONS})
+    gives = (PROMPTS, DEMONSTRATIONS)
     example = """{"text": "one prompt"}
 {"text": "another"}
 {"text": "a third"}"""

@@ -15,35 +15,28 @@ from align_cli.data.formats.base import (
     Exchange,
     Format,
     Wanted,
-    at,
     holds,
 )
 from align_cli.data.messages import Text, assistant_message, is_reply, text_or_messages, user_message
-
-SHOWN_OTHERWISE = ("output", "text")
-KNOWN_KEYS = ("completion", "messages", "conversations", "output", "text", "prompt", "instruction")
 
 
 class Prompt(Format):
     name = "prompt"
     fields = "`prompt`, text or messages; for demonstrations also `completion`"
-    gives = frozenset({PROMPTS, DEMONSTRATIONS})
+    gives = (DEMONSTRATIONS, PROMPTS)
     example = """{"prompt": "Name a colour:",
  "completion": " blue",
  "id": 7}"""
 
     def recognises(self, row: Mapping[str, Any], wanted: Wanted) -> bool:
-        if wanted == PROMPTS:
-            return holds(row, "prompt")
-        is_shown_otherwise = any(holds(row, name) for name in SHOWN_OTHERWISE)
-        return holds(row, "completion") or (holds(row, "prompt") and not is_shown_otherwise)
+        return holds(row, "prompt") and (wanted == PROMPTS or holds(row, "completion"))
 
     def exchanges(self, row: dict[str, Any], wanted: Wanted, choices: Choices) -> Iterator[Exchange | Dropped]:
-        prompt = text_or_messages(at(row, "prompt", KNOWN_KEYS), "prompt")
+        prompt = text_or_messages(row["prompt"], "prompt")
         if wanted == PROMPTS:
             exchange = Exchange(prompt)
         else:
-            exchange = exchange_of(prompt, text_or_messages(at(row, "completion", KNOWN_KEYS), "completion"))
+            exchange = exchange_of(prompt, text_or_messages(row["completion"], "completion"))
         yield exchange.with_system(row.get("system"))
 
 

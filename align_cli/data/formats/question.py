@@ -25,7 +25,7 @@ from align_cli.data.formats.base import (
 class Question(Format):
     name = "question and answer"
     fields = "`question`; for demonstrations also `answer` (GSM8K)"
-    gives = frozenset({PROMPTS, DEMONSTRATIONS})
+    gives = (DEMONSTRATIONS, PROMPTS)
     example = r"""{"question":
   "Ann has 2 figs and eats 1. How many are left?",
  "answer": "2 - 1 = <<2-1=1>>1\n#### 1"}"""

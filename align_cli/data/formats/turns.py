@@ -16,7 +16,7 @@ from align_cli.data.messages import user_message
 class Turns(Format):
     name = "benchmark questions"
     fields = "`turns`, a list of what the user says, each text or an object with `content`"
-    gives = frozenset({PROMPTS})
+    gives = (PROMPTS,)
     example = """{"question_id": 81,
  "category": "writing",
  "turns": ["Write a haiku.", "Now without nature."]}"""

@@ -369,4 +369,4 @@ def test_what_a_format_cannot_read_is_a_fault_of_the_row(name: str, change: dict
 
 
 def test_every_use_of_every_format_is_one_that_is_known() -> None:
-    assert all(known.gives <= set(WANTED) for known in FORMATS)
+    assert all({*known.gives} <= {*WANTED} for known in FORMATS)
