@@ -54,7 +54,7 @@ def row_of(found: Found, exchange: Exchange, answers: Mapping[str, Text], **extr
         answers: what was answered, by the row's keys.
         extra: what the row holds besides.
     """
-    prompt = exchange.prompt
+    prompt, name = exchange.prompt, f"{found.name} ({exchange.kind})" if exchange.kind else found.name
 
     def chat() -> Row:
         text = str(prompt)
@@ -62,10 +62,10 @@ def row_of(found: Found, exchange: Exchange, answers: Mapping[str, Text], **extr
         kind, turns = next((kind, turns) for kind, turns in kinds.items() if turns)
         replies = {name: [_reply(answer)] for name, answer in answers.items() if isinstance(answer, str)}
         fields = {"prompt": turns, **replies, **extra, **template_fields(found.fields, turns)}
-        return Row(fields, found.where, found.name, made_of=kind)
+        return Row(fields, found.where, name, made_of=kind)
 
     fields = {"prompt": prompt, **answers, **extra, **found.template}
-    return Row(fields, found.where, found.name, chat if prompt and isinstance(prompt, str) else None)
+    return Row(fields, found.where, name, chat if prompt and isinstance(prompt, str) else None)
 
 
 def _reply(text: str) -> Message:

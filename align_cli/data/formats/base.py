@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from align_cli.data.faults import RowError, describe, list_keys, missing_key, text_of
@@ -84,12 +84,14 @@ class Exchange:
         answers: in the order of the row; all text or all messages where the prompt is.
         verdicts: which of two is better; where there is none, the scores of the answers tell.
         turns: the messages that a text prompt becomes for a policy that chats; empty for one user's message of it.
+        kind: which of several shapes of its format the row has; empty where there is one.
     """
 
     prompt: Text
     answers: Sequence[Answer] = ()
     verdicts: Sequence[Verdict] = ()
     turns: Sequence[Message] = ()
+    kind: str = ""
 
     def with_system(self, system: Any) -> Exchange:
         """The exchange as a conversation that begins with a system message; itself where there is none."""
@@ -101,7 +103,7 @@ class Exchange:
             answer._replace(text=[assistant_message(answer.text)]) if isinstance(answer.text, str) else answer
             for answer in self.answers
         ]
-        return Exchange(with_system(prompt, text), answers, self.verdicts)
+        return replace(self, prompt=with_system(prompt, text), answers=answers)
 
 
 class Dropped(NamedTuple):
@@ -136,12 +138,14 @@ class Format(ABC):
         fields: what it is recognised by, in words.
         gives: what it can be read for; what most people want of it comes first.
         example: JSON in three lines: one row, or several.
+        is_refused: whether it is known only to say why it cannot be read.
     """
 
     name: ClassVar[str]
     fields: ClassVar[str]
     gives: ClassVar[tuple[Wanted, ...]] = (PAIRS, DEMONSTRATIONS, PROMPTS)
     example: ClassVar[str]
+    is_refused: ClassVar[bool] = False
 
     @abstractmethod
     def recognises(self, row: Mapping[str, Any], wanted: Wanted) -> bool:

@@ -56,6 +56,8 @@ NAMES, LONG_NAMES = ("chosen", "rejected"), ("chosen_messages", "rejected_messag
 PROMPT_KEYS = ("prompt", "conversations", "instruction", "question")
 KNOWN_KEYS = (*PROMPT_KEYS, "input", "system", *NAMES, *LONG_NAMES, "label")
 PAIR_KEYS = (*NAMES, "label", "system")
+KINDS = {"prompt": "", "conversations": "ShareGPT", "instruction": "Alpaca", "question": "question"}
+WHOLE, TRANSCRIPTS, SHARED = "whole conversations", "hh-rlhf transcripts", "texts that begin alike"
 SHOWN_OTHERWISE = ("completion", "messages", "output", "text")
 """What a row demonstrates rather than the chosen side of its pair."""
 
@@ -81,9 +83,9 @@ class Pairs(Format):
         yield pair if isinstance(pair, Dropped) else pair.with_system(row.get("system"))
 
 
-def exchange_of_two(prompt: Text, chosen: Text, rejected: Text, label: float | None = None) -> Exchange:
+def exchange_of_two(prompt: Text, chosen: Text, rejected: Text, label: float | None = None, kind: str = "") -> Exchange:
     """A prompt with the better of two answers, and the other one."""
-    return Exchange(prompt, (Answer(chosen), Answer(rejected)), (Verdict(0, 1, label),))
+    return Exchange(prompt, (Answer(chosen), Answer(rejected)), (Verdict(0, 1, label),), kind=kind)
 
 
 def split_conversations(chosen: list[Message], rejected: list[Message], label: float | None) -> Exchange | Dropped:
@@ -93,7 +95,7 @@ def split_conversations(chosen: list[Message], rejected: list[Message], label: f
         shared += 1
     if not shared or not is_reply(chosen[shared:]) or not is_reply(rejected[shared:]):
         return Dropped(DIFFERENT_PROMPTS)
-    return exchange_of_two(chosen[:shared], chosen[shared:], rejected[shared:], label)
+    return exchange_of_two(chosen[:shared], chosen[shared:], rejected[shared:], label, WHOLE)
 
 
 def _completions(row: dict[str, Any]) -> tuple[Text, Text]:
@@ -109,21 +111,22 @@ def _completions(row: dict[str, Any]) -> tuple[Text, Text]:
 
 def _joined(row: dict[str, Any], chosen: Text, rejected: Text, label: float | None) -> Exchange | Dropped:
     prompt, turns = _explicit_prompt(row)
+    kind = next((KINDS[key] for key in PROMPT_KEYS if holds(row, key)), "")
     if isinstance(chosen, str) and isinstance(rejected, str):
         if prompt is None:
             return _split_texts(row, chosen, rejected, label)
         if isinstance(prompt, str):
-            return Exchange(prompt, (Answer(chosen), Answer(rejected)), (Verdict(0, 1, label),), turns)
-        return exchange_of_two(prompt, [assistant_message(chosen)], [assistant_message(rejected)], label)
+            return Exchange(prompt, (Answer(chosen), Answer(rejected)), (Verdict(0, 1, label),), turns, kind)
+        return exchange_of_two(prompt, [assistant_message(chosen)], [assistant_message(rejected)], label, kind)
     assert isinstance(chosen, list) and isinstance(rejected, list)  # _completions saw to it
     if isinstance(prompt, list):
-        return _without_prompt(prompt, chosen, rejected, label)
+        return _without_prompt(prompt, chosen, rejected, label, kind)
     are_whole = chosen[0]["role"] != "assistant" and rejected[0]["role"] != "assistant"
     if are_whole:
         return split_conversations(chosen, rejected, label)
     if prompt is None:
         raise missing_key(row, "prompt", KNOWN_KEYS)
-    return _without_prompt([user_message(prompt)], chosen, rejected, label)
+    return _without_prompt([user_message(prompt)], chosen, rejected, label, kind)
 
 
 def _explicit_prompt(row: dict[str, Any]) -> tuple[Text | None, list[Message]]:
@@ -139,7 +142,7 @@ def _explicit_prompt(row: dict[str, Any]) -> tuple[Text | None, list[Message]]:
 
 
 def _without_prompt(
-    prompt: list[Message], chosen: list[Message], rejected: list[Message], label: float | None
+    prompt: list[Message], chosen: list[Message], rejected: list[Message], label: float | None, kind: str
 ) -> Exchange:
     replies = []
     for name, messages in (("chosen", chosen), ("rejected", rejected)):
@@ -151,7 +154,7 @@ def _without_prompt(
                 "leave 'prompt' out if both are whole conversations",
             )
         replies.append(reply)
-    return exchange_of_two(prompt, replies[0], replies[1], label)
+    return exchange_of_two(prompt, replies[0], replies[1], label, kind)
 
 
 def _split_texts(row: dict[str, Any], chosen: str, rejected: str, label: float | None) -> Exchange | Dropped:
@@ -160,7 +163,7 @@ def _split_texts(row: dict[str, Any], chosen: str, rejected: str, label: float |
         rejected_prompt, rejected_marker, rejected_reply = rejected.rpartition(REPLY_MARKER)
         if (chosen_prompt, chosen_marker) != (rejected_prompt, rejected_marker):
             return Dropped(DIFFERENT_PROMPTS)
-        return exchange_of_two(chosen_prompt + REPLY_MARKER, chosen_reply, rejected_reply, label)
+        return exchange_of_two(chosen_prompt + REPLY_MARKER, chosen_reply, rejected_reply, label, TRANSCRIPTS)
     others = [key for key, value in row.items() if key not in PAIR_KEYS and isinstance(value, str | list)]
     if others:
         error = missing_key(row, "prompt", KNOWN_KEYS)
@@ -168,7 +171,7 @@ def _split_texts(row: dict[str, Any], chosen: str, rejected: str, label: float |
     end = _shared_words_end(chosen, rejected)
     if not end:
         return Dropped(NO_SHARED_PROMPT)
-    return exchange_of_two(chosen[:end], chosen[end:], rejected[end:], label)
+    return exchange_of_two(chosen[:end], chosen[end:], rejected[end:], label, SHARED)
 
 
 def _shared_words_end(one: str, other: str) -> int:

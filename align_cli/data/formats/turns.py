@@ -36,7 +36,8 @@ class Turns(Format):
 
 class BenchmarkAnswers(Format):
     name = "benchmark answers"
-    fields = "`question_id`, `model_id` and `choices`: refused, since the questions are in another file"
+    fields = "`question_id`, `model_id` and `choices`"
+    is_refused = True
     example = """{"question_id": 101,
  "model_id": "some-model",
  "choices": [{"index": 0, "turns": ["It is second place."]}]}"""

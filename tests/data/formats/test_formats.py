@@ -28,7 +28,6 @@ READERS: dict[str, Any] = {
     "pairs": read_preferences,
     "demonstrations": read_demonstrations,
 }
-REFUSED = ("benchmark answers",)
 CRITERIA = {"UltraFeedback": "helpfulness", "PKU-SafeRLHF": "safer", "HelpSteer": "helpfulness"}
 
 
@@ -66,7 +65,7 @@ def fault_of(folder: Path, *rows: Any, **choices: Any) -> Any:
 def test_each_formats_example_is_three_lines_and_is_read_by_that_format(known: Format, tmp_path: Path) -> None:
     rows = examples_of(known)
     assert len(known.example.splitlines()) == 3
-    if known.name in REFUSED:
+    if known.is_refused:
         with pytest.raises(DataError, match="answers to a benchmark"):
             read_prompts(write(tmp_path, *rows))
         return
