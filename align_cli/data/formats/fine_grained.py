@@ -52,8 +52,8 @@ def _prompt(row: dict[str, Any]) -> str:
     """The passages, each with its title above it, and the question below them."""
     passages = []
     for index, passage in enumerate(row["passages"] if isinstance(row["passages"], list) else []):
-        if not isinstance(passage, list):
-            raise RowError(f"'passages[{index}]' is {describe(passage)}; it must be a list of sentences")
+        if not isinstance(passage, list) or not passage:
+            raise RowError(f"'passages[{index}]' is {describe(passage)}; it must be a list of a title and sentences")
         title, *sentences = (text_of(sentence, f"passages[{index}]") for sentence in passage)
         passages.append(f"{title}\n{' '.join(sentences).removeprefix(title).strip()}")
     return "\n\n".join([*passages, text_of(at(row, "question"), "question")])

@@ -52,45 +52,75 @@ def _is_tree(row: Mapping[str, Any]) -> bool:
 
 
 def _trees(rows: Sequence[SourceRow]) -> tuple[list[SourceRow], list[Fault]]:
-    """The messages that begin a conversation, each with those that follow it in `replies`; and answers to nothing."""
-    messages = {fields["message_id"]: {**fields, "replies": []} for _, fields in rows if holds(fields, "message_id")}
-    roots, faults = [], []
+    """The messages that begin a conversation, each with those that follow it in `replies`; and what belongs nowhere."""
+    trees = [SourceRow(where, fields["prompt"]) for where, fields in rows if _is_tree(fields)]
+    roots = []
+    messages, faults = _by_id([row for row in rows if not _is_tree(row.fields)])
+    for where, message in messages.values():
+        if message["parent_id"] is None:
+            roots.append(SourceRow(where, message))
+        elif message["parent_id"] in messages:
+            messages[message["parent_id"]].fields["replies"].append(message)
+    reached = {message["message_id"] for _, root in roots for message in _walk(root)}
+    for name, (where, message) in messages.items():
+        if name not in reached:
+            what = f"no conversation leads to it: 'parent_id' is {describe(message['parent_id'])}"
+            faults.append(RowError(what, "give the whole tree, or remove the row").at(where))
+    return [*trees, *roots], faults
+
+
+def _by_id(rows: Sequence[SourceRow]) -> tuple[dict[str, SourceRow], list[Fault]]:
+    """The messages by their ids, with the answers to each still to come."""
+    messages: dict[str, SourceRow] = {}
+    faults = []
     for where, fields in rows:
-        if _is_tree(fields):
-            roots.append(SourceRow(where, fields["prompt"]))
-        elif not holds(fields, "parent_id"):
-            roots.append(SourceRow(where, messages[fields["message_id"]]))
-        elif fields["parent_id"] in messages:
-            messages[fields["parent_id"]]["replies"].append(messages[fields["message_id"]])
-        else:
-            missing = RowError(
-                f"'parent_id' is {describe(fields['parent_id'])}, and no message has that id",
-                "give the whole tree, or remove the row",
-            )
-            faults.append(missing.at(where))
-    return roots, faults
+        try:
+            name = text_of(fields["message_id"], "message_id")
+            parent = text_of(fields["parent_id"], "parent_id") if holds(fields, "parent_id") else None
+            if name in messages:
+                what = f"'message_id' is {describe(name)}, as of {messages[name].where}"
+                raise RowError(what, "remove one of the two")
+            messages[name] = SourceRow(where, {**fields, "parent_id": parent, "replies": []})
+        except RowError as error:
+            faults.append(error.at(where))
+    return messages, faults
+
+
+def _walk(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    stack = [root]
+    while stack:
+        message = stack.pop()
+        yield message
+        stack += _replies(message)
 
 
 def _exchanges(message: Mapping[str, Any], before: list[Message]) -> Iterator[Exchange]:
     """What is answered to a prompter's message, and to those that follow it."""
-    stack = [(message, before)]
+    stack = [(dict(message), before)]
     while stack:
         message, before = stack.pop()
         if not _is_kept(message):
             continue
-        role = at(dict(message), "role")
+        role = text_of(at(message, "role"), "role")
         if role not in ROLES:
             raise RowError(f"'role' is {describe(role)}; it must be prompter or assistant")
-        here = [*before, ROLES[role](text_of(message["text"], "text"))]
-        replies = [reply for reply in message.get("replies") or () if isinstance(reply, dict) and _is_kept(reply)]
+        here = [*before, ROLES[role](text_of(at(message, "text"), "text"))]
+        replies = [reply for reply in _replies(message) if _is_kept(reply)]
         if role == "prompter":
             yield Exchange(here, [_answer(reply) for reply in replies])
         stack += [(reply, here) for reply in reversed(replies)]
 
 
-def _answer(reply: Mapping[str, Any]) -> Answer:
+def _replies(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    replies = message.get("replies") or []
+    if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
+        raise RowError(f"'replies' is {describe(replies)}; it must be a list of messages")
+    return replies
+
+
+def _answer(reply: dict[str, Any]) -> Answer:
     score = -number_of(reply["rank"], "rank") if holds(reply, "rank") else None
-    return Answer([assistant_message(text_of(reply["text"], "text"))], score)
+    return Answer([assistant_message(text_of(at(reply, "text"), "text"))], score)
 
 
 def _is_kept(message: Mapping[str, Any]) -> bool:

@@ -332,9 +332,19 @@ def test_a_nested_tree_is_read_like_a_flat_one(tmp_path: Path) -> None:
     assert pairs_of(tmp_path, tree) == [([user("Hi.")], [bot("a2")], [bot("a1")], None)]
 
 
-def test_an_answer_to_nothing_is_a_fault(tmp_path: Path) -> None:
-    fault = fault_of(tmp_path, *TREE, said("a9", "p9", "Lost."))
-    assert (fault.what, fault.where[-2:]) == ("'parent_id' is 'p9', and no message has that id", ":7")
+@pytest.mark.parametrize(
+    ("lost", "what"),
+    [
+        (said("a9", "p9", "Lost."), "no conversation leads to it: 'parent_id' is 'p9'"),
+        (said("a9", "a9", "Round and round."), "no conversation leads to it: 'parent_id' is 'a9'"),
+        (said("p1", None, "Hi again."), "'message_id' is 'p1', as of "),
+        (said("a9", "p1", "Hi.") | {"message_id": [1]}, "'message_id' is a list of 1; it must be text"),
+        (said("a9", "p1", "Hi.", rank="best"), "'rank' is 'best'; it must be a number"),
+        (said("a9", "p1", "Hi.") | {"role": "narrator"}, "'role' is 'narrator'; it must be prompter or assistant"),
+    ],
+)
+def test_a_message_that_belongs_nowhere_is_a_fault(tmp_path: Path, lost: dict[str, Any], what: str) -> None:
+    assert fault_of(tmp_path, *TREE, lost).what.startswith(what)
 
 
 @pytest.mark.parametrize(
