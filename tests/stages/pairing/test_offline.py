@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from drawn import DROP, KEEP
 
 from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
+from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
-from align_cli.stages.pairing.offline import label_offline_pairs
+from align_cli.stages.pairing.offline import check_labels, label_offline_pairs
 
 OFFLINE = [
     {"prompt": "review of the food :", "chosen": " the food was good .", "rejected": " the food was poor ."},
@@ -57,3 +61,13 @@ def test_every_pair_that_the_policy_cannot_read_is_told(tiny_policy: Policy) -> 
         label_offline_pairs(rows, tiny_policy, LabelSection(**KEEP), "dataset")
     what = "this is a chat, and the policy's tokenizer has no chat template"
     assert str(caught.value).startswith(f"data.preferences: 2 of 4 pairs cannot be read: {what}: row 1, row 3")
+
+
+def test_ties_that_are_left_out_are_no_labels_that_a_loss_of_trls_has_to_take(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    offline = {"loss_type": "robust", "label_smoothing": 0.1, "sources": {"offline": {"mixing": 1.0}}}
+    ties = [row for row in OFFLINE if row.get("label") in (None, 0.5)]
+    check_labels(tiny_recipe(tmp_path, "label.ties=drop", method=offline), ties)
+    with pytest.raises(DataError, match="1 pairs have a label below 1"):
+        check_labels(tiny_recipe(tmp_path, "label.ties=drop", method=offline), OFFLINE)
