@@ -22,7 +22,8 @@ Stages, the recipe's check and `align data` call them.
 
 from align_cli.data.demonstrations import read_demonstrations
 from align_cli.data.formats.base import Choices
-from align_cli.data.preferences import PreferenceRows, read_preferences
+from align_cli.data.preferences import read_preferences
 from align_cli.data.prompts import read_prompts
+from align_cli.data.rows import Rows
 
-__all__ = ["Choices", "PreferenceRows", "read_demonstrations", "read_preferences", "read_prompts"]
+__all__ = ["Choices", "Rows", "read_demonstrations", "read_preferences", "read_prompts"]

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 
 from align_cli.data.exchanges import read_exchanges
-from align_cli.data.formats.base import DEMONSTRATIONS, Answer, Choices, Dropped, Exchange
-from align_cli.data.rows import Row, row_of
+from align_cli.data.formats.base import DEMONSTRATIONS, NO_ANSWER, WRONG_ANSWERS, Answer, Choices, Dropped, Exchange
+from align_cli.data.rows import Rows, row_of
 from align_cli.errors import DataError
 
 TIE = 0.5
 
 
-def read_demonstrations(name_or_path: str, *, split: str = "train", choices: Choices | None = None) -> list[Row]:
+def read_demonstrations(name_or_path: str, *, split: str = "train", choices: Choices | None = None) -> Rows:
     """The demonstrations of a file, a folder or a Hub id.
 
     Args:
@@ -27,24 +27,32 @@ def read_demonstrations(name_or_path: str, *, split: str = "train", choices: Cho
 
     Returns:
         `{"prompt", "completion"}` dicts, with `tools` and `chat_template_kwargs` where the source has them, in the
-        order of the source, at least one. Prompt and completion joined are the natural text. Each knows its place.
+        order of the source, at least one. Prompt and completion joined are the natural text. Each knows its place. What
+        is left out is counted.
 
     Raises:
         DataError: for every row that shows nothing to learn, or if there is none left.
     """
-    rows = []
+    rows, dropped = [], Counter[str]()
     for found in read_exchanges(name_or_path, split, DEMONSTRATIONS, choices or Choices()):
-        if not isinstance(found.said, Dropped) and (best := best_answer(found.said)) is not None:
+        best = found.said if isinstance(found.said, Dropped) else best_answer(found.said)
+        if isinstance(found.said, Exchange) and isinstance(best, Answer):
             rows.append(row_of(found, found.said, {"completion": best.text}))
+        elif isinstance(best, Dropped):
+            dropped[best.reason] += 1
     if not rows:
-        raise DataError("no row is a demonstration", where=name_or_path, hint="give the keys prompt and completion")
-    return rows
+        counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
+        hint = "give the keys prompt and completion"
+        raise DataError(f"no row is a demonstration ({counts})", where=name_or_path, hint=hint)
+    return Rows(rows, dropped)
 
 
-def best_answer(exchange: Exchange) -> Answer | None:
-    """The answer to learn from: what won most often, else scored best, else is the first; None where none is good."""
+def best_answer(exchange: Exchange) -> Answer | Dropped:
+    """The answer to learn from: what won most often, else scored best, else is the first; or why there is none."""
     wins = Counter(verdict.chosen for verdict in exchange.verdicts if verdict.label != TIE)
     scores = {place: answer.score for place, answer in enumerate(exchange.answers) if answer.score is not None}
     ranked = [place for place, _ in wins.most_common()] or sorted(scores, key=lambda place: -scores[place]) or [0]
-    good = [exchange.answers[place] for place in ranked[:1] if exchange.answers]
-    return next((answer for answer in good if not answer.is_wrong), None)
+    if not exchange.answers:
+        return Dropped(NO_ANSWER)
+    best = exchange.answers[ranked[0]]
+    return Dropped(WRONG_ANSWERS) if best.is_wrong else best

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import combinations
 
 from align_cli.data.exchanges import read_exchanges
@@ -24,27 +23,12 @@ from align_cli.data.formats.base import (
     Exchange,
     Verdict,
 )
-from align_cli.data.rows import Row, row_of
+from align_cli.data.rows import Row, Rows, row_of
 from align_cli.data.sources import is_text_file
 from align_cli.errors import DataError
 
 
-@dataclass(frozen=True)
-class PreferenceRows:
-    """Pairs of a source, and what had to be left out of it.
-
-    Args:
-        rows: `{"prompt", "chosen", "rejected"}` and, where the source has them, `"label"`, `"tools"` and
-            `"chat_template_kwargs"`: the first three all text, or all lists of messages. Prompt and completion joined
-            are the natural text. Each knows its place in the source.
-        dropped: how many prompts or pairs were left out, by reason.
-    """
-
-    rows: list[Row]
-    dropped: dict[str, int] = field(default_factory=dict)
-
-
-def read_preferences(name_or_path: str, *, split: str = "train", choices: Choices | None = None) -> PreferenceRows:
+def read_preferences(name_or_path: str, *, split: str = "train", choices: Choices | None = None) -> Rows:
     """The preference pairs of a file, a folder or a Hub id.
 
     Args:
@@ -54,8 +38,10 @@ def read_preferences(name_or_path: str, *, split: str = "train", choices: Choice
         choices: the recipe's, where a format leaves one.
 
     Returns:
-        The pairs in the order of the source, at least one. What is no pair though nothing is wrong with it, such as two
-        responses to different prompts, is left out and counted.
+        `{"prompt", "chosen", "rejected"}` dicts and, where the source has them, `label`, `tools` and
+        `chat_template_kwargs`, in the order of the source, at least one: the first three all text, or all messages.
+        Prompt and completion joined are the natural text. Each knows its place. What is no pair though nothing is wrong
+        with it, such as two responses to different prompts, is left out and counted.
 
     Raises:
         DataError: for every row that cannot be used, or if there is no pair.
@@ -78,7 +64,7 @@ def read_preferences(name_or_path: str, *, split: str = "train", choices: Choice
     if not rows:
         counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
         raise DataError(f"no row is a pair ({counts})", where=name_or_path, hint="give the prompt as a key 'prompt'")
-    return PreferenceRows(rows, dict(dropped))
+    return Rows(rows, dropped)
 
 
 def verdicts_on(exchange: Exchange, choices: Choices) -> Iterator[Verdict | Dropped]:

@@ -6,13 +6,15 @@ both are the same to the letter; pairs that it drops are left out. A `.txt` file
 
 from __future__ import annotations
 
+from collections import Counter
+
 from align_cli.data.exchanges import read_exchanges
 from align_cli.data.formats.base import PROMPTS, Choices, Dropped
-from align_cli.data.rows import Row, row_of
+from align_cli.data.rows import Rows, row_of
 from align_cli.errors import DataError
 
 
-def read_prompts(name_or_path: str, *, split: str = "train", choices: Choices | None = None) -> list[Row]:
+def read_prompts(name_or_path: str, *, split: str = "train", choices: Choices | None = None) -> Rows:
     """The prompts of a file, a folder or a Hub id.
 
     Args:
@@ -23,7 +25,7 @@ def read_prompts(name_or_path: str, *, split: str = "train", choices: Choices | 
 
     Returns:
         `{"prompt": ...}` dicts, with `tools` and `chat_template_kwargs` where the source has them, in the order of the
-        source, at least one; repeated prompts stay. Each knows its place in the source.
+        source, at least one; repeated prompts stay. Each knows its place in the source. What is left out is counted.
 
     Raises:
         DataError: for every row without a usable prompt, a blank one included, or if there is no prompt at all.
@@ -32,4 +34,4 @@ def read_prompts(name_or_path: str, *, split: str = "train", choices: Choices | 
     prompts = [row_of(one, one.said, {}) for one in found if not isinstance(one.said, Dropped)]
     if not prompts:
         raise DataError("no row holds a prompt that can be told", where=name_or_path, hint="give it as a key 'prompt'")
-    return prompts
+    return Rows(prompts, Counter(one.said.reason for one in found if isinstance(one.said, Dropped)))

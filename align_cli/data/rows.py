@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from align_cli.data.formats.base import Exchange, Found
@@ -38,6 +38,19 @@ class Row(dict[str, Any]):
     def with_fields(self, **fields: Any) -> Row:
         """The row with some other fields; what it could become is forgotten."""
         return Row({**self, **fields}, self.where, self.name, made_of=self.made_of)
+
+
+class Rows(list[Row]):
+    """The rows of a source, and what had to be left out of it.
+
+    Args:
+        rows: in the order of the source.
+        dropped: how many were left out, by reason.
+    """
+
+    def __init__(self, rows: Iterable[Row], dropped: Mapping[str, int]) -> None:
+        super().__init__(rows)
+        self.dropped = dict(dropped)
 
 
 def place_of(row: Mapping[str, Any], index: int) -> str:

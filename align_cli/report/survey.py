@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -182,11 +182,10 @@ def read_source(
     """
     uses = uses_of(name, split)
     use = use or uses[0]
-    choices = Choices(data.criterion, data.pairs)
-    rows, dropped = _READERS[use](name, split, choices)
+    rows = _READERS[use](name, split=split, choices=Choices(data.criterion, data.pairs))
     policy_chats = policy is not None and bool(policy.tokenizer.chat_template)
     form = Form(data.as_chat, policy_chats, data.system_prompt, data.thinking)
-    return Source(name, use, uses, in_form(rows, form, name), dropped)
+    return Source(name, use, uses, in_form(rows, form, name), rows.dropped)
 
 
 def survey_of(
@@ -247,16 +246,7 @@ def _alike(prompt: Any) -> str:
     return " ".join(plain_text(prompt).casefold().split())
 
 
-def _read_pairs(name: str, split: str, choices: Choices) -> tuple[list[Row], dict[str, int]]:
-    found = read_preferences(name, split=split, choices=choices)
-    return found.rows, found.dropped
-
-
-_READERS: dict[str, Callable[[str, str, Choices], tuple[list[Row], dict[str, int]]]] = {
-    PAIRS: _read_pairs,
-    DEMONSTRATIONS: lambda name, split, choices: (read_demonstrations(name, split=split, choices=choices), {}),
-    PROMPTS: lambda name, split, choices: (read_prompts(name, split=split, choices=choices), {}),
-}
+_READERS = {PAIRS: read_preferences, DEMONSTRATIONS: read_demonstrations, PROMPTS: read_prompts}
 
 
 def _read(row: Row, answers: Sequence[str], policy: PolicyText | None) -> dict[str, list[Any]] | str:

@@ -268,7 +268,7 @@ def _pairs(
 
     reading = reading or Reading(recipe)
     read = read_preferences(name, choices=reading.choices)
-    return PairRows(reading.in_form(read.rows, key), dict(read.dropped))
+    return PairRows(reading.in_form(read, key), read.dropped)
 
 
 def _reviews_files(section: ReviewsSection | None) -> tuple[Path, Path, int]:

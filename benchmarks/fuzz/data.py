@@ -80,7 +80,7 @@ def read(data: bytes) -> None:
     path = FOLDER / f"rows{suffix}"
     path.write_bytes(pack(data[1:]))
     faults: list[Fault] = []
-    for reader in (read_prompts, read_demonstrations, lambda *given, **named: read_preferences(*given, **named).rows):
+    for reader in (read_prompts, read_demonstrations, read_preferences):
         try:
             rows = reader(str(path), choices=CRITERION)
         except AlignError as error:

@@ -34,7 +34,7 @@ def write(folder: Path, *rows: Any) -> str:
 
 
 def pairs(folder: Path, *rows: Any) -> list[Row]:
-    return read_preferences(write(folder, *rows)).rows
+    return read_preferences(write(folder, *rows))
 
 
 TOOL = {"role": "tool", "content": "<think>5</think>"}

@@ -171,7 +171,7 @@ def test_dropped_rows_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     different = {"chosen": [user("a"), bot("x")], "rejected": [user("b"), bot("y")]}
     path = write_lines(tmp_path / "pairs.jsonl", [STANDARD, different, CONVERSATIONAL, different])
     preferences = read_preferences(path)
-    assert preferences.rows == [STANDARD, CONVERSATIONAL]
+    assert preferences == [STANDARD, CONVERSATIONAL]
     assert preferences.dropped == {DIFFERENT_PROMPTS: 2}
 
 
@@ -184,7 +184,7 @@ def test_a_file_of_dropped_rows_alone_is_a_fault(tmp_path: Path) -> None:
 def test_a_csv_file_gives_labels_as_numbers(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text('prompt,chosen,rejected,label\n"a,\nb",x,y,0.25\nc,,y,\n')
-    assert read_preferences(str(path)).rows == [
+    assert read_preferences(str(path)) == [
         {"prompt": "a,\nb", "chosen": "x", "rejected": "y", "label": 0.25},
         {"prompt": "c", "chosen": "", "rejected": "y"},
     ]

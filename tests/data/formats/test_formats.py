@@ -16,6 +16,7 @@ from align_cli.data.formats.base import (
     NO_ANSWER,
     ONE_ANSWER,
     WANTED,
+    WRONG_ANSWERS,
     Answer,
     Exchange,
     Format,
@@ -48,7 +49,7 @@ def write(folder: Path, *rows: Any) -> str:
 def pairs_of(folder: Path, *rows: Any, **choices: Any) -> list[tuple[Any, ...]]:
     """Prompt, chosen, rejected and label of each pair."""
     read = read_preferences(write(folder, *rows), choices=Choices(**choices))
-    return [(row["prompt"], row["chosen"], row["rejected"], row.get("label")) for row in read.rows]
+    return [(row["prompt"], row["chosen"], row["rejected"], row.get("label")) for row in read]
 
 
 def dropped_of(folder: Path, *rows: Any, **choices: Any) -> dict[str, int]:
@@ -73,7 +74,7 @@ def test_each_formats_example_is_three_lines_and_is_read_by_that_format(known: F
     for wanted, read in READERS.items():
         if wanted in known.gives and not (known.name == "KTO" and wanted == "prompts"):
             found = read(write(tmp_path, *rows), choices=choices)
-            assert {row.name for row in getattr(found, "rows", found)} == {known.name}
+            assert {row.name for row in found} == {known.name}
 
 
 def test_names_of_formats_differ() -> None:
@@ -277,13 +278,14 @@ def test_kto_rows_are_paired_by_prompt_and_shown_where_they_are_good(tmp_path: P
     assert pairs_of(tmp_path, *rows, pairs="all") == [("p", "good", "bad", None), ("p", "good", "worse", None)]
     shown = read_demonstrations(write(tmp_path, *rows))
     assert [row["completion"] for row in shown] == ["alone", "good"]
+    assert shown.dropped == {WRONG_ANSWERS: 2}
     assert [row["prompt"] for row in read_prompts(write(tmp_path, *rows))] == ["p", "q", "p", "p"]
 
 
 def test_a_pair_of_several_rows_stands_at_the_first_and_keeps_its_tools(tmp_path: Path) -> None:
     tools = [{"name": "add"}]
     talks = [{"messages": [user("p"), bot(text)], "label": text == "a", "tools": tools} for text in "ab"]
-    (row,) = read_preferences(write(tmp_path, kto("q", "x", True), *talks)).rows
+    (row,) = read_preferences(write(tmp_path, kto("q", "x", True), *talks))
     assert row.where.endswith("rows.jsonl:2")
     assert row == {"prompt": [user("p")], "chosen": [bot("a")], "rejected": [bot("b")], "tools": tools}
 

@@ -62,7 +62,7 @@ def test_rows_with_anything_in_them_are_read_or_refused(
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in changed(ROWS[name], changes)), encoding="utf-8")
     choices = Choices(criterion, "all" if every else "best_worst")
-    for read in (read_prompts, read_demonstrations, lambda *given, **named: read_preferences(*given, **named).rows):
+    for read in (read_prompts, read_demonstrations, read_preferences):
         try:
             rows = read(str(path), choices=choices)
             made = in_form(rows, Form("always", system_prompt="be brief", thinking="strip"), "data.prompts")
