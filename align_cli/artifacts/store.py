@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -36,7 +36,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write JSON Lines in one step."""
-    write_text(path, "".join(to_json(record.to_dict()) + "\n" for record in records))
+    write_rows(path, (record.to_dict() for record in records))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines of plain objects in one step."""
+    write_text(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def read_json(path: Path) -> Any:

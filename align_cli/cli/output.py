@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import wraps
@@ -175,15 +175,19 @@ class Output:
 
     def records(self, records: Sequence[Record], place: str) -> None:
         """JSON Lines into a file, or to standard output for `-`."""
+        self.rows([record.to_dict() for record in records], place)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]], place: str) -> None:
+        """JSON Lines of plain objects likewise."""
         from align_cli.artifacts.json_text import to_json
-        from align_cli.artifacts.store import write_records
+        from align_cli.artifacts.store import write_rows
 
         if place == "-":
             shown = visible_json if sys.stdout.isatty() else str
-            write_out(_json(shown(to_json(record.to_dict()))) for record in records)
+            write_out(_json(shown(to_json(row))) for row in rows)
         else:
-            write_records(Path(place), records)
-            self.note(f"{len(records)} lines in {place}")
+            write_rows(Path(place), rows)
+            self.note(f"{len(rows)} lines in {place}")
 
     def reporter(self) -> AbstractContextManager[RunReporter]:
         """What a run talks to: live on a terminal, plain lines elsewhere, nothing if quiet."""

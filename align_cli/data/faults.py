@@ -1,6 +1,6 @@
 """Faults of rows: raised where they are found, collected per file, shown at once.
 
-A converter raises `RowError` without knowing where its row stands; `convert_rows` adds the place. What a file holds is
+A format raises `RowError` without knowing where its row stands; `exchanges.py` adds the place. What a file holds is
 data: it is shortened and its control characters are escaped before it enters a message.
 """
 

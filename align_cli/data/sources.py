@@ -1,81 +1,21 @@
 """The rows of a source, whatever it is: a file, a folder, or a dataset of the Hub.
 
 A folder's split is its one file of that name (`train.jsonl`); any other layout, and the Hub, are left to
-`datasets.load_dataset`. Owns what a name stands for, and gathers the faults of all rows into one error; knows nothing
-of what rows mean. `convert_rows` is the way in: the three readers hand it their converter.
+`datasets.load_dataset`. Owns what a name stands for; knows nothing of what rows mean. `exchanges.py` calls it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
-from align_cli.data.faults import FaultLog, RowError
 from align_cli.data.files import KNOWN_SUFFIXES, SourceRow, read_text_file, suffix_of
 from align_cli.data.tables import read_dataset, read_parquet
 from align_cli.errors import DataError, Fault, nearest
 
 # An organisation and a name, or a name alone, as the Hub has them; then, if any, a configuration.
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
-
-Dropped = TypeVar("Dropped")
-
-
-class Row(dict[str, Any]):
-    """One row in a format of TRL's, with its place in its source; equal to any dict that has its fields.
-
-    Args:
-        fields: what it holds.
-        where: its place, such as `rows.jsonl:12`.
-    """
-
-    def __init__(self, fields: dict[str, Any], where: str) -> None:
-        super().__init__(fields)
-        self.where = where
-
-
-def place_of(row: Mapping[str, Any], index: int) -> str:
-    """Where a row came from: its place in its source; the number of one that has none, as those of built-in worlds."""
-    return row.where if isinstance(row, Row) else f"row {index}"
-
-
-def convert_rows(
-    name_or_path: str, split: str, convert: Callable[[dict[str, Any]], dict[str, Any] | Dropped]
-) -> list[Row | Dropped]:
-    """Every row of a source through a converter, or every fault of the source in one error.
-
-    Args:
-        name_or_path: a file, a folder with one data file a split, or a Hub id; a dataset's configuration is given as
-            `org/name:configuration`.
-        split: which split of a folder or a Hub dataset; a single file is one split, whatever it is called.
-        convert: takes a row's fields; raises `RowError` for a row that cannot be used.
-
-    Returns:
-        What the converter returned, in the order of the source, at least one; each dict as a row with its place.
-
-    Raises:
-        DataError: for a source that cannot be read or holds no row, and for all rows that cannot be used, those of one
-            kind in one fault; after 1000 of them reading stops.
-    """
-    log = FaultLog(name_or_path)
-    converted: list[Row | Dropped] = []
-    for row in read_rows(name_or_path, split):
-        if isinstance(row, Fault):
-            log.add(row)
-        else:
-            try:
-                found = convert(row.fields)
-                converted.append(Row(found, row.where) if isinstance(found, dict) else found)
-            except RowError as error:
-                log.add(error.at(row.where))
-        if log.is_full:
-            break
-    log.raise_if_any()
-    if not converted:
-        raise DataError("there are no rows", where=name_or_path, hint="give a source with at least one row")
-    return converted
 
 
 def read_rows(name_or_path: str, split: str) -> Iterator[SourceRow | Fault]:

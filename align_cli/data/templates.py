@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from align_cli.data.faults import RowError, describe, missing_key, text_of
+from align_cli.data.messages import Message, user_message
 
 WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -31,6 +32,19 @@ def instruction_prompt(row: dict[str, Any]) -> str:
 
     Source: the templates of Stanford Alpaca, with the line break at the end added.
     """
+    instruction, context = _parts(row)
+    # Not str.format on user text: only the template's own braces are filled.
+    if context.strip():
+        return WITH_INPUT.format(instruction=instruction, input=context)
+    return WITHOUT_INPUT.format(instruction=instruction)
+
+
+def instruction_turns(row: dict[str, Any]) -> list[Message]:
+    """The same prompt as a conversation: one user's message, without the template; the input below the instruction."""
+    return [user_message("\n\n".join(part for part in _parts(row) if part.strip()))]
+
+
+def _parts(row: dict[str, Any]) -> tuple[str, str]:
     if row.get("instruction") is None:
         raise missing_key(row, "instruction")
     if row.get("history"):
@@ -39,8 +53,4 @@ def instruction_prompt(row: dict[str, Any]) -> str:
             "write the turns as 'messages'",
         )
     instruction = text_of(row["instruction"], "instruction")
-    context = "" if row.get("input") is None else text_of(row["input"], "input")
-    # Not str.format on user text: only the template's own braces are filled.
-    if context.strip():
-        return WITH_INPUT.format(instruction=instruction, input=context)
-    return WITHOUT_INPUT.format(instruction=instruction)
+    return instruction, "" if row.get("input") is None else text_of(row["input"], "input")

@@ -4,7 +4,7 @@ Loads nothing heavy: no torch, transformers or trl.
 """
 
 from align_cli.recipe.keys import KeyDoc, describe_keys
-from align_cli.recipe.load import load_recipe
+from align_cli.recipe.load import load_data_section, load_recipe
 from align_cli.recipe.recipe import Recipe
 from align_cli.recipe.resolve import Difference, differences, dump, resolved
 from align_cli.recipe.rules import code_that_runs, warnings_for
@@ -17,6 +17,7 @@ __all__ = [
     "describe_keys",
     "differences",
     "dump",
+    "load_data_section",
     "load_recipe",
     "resolved",
     "warnings_for",

@@ -19,6 +19,7 @@ from align_cli.recipe.presets import PRESET, apply_preset
 from align_cli.recipe.recipe import Recipe
 from align_cli.recipe.resolve import with_automatic_values
 from align_cli.recipe.rules import broken_rules
+from align_cli.recipe.sections.data import DataSection
 from align_cli.recipe.sections.train import TrainSection
 from align_cli.recipe.sections.training_arguments import check_training_argument
 from align_cli.recipe.written.overrides import apply_overrides
@@ -72,6 +73,29 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files:
         raise RecipeError.of([fault.fault() for fault in sorted(faults, key=lambda fault: fault.place.order)])
     recipe.written_at(root)
     return with_automatic_values(recipe)
+
+
+def load_data_section(overrides: Sequence[str]) -> DataSection:
+    """The section `data` of overrides alone, as in `data.criterion=helpful`, where there is no recipe.
+
+    Raises:
+        RecipeError: with every fault of the overrides.
+    """
+    root = Node(Place(Source("the command line")), {})
+    faults = apply_overrides(root, overrides)
+    tree = plain(root)
+    for name in tree.keys() - {"data"}:
+        faults.append(
+            PlacedFault(key_place(root, (name,)), f"{name} is no key of data", "as in data.criterion=helpful")
+        )
+    try:
+        section = DataSection.model_validate(tree.get("data") or {})
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False, include_context=False)
+        faults += [placed_fault(root, tree, {**detail, "loc": ("data", *detail["loc"])}) for detail in details]
+    if faults:
+        raise RecipeError.of([fault.fault() for fault in sorted(faults, key=lambda fault: fault.place.order)])
+    return section
 
 
 def _no_sections(source: Source, root: Node | None, faults: list[PlacedFault]) -> list[PlacedFault]:

@@ -38,6 +38,9 @@ SAMPLES, EVALUATION = "samples.jsonl", "evaluation.json"
 POLICY_KEYS = ("seed", "policy", "playground", "reviews")
 """Keys that every stage depends on: which model it is, and which random numbers."""
 
+READING_KEYS = tuple(f"data.{name}" for name in ("criterion", "pairs", "as_chat", "system_prompt", "thinking"))
+"""Keys that every stage which reads data depends on: what is made of its rows."""
+
 RecordType = TypeVar("RecordType", bound=Record)
 
 

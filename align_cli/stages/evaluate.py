@@ -19,6 +19,7 @@ from align_cli.seeds import derive_seed, seeded_order
 from align_cli.stages.base import (
     EVALUATION,
     POLICY_KEYS,
+    READING_KEYS,
     SAMPLES,
     Artifact,
     Context,
@@ -69,7 +70,7 @@ class Evaluate(Stage):
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
         labeler = (f"labelers.{recipe.evaluate.scorer}",) if recipe.evaluate.scorer else ()
         held_out = ("data.eval_prompts", "data.eval_preferences")
-        return (*POLICY_KEYS, *held_out, "generate", "label", "method.beta", "evaluate", *labeler)
+        return (*POLICY_KEYS, *READING_KEYS, *held_out, "generate", "label", "method.beta", "evaluate", *labeler)
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         opponents = opponent_rounds(recipe, history, round_number).values()
@@ -208,8 +209,8 @@ def evaluate_policy(
         progress: told of every response and pair.
         work: where scores, KL and margins are kept as they come.
     """
-    judged = _judge("own", samples, scorer, progress, work)
-    opposing = {name: _judge(name, responses, scorer, progress, work) for name, responses in opponents.items()}
+    judged = _judge("own", samples, scorer, recipe, progress, work)
+    opposing = {name: _judge(name, responses, scorer, recipe, progress, work) for name, responses in opponents.items()}
     progress.start(len(drawn) + len(pairs), "sequences")
     batch_size = recipe.generate.batch_size
     with work.journal("kl") as journal:
@@ -231,11 +232,13 @@ def evaluate_policy(
     )
 
 
-def _judge(name: str, samples: Sequence[Completion], scorer: Scorer | None, progress: Progress, work: Work) -> Judged:
+def _judge(
+    name: str, samples: Sequence[Completion], scorer: Scorer | None, recipe: Recipe, progress: Progress, work: Work
+) -> Judged:
     if scorer is None:
         return Judged(samples, [])
     with work.journal(f"{name}-scores") as journal:
-        return Judged(samples, score_completions(samples, scorer, progress, journal))
+        return Judged(samples, score_completions(samples, scorer, progress, journal, thinking=recipe.label.thinking))
 
 
 def _compare(judged: Judged, opponent: Judged, seed: int) -> dict[str, float | int | str]:

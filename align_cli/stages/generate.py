@@ -18,6 +18,7 @@ from align_cli.stages.base import (
     CHECKPOINT,
     COMPLETIONS,
     POLICY_KEYS,
+    READING_KEYS,
     Artifact,
     Context,
     Done,
@@ -43,7 +44,7 @@ class Generate(Stage):
 
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
         prompts_too = ("data.demonstrations",) if recipe.data.prompts is None else ()
-        return (*POLICY_KEYS, "data.prompts", *prompts_too, "generate")
+        return (*POLICY_KEYS, *READING_KEYS, "data.prompts", *prompts_too, "generate")
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         initial = [Artifact(0, CHECKPOINT)] if recipe.generate.num_reference_generations else []

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.json_text import to_json
-from align_cli.data.sources import Row, place_of
+from align_cli.data.chats import Form, in_form
+from align_cli.data.formats.base import Choices
+from align_cli.data.rows import Row, place_of
 from align_cli.errors import DataError
 from align_cli.labelers.code_files import code_files
+from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.playground import reviews, world
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
@@ -41,6 +44,47 @@ EVALUATION_RULES = LabelSection(ties="drop", equal_texts="drop", empty_texts="ke
 """One rule for every recipe: what a method drops in training must not change what it is measured on."""
 
 
+class Reading:
+    """How a recipe wants the rows of files; which form that is may depend on whether the policy chats.
+
+    Args:
+        recipe: the whole recipe.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self.choices = Choices(recipe.data.criterion, recipe.data.pairs)
+
+    def in_form(self, rows: Sequence[Row], key: str) -> Rows:
+        """The rows as the recipe wants them, each with its arguments for the template of chats; a row's own win.
+
+        Raises:
+            DataError: for rows that cannot be what is wanted.
+            AlignError: if the policy's tokenizer cannot be read.
+        """
+        data = self._recipe.data
+        asks = data.as_chat == "auto" and any(isinstance(row["prompt"], str) for row in rows)
+        form = Form(data.as_chat, asks and self._policy_chats, data.system_prompt, data.thinking)
+        formed = in_form(rows, form, key)
+        shared = self._recipe.policy.chat_template_kwargs
+        if not shared:
+            return formed
+        return [
+            row
+            if isinstance(row["prompt"], str)
+            else row.with_fields(chat_template_kwargs={**shared, **row.get("chat_template_kwargs", {})})
+            for row in formed
+        ]
+
+    @cached_property
+    def _policy_chats(self) -> bool:
+        """Whether the initial policy has a chat template; those that are made from scratch have none."""
+        policy = self._recipe.policy
+        if policy.from_scratch is not None or policy.model_name_or_path == PLAYGROUND:
+            return False
+        return bool(load_recipe_tokenizer(self._recipe).tokenizer.chat_template)
+
+
 class Inputs:
     """A recipe's inputs, each read once, when it is first needed.
 
@@ -50,13 +94,14 @@ class Inputs:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
+        self._reading = Reading(recipe)
         self._offline: LabelledPairs | None = None
         self._held_out: list[Preference] | None = None
 
     @cached_property
     def prompts(self) -> Rows:
         """Training prompts."""
-        return training_prompts(self._recipe)
+        return training_prompts(self._recipe, self._reading)
 
     @cached_property
     def sft_demonstrations(self) -> Rows:
@@ -66,22 +111,22 @@ class Inputs:
     @cached_property
     def demonstrations(self) -> Rows:
         """What mixed pairs choose; none where no source asks for it."""
-        return demonstrations(self._recipe) if "dmd" in self._recipe.method.sources.in_use() else []
+        return demonstrations(self._recipe, self._reading) if "dmd" in self._recipe.method.sources.in_use() else []
 
     @cached_property
     def eval_prompts(self) -> Rows:
         """Held-out prompts."""
-        return evaluation_prompts(self._recipe)
+        return evaluation_prompts(self._recipe, self._reading)
 
     @cached_property
     def offline_rows(self) -> PairRows:
         """Offline pairs, as read."""
-        return offline_pairs(self._recipe)
+        return offline_pairs(self._recipe, self._reading)
 
     @cached_property
     def eval_rows(self) -> PairRows:
         """Held-out offline pairs, as read."""
-        return evaluation_pairs(self._recipe)
+        return evaluation_pairs(self._recipe, self._reading)
 
     @property
     def uses_offline_pairs(self) -> bool:
@@ -113,7 +158,7 @@ class Inputs:
         return self._held_out
 
 
-def training_prompts(recipe: Recipe) -> Rows:
+def training_prompts(recipe: Recipe, reading: Reading | None = None) -> Rows:
     """`data.prompts`; the prompts of `data.demonstrations` where a recipe leaves them out.
 
     Raises:
@@ -121,63 +166,59 @@ def training_prompts(recipe: Recipe) -> Rows:
     """
     if recipe.data.prompts is None and recipe.data.demonstrations is not None:
         prompts: dict[str, Row] = {}
-        for index, row in enumerate(demonstrations(recipe)):
+        for index, row in enumerate(demonstrations(recipe, reading)):
             fields = {key: value for key, value in row.items() if key != "completion"}
-            prompts.setdefault(to_json(fields), Row(fields, place_of(row, index)))
+            made_of = row.made_of if isinstance(row, Row) else ""
+            prompts.setdefault(to_json(fields), Row(fields, place_of(row, index), made_of=made_of))
         return list(prompts.values())
-    return _prompts(recipe, recipe.data.prompts, "data.prompts", world.prompts, reviews.prompts)
+    return _prompts(recipe, reading, recipe.data.prompts, "data.prompts", world.prompts, reviews.prompts)
 
 
-def evaluation_prompts(recipe: Recipe) -> Rows:
+def evaluation_prompts(recipe: Recipe, reading: Reading | None = None) -> Rows:
     """`data.eval_prompts`.
 
     Raises:
         DataError: if there are none.
     """
-    return _prompts(recipe, recipe.data.eval_prompts, "data.eval_prompts", world.eval_prompts, reviews.eval_prompts)
+    key, name = "data.eval_prompts", recipe.data.eval_prompts
+    return _prompts(recipe, reading, name, key, world.eval_prompts, reviews.eval_prompts)
 
 
-def offline_pairs(recipe: Recipe) -> PairRows:
+def offline_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows:
     """`data.preferences`."""
-    return _pairs(recipe, recipe.data.preferences, world.preferences, reviews.preferences)
+    key, name = "data.preferences", recipe.data.preferences
+    return _pairs(recipe, reading, name, key, world.preferences, reviews.preferences)
 
 
-def evaluation_pairs(recipe: Recipe) -> PairRows:
+def evaluation_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows:
     """`data.eval_preferences`: held-out offline pairs; none where the recipe names none."""
-    return _pairs(recipe, recipe.data.eval_preferences, world.eval_preferences, reviews.eval_preferences)
+    key, name = "data.eval_preferences", recipe.data.eval_preferences
+    return _pairs(recipe, reading, name, key, world.eval_preferences, reviews.eval_preferences)
 
 
 def sft_demonstrations(recipe: Recipe) -> Rows:
     """`policy.sft.dataset`; empty without a warm start."""
-    return [] if recipe.policy.sft is None else _demonstrations(recipe, recipe.policy.sft.dataset)
+    if recipe.policy.sft is None:
+        return []
+    return _demonstrations(recipe, None, recipe.policy.sft.dataset, "policy.sft.dataset")
 
 
-def demonstrations(recipe: Recipe) -> Rows:
+def demonstrations(recipe: Recipe, reading: Reading | None = None) -> Rows:
     """`data.demonstrations`: prompts with the responses that mixed pairs choose; empty where the recipe names none."""
-    return [] if recipe.data.demonstrations is None else _demonstrations(recipe, recipe.data.demonstrations)
+    if recipe.data.demonstrations is None:
+        return []
+    return _demonstrations(recipe, reading, recipe.data.demonstrations, "data.demonstrations")
 
 
-def _demonstrations(recipe: Recipe, name: str) -> Rows:
+def _demonstrations(recipe: Recipe, reading: Reading | None, name: str, key: str) -> Rows:
     if name == PLAYGROUND:
         return world.sft_corpus(recipe.seed)
     if name == REVIEWS:
         return reviews.sft_corpus(*_reviews_files(recipe.reviews))
     from align_cli.data.demonstrations import read_demonstrations
 
-    return _with_template_arguments(read_demonstrations(name), recipe)
-
-
-def _with_template_arguments(rows: Sequence[Row], recipe: Recipe) -> Rows:
-    """The rows with the recipe's arguments for the template of their chats; a row's own win over them."""
-    shared = recipe.policy.chat_template_kwargs
-    if not shared:
-        return rows
-    return [
-        row
-        if isinstance(row["prompt"], str)
-        else Row({**row, "chat_template_kwargs": {**shared, **row.get("chat_template_kwargs", {})}}, row.where)
-        for row in rows
-    ]
+    reading = reading or Reading(recipe)
+    return reading.in_form(read_demonstrations(name, choices=reading.choices), key)
 
 
 def local_files(recipe: Recipe) -> dict[str, Path]:
@@ -201,7 +242,9 @@ def local_files(recipe: Recipe) -> dict[str, Path]:
     return {key: Path(value) for key, value in named.items() if value is not None and Path(value).exists()}
 
 
-def _prompts(recipe: Recipe, name: str | None, key: str, of_playground: Any, of_reviews: Any) -> Rows:
+def _prompts(
+    recipe: Recipe, reading: Reading | None, name: str | None, key: str, of_playground: Any, of_reviews: Any
+) -> Rows:
     if name == PLAYGROUND:
         rows = of_playground(recipe.seed)
     elif name == REVIEWS:
@@ -209,7 +252,8 @@ def _prompts(recipe: Recipe, name: str | None, key: str, of_playground: Any, of_
     elif name is not None:
         from align_cli.data.prompts import read_prompts
 
-        rows = _with_template_arguments(read_prompts(name), recipe)
+        reading = reading or Reading(recipe)
+        rows = reading.in_form(read_prompts(name, choices=reading.choices), key)
     else:
         rows = []
     if not rows:
@@ -217,7 +261,9 @@ def _prompts(recipe: Recipe, name: str | None, key: str, of_playground: Any, of_
     return rows
 
 
-def _pairs(recipe: Recipe, name: str | None, of_playground: Any, of_reviews: Any) -> PairRows:
+def _pairs(
+    recipe: Recipe, reading: Reading | None, name: str | None, key: str, of_playground: Any, of_reviews: Any
+) -> PairRows:
     if name is None:
         return PairRows([], {})
     if name == PLAYGROUND:
@@ -226,8 +272,9 @@ def _pairs(recipe: Recipe, name: str | None, of_playground: Any, of_reviews: Any
         return PairRows(of_reviews(*_reviews_files(recipe.reviews)), {})
     from align_cli.data.preferences import read_preferences
 
-    read = read_preferences(name)
-    return PairRows(_with_template_arguments(read.rows, recipe), dict(read.dropped))
+    reading = reading or Reading(recipe)
+    read = read_preferences(name, choices=reading.choices)
+    return PairRows(reading.in_form(read, key), read.dropped)
 
 
 def _reviews_files(section: ReviewsSection | None) -> tuple[Path, Path, int]:

@@ -13,6 +13,7 @@ from align_cli.stages.base import (
     COMPLETIONS,
     POLICY_KEYS,
     PREFERENCES,
+    READING_KEYS,
     Artifact,
     Context,
     Done,
@@ -42,7 +43,7 @@ class Label(Stage):
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
         reward = _reward_labeler(recipe)
         labeler = (f"labelers.{reward}",) if reward else ()
-        return (*POLICY_KEYS, "data.demonstrations", "label", "method.beta", "method.sources", *labeler)
+        return (*POLICY_KEYS, *READING_KEYS, "data.demonstrations", "label", "method.beta", "method.sources", *labeler)
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         return [policy_artifact(history, history.base(round_number - 1)), Artifact(round_number, COMPLETIONS)]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Preference, TemplateArguments
-from align_cli.data.sources import place_of
+from align_cli.data.rows import place_of
 from align_cli.errors import MAX_KINDS, DataError, Fault
 from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
 

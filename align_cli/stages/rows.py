@@ -6,11 +6,14 @@ chat template does not look at, plain text for a policy that chats, and chats th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.records import TemplateArguments
+from align_cli.data.rows import Row
+from align_cli.data.thinking import REASONING
 from align_cli.errors import AlignError, DataError, Fault
 from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
@@ -20,7 +23,6 @@ from align_cli.stages.inputs import Inputs
 from align_cli.stages.readable import RowsToRead
 from align_cli.stages.sft import unloaded_initial_policy
 
-REASONING = ("reasoning_content", "thinking")
 SAME_FIELDS = dict.fromkeys(REASONING, (*REASONING, "reasoning"))
 """Fields that transformers hands on under each other's names."""
 
@@ -61,7 +63,7 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
             faults += error.faults
     if faults:
         raise DataError.of(list(dict.fromkeys(faults)))
-    remarks = (_turns_without_end, _unread_fields, _plain_texts, _reads_of_the_clock)
+    remarks = (_turns_without_end, _unread_fields, _made_chats, _plain_texts, _reads_of_the_clock)
     return [remark for remarks_on in remarks for remark in remarks_on(read, policy)]
 
 
@@ -143,13 +145,22 @@ def _fields_for_a_template(row: Mapping[str, Any]) -> Iterator[str]:
         yield from (name for message in response for name in REASONING if message.get(name))
 
 
+def _made_chats(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
+    """Which rows were text, and are conversations now."""
+    for rows in read:
+        made = Counter(row.made_of for row in rows.rows if isinstance(row, Row) and row.made_of)
+        if made:
+            listed = " and ".join(f"{count} {kind}" for kind, count in made.items())
+            yield f"note: {rows.key}: {listed} are read as conversations; data.as_chat: never leaves them as they are"
+
+
 def _plain_texts(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
     """Whether a policy that chats reads plain text."""
     keys = dict.fromkeys(rows.key for rows in read if any(isinstance(row["prompt"], str) for row in rows.rows))
     if keys and policy.tokenizer.chat_template:
         yield (
-            f"note: {', '.join(keys)}: plain text, to which the policy's chat template is not applied; for chats write "
-            'a prompt as messages: [{"role": "user", "content": ...}]'
+            f"note: {', '.join(keys)}: plain text, to which the policy's chat template is not applied; data.as_chat: "
+            "always makes conversations of it"
         )
 
 

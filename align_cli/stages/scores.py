@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion
+from align_cli.data.thinking import without_thinking
 from align_cli.labelers import Scorer
 from align_cli.models.text import plain_text
 from align_cli.stages.base import Progress
@@ -43,14 +44,23 @@ def kept_values(
 
 
 def score_completions(
-    completions: Sequence[Completion], scorer: Scorer, progress: Progress, journal: Journal | None = None
+    completions: Sequence[Completion],
+    scorer: Scorer,
+    progress: Progress,
+    journal: Journal | None = None,
+    *,
+    thinking: Literal["keep", "strip"] = "keep",
 ) -> list[float]:
-    """The labeler's score of every completion."""
+    """The labeler's score of every completion, with its thinking blocks or without."""
+
+    def response(completion: Completion) -> str:
+        text = completion.completion
+        return plain_text(text if thinking == "keep" else without_thinking(text))
 
     def score(batch: Sequence[Completion]) -> list[float]:
         return scorer.score(
             [plain_text(completion.prompt) for completion in batch],
-            [plain_text(completion.completion) for completion in batch],
+            [response(completion) for completion in batch],
             [completion.prompt_index for completion in batch],
         )
 

@@ -21,6 +21,7 @@ from align_cli.seeds import derive_seed
 from align_cli.stages.base import (
     CHECKPOINT,
     POLICY_KEYS,
+    READING_KEYS,
     TRAINING,
     Artifact,
     Context,
@@ -47,7 +48,7 @@ class WarmStart(Stage):
         return round_number == 0 and makes_policy(recipe)
 
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
-        return POLICY_KEYS
+        return (*POLICY_KEYS, *READING_KEYS)
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         return []
@@ -66,7 +67,7 @@ class WarmStart(Stage):
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
         """A fork keeps the initial policy."""
-        return ForkKeys(POLICY_KEYS, ("policy.reference", "seed"))
+        return ForkKeys((*POLICY_KEYS, *READING_KEYS), ("policy.reference", "seed"))
 
     def carry_out(self, context: Context) -> Done:
         def keep(policy: Policy, state: TrainingState, optimizer: Any) -> None:

@@ -17,6 +17,7 @@ from align_cli.stages.base import (
     CHECKPOINT,
     POLICY_KEYS,
     PREFERENCES,
+    READING_KEYS,
     TRAINING,
     Artifact,
     Context,
@@ -64,7 +65,7 @@ class Train(Stage):
         return round_number > 0
 
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
-        return (*POLICY_KEYS, "data.preferences", "label", "method", "train")
+        return (*POLICY_KEYS, *READING_KEYS, "data.preferences", "label", "method", "train")
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         pairs = [Artifact(number, PREFERENCES) for number in pair_rounds(recipe, history, round_number)]

@@ -22,7 +22,9 @@ import pyarrow
 import pyarrow.parquet
 
 with atheris.instrument_imports(include=["align_cli"]):
-    from align_cli.data import read_demonstrations, read_preferences, read_prompts
+    from align_cli.data import Choices, read_demonstrations, read_preferences, read_prompts
+    from align_cli.data.formats import FORMATS
+    from align_cli.data.formats.base import examples_of
     from align_cli.errors import AlignError, Fault
 
 from common import Target, fuzz
@@ -67,7 +69,9 @@ ROWS: list[dict[str, Any]] = [
     },
     {"turns": ["first", "second"], "question_id": 81},
     {"text": "plain", "meta": {"a": [1, 2.5, None, True]}},
+    *(row for known in FORMATS for row in examples_of(known)),
 ]
+CRITERION = Choices("helpfulness")
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-data-"))
 
 
@@ -76,9 +80,9 @@ def read(data: bytes) -> None:
     path = FOLDER / f"rows{suffix}"
     path.write_bytes(pack(data[1:]))
     faults: list[Fault] = []
-    for reader in (read_prompts, read_demonstrations, lambda name: read_preferences(name).rows):
+    for reader in (read_prompts, read_demonstrations, read_preferences):
         try:
-            rows = reader(str(path))
+            rows = reader(str(path), choices=CRITERION)
         except AlignError as error:
             faults += error.faults
         else:

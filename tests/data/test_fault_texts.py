@@ -167,7 +167,7 @@ GOLDEN: list[tuple[str, Callable[..., Any], bytes | None, list[str]]] = [
         [
             "DIR/p.jsonl:1: 'prompt' holds \\ud83d, half of a surrogate pair, at character 0",
             "hint: write the whole pair, or the character itself",
-            "DIR/p.jsonl:2: 'prompt' is ''; a prompt cannot be blank",
+            "DIR/p.jsonl:2: the prompt is ''; it cannot be blank",
             "hint: remove the row",
         ],
     ),
@@ -176,8 +176,10 @@ GOLDEN: list[tuple[str, Callable[..., Any], bytes | None, list[str]]] = [
         read_prompts,
         b'{"query": "a"}\n' * 22,
         [
-            "DIR/p.jsonl:1: there is no key 'prompt'; found 'query'; and so in 21 more rows: 2-22",
-            "hint: a prompt's key is one of messages, conversations, prompt, instruction, question, turns, text",
+            "DIR/p.jsonl:1: no known format of prompts: looked for 'messages', 'conversations', 'prompt', "
+            "'instruction', 'question', 'turns', 'text', and for the fields of 18 more formats; found 'query'; "
+            "and so in 21 more rows: 2-22",
+            "hint: docs/data.md shows the fields of every format; rename the row's to those of one",
         ],
     ),
     (

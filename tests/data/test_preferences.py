@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from align_cli.data.faults import RowError
-from align_cli.data.preferences import DIFFERENT_PROMPTS, NO_SHARED_PROMPT, DroppedPair, read_preferences, to_preference
+from align_cli.data.formats import format_of
+from align_cli.data.formats.base import DIFFERENT_PROMPTS, NO_SHARED_PROMPT, PAIRS, Choices, Dropped, Exchange
+from align_cli.data.preferences import read_preferences
 from align_cli.errors import DataError
 
 
@@ -17,6 +19,17 @@ def user(text: str) -> dict[str, str]:
 
 def bot(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
+
+
+def to_preference(row: dict[str, Any]) -> dict[str, Any] | Dropped:
+    """The pair that one row gives."""
+    (said,) = format_of(row, PAIRS).exchanges(row, PAIRS, Choices())
+    if isinstance(said, Dropped):
+        return said
+    assert isinstance(said, Exchange)
+    ((better, worse, label),) = said.verdicts
+    pair = {"prompt": said.prompt, "chosen": said.answers[better].text, "rejected": said.answers[worse].text}
+    return pair if label is None else {**pair, "label": label}
 
 
 STANDARD = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
@@ -115,7 +128,7 @@ def test_equal_and_empty_answers_stay() -> None:
     ],
 )
 def test_answers_to_different_prompts_are_dropped(chosen: Any, rejected: Any, reason: str) -> None:
-    assert to_preference({"chosen": chosen, "rejected": rejected}) == DroppedPair(reason)
+    assert to_preference({"chosen": chosen, "rejected": rejected}) == Dropped(reason)
 
 
 def test_a_label_is_kept_as_a_float() -> None:
@@ -133,7 +146,7 @@ def test_a_label_is_kept_as_a_float() -> None:
         ({"query": "a", "chosen": "x b", "rejected": "x c"}, "there is no key 'prompt'", "rename the prompt's key"),
         ({"input": "a", "chosen": "x b", "rejected": "x c"}, "there is no key 'prompt'", "rename the prompt's key"),
         ({"promt": "a", "chosen": [bot("b")], "rejected": [bot("c")]}, "there is no key 'prompt'", "rename 'promt'"),
-        ({"messages": [user("a"), bot("b")], "label": True}, "there is no key 'chosen'", "one answer with a label"),
+        ({"messages": [user("a"), bot("b")]}, "no known format of pairs: looked for 'chosen',", "it is of the format"),
         ({**STANDARD, "chosen": 3}, "'chosen' is 3; it must be text", ""),
         ({**STANDARD, "chosen": [bot("a")]}, "'chosen' is messages and 'rejected' is text", "write both alike"),
         ({**STANDARD, "label": 1.5}, "'label' is 1.5; it must be from 0 to 1", "it is the probability"),
@@ -158,7 +171,7 @@ def test_dropped_rows_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     different = {"chosen": [user("a"), bot("x")], "rejected": [user("b"), bot("y")]}
     path = write_lines(tmp_path / "pairs.jsonl", [STANDARD, different, CONVERSATIONAL, different])
     preferences = read_preferences(path)
-    assert preferences.rows == [STANDARD, CONVERSATIONAL]
+    assert preferences == [STANDARD, CONVERSATIONAL]
     assert preferences.dropped == {DIFFERENT_PROMPTS: 2}
 
 
@@ -171,7 +184,7 @@ def test_a_file_of_dropped_rows_alone_is_a_fault(tmp_path: Path) -> None:
 def test_a_csv_file_gives_labels_as_numbers(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text('prompt,chosen,rejected,label\n"a,\nb",x,y,0.25\nc,,y,\n')
-    assert read_preferences(str(path)).rows == [
+    assert read_preferences(str(path)) == [
         {"prompt": "a,\nb", "chosen": "x", "rejected": "y", "label": 0.25},
         {"prompt": "c", "chosen": "", "rejected": "y"},
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from align_cli.data.formats.base import NO_SHARED_PROMPT
 from align_cli.data.preferences import read_preferences
 from align_cli.data.prompts import read_prompts
 from align_cli.errors import DataError
@@ -50,7 +51,7 @@ def test_every_known_key_gives_its_prompt(tmp_path: Path, row: dict[str, Any], p
 )
 def test_a_pair_has_the_same_prompt_in_both_readers(tmp_path: Path, row: dict[str, Any]) -> None:
     path = write_lines(tmp_path / "p.jsonl", row)
-    assert read_prompts(path)[0]["prompt"] == read_preferences(path).rows[0]["prompt"]
+    assert read_prompts(path)[0]["prompt"] == read_preferences(path)[0]["prompt"]
 
 
 def test_a_text_file_holds_one_prompt_a_line(tmp_path: Path) -> None:
@@ -68,11 +69,11 @@ def test_a_text_file_that_is_not_utf8_is_latin1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": " \n"}, "'prompt' is ' \\n'; a prompt cannot be blank"),
+        ({"prompt": " \n"}, "the prompt is ' \\n'; it cannot be blank"),
         ({"prompt": 3}, "'prompt' is 3; it must be text"),
         ({"promt": "hi"}, "hint: rename 'promt' to 'prompt'"),
         ({"mesages": [USER]}, "hint: rename 'mesages' to 'messages'"),
-        ({"query": "hi"}, "hint: a prompt's key is one of messages, conversations,"),
+        ({"query": "hi"}, "no known format of prompts: looked for 'messages', 'conversations',"),
         ({"messages": [REPLY]}, "'messages' holds the assistant's words alone"),
         ({"turns": []}, "'turns' is a list of 0; it must be a list with at least one turn"),
         ({}, "the row is empty"),
@@ -83,6 +84,12 @@ def test_a_row_without_a_usable_prompt_is_a_fault(tmp_path: Path, row: dict[str,
         read_prompts(write_lines(tmp_path / "p.jsonl", {"prompt": "good"}, row))
     assert message in str(caught.value)
     assert caught.value.faults[0].where.endswith("p.jsonl:2")
+
+
+def test_prompts_that_cannot_be_told_are_counted(tmp_path: Path) -> None:
+    good, apart = {"prompt": "p", "chosen": "a", "rejected": "b"}, {"chosen": "yes", "rejected": "no"}
+    prompts = read_prompts(write_lines(tmp_path / "p.jsonl", apart, good, apart))
+    assert (prompts, prompts.dropped) == ([{"prompt": "p"}], {NO_SHARED_PROMPT: 2})
 
 
 def test_a_file_whose_pairs_are_all_dropped_has_no_prompt(tmp_path: Path) -> None:

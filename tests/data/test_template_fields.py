@@ -30,7 +30,7 @@ def test_tools_and_template_arguments_come_with_a_conversation(tmp_path: Path, e
     path = tmp_path / "rows.jsonl"
     assert read_prompts(write_lines(path, {"prompt": [USER], **extras})) == [{"prompt": [USER], **EXTRAS}]
     pair = {"prompt": [USER], "chosen": [REPLY], "rejected": [OTHER]}
-    assert read_preferences(write_lines(path, {**pair, **extras})).rows == [{**pair, **EXTRAS}]
+    assert read_preferences(write_lines(path, {**pair, **extras})) == [{**pair, **EXTRAS}]
     assert read_prompts(str(path)) == [{"prompt": [USER], **EXTRAS}]
     shown = {"prompt": [USER], "completion": [REPLY], **EXTRAS}
     for row in ({"messages": [USER, REPLY]}, {"prompt": [USER], "completion": [REPLY]}, pair):
@@ -74,9 +74,7 @@ def test_messages_keep_reasoning_tool_calls_and_names(tmp_path: Path) -> None:
 def test_the_columns_of_a_chat_may_be_json_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     texts = {"prompt": json.dumps([USER]), "chosen": json.dumps([REPLY]), "rejected": json.dumps(OTHER)}
-    assert read_preferences(write_lines(path, texts)).rows == [
-        {"prompt": [USER], "chosen": [REPLY], "rejected": [OTHER]}
-    ]
+    assert read_preferences(write_lines(path, texts)) == [{"prompt": [USER], "chosen": [REPLY], "rejected": [OTHER]}]
     sharegpt = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]
     chats = {"prompt": [USER], "messages": [USER, REPLY], "conversations": sharegpt}
     for row in ({key: json.dumps(chat)} for key, chat in chats.items()):

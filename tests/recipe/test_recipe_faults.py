@@ -151,7 +151,8 @@ def test_a_wrong_value_is_named_with_what_it_must_be(faults_of, override, what, 
         (
             "data.xyzzy=1",
             "unknown key data.xyzzy",
-            "data has the keys prompts, preferences, demonstrations, eval_prompts, eval_preferences",
+            "data has the keys prompts, preferences, demonstrations, eval_prompts, eval_preferences, criterion, pairs, "
+            "as_chat, system_prompt, thinking",
         ),
     ],
 )

@@ -565,3 +565,18 @@ def test_a_scorer_that_cannot_score_is_found_before_anything_is_sampled(recipe: 
     with pytest.raises(LabelerError, match="it is broken"):
         Evaluate().check(recipe, loaded)
     assert asked == ["hidden"]
+
+
+def test_the_scorer_reads_responses_without_their_thinking_where_the_recipe_strips_it(
+    recipe: Recipe, warm_policy: Policy, make_completion: Callable[..., Completion]
+) -> None:
+    ids = {"prompt_ids": [3], "completion_ids": [10, 1]}
+    samples = [make_completion(prompt, completion="<think>long thoughts</think>so", **ids) for prompt in range(2)]
+
+    def length(prompts: Sequence[str], completions: Sequence[str], indices: Sequence[int]) -> list[float]:
+        return [float(len(text)) for text in completions]
+
+    scorer: Any = SimpleNamespace(name="length", batch_size=4, score=length)
+    strips = recipe.model_copy(update={"label": recipe.label.model_copy(update={"thinking": "strip"})})
+    found = [evaluate(one, warm_policy, warm_policy, samples, scorer=scorer).reward for one in (recipe, strips)]
+    assert [reward and reward["mean"] for reward in found] == [30.0, 2.0]

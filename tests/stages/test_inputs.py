@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_models import CHATML, make_chat_model
 
-from align_cli.data.sources import place_of
+from align_cli.data.rows import place_of
 from align_cli.errors import DataError
 from align_cli.models.load import Policy
 from align_cli.playground import world
@@ -236,6 +237,7 @@ def test_the_recipes_template_arguments_go_to_every_chat_and_a_rows_own_win(
     recipe = tiny_recipe(
         tmp_path,
         "policy.chat_template_kwargs={tone: loud, brief: true}",
+        "data.as_chat=never",
         policy__sft__dataset=write_lines("sft.jsonl", {**chat, "completion": answer("so")}),
         data={
             "prompts": write_lines("p.jsonl", chat, {**chat, "chat_template_kwargs": own}, {"prompt": "text"}),
@@ -373,3 +375,36 @@ def test_a_policy_is_measured_on_the_same_held_out_pairs_whatever_training_leave
     assert {pair.labeler for pair in held_out} == {"dataset"}
     assert inputs.eval_pairs(tiny_policy) is held_out
     assert inputs.eval_rows.rows == list(PAIRS)
+
+
+def test_rows_are_read_as_the_recipe_says(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    judged = {"prompt": "p", "response_0": "<think>a</think>b", "response_1": "c"}
+    row = {**judged, "better_response_id": 0, "safer_response_id": 1}
+    name = write_lines("pairs.jsonl", row)
+    scored = {"prompt": "p", "responses": ["a", "b", "c"], "scores": [1, 2, 3]}
+    files = {"data__prompts": name, "data__preferences": name}
+    recipe = tiny_recipe(tmp_path, **files, data__criterion="helpful")
+    assert offline_pairs(recipe).rows == [{"prompt": "p", "chosen": "<think>a</think>b", "rejected": "c"}]
+    chats = ("data.criterion=safer", "data.as_chat=always", "data.system_prompt=be kind", "data.thinking=strip")
+    recipe = tiny_recipe(tmp_path, *chats, **files)
+    prompt = [{"role": "system", "content": "be kind"}, *question("p")]
+    assert offline_pairs(recipe).rows == [{"prompt": prompt, "chosen": answer("c"), "rejected": answer("b")}]
+    assert training_prompts(recipe) == [{"prompt": prompt}]
+    every = write_lines("scored.jsonl", scored)
+    recipe = tiny_recipe(tmp_path, data__preferences=every, data__pairs="all")
+    assert len(offline_pairs(recipe).rows) == 3
+
+
+def test_the_policys_template_decides_whether_text_becomes_chats(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    name = write_lines("prompts.jsonl", {"prompt": "p"})
+    for template, prompt in ((CHATML, question("p")), (None, "p")):
+        model = make_chat_model(tmp_path / "model", template=template)
+        recipe = tiny_recipe(tmp_path, policy={"model_name_or_path": str(model)}, data__prompts=name)
+        assert training_prompts(recipe) == [{"prompt": prompt}]
+
+
+def test_prompts_of_demonstrations_that_were_text_say_so(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    shown = write_lines("shown.jsonl", {"prompt": "q", "completion": " 1"})
+    recipe = tiny_recipe(tmp_path, data__prompts=None, data__demonstrations=shown, data__as_chat="always")
+    (row,) = training_prompts(recipe)
+    assert (row, row.made_of) == ({"prompt": question("q")}, "plain texts")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from align_cli.artifacts.records import Preference
-from align_cli.data.sources import Row
+from align_cli.data.rows import Row
 from align_cli.errors import MAX_KINDS, DataError, Fault
 from align_cli.models.load import Policy
 from align_cli.stages.readable import MAX_PLACES, RowFaults, num_tokens, tokenised_demonstrations, tokenised_prompts

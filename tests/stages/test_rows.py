@@ -160,7 +160,7 @@ def test_a_template_that_does_not_compile_is_told_once_and_is_no_rows_fault(
     check: Callable[..., list[str]], template: str, reason: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as caught:
-        check(template, preferences=[pair("hi"), pair("a" * 200)])
+        check(template, "data.as_chat=never", preferences=[pair("hi"), pair("a" * 200)])
     of_template, of_pairs = caught.value.faults
     assert of_template.what == f"the policy's chat template does not compile: {reason}"
     assert of_template.where == str(tmp_path / "model") and "chat_template.jinja" in of_template.hint
@@ -212,6 +212,7 @@ def test_whatever_goes_wrong_within_a_tokenizer_is_a_fault_of_the_row(
             "prompts": prompts,
             "preferences": write("pairs.jsonl", [pair("known", " unknown", " known")]),
             "eval_prompts": write("eval.jsonl", [{"prompt": "known"}]),
+            "as_chat": "never",
         },
     )
     with pytest.raises(DataError) as caught:
@@ -341,7 +342,7 @@ def test_where_a_turn_ends_is_seen_in_the_first_chat_and_its_own_response(check:
         {"prompt": "text", "chosen": "a", "rejected": "b"},
         {"prompt": GOOD, "chosen": ending, "rejected": [REPLY]},
     ]
-    (said, _) = check(ENDLESS, **{**TEXT_ROWS, "preferences": pairs})
+    (said, _) = check(ENDLESS, "data.as_chat=never", **{**TEXT_ROWS, "preferences": pairs})
     assert "ends the assistant's turn with ' qz', " in said
     shown = write("shown.jsonl", [{"prompt": GOOD, "completion": ending}])
     (said,) = check(ENDLESS, f"policy.sft={{dataset: {shown}}}")
@@ -351,10 +352,22 @@ def test_where_a_turn_ends_is_seen_in_the_first_chat_and_its_own_response(check:
 
 
 def test_plain_text_for_a_policy_that_chats_is_told_once(check: Callable[..., list[str]]) -> None:
-    (said,) = check(**TEXT_ROWS)
+    (said,) = check(STRICT, "data.as_chat=never", **TEXT_ROWS)
     keys = "data.prompts, data.preferences, data.eval_prompts, data.eval_preferences"
-    assert said.startswith(f"note: {keys}: plain text, to which the policy's chat template is not applied; for chats ")
+    assert said.startswith(f"note: {keys}: plain text, to which the policy's chat template is not applied; data.as_")
     assert check(None, **TEXT_ROWS) == []
+
+
+def test_text_that_became_conversations_is_told_by_its_kinds(check: Callable[..., list[str]]) -> None:
+    transcript = "\n\nHuman: hi\n\nAssistant:"
+    alpaca = {"instruction": "Say hi.", "output": "hi"}
+    prompts = [{"prompt": "hi"}, {"prompt": transcript}, alpaca, {"prompt": transcript}]
+    of_prompts, *others = check(**{**TEXT_ROWS, "prompts": prompts})
+    assert of_prompts == (
+        "note: data.prompts: 1 plain texts and 2 transcripts and 1 Alpaca rows are read as conversations; "
+        "data.as_chat: never leaves them as they are"
+    )
+    assert len(others) == 3
 
 
 def test_the_recipes_template_arguments_count_and_a_rows_own_win(check: Callable[..., list[str]]) -> None:
@@ -362,7 +375,10 @@ def test_the_recipes_template_arguments_count_and_a_rows_own_win(check: Callable
     own = [{"prompt": GOOD, "chat_template_kwargs": {"tone": tone}} for tone in ("", "soft")]
     with pytest.raises(DataError) as caught:
         check(
-            template, "policy.chat_template_kwargs={tone: loud}", prompts=[{"prompt": GOOD}, *own, {"prompt": "text"}]
+            template,
+            "policy.chat_template_kwargs={tone: loud}",
+            "data.as_chat=never",
+            prompts=[{"prompt": GOOD}, *own, {"prompt": "text"}],
         )
     of_prompts = [fault.what for fault in caught.value.faults if fault.where == "data.prompts"]
     rejected = "1 of 4 prompts cannot be read: the chat template rejects it"
@@ -373,14 +389,15 @@ DATED = "{% set day = date_string if date_string is defined else strftime_now('%
 
 
 def test_a_template_that_reads_the_clock_is_told_once_with_what_it_means(check: Callable[..., list[str]]) -> None:
-    (said,) = check(DATED, prompts=[{"prompt": "text"}, {"prompt": GOOD}], eval_prompts=[{"prompt": GOOD}])[1:]
+    prompts = [{"prompt": "text"}, {"prompt": GOOD}]
+    (said,) = check(DATED, "data.as_chat=never", prompts=prompts, eval_prompts=[{"prompt": GOOD}])[1:]
     assert said.startswith("warning: the policy's chat template reads the clock (strftime_now): a run that is resumed")
     assert "policy.chat_template_kwargs" in said
 
 
 def test_a_clock_that_no_chat_makes_the_template_read_is_none(check: Callable[..., list[str]]) -> None:
     assert check(DATED, "policy.chat_template_kwargs={date_string: 1 May 2026}") == []
-    assert not [said for said in check(DATED, **TEXT_ROWS) if "clock" in said]
+    assert not [said for said in check(DATED, "data.as_chat=never", **TEXT_ROWS) if "clock" in said]
     only_with_tools = "{% if tools %}{{ strftime_now('%Y') }}{% endif %}" + TOOLS
     assert check(only_with_tools) == []
     assert len(check(only_with_tools, prompts=[{"prompt": GOOD}, {"prompt": GOOD, "tools": [{"name": "adder"}]}])) == 1

@@ -495,7 +495,7 @@ def test_keys_and_labels_of_offline_pairs_are_looked_at_before_anything_is_loade
     recipe: Callable[..., Recipe], model: Path, tmp_path: Path
 ) -> None:
     rows = tmp_path / "pairs.jsonl"
-    rows.write_text('{"prompt": "a", "chosen": "b", "rejected": "b", "label": 0.5}\n', encoding="utf-8")
+    rows.write_text('{"prompt": "a", "chosen": "b", "rejected": "b", "label": 0.75}\n', encoding="utf-8")
     files: dict[str, Any] = {"data": {"preferences": str(rows)}, "labelers": None}
     wrong = ("train.optim_args=nonsense", "method.loss_type=apo_zero")
 

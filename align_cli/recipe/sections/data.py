@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,24 @@ class DataSection(Section):
     )
     eval_prompts: str | None = Field(None, description="held-out prompts, never trained on")
     eval_preferences: str | None = Field(None, description="held-out offline pairs; a built-in world brings its own")
+    criterion: str | None = Field(
+        None,
+        description="which of several judgements of a dataset decides: `helpful` or `safer` of PKU-SafeRLHF, an aspect "
+        "or a score of UltraFeedback or HelpSteer",
+    )
+    pairs: Literal["best_worst", "all"] = Field(
+        "best_worst",
+        description="of a dataset's prompt with several scored answers: best against worst, or all pairs",
+    )
+    as_chat: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="make conversations of text, Alpaca rows and transcripts: where the policy has a chat template, "
+        "always, or never; of a built-in world never",
+    )
+    system_prompt: str | None = Field(None, description="begins every conversation that has no system message")
+    thinking: Literal["keep", "strip"] = Field(
+        "keep", description="`<think>…</think>` and reasoning in a dataset's responses: keep, or strip"
+    )
 
 
 def with_automatic_values(data: DataSection) -> DataSection:
@@ -87,7 +105,7 @@ def _files_exist(view: View) -> Iterator[RuleFault]:
 
 
 def _names_are_not_empty(view: View) -> Iterator[RuleFault]:
-    yield from empty_texts(view, *_KEYS)
+    yield from empty_texts(view, *_KEYS, "data.criterion", "data.system_prompt")
 
 
 RULES: tuple[Rule, ...] = (

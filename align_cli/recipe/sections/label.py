@@ -39,6 +39,9 @@ class LabelSection(Section):
         None, description="pairs of the same tokens: keep or drop; unset: keep with gradient, full KL, optimism"
     )
     empty_texts: KeepOrDrop = Field("keep", description="pairs with an empty completion: keep or drop")
+    thinking: Literal["keep", "strip"] = Field(
+        "keep", description="`<think>…</think>` in what labelers and scorers read: keep, or strip"
+    )
 
 
 def with_automatic_values(label: LabelSection, method: MethodSection) -> LabelSection:

@@ -70,7 +70,7 @@ def label_completions(
         progress: told of every scored completion.
         journal: what was scored before an interruption, and where each batch is kept; None keeps none.
     """
-    scores = score_completions(completions, scorer, progress, journal)
+    scores = score_completions(completions, scorer, progress, journal, thinking=section.thinking)
     scored = [ScoredCompletion(*both) for both in zip(completions, scores, strict=True)]
     counts: Counter[str] = Counter()
     preferences = []

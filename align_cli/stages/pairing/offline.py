@@ -59,12 +59,13 @@ def label_offline_pairs(
 
 
 def check_labels(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Whether the loss can take the pairs' labels.
+    """Whether the loss can take the pairs' labels; ties that are left out have none.
 
     Raises:
         DataError: if it is TRL's own, and some label is below 1.
     """
-    uncertain = sum(float(row.get("label", 1.0)) != 1 for row in rows)
+    labels = [float(row.get("label", 1.0)) for row in rows]
+    uncertain = sum(label != 1 and not (label == 0.5 and recipe.label.ties == "drop") for label in labels)
     if recipe.method.uses_trl_loss and uncertain:
         raise DataError(
             f"{uncertain} pairs have a label below 1, and TRL's own losses take hard labels alone",

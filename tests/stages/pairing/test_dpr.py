@@ -501,3 +501,18 @@ def test_the_sampled_labels_of_a_run_are_these(draw: Callable[..., Drawn]) -> No
     """Golden: other draws would change every run that is under way."""
     made = label(draw([[0.0, 0.5]] * 12), labels="sampled")
     assert [pair.chosen_index for pair in made.preferences] == [0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1]
+
+
+def test_the_labeler_reads_responses_without_their_thinking_where_the_recipe_strips_it(
+    draw: Callable[..., Drawn],
+) -> None:
+    drawn = draw([[1.0, 2.0]])
+    thinking = [
+        replace(completion, completion=f"<think>so</think>{completion.completion.strip()}")
+        for completion in drawn.completions
+    ]
+    scores = {text.strip(): score for text, score in drawn.scorer.scores.items()}
+    (pair,) = label(Drawn(thinking, GivenScores(scores)), thinking="strip").preferences
+    assert (pair.chosen, pair.chosen_score) == ("<think>so</think>answer 0 1 .", 2.0)
+    with pytest.raises(KeyError, match="<think>so</think>answer"):
+        label(Drawn(thinking, GivenScores(scores)))

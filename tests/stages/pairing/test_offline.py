@@ -113,7 +113,7 @@ def test_offline_labels_below_one_are_for_losses_of_aligns_own(load: Callable[..
     with pytest.raises(DataError) as caught:
         check_labels(load(DROP, "method.loss_type=apo_zero"), rows)
     (fault,) = caught.value.faults
-    assert fault.what == "2 pairs have a label below 1, and TRL's own losses take hard labels alone"
+    assert fault.what == "1 pairs have a label below 1, and TRL's own losses take hard labels alone"
     assert fault.where == "data.preferences"
 
 
@@ -126,3 +126,13 @@ def test_offline_pairs_have_to_fit_into_the_context(tiny_policy: Policy) -> None
     long = {**row, "rejected": " good" * (room + 1)}
     with pytest.raises(DataError, match=r"^data\.eval_preferences: 1 of 2 pairs do not fit .*: row 1 \(129 tokens"):
         label_offline_pairs([row, long], tiny_policy, keep, "dataset", "data.eval_preferences")
+
+
+def test_ties_that_are_left_out_are_no_labels_that_a_loss_of_trls_has_to_take(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    offline = {"loss_type": "robust", "label_smoothing": 0.1, "sources": {"offline": {"mixing": 1.0}}}
+    ties = [row for row in OFFLINE if row.get("label") in (None, 0.5)]
+    check_labels(tiny_recipe(tmp_path, "label.ties=drop", method=offline), ties)
+    with pytest.raises(DataError, match="1 pairs have a label below 1"):
+        check_labels(tiny_recipe(tmp_path, "label.ties=drop", method=offline), OFFLINE)

@@ -1,0 +1,57 @@
+"""The reference of data formats as Markdown, made from the table of formats itself."""
+
+from __future__ import annotations
+
+from align_cli.data.formats import FORMATS
+from align_cli.data.formats.base import Format
+
+INTRODUCTION = """# Data
+
+Prompts, pairs and demonstrations are read from `.jsonl`, `.json`, `.csv`, `.txt` (each also `.gz`) and `.parquet`
+files, from a folder with one file a split, and from the Hub (`org/name`, or `org/name:configuration`). What a row is,
+is told by its fields; the formats are below. `align data SOURCE` shows what a source holds before anything is trained
+on it:
+
+```bash
+align data pairs.jsonl                                     # what it is, counts, lengths, ties, three examples
+align data pairs.jsonl --policy HuggingFaceTB/SmolLM2-135M-Instruct   # in the policy's tokens, by its chat template
+align data pairs.jsonl --eval held_out.jsonl               # are evaluation prompts among them?
+align data safe.jsonl data.criterion=safer -o pairs.jsonl  # write TRL's format
+```
+
+It takes every key of `data` as `align train` does, and `--for pairs`, `demonstrations` or `prompts` where a source
+gives several. `--json` has all figures; no weights are loaded.
+
+## Where a format leaves a choice
+
+- `data.criterion`: which of several judgements decides. Without it, rows that have several are refused, and the
+  message lists them.
+- `data.pairs`: of a prompt with several scored answers, `best_worst` or `all` pairs. Answers of the same score are no
+  pair, and are counted.
+- `data.as_chat`: `auto` makes conversations of text where the policy has a chat template. A prompt is what the user
+  says, an answer what the assistant says; Alpaca rows lose their template, transcripts become their turns. Which rows
+  were what is said when a run begins. `always` and `never` do as they say. Under `auto`, a file in which some rows
+  are text and others are conversations is refused.
+- `data.system_prompt`: begins every conversation that has no system message.
+- `data.thinking`: `strip` takes `<think>...</think>` and reasoning fields out of a dataset's responses.
+- `label.thinking`: `strip` hides thinking blocks of sampled responses from labelers and scorers. What is trained on
+  stays what was sampled.
+
+A pair whose dataset calls it a tie keeps a label of one half, and `label.ties` says what becomes of it;
+`label.equal_texts` and `label.empty_texts` likewise. Left out while reading, and counted, is what is no pair: answers
+to different prompts, an answer alone, answers of the same score.
+
+To add a format: one file in `align_cli/data/formats/` with one `Format`, and a line in the table there.
+"""
+
+
+def formats_reference() -> str:
+    """The section of `docs/data.md` that shows every format: its fields, what it gives, an example."""
+    return "\n".join(["## Formats", "", "The first that recognises a row reads it.", *map(_entry, FORMATS)])
+
+
+def _entry(known: Format) -> str:
+    gives = (
+        "Refused: it holds answers without their questions" if known.is_refused else f"Gives {', '.join(known.gives)}"
+    )
+    return f"\n### {known.name}\n\n{known.fields}. {gives}.\n\n```json\n{known.example}\n```"
