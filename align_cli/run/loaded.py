@@ -78,12 +78,19 @@ class Loaded:
         recipe: the whole recipe.
         policies: where they are.
         note: told what a user should know.
+        reader: the model that reads the inputs; None is the initial policy.
 
     Raises:
         RunError: if this is one of several processes.
     """
 
-    def __init__(self, recipe: Recipe, policies: Policies, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        policies: Policies,
+        note: Callable[[str], None] = lambda text: None,
+        reader: Path | None = None,
+    ) -> None:
         if int(os.environ.get("WORLD_SIZE") or 1) > 1:
             raise RunError(
                 f"align runs in one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']}",
@@ -91,7 +98,7 @@ class Loaded:
                 hint="start it without torchrun or accelerate launch; several processes are not served yet",
             )
         self.recipe = recipe
-        self.inputs = Inputs(recipe)
+        self.inputs = Inputs(recipe, reader)
         self.note = note
         self.state = TrainingState(round=0, global_step=0, parent=None)
         self._policies = policies

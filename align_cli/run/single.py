@@ -144,11 +144,11 @@ class _Once:
         self._recipe, self._stage, self._path, self._reporter = recipe, stages.stage_named(stage), policy_path, reporter
         self._results = Results(recipe, RunFolder(recipe.output_dir))
         self._policies = GivenPolicies(self._results)
-        self._loaded = Loaded(recipe, self._policies, reporter.note)
+        self._loaded = Loaded(recipe, self._policies, reporter.note, policy_path)
+        if self._stage.needs(recipe) and policy_path is not None:
+            _check_checkpoint(policy_path)
         self._stage.check(recipe, self._loaded)
         if self._stage.needs(recipe):
-            if policy_path is not None:
-                _check_checkpoint(policy_path)
             for remark in check_rows(recipe, self._loaded.inputs, [self._stage], policy_path):
                 reporter.note(remark)
             _make_initial_policy(self._results, reporter)

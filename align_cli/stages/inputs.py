@@ -49,10 +49,11 @@ class Reading:
 
     Args:
         recipe: the whole recipe.
+        reader: the folder of the model that reads them; None is the initial policy.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    def __init__(self, recipe: Recipe, reader: Path | None = None) -> None:
+        self._recipe, self._reader = recipe, reader
         self.choices = Choices(recipe.data.criterion, recipe.data.pairs)
 
     def in_form(self, rows: Sequence[Row], key: str) -> Rows:
@@ -78,11 +79,12 @@ class Reading:
 
     @cached_property
     def _policy_chats(self) -> bool:
-        """Whether the initial policy has a chat template; those that are made from scratch have none."""
+        """Whether the policy has a chat template; an initial one that is made from scratch has none."""
         policy = self._recipe.policy
-        if policy.from_scratch is not None or policy.model_name_or_path == PLAYGROUND:
+        is_made = policy.from_scratch is not None or policy.model_name_or_path == PLAYGROUND
+        if is_made and self._reader is None:
             return False
-        return bool(load_recipe_tokenizer(self._recipe).tokenizer.chat_template)
+        return bool(load_recipe_tokenizer(self._recipe, self._reader).tokenizer.chat_template)
 
 
 class Inputs:
@@ -90,11 +92,12 @@ class Inputs:
 
     Args:
         recipe: names them.
+        reader: the folder of the model that reads them; None is the initial policy.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, reader: Path | None = None) -> None:
         self._recipe = recipe
-        self._reading = Reading(recipe)
+        self._reading = Reading(recipe, reader)
         self._offline: LabelledPairs | None = None
         self._held_out: list[Preference] | None = None
 

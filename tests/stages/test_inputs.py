@@ -408,3 +408,11 @@ def test_prompts_of_demonstrations_that_were_text_say_so(tiny_recipe: TinyRecipe
     recipe = tiny_recipe(tmp_path, data__prompts=None, data__demonstrations=shown, data__as_chat="always")
     (row,) = training_prompts(recipe)
     assert (row, row.made_of) == ({"prompt": question("q")}, "plain texts")
+
+
+def test_another_reader_than_the_initial_policy_decides_for_itself(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    """As a checkpoint that `--policy` names, where the recipe's own model is out of reach."""
+    reader = make_chat_model(tmp_path / "reader", template=CHATML)
+    name = write_lines("prompts.jsonl", {"prompt": "p"})
+    recipe = tiny_recipe(tmp_path, policy={"model_name_or_path": "out-of/reach"}, data__prompts=name)
+    assert Inputs(recipe, reader).prompts == [{"prompt": question("p")}]
