@@ -233,7 +233,8 @@ def _amid_moments() -> dict[str, tuple[_Moment, Callable[..., None]]]:
             journal._stream.flush()
 
     def keep_half_of_the_weights(_: Any, folder: str | Path, **__: Any) -> None:
-        os.truncate(Path(folder, "model.safetensors"), Path(folder, "model.safetensors").stat().st_size // 2)
+        (weights,) = Path(folder).glob("*model.safetensors")  # all of them, or an adapter's
+        os.truncate(weights, weights.stat().st_size // 2)
 
     return {
         "append": (_Moment(Journal, "append"), append_half),

@@ -169,14 +169,16 @@ def test_a_run_killed_within_every_stage_ends_in_the_same_bytes_and_does_little_
 ) -> None:
     whole, folder = make_run(tmp_path / "whole", variant), make_run(tmp_path / "run", variant)
     finish(whole)
-    for stop in WITHIN_STAGES:
+    has_warm_start = "round 0 sft: warm-up step" in work_done(whole)
+    stops = [stop for stop in WITHIN_STAGES if has_warm_start or stop.within != "round 0 sft"]
+    for stop in stops:
         assert_killed(train(folder, stop))
     finish(folder)
     assert differing_files(folder, whole) == []
     more = work_done(folder) - work_done(whole)
     if "every_rounds" in VARIANTS[variant].get("checkpoints", {}):  # whole rounds are trained again, by design
         more = Counter({line: number for line, number in more.items() if not line.endswith(": step")})
-    at_most = Counter(stop.within for stop in WITHIN_STAGES)
+    at_most = Counter(stop.within for stop in stops)
     assert all(number <= at_most[line.partition(":")[0]] for line, number in more.items()), more
 
 
