@@ -405,4 +405,4 @@ def test_a_model_that_transformers_cannot_generate_with_is_told_in_words(num_pro
     policy = replace(tiny_policy, model=AutoModelForCausalLM.from_config(config).eval())
     with pytest.raises(AlignError, match="transformers cannot generate with this model: ") as caught:
         sample_all(policy, [Request([5, 6, 7], seed) for seed in range(num_prompts)])
-    assert "Cache" in str(caught.value) and "layers of attention" in caught.value.faults[0].hint
+    assert "layers of attention" in caught.value.faults[0].hint
