@@ -26,6 +26,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import yaml
 
+from align_cli.stages.base import NoProgress
+
 RECIPE = {
     "policy": {"model_name_or_path": "model"},
     "data": {"prompts": "playground", "preferences": "playground", "eval_prompts": "playground"},
@@ -43,7 +45,7 @@ class EnoughError(Exception):
     """So many rounds were wanted."""
 
 
-class Clock:
+class Clock(NoProgress):
     """Told what a run does; notes the CPU time at which each round begins, and ends the run after a round."""
 
     def __init__(self, last: int) -> None:
@@ -57,12 +59,6 @@ class Clock:
         if round_number > self.last:
             raise EnoughError
         yield self
-
-    def start(self, total: int, unit: str) -> None:
-        """Nothing happens."""
-
-    def advance(self, amount: int = 1) -> None:
-        """Nothing happens."""
 
     def note(self, text: str) -> None:
         """Nothing happens."""
