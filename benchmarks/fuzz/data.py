@@ -1,6 +1,6 @@
 """Fuzz the readers of prompts, preferences and demonstrations with atheris.
 
-The first byte of an input says which format the rest is a file of (see FORMATS); each of the three readers reads it.
+The first byte of an input says which type of file the rest is (see FILE_TYPES); each of the three readers reads it.
 What they return must be text that can be stored.
 
     python benchmarks/fuzz/data.py --seconds 1800 --corpus DIR --findings DIR
@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["align_cli"]):
 from common import Target, fuzz
 
 Packed = Callable[[bytes], bytes]
-FORMATS: tuple[tuple[str, Packed], ...] = (
+FILE_TYPES: tuple[tuple[str, Packed], ...] = (
     (".jsonl", bytes),
     (".json", bytes),
     (".csv", bytes),
@@ -76,7 +76,7 @@ FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-data-"))
 
 
 def read(data: bytes) -> None:
-    suffix, pack = FORMATS[data[0] % len(FORMATS)] if data else FORMATS[0]
+    suffix, pack = FILE_TYPES[data[0] % len(FILE_TYPES)] if data else FILE_TYPES[0]
     path = FOLDER / f"rows{suffix}"
     path.write_bytes(pack(data[1:]))
     faults: list[Fault] = []
@@ -135,4 +135,4 @@ def words() -> list[str]:
 
 
 if __name__ == "__main__":
-    fuzz(Target("data", read, seeds(), words(), max_bytes=16_384, num_kinds=len(FORMATS)))
+    fuzz(Target("data", read, seeds(), words(), max_bytes=16_384, num_kinds=len(FILE_TYPES)))
