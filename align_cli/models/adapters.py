@@ -164,18 +164,18 @@ class AdaptedModel:
     def _filled(self, model: Any, adapter: str, checkpoint: Path | None) -> AdapterPolicy:
         from peft import set_peft_model_state_dict
 
-        place = checkpoint or self._start
-        tensors = read_adapter_tensors(place) if place else self._new
-        check_adapter(self._new, tensors, str(place))
+        tensors, version = self._new, self.base.version
+        if place := checkpoint or self._start:
+            tensors, version = read_adapter_tensors(place), weights_version(place)
+            check_adapter(self._new, tensors, str(place))
         set_peft_model_state_dict(self.peft, tensors, adapter_name=adapter)
-        version = weights_version(place) if place else self.base.version
         return AdapterPolicy(model, self.base.tokenizer, version, self, adapter)
 
 
 def check_adapter_fits(settings: PolicySection) -> None:
     """Whether the base has the layers that `policy.lora` names, and an adapter to start from belongs to it.
 
-    Looks at configs and at the names and shapes in the adapter's file; no weights are loaded.
+    Looks at configs and at the adapter's own file; no weights of the base are loaded.
 
     Raises:
         AlignError: if not.

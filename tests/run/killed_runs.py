@@ -56,23 +56,28 @@ RECIPE: Tree = {
 }
 """Per round three batches of samples, three of scores, three steps; four steps of warm start."""
 
+ALL_SOURCES: Tree = {
+    "data": {"prompts": None, "demonstrations": "demonstrations.jsonl"},
+    "method": {
+        "sources": {
+            "offline": {"mixing": 0.2},
+            "ddp": {"mixing": 0.2, "gradient": 0.2},
+            "dpp": {"mixing": 0.2, "gradient": 0.2},
+            "dpr": {"mixing": 0.2, "gradient": 0.3, "labeler": "ours"},
+            "dmd": {"mixing": 0.2, "gradient": 0.1},
+        },
+        "kl": {"coefficient": 0.02},
+    },
+    "train": {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2, "replay_rounds": 1},
+}
+"""All five sources, with replay and accumulation."""
+
 VARIANTS: dict[str, Tree] = {
     "offline and dpr": {},
     "previous reference, keep 1": {"policy": {"reference": "previous"}, "checkpoints": {"keep": 1}},
     "all five sources, replay, accumulation, keep 1": {
+        **ALL_SOURCES,
         "policy": {"reference": "previous"},
-        "data": {"prompts": None, "demonstrations": "demonstrations.jsonl"},
-        "method": {
-            "sources": {
-                "offline": {"mixing": 0.2},
-                "ddp": {"mixing": 0.2, "gradient": 0.2},
-                "dpp": {"mixing": 0.2, "gradient": 0.2},
-                "dpr": {"mixing": 0.2, "gradient": 0.3, "labeler": "ours"},
-                "dmd": {"mixing": 0.2, "gradient": 0.1},
-            },
-            "kl": {"coefficient": 0.02},
-        },
-        "train": {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2, "replay_rounds": 1},
         "checkpoints": {"keep": 1},
     },
     "spin": {
@@ -110,19 +115,8 @@ VARIANTS: dict[str, Tree] = {
     },
     "adapters, warm start": {"policy": {"model_name_or_path": "base", "lora": {"rank": 2}}},
     "adapters, all five sources, previous reference, replay": {
+        **ALL_SOURCES,
         "policy": {"model_name_or_path": "base", "sft": None, "lora": {"rank": 2}, "reference": "previous"},
-        "data": {"prompts": None, "demonstrations": "demonstrations.jsonl"},
-        "method": {
-            "sources": {
-                "offline": {"mixing": 0.2},
-                "ddp": {"mixing": 0.2, "gradient": 0.2},
-                "dpp": {"mixing": 0.2, "gradient": 0.2},
-                "dpr": {"mixing": 0.2, "gradient": 0.3, "labeler": "ours"},
-                "dmd": {"mixing": 0.2, "gradient": 0.1},
-            },
-            "kl": {"coefficient": 0.02},
-        },
-        "train": {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2, "replay_rounds": 1},
         "checkpoints": {"every_rounds": 2},
     },
     "rolled back every round": {

@@ -164,7 +164,10 @@ class Format(ABC):
         return False
 
     def of_all(self, rows: Sequence[SourceRow], wanted: Wanted, choices: Choices) -> Iterator[Found | Fault]:
-        """What the rows of a source say together, each at the place of a row; and what is wrong with them."""
+        """What the rows of a source say together, each at the place of a row; and what is wrong with them.
+
+        Asked of no format but those whose `spans_rows` says so.
+        """
         raise NotImplementedError
 
 
