@@ -18,17 +18,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from align_cli.errors import AlignError
-from align_cli.models.load import Policy, load_policy, weights_version
-from align_cli.models.refused import ADAPTER_CONFIG, check_adapter, check_folder, faults_of_a_model
+from align_cli.models.load import Policy, load_policy, load_tokenizer, weights_version
+from align_cli.models.refused import check_adapter, check_folder, differing_tokens, faults_of_a_model
+from align_cli.recipe.sections.lora import ADAPTER_CONFIG
 from align_cli.seeds import derive_seed
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedTokenizerBase
 
     from align_cli.recipe.sections.lora import LoraSection
     from align_cli.recipe.sections.policy import PolicySection
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 TRAINED = "policy"
 """peft's name of the adapter that is trained."""
 
@@ -126,7 +129,10 @@ class AdaptedModel:
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
         )
+        self._base_name = settings.model_name_or_path or ""
         self._start = Path(settings.lora.adapter) if settings.lora.adapter else None
+        if self._start:
+            check_adapters_vocabulary(self._start, self.base.tokenizer, settings)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "lora"))
             self.peft = _with_adapter(self.base.model, settings)
@@ -167,15 +173,39 @@ class AdaptedModel:
         tensors, version = self._new, self.base.version
         if place := checkpoint or self._start:
             tensors, version = read_adapter_tensors(place), weights_version(place)
-            check_adapter(self._new, tensors, str(place))
+            check_adapter(self._new, tensors, str(place), self._base_name)
         set_peft_model_state_dict(self.peft, tensors, adapter_name=adapter)
         return AdapterPolicy(model, self.base.tokenizer, version, self, adapter)
 
 
-def check_adapter_fits(settings: PolicySection) -> None:
+def check_adapters_vocabulary(adapter: Path, base: PreTrainedTokenizerBase, settings: PolicySection) -> None:
+    """Whether the tokenizer that lies beside an adapter, if any does, is the base's but for its template.
+
+    Raises:
+        AlignError: if not.
+    """
+    if any((adapter / name).is_file() for name in TOKENIZER_FILES):
+        with faults_of_a_model(str(adapter)):
+            own = load_tokenizer(str(adapter), {"trust_remote_code": settings.trust_remote_code})
+        if words := differing_tokens(own, base):
+            raise AlignError(
+                f"the adapter has a tokenizer with another vocabulary than its base, {settings.model_name_or_path}: "
+                f"{words}",
+                where=str(adapter),
+                hint="the policy reads by its base's tokenizer: name the base that this adapter was trained on, with "
+                "its resized embeddings and its tokenizer; or, where it needs none of these tokens, give a copy "
+                "without tokenizer files",
+            )
+
+
+def check_adapter_fits(settings: PolicySection, tokenizer: PreTrainedTokenizerBase) -> None:
     """Whether the base has the layers that `policy.lora` names, and an adapter to start from belongs to it.
 
-    Looks at configs and at the adapter's own file; no weights of the base are loaded.
+    Looks at configs and at the adapter's own files; no weights of the base are loaded.
+
+    Args:
+        settings: `policy`, with a `lora` section.
+        tokenizer: the base's.
 
     Raises:
         AlignError: if not.
@@ -194,7 +224,8 @@ def check_adapter_fits(settings: PolicySection) -> None:
         peft = _with_adapter(shape, settings)
     if settings.lora.adapter:
         folder = Path(settings.lora.adapter)
-        check_adapter(_tensors(peft, TRAINED), read_adapter_tensors(folder), str(folder))
+        check_adapters_vocabulary(folder, tokenizer, settings)
+        check_adapter(_tensors(peft, TRAINED), read_adapter_tensors(folder), str(folder), place)
 
 
 def _with_adapter(model: Any, settings: PolicySection) -> PeftModel:

@@ -19,6 +19,7 @@ from align_cli.models.refused import (
     check_vocabulary,
     check_whole,
     faults_of_a_model,
+    quantization_of,
 )
 
 if TYPE_CHECKING:
@@ -68,11 +69,15 @@ class UnloadedPolicy(NamedTuple):
         tokenizer: the policy's.
         eos_token_ids: the ids that end a response.
         context_length: the most tokens of prompt and response together; None where the architecture has no bound.
+        num_embeddings: rows of its embeddings, by its config; None where that does not say.
+        quantization: how its weights are quantised; None where they are not.
     """
 
     tokenizer: PreTrainedTokenizerBase
     eos_token_ids: list[int]
     context_length: int | None
+    num_embeddings: int | None = None
+    quantization: str | None = None
 
 
 def load_without_weights(
@@ -81,8 +86,8 @@ def load_without_weights(
     """The tokenizer and the figures of a model that `load_policy` would load.
 
     Raises:
-        AlignError: if there is no such model, if its tokenizer or its configuration cannot be read, or if it is or
-            holds an adapter.
+        AlignError: if there is no such model, if its tokenizer or its configuration cannot be read, if it has ids that
+            the model does not know, or if it is or holds an adapter.
     """
     from transformers import AutoConfig
 
@@ -91,10 +96,14 @@ def load_without_weights(
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     with faults_of_a_model(place):
         check_no_adapter(place, revision)
-        tokenizer = _tokenizer(place, shared)
+        tokenizer = load_tokenizer(place, shared)
         config = AutoConfig.from_pretrained(place, **shared)
         generation = _generation_config(place, config, revision)
-    return UnloadedPolicy(tokenizer, eos_token_ids(tokenizer, generation), context_length(config))
+    num_embeddings = getattr(config.get_text_config(), "vocab_size", None)
+    if num_embeddings is not None:
+        check_vocabulary(tokenizer, num_embeddings, place)
+    stops = eos_token_ids(tokenizer, generation)
+    return UnloadedPolicy(tokenizer, stops, context_length(config), num_embeddings, quantization_of(config))
 
 
 def eos_token_ids(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig | None) -> list[int]:
@@ -142,7 +151,7 @@ def load_policy(
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     with faults_of_a_model(place):
         check_no_adapter(place, revision)
-        tokenizer = _tokenizer(place, shared)
+        tokenizer = load_tokenizer(place, shared)
         model, found = AutoModelForCausalLM.from_pretrained(
             place,
             dtype=getattr(torch, dtype),
@@ -153,7 +162,7 @@ def load_policy(
         )
         _generation_config(place, model.config, revision)  # transformers passes over a broken one
     check_whole(found, place)
-    check_vocabulary(tokenizer, model, place)
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, place)
     # It is saved with the tokenizer: a checkpoint must not depend on whether its policy was begun from the Hub or read
     # from another checkpoint.
     tokenizer.init_kwargs["is_local"] = True
@@ -188,7 +197,7 @@ def _generation_config(place: str, config: PreTrainedConfig, revision: str | Non
     return generation
 
 
-def _tokenizer(place: str, shared: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+def load_tokenizer(place: str, shared: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     """A model's tokenizer, ready to pad on the left.
 
     Raises:

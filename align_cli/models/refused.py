@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from align_cli.errors import AlignError, first_line, nearest
 from align_cli.models.memory import memory_fault
+from align_cli.recipe.sections.lora import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from align_cli.models.load import UnloadedPolicy
 
 WEIGHTS_PATTERN = "*model*.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @contextmanager
@@ -64,13 +66,14 @@ def check_no_adapter(place: str, revision: str | None) -> None:
         )
 
 
-def check_whole(found: Mapping[str, Any], place: str, what: str = "model") -> None:
+def check_whole(found: Mapping[str, Any], place: str, what: str = "model", base: str = "") -> None:
     """Refuse weights that are not those that the config asks for.
 
     Args:
         found: as transformers' loading info: `missing_keys`, `unexpected_keys`, `mismatched_keys`.
         place: the model.
         what: `model` or `adapter`.
+        base: for an adapter, on which base, in words.
     """
     remedies = {
         "model": "fetch or save it again; or mend its config.json, whose architecture, layers and sizes have to be "
@@ -78,9 +81,9 @@ def check_whole(found: Mapping[str, Any], place: str, what: str = "model") -> No
         "adapter": "take an adapter that was made for this base, with all of its files; or the base of this one",
     }
     kinds = {
-        "missing_keys": "lacks tensors that its config asks for",
-        "mismatched_keys": "has tensors of other shapes than its config asks for",
-        "unexpected_keys": "has tensors that its config knows nothing of",
+        "missing_keys": f"lacks tensors that its config asks for{base}",
+        "mismatched_keys": f"has tensors of other shapes than its config asks for{base}",
+        "unexpected_keys": f"has tensors that its config knows nothing of{base}",
     }
     for kind, words in kinds.items():
         names = sorted(name if isinstance(name, str) else name[0] for name in found.get(kind) or ())
@@ -93,20 +96,28 @@ def check_whole(found: Mapping[str, Any], place: str, what: str = "model") -> No
             )
 
 
-def check_adapter(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], place: str) -> None:
-    """Refuse an adapter whose tensors are not those that its config asks for on this base."""
+def check_adapter(
+    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], place: str, base: str
+) -> None:
+    """Refuse an adapter whose tensors are not those that its config asks for on this base.
+
+    Args:
+        expected: the tensors that it would have.
+        found: those that it has.
+        place: where it lies.
+        base: the base's name.
+    """
     shared = expected.keys() & found.keys()
     kinds = {
         "missing_keys": expected.keys() - found.keys(),
         "mismatched_keys": {name for name in shared if expected[name].shape != found[name].shape},
         "unexpected_keys": found.keys() - expected.keys(),
     }
-    check_whole(kinds, place, "adapter")
+    check_whole(kinds, place, "adapter", f" on {base}")
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, place: str) -> None:
-    """Refuse a tokenizer that has ids without a row among the model's embeddings."""
-    rows = model.get_input_embeddings().num_embeddings
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, place: str) -> None:
+    """Refuse a tokenizer that has ids without a row among the model's embeddings, of which there are so many."""
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
     if beyond:
         number, token = beyond[0]
@@ -116,6 +127,52 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel,
             where=place,
             hint="take the tokenizer that belongs to the model; or call model.resize_token_embeddings(len(tokenizer)) "
             "and save both",
+        )
+
+
+def check_same_vocabulary(policy: UnloadedPolicy, initial: UnloadedPolicy, place: str) -> None:
+    """Refuse a policy whose tokens or embeddings are not those of the initial one, beside which it reads the same ids.
+
+    Args:
+        policy: what is refused.
+        initial: the initial policy.
+        place: where the policy lies.
+    """
+    hint = "give a checkpoint of this recipe's policy, or name the model's own base in policy.model_name_or_path"
+    if words := differing_tokens(policy.tokenizer, initial.tokenizer):
+        raise AlignError(f"its vocabulary is not the initial policy's: {words}", where=place, hint=hint)
+    ours, theirs = policy.num_embeddings, initial.num_embeddings
+    if ours != theirs:
+        raise AlignError(f"it has {ours} embeddings, and the initial policy {theirs}", where=place, hint=hint)
+
+
+def differing_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
+    """Which tokens have other ids for two tokenizers, in words; empty where none has."""
+    ours, theirs = tokenizer.get_vocab(), other.get_vocab()
+    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    if not differing:
+        return ""
+    first, more = differing[0], f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+    here, there = (str(vocabulary.get(first, "none")) for vocabulary in (ours, theirs))
+    return f"{first!r} has id {here} here and {there} there{more}"
+
+
+def quantization_of(config: PreTrainedConfig) -> str | None:
+    """How a model's weights are quantised, by transformers' name; None where they are not, or are so on disk alone."""
+    found = getattr(config, "quantization_config", None)
+    if not found:
+        return None
+    settings = found if isinstance(found, dict) else found.to_dict()
+    return None if settings.get("dequantize") else str(settings.get("quant_method") or "quantization_config")
+
+
+def check_trained_whole(quantization: str | None, place: str) -> None:
+    """Refuse to train all weights of a quantised model: they are whole numbers, or packed, and have no gradient."""
+    if quantization is not None:
+        raise AlignError(
+            f"the weights of this model are quantised ({quantization}), and cannot be trained themselves",
+            where=place,
+            hint="train adapters on them: set policy.lora; or take the model that it was quantised from",
         )
 
 

@@ -56,6 +56,7 @@ FILE_RULES: tuple[Rule, ...] = (
 )
 WARNINGS: tuple[Callable[[Recipe], list[str]], ...] = (
     *policy.WARNINGS,
+    *lora.WARNINGS,
     *data.WARNINGS,
     *sources.WARNINGS,
     *method.WARNINGS,

@@ -14,7 +14,8 @@ from align_cli import stages
 from align_cli.artifacts.records import Completion, Preference, Record
 from align_cli.errors import RunError
 from align_cli.models.memory import telling_out_of_memory
-from align_cli.models.of_recipe import load_recipe_policy
+from align_cli.models.of_recipe import load_recipe_policy, load_recipe_tokenizer
+from align_cli.models.refused import check_same_vocabulary
 from align_cli.recipe import Recipe, dump
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import ROUNDS
@@ -172,12 +173,23 @@ class _Once:
         with telling, self._reporter.stage(round_number, self._stage.name) as progress:
             if self._stage.needs(self._recipe):
                 place = self._path or self._results.checkpoint(0)
+                if self._path and "reference" in self._stage.needs(self._recipe) and not is_reference_too:
+                    self._check_vocabulary(self._path)
                 self._loaded.take(load_recipe_policy(self._recipe, place), self.state, policy_round)
             surroundings = (pipes, self._loaded, NoWork(), progress, self._reporter.note)
             known = self._results.folder.begun.num_threads(policy_round)
             with computing_with(self._recipe.num_threads or known or choose_num_threads(self._recipe)):
                 done = self._stage.carry_out(Context(self._recipe, round_number, *surroundings))
         return Made(round_number, pipes.written, done.figures)
+
+    def _check_vocabulary(self, path: Path) -> None:
+        """Whether the policy that is given reads the same ids as the initial one, beside which it stands.
+
+        Raises:
+            AlignError: if not.
+        """
+        initial = load_recipe_tokenizer(self._recipe, self._results.checkpoint(0))
+        check_same_vocabulary(self._loaded.inputs.policy, initial, str(path))
 
 
 def _make_initial_policy(results: Results, reporter: Reporter) -> None:

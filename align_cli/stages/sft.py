@@ -57,9 +57,13 @@ class WarmStart(Stage):
         return ()
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
-        from align_cli.training.buildable import check_sft_keys
+        from align_cli.training.buildable import check_sft_keys, check_weights
 
-        all_at_once(lambda: loaded.inputs.sft_rows, partial(check_sft_keys, recipe))
+        all_at_once(
+            lambda: loaded.inputs.sft_rows,
+            partial(check_sft_keys, recipe),
+            partial(check_weights, recipe, lambda: loaded.inputs.policy),
+        )
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         return [RowsToRead("policy.sft.dataset", inputs.sft_rows, lambda: inputs.sft_demonstrations.counts)]

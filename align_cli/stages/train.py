@@ -72,11 +72,13 @@ class Train(Stage):
         return [policy_artifact(history, history.base(round_number - 1)), *pairs]
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
-        from align_cli.training.buildable import check_adapters, check_train_keys
+        from align_cli.training.buildable import check_train_keys, check_weights
 
         rows = loaded.inputs.offline_rows.rows if loaded.inputs.uses_offline_pairs else []
         all_at_once(
-            partial(check_train_keys, recipe), partial(check_adapters, recipe), partial(check_labels, recipe, rows)
+            partial(check_train_keys, recipe),
+            partial(check_weights, recipe, lambda: loaded.inputs.policy),
+            partial(check_labels, recipe, rows),
         )
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import Fault, RecipeError, nearest
+from align_cli.models.refused import check_trained_whole
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.training_arguments import training_argument_types
 from align_cli.recipe.written.tree import shown
@@ -23,6 +24,8 @@ from align_cli.training.arguments import dpo_config, sft_arguments
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
+
+    from align_cli.models.load import UnloadedPolicy
 
 Keys = dict[str, Any]
 
@@ -63,16 +66,23 @@ def check_train_keys(recipe: Recipe) -> None:
     raise RecipeError.of(faults)
 
 
-def check_adapters(recipe: Recipe) -> None:
-    """Put the adapters that `policy.lora` asks for on the shape of the base.
+def check_weights(recipe: Recipe, policy: Callable[[], UnloadedPolicy]) -> None:
+    """Whether the policy's weights can be trained: put the adapters that `policy.lora` asks for on the base's shape.
+
+    Args:
+        recipe: the whole recipe.
+        policy: what is known of the initial policy.
 
     Raises:
-        AlignError: if it has no place for them, or if the adapter to start from is another base's.
+        AlignError: if the base has no place for them, if the adapter to start from is another base's, or, without
+            adapters, if the weights are quantised.
     """
     if recipe.policy.lora is not None:
         from align_cli.models.adapters import check_adapter_fits
 
-        check_adapter_fits(recipe.policy)
+        check_adapter_fits(recipe.policy, policy().tokenizer)
+    elif recipe.policy.model_name_or_path is not None:
+        check_trained_whole(policy().quantization, recipe.policy.model_name_or_path)
 
 
 def check_sft_keys(recipe: Recipe) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from align_cli.errors import AlignError
-from align_cli.models.adapters import ADAPTER_WEIGHTS, AdaptedModel, AdapterPolicy
+from align_cli.models.adapters import ADAPTER_WEIGHTS, AdaptedModel, AdapterPolicy, check_adapter_fits
 from align_cli.models.load import load_policy
 from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.recipe.sections.lora import LoraSection
@@ -202,7 +203,7 @@ class TestAnAdapterToStartFrom:
         name = sorted(tensors)[0]
         del tensors[name]
         save_file(tensors, place / ADAPTER_WEIGHTS)
-        with pytest.raises(AlignError, match=f"the adapter lacks tensors that its config asks for: {name}"):
+        with pytest.raises(AlignError, match=f"the adapter lacks tensors that its config asks for on .*: {name}"):
             adapted(adapter=str(place)).policy(None)
 
     def test_of_another_base_is_refused(self, adapted: Adapted, tmp_path: Path) -> None:
@@ -214,8 +215,23 @@ class TestAnAdapterToStartFrom:
         )
         place = saved(adapted().policy(None), tmp_path / "mine")
         section = LoraSection(adapter=str(place))
-        with pytest.raises(AlignError, match="the adapter has tensors of other shapes than its config asks for"):
+        with pytest.raises(AlignError, match=r"has tensors of other shapes than its config asks for on .*other: "):
             AdaptedModel(PolicySection(model_name_or_path=str(tmp_path / "other"), lora=section), 0).policy(None)
+
+    def test_whose_tokenizer_has_other_tokens_is_refused_with_the_first(self, adapted: Adapted, tmp_path: Path) -> None:
+        policy = adapted().policy(None)
+        place, tokenizer = saved(policy, tmp_path / "mine"), policy.tokenizer
+        tokenizer.save_pretrained(place)
+        adapted(adapter=str(place)).policy(None)
+        own = AutoTokenizer.from_pretrained(place)
+        own.add_tokens(["<call>", "<result>"])
+        own.save_pretrained(place)
+        what = f"another vocabulary than its base, .*: '<call>' has id {len(tokenizer)} here and none there, and 1 more"
+        with pytest.raises(AlignError, match=what):
+            adapted(adapter=str(place))
+        settings = PolicySection(model_name_or_path=tokenizer.name_or_path, lora=LoraSection(adapter=str(place)))
+        with pytest.raises(AlignError, match="'<call>'"):
+            check_adapter_fits(settings, tokenizer)
 
     def test_that_is_none_is_refused(self, adapted: Adapted, tiny_policy_folder: Path) -> None:
         with pytest.raises(AlignError, match="this folder holds no adapter"):

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, Gemma3Config
 
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError
-from align_cli.models.load import Policy, load_policy, uses_cache, weights_version
+from align_cli.models.load import Policy, load_policy, load_without_weights, uses_cache, weights_version
 from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.playground.model import make_policy
 from align_cli.recipe import Recipe
@@ -325,6 +325,23 @@ def test_an_id_without_an_embedding_is_refused_with_the_remedy(folder: Path) -> 
     with pytest.raises(AlignError, match=r"the model's \d+ embeddings have no row for: \d+ \('<new pad>'\)") as caught:
         load_policy(folder)
     assert "resize_token_embeddings" in caught.value.faults[0].hint
+    with pytest.raises(AlignError, match=r"the model's \d+ embeddings have no row for: \d+ \('<new pad>'\)"):
+        load_without_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        (None, None),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_8bit": True}, "quantization_config"),
+        ({"quant_method": "mxfp4", "dequantize": True}, None),
+    ],
+)
+def test_a_quantised_model_is_known_by_its_config(folder: Path, config: Any, found: str | None) -> None:
+    edit_config(folder, quantization_config=config)
+    assert load_without_weights(folder).quantization == found
 
 
 def test_tied_weights_are_not_missing(folder: Path) -> None:

@@ -104,11 +104,46 @@ def test_a_run_may_start_from_an_adapter_of_ones_own(whole: Path, tmp_path: Path
     shutil.copytree(whole / "run" / "rounds" / "002" / "checkpoint", folder / "adapter")
     done = train(folder)
     assert done.code == 0, done.err
+    assert "was trained on" not in done.err
     other = whole / "run" / "rounds" / "001" / "checkpoint" / ADAPTER[1]
     shutil.copy(other, folder / "adapter")
     refused = train(folder)
     assert refused.code == 2
     assert "the contents of policy.lora.adapter have changed" in refused.err
+
+
+def test_an_adapter_that_names_another_base_is_warned_of(whole: Path, tmp_path: Path) -> None:
+    """One of the same shape, as a model and its instruct version are, fits without a word."""
+    folder = make_run(
+        tmp_path / "mine", WARM, rounds=1, policy={"lora": {"rank": None, "adapter": "adapter"}, "sft": None}
+    )
+    shutil.copytree(whole / "run" / "rounds" / "002" / "checkpoint", folder / "adapter")
+    shutil.copytree(folder / "base", folder / "instruct")
+    checked = run_align("check", "recipe.yaml", "policy.model_name_or_path=instruct", cwd=folder)
+    assert checked.code == 0
+    said = " ".join(checked.err.split())
+    assert (
+        "policy.lora.adapter was trained on base, says its adapter_config.json, and policy.model_name_or_path is "
+        in said
+    )
+
+
+QUANTISED = {"quant_method": "gptq", "bits": 4}
+
+
+def test_a_quantised_model_is_trained_by_adapters_alone(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "mine", WARM)
+    config = json.loads((folder / "base" / "config.json").read_text())
+    (folder / "base" / "config.json").write_text(json.dumps({**config, "quantization_config": QUANTISED}))
+    (folder / "base" / "model.safetensors").write_bytes(b"")  # which nobody comes to look at
+    for key in ("policy.sft=null", "policy.dtype=float32"):
+        refused = train(folder, None, "policy.lora=null", key)
+        assert refused.code == 2
+        said = " ".join(refused.err.split())
+        assert said.count("base: the weights of this model are quantised (gptq), and cannot be trained themselves") == 1
+        assert "hint: train adapters on them: set policy.lora" in said
+        assert not (folder / "run").exists()
+    assert "are quantised" not in run_align("check", "recipe.yaml", cwd=folder).err
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from chat_models import make_chat_model
 from run_fixtures import (
     NO_EVALUATION,
     OFFLINE_ONLY,
@@ -305,6 +306,15 @@ def test_generating_without_prompts_says_which_key_is_missing(
     refused = align("generate", "recipe.yaml", cwd=folder)
     assert_refused(refused)
     assert "data.prompts" in refused.err
+
+
+def test_a_policy_of_another_vocabulary_is_refused_beside_the_initial_one(
+    chained: Path, align: Align, tmp_path: Path
+) -> None:
+    other = make_chat_model(tmp_path / "other", template=None)
+    refused = align("evaluate", "recipe.yaml", "--policy", str(other), "-q", cwd=chained)
+    assert_refused(refused)
+    assert f"{other}: its vocabulary is not the initial policy's: '" in refused.err
 
 
 @pytest.mark.parametrize("command", ["generate", "evaluate", "train"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -11,7 +13,11 @@ from align_cli.recipe.checking.files import empty_texts, missing_file
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 
+if TYPE_CHECKING:
+    from align_cli.recipe.recipe import Recipe
+
 KEY = "policy.lora"
+ADAPTER_CONFIG = "adapter_config.json"
 OTHER_NAMES = {
     f"{KEY}.r": "it is called rank",
     f"{KEY}.lora_r": "it is called rank",
@@ -73,3 +79,21 @@ def _adapter_exists(view: View) -> Iterator[RuleFault]:
 
 RULES: tuple[Rule, ...] = (_base_is_there, _adapter_brings_its_own)
 FILE_RULES: tuple[Rule, ...] = (_adapter_exists,)
+
+
+def _another_base(recipe: Recipe) -> list[str]:
+    """An adapter of the same shape fits any base: whether it is this one's, its own config alone can tell."""
+    lora, base = recipe.policy.lora, recipe.policy.model_name_or_path
+    if lora is None or lora.adapter is None or base is None:
+        return []
+    try:
+        written = json.loads((Path(lora.adapter) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        named = written["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []  # which is told when it is read
+    if not isinstance(named, str) or Path(named).name.casefold() == Path(base).name.casefold():
+        return []
+    return [f"{KEY}.adapter was trained on {named}, says its {ADAPTER_CONFIG}, and policy.model_name_or_path is {base}"]
+
+
+WARNINGS = (_another_base,)
