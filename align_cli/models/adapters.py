@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -78,8 +78,12 @@ class AdapterView(torch.nn.Module):
         self._adapter = adapter
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._adapted.switched_to(self._adapter):
+        with self.at_work():
             return super().__call__(*args, **kwargs)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """While it lasts, this adapter is at work in the base."""
+        return self._adapted.switched_to(self._adapter)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base's forward pass, with the adapter that is at work."""
@@ -87,7 +91,7 @@ class AdapterView(torch.nn.Module):
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' `generate` with this adapter."""
-        with self._adapted.switched_to(self._adapter):
+        with self.at_work():
             return self._adapted.base.model.generate(*args, **kwargs)
 
     @property

@@ -258,8 +258,7 @@ def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completio
     """KL(π ‖ π_ref) along each response: exact over the vocabulary at every token, summed over the response."""
     import torch
 
-    from align_cli.methods.logprobs import token_kl
-    from align_cli.models.scoring import pad_batch, response_logits
+    from align_cli.models.scoring import pad_batch, reference_scores, score_responses
 
     tokens = pad_batch(
         [sample.prompt_ids for sample in samples],
@@ -267,9 +266,8 @@ def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completio
         policy.tokenizer.pad_token_id,
     ).to(policy.model.device)
     with torch.no_grad():
-        ours = response_logits(policy.model, tokens)
-        theirs = response_logits(reference.model, tokens)
-        kls: list[float] = (token_kl(ours.logits_BCV, theirs.logits_BCV) * ours.mask_BC).sum(-1).tolist()
+        scores = score_responses(policy.model, tokens, reference_scores(reference.model, tokens))
+    kls: list[float] = scores.kl_BC.sum(-1).tolist()
     return kls
 
 

@@ -225,11 +225,14 @@ def select_pairs(inputs: Mapping[str, torch.Tensor], rows_B: torch.Tensor) -> di
     """The part of a collated batch that holds some of its pairs; what is the whole step's stays as it is."""
     num_pairs, num_sequences = len(rows_B), len(inputs["pair_of"])
     sequences_S = rows_B[inputs["pair_of"]]
+    tokens_N = sequences_S[inputs["completion_mask"].nonzero()[:, 0]]
     new_position_B = rows_B.cumsum(0) - 1
     part = {}
     for name, column in inputs.items():
         if name.startswith("global_"):
             part[name] = column
+        elif name == "reference_states":
+            part[name] = column[tokens_N]
         elif name in PER_SEQUENCE:
             assert len(column) == num_sequences
             part[name] = column[sequences_S]
@@ -240,7 +243,7 @@ def select_pairs(inputs: Mapping[str, torch.Tensor], rows_B: torch.Tensor) -> di
     return part
 
 
-PER_SEQUENCE = (*MODEL_INPUTS, "pair_of", "of_policy", "response_id")
+PER_SEQUENCE = (*MODEL_INPUTS, "pair_of", "of_policy", "response_id", "reference_logps")
 
 
 def _response_ids(pair: TrainingPair) -> tuple[int, ...]:

@@ -44,6 +44,7 @@ from align_cli.training.objective import (
     pair_values,
     pairs_per_carrier,
     recipe_objective,
+    reference_columns,
 )
 from align_cli.training.resumable import Resumable
 
@@ -187,11 +188,13 @@ class PreferenceTrainer(Resumable, DPOTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """All micro-batches of a step, with what they have to know of each other.
 
-        That is how many pairs carry KL and optimism and, where there are several, the losses that baselines average.
+        That is how many pairs carry KL and optimism, what the reference says of their responses and, where there are
+        several, the losses that baselines average.
         """
         micro_batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.objective is not None:
             self._add_pairs_per_carrier(self.objective, micro_batches)
+            self._add_reference(self.objective, micro_batches)
             if self.objective.needs_baseline and len(micro_batches) > 1:
                 self._add_global_losses(self.objective, micro_batches)
             if self._measures_sources():
@@ -227,6 +230,11 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         step = pairs_per_carrier(whole)
         for batch in micro_batches:
             batch.update(step)
+
+    def _add_reference(self, objective: Objective, micro_batches: list[Inputs]) -> None:
+        for batch in micro_batches:
+            with self.compute_loss_context_manager():
+                batch.update(reference_columns(objective, self.ref_model, batch))
 
     def _add_global_losses(self, objective: Objective, micro_batches: list[Inputs]) -> None:
         with torch.no_grad(), self.compute_loss_context_manager():

@@ -28,8 +28,7 @@ from small_training import (
     whole_step,
 )
 
-from align_cli.methods.logprobs import token_kl, token_logps
-from align_cli.models.scoring import pad_batch, response_logits
+from align_cli.methods.logprobs import token_kl
 from align_cli.training.batches import Mixture, TrainingPair, select_pairs
 from align_cli.training.objective import Objective, SourceTerms, pair_losses
 from align_cli.training.trainer import PreferenceTrainer
@@ -237,15 +236,6 @@ def test_every_response_of_a_batch_has_the_log_probability_that_it_has_alone(mod
     assert found.of_policy_S.tolist() == of_policy + [True] * len(others)
 
 
-def test_token_logps_at_response_positions_are_those_of_the_sampled_tokens(model_folders: list[Path]) -> None:
-    policy = load_models(model_folders).policy
-    batch = pad_batch([[5, 6]], [[7, 8]], 0)
-    predicted = response_logits(policy.model, batch)
-    logps = token_logps(predicted.logits_BCV, predicted.targets_BC)[predicted.mask_BC.bool()]
-    full = policy.model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.log_softmax(-1)
-    assert logps.tolist() == pytest.approx([full[0, 1, 7].item(), full[0, 2, 8].item()], rel=1e-5)
-
-
 class TestSharesThatDoNotDivideTheBatch:
     """KL and optimism weigh what the recipe says in every step, however many pairs the share gave it."""
 
@@ -304,10 +294,12 @@ class TestSharesThatDoNotDivideTheBatch:
 
 
 def sequence_kl(models: Models, prompt_ids: list[int], response_ids: list[int]) -> float:
-    batch = pad_batch([prompt_ids], [response_ids], models.policy.tokenizer.pad_token_id)
     with torch.no_grad():
-        ours, theirs = (response_logits(policy.model, batch) for policy in models)
-    return (token_kl(ours.logits_BCV, theirs.logits_BCV) * ours.mask_BC).sum().item()
+        ours, theirs = (
+            policy.model(input_ids=torch.tensor([prompt_ids + response_ids])).logits[:, len(prompt_ids) - 1 : -1]
+            for policy in models
+        )
+    return token_kl(ours, theirs).sum().item()
 
 
 def ratio(models: Models, prompt_ids: list[int], response_ids: list[int]) -> float:
