@@ -185,9 +185,7 @@ class Loaded:
             # transformers collects garbage at each `train()`: a quarter of a second, were it to look at libraries too.
             gc.collect()
             gc.freeze()
-        wanted = self._micro_batch(round_number)
-        if self._trainer.args.per_device_train_batch_size != wanted:
-            self._trainer.cut_into(wanted)
+        self._trainer.pairs_per_pass = self._micro_batch(round_number)
         return self._trainer
 
     def _trainer_folder(self) -> Path:

@@ -50,8 +50,8 @@ def dpo_config(recipe: Recipe, folder: Path, *, use_cache: bool, passed: Mapping
         "output_dir": str(folder),
         "max_steps": num_steps,
         "learning_rate": train.learning_rate,
-        "per_device_train_batch_size": train.per_device_train_batch_size,
-        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "per_device_train_batch_size": recipe.global_batch_size,  # which the trainer itself cuts into forward passes
+        "gradient_accumulation_steps": 1,
         **_loss(recipe),
         "seed": recipe.seed,
         "save_strategy": "no",
