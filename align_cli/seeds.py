@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Collection
 
 Coordinate = int | str
 
@@ -36,21 +37,31 @@ def seeded_order(length: int, run_seed: int, *coordinates: Coordinate) -> list[i
     return order
 
 
-def seeded_cycle(length: int, start: int, count: int, run_seed: int, *coordinates: Coordinate) -> list[int]:
+def seeded_cycle(
+    length: int,
+    start: int,
+    count: int,
+    run_seed: int,
+    *coordinates: Coordinate,
+    left_out: Collection[int] = frozenset(),
+) -> list[int]:
     """Positions `start` to `start + count` of an endless walk through `range(length)`.
 
-    Each pass over the range is a fresh permutation, so none repeats before all were seen.
+    Each pass over the range is a fresh permutation, so none repeats before all were seen. What is left out is passed
+    over: the others come in the order in which they would come with it.
 
     Raises:
-        ValueError: if `length` is 0 and `count` is not.
+        ValueError: if nothing is left to walk through, and `count` is not 0.
     """
-    if count and not length:
+    num_left = length - len(left_out)
+    if count and not num_left:
         raise ValueError("cannot walk through an empty range")
     orders: dict[int, list[int]] = {}
     walked = []
     for position in range(start, start + count):
-        lap, offset = divmod(position, length)
+        lap, offset = divmod(position, num_left)
         if lap not in orders:
-            orders[lap] = seeded_order(length, run_seed, *coordinates, lap)
+            order = seeded_order(length, run_seed, *coordinates, lap)
+            orders[lap] = [place for place in order if place not in left_out] if left_out else order
         walked.append(orders[lap][offset])
     return walked

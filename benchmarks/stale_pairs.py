@@ -44,7 +44,7 @@ from align_cli.playground import hidden_reward, world
 from align_cli.recipe import load_recipe
 from align_cli.seeds import derive_seed
 from align_cli.stages.base import NoProgress
-from align_cli.stages.inputs import sft_demonstrations
+from align_cli.stages.inputs import Inputs
 from align_cli.stages.pairing.offline import label_offline_pairs
 from align_cli.stages.sft import make_initial_policy
 from align_cli.training.batches import Mixture, PairCollator, TrainingPair
@@ -158,7 +158,7 @@ def main() -> None:
 
 def warm_started(seed: int, folder: Path) -> Path:
     recipe = load_recipe(RECIPE, [f"seed={seed}"])
-    policy, _ = make_initial_policy(recipe, sft_demonstrations(recipe), NoProgress())
+    policy, _ = make_initial_policy(recipe, Inputs(recipe), NoProgress())
     policy.model.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
     return folder

@@ -152,11 +152,11 @@ def tiny_policy(tiny_policy_folder: Path) -> Policy:
 def warm_policy(one_thread: None, tiny_recipe: TinyRecipe, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     """A policy after a short warm start: it prefers some words and ends its reviews now and then. Shared."""
     from align_cli.stages.base import NoProgress
-    from align_cli.stages.inputs import sft_demonstrations
+    from align_cli.stages.inputs import Inputs
     from align_cli.stages.sft import make_initial_policy
 
     recipe = tiny_recipe(tmp_path_factory.mktemp("warm"), f"policy.sft.max_steps={WARM_START_STEPS}")
-    return make_initial_policy(recipe, sft_demonstrations(recipe), NoProgress())[0]
+    return make_initial_policy(recipe, Inputs(recipe), NoProgress())[0]
 
 
 @pytest.fixture(scope="session")

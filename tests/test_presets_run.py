@@ -16,7 +16,7 @@ from align_cli.models.load import weights_version
 from align_cli.recipe import Recipe, load_recipe
 from align_cli.recipe.presets import FOLDER, preset_names
 from align_cli.run.loop import align_rounds
-from align_cli.stages import inputs
+from align_cli.stages.rows_of_recipe import demonstrations
 
 RECIPE = """
 preset: {preset}
@@ -95,7 +95,7 @@ def test_a_preset_runs_two_rounds_and_moves_the_policy(preset: str, tmp_path: Pa
 
 
 def check_spin(run: Run) -> None:
-    shown = {(row["prompt"], row["completion"]) for row in inputs.demonstrations(run.recipe)}
+    shown = {(row["prompt"], row["completion"]) for row in demonstrations(run.recipe)}
     for number in (1, 2):
         pairs, completions = run.preferences(number), run.completions(number)
         counts = run.figures(number, "label")

@@ -103,3 +103,13 @@ def test_an_empty_range_cannot_be_walked() -> None:
     assert seeded_cycle(0, 5, 0, 0, "x") == []
     with pytest.raises(ValueError, match="empty range"):
         seeded_cycle(0, 0, 1, 0, "x")
+
+
+def test_what_is_left_out_is_passed_over_and_changes_no_others_place() -> None:
+    whole = seeded_cycle(20, 0, 60, 0, "prompts")
+    without = seeded_cycle(20, 0, 51, 0, "prompts", left_out={3, 4, 5})
+    assert without == [place for place in whole if place not in {3, 4, 5}]
+    assert seeded_cycle(20, 17, 5, 0, "prompts", left_out={3, 4, 5}) == without[17:22]
+    assert seeded_cycle(20, 0, 60, 0, "prompts", left_out=frozenset()) == whole
+    with pytest.raises(ValueError, match="empty range"):
+        seeded_cycle(2, 0, 1, 0, "x", left_out={0, 1})

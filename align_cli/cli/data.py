@@ -46,7 +46,7 @@ def command(
     """Show what a source of data holds: formats, counts, lengths, duplicates, ties, examples; loads no weights."""
     from align_cli.models.load import load_without_weights
     from align_cli.recipe import load_data_section
-    from align_cli.report.survey import survey_of
+    from align_cli.report.survey import rows_left, survey_of
 
     if use is not None and use not in USES:
         raise typer.BadParameter(f"--for is {use!r}; it must be one of {', '.join(USES)}")
@@ -54,13 +54,17 @@ def command(
     if output is not None:
         check_output_place(output)
     section = load_data_section(overrides or [])
+    if policy is None and (section.max_prompt_tokens or section.max_completion_tokens):
+        what = "data.max_prompt_tokens and data.max_completion_tokens count a policy's tokens"
+        raise DataError(what, where=source, hint="name the policy whose tokens are meant: --policy MODEL")
     reader = load_without_weights(policy) if policy is not None else None
     held_out = _read(evaluation, "train", section, reader, "prompts") if evaluation is not None else None
     found = _read(source, split, section, reader, use)
     if output != "-":
-        _show(talk, survey_of(found, reader, held_out, num_examples))
+        _show(talk, survey_of(found, reader, held_out, num_examples, section))
     if output is not None:
-        talk.rows([_for_trl(row) for row in found.rows], output)
+        left = found.rows if reader is None else rows_left(found, reader, section)
+        talk.rows([_for_trl(row) for row in left], output)
 
 
 def _read(name: str, split: str, section: Any, reader: Any, use: Any) -> Source:
@@ -74,13 +78,21 @@ def _read(name: str, split: str, section: Any, reader: Any, use: Any) -> Source:
 
 
 def _show(talk: Output, survey: Survey) -> None:
-    from align_cli.report.survey_tables import example_lines, figures_table, histogram_lines, lengths_table
+    from align_cli.report.survey_tables import (
+        example_lines,
+        figures_table,
+        histogram_lines,
+        lengths_table,
+        limits_table,
+    )
 
     if talk.as_json:
         talk.data(survey.to_dict())
         return
     talk.table(figures_table(survey))
     talk.table(lengths_table(survey))
+    if survey.within:
+        talk.table(limits_table(survey))
     for line in histogram_lines(survey):
         talk.text(line)
     for number, example in enumerate(survey.examples, start=1):

@@ -44,6 +44,26 @@ A pair whose dataset calls it a tie keeps a label of one half, and `label.ties` 
 `label.equal_texts` and `label.empty_texts` likewise. Left out while reading, and counted, is what is no pair: answers
 to different prompts, an answer alone, answers of the same score.
 
+## How long rows may be
+
+`data.max_prompt_tokens` and `data.max_completion_tokens` bound prompts and a dataset's answers, in the policy's own
+tokens as its template renders them; the model's context bounds both together (of prompts to sample, with
+`generate.max_new_tokens`). `data.too_long` says what becomes of longer rows, of training prompts, held-out prompts,
+pairs and demonstrations alike:
+
+- `refuse`: the run does not begin, and all of them are named, with what would let them in.
+- `drop`: they are left out. The other prompts come in the order in which they would come with them.
+- `cut`: they are shortened, towards the answer. A text prompt loses its beginning, at the border of a token (TRL's
+  `keep_end`). A conversation loses its oldest turns, whole, so that it begins with the user, and keeps system message
+  and tools; where its last turn alone is too long, the row is left out. An answer loses its end, and gets no token that
+  ends a turn: the policy must not learn to stop there. A pair that exceeds the context together with its prompt has its
+  prompt cut first, to no less than half of the context, then its answers.
+
+How many were left out and cut is said when a run begins and by `align check`, and stands in the ledger of every stage
+that read them. Artifacts hold prompts as they were cut: that is what the policy, the labelers and training saw.
+`align data SOURCE --policy MODEL` shows how many rows some limits would leave; with the keys set, what becomes of the
+others. Its `-o` writes the rows that are left, prompts as they are cut and answers whole.
+
 To add a format: one file in `align_cli/data/formats/` with one `Format`, and a line in the table there.
 """
 

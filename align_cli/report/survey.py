@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.json_text import to_json
-from align_cli.artifacts.records import TemplateArguments
 from align_cli.data import Choices, read_demonstrations, read_preferences, read_prompts
 from align_cli.data.chats import Form, in_form
 from align_cli.data.exchanges import uses_of
 from align_cli.data.formats.base import DEMONSTRATIONS, PAIRS, PROMPTS, Wanted
 from align_cli.data.rows import Row
 from align_cli.errors import DataError
-from align_cli.models.text import PolicyText, completion_token_ids, plain_text, prompt_token_ids
+from align_cli.models.text import PolicyText, plain_text
 from align_cli.recipe.sections.data import DataSection
+from align_cli.stages.lengths import CONTEXT, Limits, ReadRow, read_row
+from align_cli.stages.readable import rows_within
 
 PROMPT = "prompt"
 ANSWERS = {PAIRS: ("chosen", "rejected"), DEMONSTRATIONS: ("completion",), PROMPTS: ()}
 PERCENTILES = (5, 25, 50, 75, 95, 99)
+WITHIN = (90, 95, 99, 100)
+LEFT_OUT, CUT = "left out", "cut"
 TIE = 0.5
 
 
@@ -60,6 +63,24 @@ class Lengths(NamedTuple):
     percentiles: dict[int, int]
     longest: int
     histogram: dict[int, int]
+
+
+class Within(NamedTuple):
+    """What a pair of limits would leave.
+
+    Args:
+        percent: of the rows, each limit alone leaves so many.
+        max_prompt_tokens: the longest prompt of those.
+        max_completion_tokens: the longest answer of those; 0 where there are no answers.
+        rows: how many are within both.
+        longest: the longest of these, prompt and longer answer together.
+    """
+
+    percent: int
+    max_prompt_tokens: int
+    max_completion_tokens: int
+    rows: int
+    longest: int
 
 
 class Overlap(NamedTuple):
@@ -128,6 +149,9 @@ class Survey:
         unreadable: rows that the policy cannot read, by reason.
         too_long: rows that do not fit into the policy's context; None where it has no bound, or no policy reads them.
         context_length: that context.
+        beyond: rows that are longer than the section's limits, by key; those that are not set aside.
+        kept: of the rows beyond these limits or the context, what `data.too_long` does: how many are left out, and cut.
+        within: what limits would leave; none without a policy.
         overlap: with evaluation prompts; None where none are named.
         examples: some rows as the policy reads them.
     """
@@ -151,6 +175,9 @@ class Survey:
     unreadable: dict[str, int]
     too_long: int | None = None
     context_length: int | None = None
+    beyond: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+    within: tuple[Within, ...] = ()
     overlap: Overlap | None = None
     examples: tuple[Example, ...] = ()
 
@@ -158,6 +185,7 @@ class Survey:
         """The figures as a JSON object."""
         found = asdict(self)
         found["lengths"] = {name: length._asdict() for name, length in self.lengths.items()}
+        found["within"] = [within._asdict() for within in self.within]
         found["overlap"] = self.overlap and self.overlap._asdict()
         found["examples"] = [
             {**example._asdict(), "parts": [part._asdict() for part in example.parts]} for example in self.examples
@@ -189,7 +217,11 @@ def read_source(
 
 
 def survey_of(
-    source: Source, policy: PolicyText | None = None, evaluation: Source | None = None, num_examples: int = 3
+    source: Source,
+    policy: PolicyText | None = None,
+    evaluation: Source | None = None,
+    num_examples: int = 3,
+    data: DataSection | None = None,
 ) -> Survey:
     """What a source holds.
 
@@ -198,13 +230,17 @@ def survey_of(
         policy: who reads them, in tokens; None counts words.
         evaluation: prompts that should not be among them; None for none.
         num_examples: rows to show: of equal steps from the shortest to the longest.
+        data: the recipe's section, whose limits are compared with lengths in tokens; None is one without limits.
     """
     rows, answers = source.rows, ANSWERS[source.use]
     read = [_read(row, answers, policy) for row in rows]
     readable = [tokens for tokens in read if isinstance(tokens, dict)]
+    limits = Limits() if policy is None else Limits.of(data or DataSection(), policy)
+    exceeded, kept = _exceeded(read, limits), Counter[str]()
+    if policy is not None and limits.too_long != "refuse":
+        kept.update(_fate(rows[place], answers, policy, limits) for place, found in enumerate(exceeded) if found)
     lengths = {name: _lengths([len(tokens[name]) for tokens in readable]) for name in (PROMPT, *answers)}
     totals = [_total(tokens) for tokens in readable]
-    context = policy.context_length if policy is not None else None
     both = [(len(tokens["chosen"]), len(tokens["rejected"])) for tokens in readable] if source.use == PAIRS else []
     decided = [chosen > rejected for chosen, rejected in both if chosen != rejected]
     found = Survey(
@@ -225,11 +261,29 @@ def survey_of(
         unit="words" if policy is None else "tokens",
         lengths={**lengths, "all": _lengths(totals)} if answers else lengths,
         unreadable=dict(Counter(tokens for tokens in read if isinstance(tokens, str))),
-        too_long=None if context is None else sum(total > context for total in totals),
-        context_length=context,
+        too_long=None if limits.context_length is None else sum(CONTEXT in found for found in exceeded),
+        context_length=limits.context_length,
+        beyond={key: sum(key in found for found in exceeded) for key in limits.keys_that_are_set},
+        kept=dict(kept),
+        within=() if policy is None else tuple(_within(readable)),
         overlap=None if evaluation is None else overlap_of(rows, evaluation.rows),
     )
     return replace(found, examples=tuple(_examples(rows, read, answers, policy, num_examples)))
+
+
+def rows_left(source: Source, policy: PolicyText, data: DataSection) -> list[Row]:
+    """The rows of a source that are no longer than they may be, prompts as they are cut.
+
+    Answers stay whole: what stands in a file cannot say that it does not end where it ends.
+
+    Raises:
+        DataError: for all rows that the policy cannot read, or if all are left out.
+    """
+    if data.too_long == "refuse":
+        return source.rows
+    arguments = (source.name, source.rows, source.use, ANSWERS[source.use], policy, Limits.of(data, policy))
+    within = rows_within(*arguments, Counter(), may_lack_prompt=True)
+    return [source.rows[place].with_fields(prompt=read.row[PROMPT]) for place, read in within]
 
 
 def overlap_of(rows: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]) -> Overlap:
@@ -251,19 +305,42 @@ _READERS = {PAIRS: read_preferences, DEMONSTRATIONS: read_demonstrations, PROMPT
 
 def _read(row: Row, answers: Sequence[str], policy: PolicyText | None) -> dict[str, list[Any]] | str:
     """The ids or the words of a row's prompt and answers; or why the policy cannot read it."""
-    prompt = row[PROMPT]
     if policy is None:
         return {name: plain_text(row[name]).split() for name in (PROMPT, *answers)}
-    arguments = TemplateArguments.of_row(row)
-    tokenizer, stops = policy.tokenizer, policy.eos_token_ids
     try:
-        prompt_ids = prompt_token_ids(tokenizer, prompt, arguments) if prompt else []
-        ids = {
-            name: completion_token_ids(tokenizer, prompt, prompt_ids, row[name], stops, arguments) for name in answers
-        }
+        read = read_row(row, answers, policy, Limits(), may_lack_prompt=True)
     except DataError as error:
         return error.faults[0].what
-    return {PROMPT: prompt_ids, **ids}
+    return {PROMPT: read.prompt_ids, **read.answer_ids}
+
+
+def _exceeded(read: Sequence[dict[str, list[Any]] | str], limits: Limits) -> list[dict[str, int]]:
+    """The limits that each row exceeds; none of those that cannot be read."""
+    found = []
+    for tokens in read:
+        answers = {name: ids for name, ids in tokens.items() if name != PROMPT} if isinstance(tokens, dict) else {}
+        prompt = tokens[PROMPT] if isinstance(tokens, dict) else []
+        found.append(limits.exceeded_by(ReadRow({}, prompt, answers)))
+    return found
+
+
+def _fate(row: Row, answers: Sequence[str], policy: PolicyText, limits: Limits) -> str:
+    """What becomes of a row that is too long."""
+    read = read_row(row, answers, policy, limits, may_lack_prompt=True)
+    return LEFT_OUT if limits.exceeded_by(read) else CUT
+
+
+def _within(readable: Sequence[Mapping[str, Sequence[Any]]]) -> Iterator[Within]:
+    """Limits that leave most rows, and what they leave: from the tightest to none."""
+    sizes = [(len(tokens[PROMPT]), _total(tokens) - len(tokens[PROMPT])) for tokens in readable]
+    prompts, answers = (sorted(size[part] for size in sizes) for part in (0, 1))
+    seen: set[tuple[int, int]] = set()
+    for percent in WITHIN if sizes else ():
+        limits = _percentile(prompts, percent), _percentile(answers, percent)
+        if limits not in seen:
+            seen.add(limits)
+            left = [prompt + answer for prompt, answer in sizes if prompt <= limits[0] and answer <= limits[1]]
+            yield Within(percent, limits[0], limits[1], len(left), max(left))
 
 
 def _total(tokens: Mapping[str, Sequence[Any]]) -> int:
@@ -273,11 +350,16 @@ def _total(tokens: Mapping[str, Sequence[Any]]) -> int:
 def _lengths(counts: Sequence[int]) -> Lengths:
     """The figures of some lengths; those of nothing are 0."""
     ranked = sorted(counts) or [0]
-    percentiles = {percent: ranked[math.ceil(percent / 100 * len(ranked)) - 1] for percent in PERCENTILES}
+    percentiles = {percent: _percentile(ranked, percent) for percent in PERCENTILES}
     bins = Counter(1 << max(count - 1, 0).bit_length() for count in counts)
     smallest, largest = min(bins, default=1), max(bins, default=1)
     edges = [1 << power for power in range(smallest.bit_length() - 1, largest.bit_length())]
     return Lengths(sum(ranked) / len(ranked), percentiles, ranked[-1], {edge: bins[edge] for edge in edges})
+
+
+def _percentile(ranked: Sequence[int], percent: int) -> int:
+    """The smallest of some numbers, from the lowest on, that so many percent of them do not exceed."""
+    return ranked[math.ceil(percent / 100 * len(ranked)) - 1]
 
 
 def _examples(

@@ -29,7 +29,7 @@ def figures_table(survey: Survey) -> TextTable:
         *([name, str(count)] for name, count in pairs_of.items() if survey.use == "pairs"),
         *([["empty answers", str(survey.empty)]] if survey.use != "prompts" else []),
         *_share("the longer answer is chosen", survey.longer_chosen),
-        *_context(survey),
+        *_too_long(survey),
         *([f"unreadable: {reason}", str(count)] for reason, count in survey.unreadable.items()),
         *_overlap(survey),
     ]
@@ -40,6 +40,23 @@ def lengths_table(survey: Survey) -> TextTable:
     """One row for prompts, one for each answer, one for both together."""
     columns = [survey.unit, "mean", *(f"{percent}%" for percent in PERCENTILES), "longest"]
     return TextTable(columns, [[name, *_length_cells(length)] for name, length in survey.lengths.items()])
+
+
+def limits_table(survey: Survey) -> TextTable:
+    """Limits to choose from, and how many rows they would leave: one row for each of some percentiles."""
+    has_answers = survey.use != "prompts"
+    keys = ["max_prompt_tokens", *["max_completion_tokens"] * has_answers]
+    rows = [
+        [
+            f"{found.percent}%",
+            str(found.max_prompt_tokens),
+            *[str(found.max_completion_tokens)] * has_answers,
+            f"{found.rows} ({found.rows / survey.rows:.1%})",
+            str(found.longest),
+        ]
+        for found in survey.within
+    ]
+    return TextTable(["limits", *keys, "rows within", "longest of them"], rows)
 
 
 def histogram_lines(survey: Survey) -> list[str]:
@@ -91,9 +108,11 @@ def _share(name: str, share: float | None) -> Iterator[list[str]]:
         yield [name, f"{share:.0%}"]
 
 
-def _context(survey: Survey) -> Iterator[list[str]]:
+def _too_long(survey: Survey) -> Iterator[list[str]]:
     if survey.too_long is not None:
         yield [f"longer than the context of {survey.context_length} tokens", str(survey.too_long)]
+    yield from ([f"longer than {key}", str(count)] for key, count in survey.beyond.items())
+    yield from ([f"{what} by data.too_long", str(count)] for what, count in survey.kept.items())
 
 
 def _overlap(survey: Survey) -> Iterator[list[str]]:

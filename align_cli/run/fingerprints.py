@@ -19,7 +19,7 @@ from align_cli.recipe import Recipe, differences, resolved
 from align_cli.run.folder.layout import ROUNDS
 from align_cli.run.folder.manifests import Manifests
 from align_cli.run.plan import Step
-from align_cli.stages.inputs import local_files
+from align_cli.stages.rows_of_recipe import local_files
 
 UNRECORDED_KEYS = (
     "generate.batch_size",

@@ -148,9 +148,10 @@ class _Once:
         if self._stage.needs(recipe) and policy_path is not None:
             _check_checkpoint(policy_path)
         self._stage.check(recipe, self._loaded)
-        if self._stage.needs(recipe):
-            for remark in check_rows(recipe, self._loaded.inputs, [self._stage], policy_path):
+        if any(read.rows for read in self._stage.to_read(recipe, self._loaded.inputs)):
+            for remark in check_rows(recipe, self._loaded.inputs, [self._stage]):
                 reporter.note(remark)
+        if self._stage.needs(recipe):
             _make_initial_policy(self._results, reporter)
             if policy_path is not None:
                 self.state = read_training_state(policy_path) or self.state

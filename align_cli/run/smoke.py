@@ -15,11 +15,12 @@ from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.recipe import Recipe, load_recipe
 from align_cli.run.folder import RunFolder
+from align_cli.run.loaded import Loaded
 from align_cli.run.loop import align_rounds
-from align_cli.run.opening import Reporter
+from align_cli.run.opening import Reporter, check_inputs
 from align_cli.run.plan import plan_steps
+from align_cli.run.results import Results
 from align_cli.stages import stage_named
-from align_cli.stages.inputs import Inputs
 from align_cli.stages.longest import longest_rows, num_prompts
 
 STEPS = 2
@@ -44,7 +45,7 @@ def smoke(path: Path, overrides: Sequence[str], reporter: Reporter) -> list[dict
     beside = next(folder for folder in Path(recipe.output_dir).absolute().parents if folder.is_dir())
     with ScratchFolder(beside) as scratch:
         run = scratch / "run"
-        rows = [f"{key}={_quoted(file)}" for key, file in _longest_rows(recipe, scratch).items()]
+        rows = [f"{key}={_quoted(file)}" for key, file in _longest_rows(recipe, scratch, reporter).items()]
         small = load_recipe(path, [*overrides, f"output_dir={_quoted(run)}", *_two_steps(recipe), *rows])
         align_rounds(small, reporter)
         return RunFolder(run).ledger.events()
@@ -60,6 +61,8 @@ def _two_steps(recipe: Recipe) -> list[str]:
         "train.report_to": "none",
         "evaluate.num_prompts": min(recipe.evaluate.num_prompts, STEPS * generate.batch_size),
         "checkpoints.every_steps": "null",
+        "data.as_chat": "never",  # rows are what they have become
+        "data.too_long": "refuse",
         "guards": "{kl: null, length: null, eos_rate: null, stuck_loss: null, win_rate: null, reward_gap: null}",
     }
     if recipe.policy.sft is not None:
@@ -67,12 +70,15 @@ def _two_steps(recipe: Recipe) -> list[str]:
     return [f"{key}={value}" for key, value in changed.items()]
 
 
-def _longest_rows(recipe: Recipe, folder: Path) -> dict[str, Path]:
-    """Files with the longest rows that the stages read, by key."""
+def _longest_rows(recipe: Recipe, scratch: Path, reporter: Reporter) -> dict[str, Path]:
+    """Files with the longest rows that the stages read, by key; all rows are checked, as a run would."""
+    plan = plan_steps(recipe)
+    loaded = Loaded(recipe, Results(recipe, RunFolder(recipe.output_dir)), reporter.note)
+    check_inputs(plan, loaded)
+    due = [stage_named(name) for name in dict.fromkeys(step.stage for step in plan)]
     files = {}
-    due = [stage_named(name) for name in dict.fromkeys(step.stage for step in plan_steps(recipe))]
-    for key, rows in longest_rows(recipe, Inputs(recipe), due, STEPS).items():
-        files[key] = folder / f"{key}.jsonl"
+    for key, rows in longest_rows(recipe, loaded.inputs, due, STEPS).items():
+        files[key] = scratch / f"{key}.jsonl"
         write_text(files[key], "".join(f"{to_json(row)}\n" for row in rows))
     return files
 

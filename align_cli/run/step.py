@@ -128,7 +128,9 @@ class StepRunner:
         let_go(self.results, folder, step)
         work.remove()
         spent = {"seconds": round(monotonic() - begin, 3), **peak_memory()}
-        folder.ledger.log("finish", round=step.round, stage=step.stage, **spent, figures=done.figures)
+        too_long = stage.too_long(self.recipe, self.loaded.inputs)
+        figures = {**done.figures, "too_long": too_long} if too_long else done.figures
+        folder.ledger.log("finish", round=step.round, stage=step.stage, **spent, figures=figures)
         for finding in found:
             self.loaded.note(f"guard {finding.guard}, round {step.round}: {finding.message}")
         if rolled_back_to is not None:

@@ -38,8 +38,10 @@ SAMPLES, EVALUATION = "samples.jsonl", "evaluation.json"
 POLICY_KEYS = ("seed", "policy", "playground", "reviews")
 """Keys that every stage depends on: which model it is, and which random numbers."""
 
-READING_KEYS = tuple(f"data.{name}" for name in ("criterion", "pairs", "as_chat", "system_prompt", "thinking"))
-"""Keys that every stage which reads data depends on: what is made of its rows."""
+_READING = ("criterion", "pairs", "as_chat", "system_prompt", "thinking")
+_LENGTHS = ("max_prompt_tokens", "max_completion_tokens", "too_long")
+READING_KEYS = tuple(f"data.{name}" for name in (*_READING, *_LENGTHS))
+"""Keys that every stage which reads data depends on: what is made of its rows, and how long they may be."""
 
 RecordType = TypeVar("RecordType", bound=Record)
 
@@ -329,6 +331,10 @@ class Stage(ABC):
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         """The rows that the policy has to read: all are read once its tokenizer is there, before its weights are."""
         return []
+
+    def too_long(self, recipe: Recipe, inputs: Inputs) -> dict[str, dict[str, int]]:
+        """Of the rows that it reads, how many were left out or cut for their length, by key; keys without any aside."""
+        return {rows.key: found for rows in self.to_read(recipe, inputs) if (found := rows.too_long())}
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
         """Where there are fewer rows than the recipe asks for, one sentence each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -32,9 +32,10 @@ from align_cli.stages.base import (
     Work,
     policy_artifact,
 )
-from align_cli.stages.generate import PromptDraw, generate_completions, prompts_to_read, sampling_settings
-from align_cli.stages.inputs import Inputs, Rows
+from align_cli.stages.generate import PromptDraw, generate_completions, sampling_settings
+from align_cli.stages.inputs import Inputs
 from align_cli.stages.readable import RowsToRead
+from align_cli.stages.rows_of_recipe import Rows
 from align_cli.stages.scores import kept_values, probe, score_completions
 
 FREE_KEYS = (
@@ -85,12 +86,12 @@ class Evaluate(Stage):
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         return [
-            prompts_to_read("data.eval_prompts", inputs.eval_prompts, recipe),
-            RowsToRead("data.eval_preferences", inputs.eval_rows.rows, inputs.eval_pairs),
+            RowsToRead("data.eval_prompts", inputs.eval_prompts, lambda: inputs.eval_prompts_to_sample.counts),
+            RowsToRead("data.eval_preferences", inputs.eval_rows.rows, lambda: inputs.eval_pairs.counts),
         ]
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
-        wanted, there = recipe.evaluate.num_prompts, len(inputs.eval_prompts)
+        wanted, there = recipe.evaluate.num_prompts, inputs.eval_prompts_to_sample.num_kept
         return [f"{there} held-out prompts, where evaluate.num_prompts asks for {wanted}"] * (wanted > there)
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
@@ -118,7 +119,7 @@ class Evaluate(Stage):
             samples=samples,
             drawn=drawn,
             opponents=opponents,
-            pairs=loaded.inputs.eval_pairs(policy),
+            pairs=loaded.inputs.eval_pairs.preferences,
             scorer=loaded.scorer(context.recipe.evaluate.scorer),
             progress=context.progress,
             work=context.work,
@@ -149,12 +150,12 @@ def _responses_of(context: Context, opponent: int) -> list[Completion]:
 
 def _held_out_responses(context: Context, policy: Policy, settings: SamplingSettings) -> list[Completion]:
     """A policy's responses to the held-out prompts, drawn with the same random numbers for every policy."""
-    recipe = context.recipe
+    recipe, prompts = context.recipe, context.loaded.inputs.eval_prompts_to_sample
     name = "evaluation-samples" if settings == sampling_settings(recipe.generate) else "kl-samples"
     with context.work.journal(name) as journal:
         return generate_completions(
             policy,
-            evaluation_draws(context.loaded.inputs.eval_prompts, recipe.evaluate.num_prompts, recipe.seed),
+            evaluation_draws(prompts.rows, recipe.evaluate.num_prompts, recipe.seed, prompts.left_out),
             context.loaded.engine,
             settings,
             num_generations=1,
@@ -173,10 +174,12 @@ class Judged(NamedTuple):
     scores: list[float]
 
 
-def evaluation_draws(rows: Rows, count: int, run_seed: int) -> list[PromptDraw]:
-    """The held-out prompts: the first of a seeded order, all of them where there are fewer."""
-    order = seeded_order(len(rows), run_seed, "eval_prompts")[:count]
-    return [PromptDraw.of_row(rows, index) for index in order]
+def evaluation_draws(
+    rows: Rows, count: int, run_seed: int, left_out: Collection[int] = frozenset()
+) -> list[PromptDraw]:
+    """The held-out prompts: the first of a seeded order that are not left out, all of them where there are fewer."""
+    order = [index for index in seeded_order(len(rows), run_seed, "eval_prompts") if index not in left_out]
+    return [PromptDraw.of_row(rows, index) for index in order[:count]]
 
 
 def evaluate_policy(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,8 @@ from align_cli.stages.base import (
     Stage,
     policy_artifact,
 )
-from align_cli.stages.inputs import Inputs, Rows
-from align_cli.stages.readable import RowsToRead, tokenised_prompts
+from align_cli.stages.inputs import Inputs
+from align_cli.stages.readable import RowsToRead
 
 
 class Generate(Stage):
@@ -57,11 +57,10 @@ class Generate(Stage):
         _ = loaded.inputs.prompts
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
-        key = "data.demonstrations" if recipe.data.prompts is None else "data.prompts"
-        return [prompts_to_read(key, inputs.prompts, recipe)]
+        return [RowsToRead(inputs.prompts_key, inputs.prompts, lambda: inputs.prompts_to_sample.counts)]
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
-        wanted, there = recipe.generate.prompts_per_round, len(inputs.prompts)
+        wanted, there = recipe.generate.prompts_per_round, inputs.prompts_to_sample.num_kept
         return [f"{there} prompts for {wanted} a round: each is sampled several times in a round"] * (wanted > there)
 
     def carry_out(self, context: Context) -> Done:
@@ -76,11 +75,11 @@ class Generate(Stage):
 
 
 def _sampled(context: Context, model: Policy, sampled_by: Sampler, number: int) -> list[Completion]:
-    recipe = context.recipe
+    recipe, prompts = context.recipe, context.loaded.inputs.prompts_to_sample
     with context.work.journal(f"{sampled_by}-samples") as journal:
         return generate_completions(
             model,
-            draw_prompts(context.loaded.inputs.prompts, context.round, recipe.generate.prompts_per_round, recipe.seed),
+            draw_prompts(prompts.rows, context.round, recipe.generate.prompts_per_round, recipe.seed, prompts.left_out),
             context.loaded.engine,
             sampling_settings(recipe.generate),
             num_generations=number,
@@ -115,7 +114,13 @@ class PromptDraw:
         return cls(index, rows[index]["prompt"], lap, TemplateArguments.of_row(rows[index]))
 
 
-def draw_prompts(rows: Sequence[Mapping[str, Any]], round_number: int, count: int, run_seed: int) -> list[PromptDraw]:
+def draw_prompts(
+    rows: Sequence[Mapping[str, Any]],
+    round_number: int,
+    count: int,
+    run_seed: int,
+    left_out: Collection[int] = frozenset(),
+) -> list[PromptDraw]:
     """The prompts of a round: the next ones of a seeded order; none repeats before all were seen.
 
     Args:
@@ -123,8 +128,10 @@ def draw_prompts(rows: Sequence[Mapping[str, Any]], round_number: int, count: in
         round_number: from 1.
         count: prompts a round.
         run_seed: the run's seed.
+        left_out: rows that are passed over.
     """
-    indices = seeded_cycle(len(rows), (round_number - 1) * count, count, run_seed, "prompts")
+    start = (round_number - 1) * count
+    indices = seeded_cycle(len(rows), start, count, run_seed, "prompts", left_out=left_out)
     drawn: dict[int, int] = {}
     draws = []
     for index in indices:
@@ -132,11 +139,6 @@ def draw_prompts(rows: Sequence[Mapping[str, Any]], round_number: int, count: in
         drawn[index] = lap + 1
         draws.append(PromptDraw.of_row(rows, index, lap))
     return draws
-
-
-def prompts_to_read(key: str, rows: Rows, recipe: Recipe) -> RowsToRead:
-    """Prompts, each with room for the recipe's longest response behind it."""
-    return RowsToRead(key, rows, lambda policy: tokenised_prompts(rows, key, policy, recipe.generate.max_new_tokens))
 
 
 def sampling_settings(section: GenerateSection) -> SamplingSettings:

@@ -1,95 +1,76 @@
-"""What the stages read besides artifacts: prompts, demonstrations and offline pairs, from a world or from files.
+"""What the stages read besides artifacts, as the policy reads it: each row once, when it is first needed, and kept.
 
-The one place that knows the names of the built-in worlds; behind it every row is like any other.
+A row is made into tokens, measured, and left out or cut where it is too long (`lengths.py`), by the tokenizer of the
+model that reads it, which is loaded once and before any weights are. Pairs and demonstrations keep their token ids;
+prompts, of which a round samples a few, are only measured: the ids of all would take more memory than their text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from align_cli.artifacts.json_text import to_json
-from align_cli.data.chats import Form, in_form
-from align_cli.data.formats.base import Choices
-from align_cli.data.rows import Row, place_of
-from align_cli.errors import DataError
-from align_cli.labelers.code_files import code_files
-from align_cli.models.of_recipe import load_recipe_tokenizer
-from align_cli.playground import reviews, world
+from align_cli.models.load import UnloadedPolicy
+from align_cli.models.text import plain_text
+from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
-from align_cli.recipe.data_names import DataName
 from align_cli.recipe.sections.label import LabelSection
-from align_cli.recipe.sections.worlds import ReviewsSection
+from align_cli.stages.lengths import Limits, ReadRow
 from align_cli.stages.pairing.offline import label_offline_pairs
 from align_cli.stages.pairing.pairs import LabelledPairs
-
-if TYPE_CHECKING:
-    from align_cli.artifacts.records import Preference
-    from align_cli.models.text import PolicyText
-
-Rows = Sequence[Mapping[str, Any]]
-
-PLAYGROUND, REVIEWS = "playground", "reviews"
-
-
-class PairRows(NamedTuple):
-    """Offline pairs, and how many rows the reader had to leave out, by reason."""
-
-    rows: Rows
-    dropped: dict[str, int]
-
+from align_cli.stages.readable import rows_within
+from align_cli.stages.rows_of_recipe import (
+    PairRows,
+    Reading,
+    Rows,
+    demonstrations,
+    evaluation_pairs,
+    evaluation_prompts,
+    offline_pairs,
+    sft_demonstrations,
+    training_prompts,
+)
 
 EVALUATION_RULES = LabelSection(ties="drop", equal_texts="drop", empty_texts="keep")
 """One rule for every recipe: what a method drops in training must not change what it is measured on."""
 
 
-class Reading:
-    """How a recipe wants the rows of files; which form that is may depend on whether the policy chats.
+class ReadPrompts(NamedTuple):
+    """Prompts, each with room for a response.
 
     Args:
-        recipe: the whole recipe.
-        reader: the folder of the model that reads them; None is the initial policy.
+        rows: all of them, those that were cut as they are now.
+        left_out: the numbers of those that are too long.
+        counts: how many were left out and cut.
     """
 
-    def __init__(self, recipe: Recipe, reader: Path | None = None) -> None:
-        self._recipe, self._reader = recipe, reader
-        self.choices = Choices(recipe.data.criterion, recipe.data.pairs)
+    rows: Rows
+    left_out: frozenset[int]
+    counts: dict[str, int]
 
-    def in_form(self, rows: Sequence[Row], key: str) -> Rows:
-        """The rows as the recipe wants them, each with its arguments for the template of chats; a row's own win.
+    @property
+    def num_kept(self) -> int:
+        """How many can be sampled."""
+        return len(self.rows) - len(self.left_out)
 
-        Raises:
-            DataError: for rows that cannot be what is wanted.
-            AlignError: if the policy's tokenizer cannot be read.
-        """
-        data = self._recipe.data
-        asks = data.as_chat == "auto" and any(isinstance(row["prompt"], str) for row in rows)
-        form = Form(data.as_chat, asks and self._policy_chats, data.system_prompt, data.thinking)
-        formed = in_form(rows, form, key)
-        shared = self._recipe.policy.chat_template_kwargs
-        if not shared:
-            return formed
-        return [
-            row
-            if isinstance(row["prompt"], str)
-            else row.with_fields(chat_template_kwargs={**shared, **row.get("chat_template_kwargs", {})})
-            for row in formed
-        ]
 
-    @cached_property
-    def _policy_chats(self) -> bool:
-        """Whether the policy has a chat template; an initial one that is made from scratch has none."""
-        policy = self._recipe.policy
-        is_made = policy.from_scratch is not None or policy.model_name_or_path == PLAYGROUND
-        if is_made and self._reader is None:
-            return False
-        return bool(load_recipe_tokenizer(self._recipe, self._reader).tokenizer.chat_template)
+class ReadDemonstrations(NamedTuple):
+    """Demonstrations in the policy's tokens.
+
+    Args:
+        rows: those that are no longer than they may be.
+        counts: how many were left out and cut.
+    """
+
+    rows: list[ReadRow]
+    counts: dict[str, int]
 
 
 class Inputs:
-    """A recipe's inputs, each read once, when it is first needed.
+    """A recipe's inputs.
 
     Args:
         recipe: names them.
@@ -99,28 +80,35 @@ class Inputs:
     def __init__(self, recipe: Recipe, reader: Path | None = None) -> None:
         self._recipe = recipe
         self._reading = Reading(recipe, reader)
-        self._offline: LabelledPairs | None = None
-        self._held_out: list[Preference] | None = None
+
+    @cached_property
+    def policy(self) -> UnloadedPolicy:
+        """The tokenizer and the figures of the model that reads them.
+
+        Raises:
+            AlignError: if there is no such model, or if its tokenizer or its configuration cannot be read.
+        """
+        return self._reading.policy or unmade_policy(self._recipe, self.sft_rows)
 
     @cached_property
     def prompts(self) -> Rows:
-        """Training prompts."""
+        """Training prompts, as read."""
         return training_prompts(self._recipe, self._reading)
 
     @cached_property
-    def sft_demonstrations(self) -> Rows:
-        """What the warm start learns; none without one."""
-        return sft_demonstrations(self._recipe)
-
-    @cached_property
-    def demonstrations(self) -> Rows:
-        """What mixed pairs choose; none where no source asks for it."""
-        return demonstrations(self._recipe, self._reading) if "dmd" in self._recipe.method.sources.in_use() else []
-
-    @cached_property
     def eval_prompts(self) -> Rows:
-        """Held-out prompts."""
+        """Held-out prompts, as read."""
         return evaluation_prompts(self._recipe, self._reading)
+
+    @cached_property
+    def sft_rows(self) -> Rows:
+        """What the warm start learns, as read; none without one."""
+        return sft_demonstrations(self._recipe, self._reading)
+
+    @cached_property
+    def demonstration_rows(self) -> Rows:
+        """What mixed pairs choose, as read; none where no source asks for it."""
+        return demonstrations(self._recipe, self._reading) if "dmd" in self._recipe.method.sources.in_use() else []
 
     @cached_property
     def offline_rows(self) -> PairRows:
@@ -137,153 +125,90 @@ class Inputs:
         """Whether any source takes them."""
         return any(not source.policy_responses for source in self._recipe.method.sources.in_use().values())
 
-    def offline_pairs(self, policy: PolicyText) -> LabelledPairs:
-        """Offline pairs, tokenised by the policy's tokenizer; none where no source takes them.
+    @property
+    def prompts_key(self) -> str:
+        """The recipe's key that names the training prompts."""
+        return "data.demonstrations" if self._recipe.data.prompts is None else "data.prompts"
 
-        Raises:
-            DataError: for all that the policy cannot read.
-        """
+    # What follows raises `DataError` for all rows that the policy cannot read, or if none is left.
+
+    @cached_property
+    def prompts_to_sample(self) -> ReadPrompts:
+        """Training prompts that can be sampled."""
+        return self._read_prompts(self.prompts_key, self.prompts)
+
+    @cached_property
+    def eval_prompts_to_sample(self) -> ReadPrompts:
+        """Held-out prompts that can be sampled."""
+        return self._read_prompts("data.eval_prompts", self.eval_prompts)
+
+    @cached_property
+    def sft_demonstrations(self) -> ReadDemonstrations:
+        """What the warm start learns."""
+        return self._read_demonstrations("policy.sft.dataset", self.sft_rows)
+
+    @cached_property
+    def demonstrations(self) -> ReadDemonstrations:
+        """What mixed pairs choose; their prompts are sampled, and need as much room as others."""
+        return self._read_demonstrations("data.demonstrations", self.demonstration_rows, self._max_new_tokens)
+
+    @cached_property
+    def offline_pairs(self) -> LabelledPairs:
+        """Offline pairs with their labels; none where no source takes them."""
         if not self.uses_offline_pairs:
             return LabelledPairs([], {})
-        if self._offline is None:
-            rows, source = self.offline_rows, self._recipe.method.sources.offline
-            labeler = source.labeler if source is not None else "dataset"
-            pairs = label_offline_pairs(rows.rows, policy, self._recipe.label, labeler)
-            self._offline = LabelledPairs(pairs.preferences, {**pairs.counts, **rows.dropped})
-        return self._offline
+        rows, source = self.offline_rows, self._recipe.method.sources.offline
+        labeler = source.labeler if source is not None else "dataset"
+        pairs = label_offline_pairs(rows.rows, self.policy, self._recipe.label, labeler, limits=self.limits())
+        return LabelledPairs(pairs.preferences, {**pairs.counts, **rows.dropped})
 
-    def eval_pairs(self, policy: PolicyText) -> list[Preference]:
-        """Held-out offline pairs, tokenised likewise."""
-        if self._held_out is None:
-            found = label_offline_pairs(
-                self.eval_rows.rows, policy, EVALUATION_RULES, "dataset", "data.eval_preferences"
-            )
-            self._held_out = found.preferences
-        return self._held_out
+    @cached_property
+    def eval_pairs(self) -> LabelledPairs:
+        """Held-out offline pairs with their labels."""
+        rows, key = self.eval_rows.rows, "data.eval_preferences"
+        if not rows:
+            return LabelledPairs([], {})
+        return label_offline_pairs(rows, self.policy, EVALUATION_RULES, "dataset", key, self.limits())
+
+    def limits(self, reserved: int = 0) -> Limits:
+        """How long rows may be that have to leave room for so many tokens."""
+        return Limits.of(self._recipe.data, self.policy, reserved)
+
+    @property
+    def _max_new_tokens(self) -> int:
+        return self._recipe.generate.max_new_tokens
+
+    def _read_prompts(self, key: str, rows: Rows) -> ReadPrompts:
+        counts: Counter[str] = Counter()
+        limits = self.limits(self._max_new_tokens)
+        within = rows_within(key, rows, "prompts", (), self.policy, limits, counts)
+        kept = {index: read.row for index, read in within}
+        left_out = frozenset(range(len(rows))) - kept.keys()
+        return ReadPrompts([kept.get(index, row) for index, row in enumerate(rows)], left_out, dict(counts))
+
+    def _read_demonstrations(self, key: str, rows: Rows, reserved: int = 0) -> ReadDemonstrations:
+        if not rows:
+            return ReadDemonstrations([], {})
+        counts: Counter[str] = Counter()
+        arguments = (key, rows, "demonstrations", ("completion",), self.policy, self.limits(reserved), counts)
+        return ReadDemonstrations([read for _, read in rows_within(*arguments, may_lack_prompt=True)], dict(counts))
 
 
-def training_prompts(recipe: Recipe, reading: Reading | None = None) -> Rows:
-    """`data.prompts`; the prompts of `data.demonstrations` where a recipe leaves them out.
+def unmade_policy(recipe: Recipe, rows: Rows) -> UnloadedPolicy:
+    """The tokenizer and the figures of an initial policy that has to be made, before it is.
 
-    Raises:
-        DataError: if there are none.
+    Args:
+        recipe: the whole recipe, with a new model or a built-in world's.
+        rows: what the warm start learns, and a new model its tokenizer from.
     """
-    if recipe.data.prompts is None and recipe.data.demonstrations is not None:
-        prompts: dict[str, Row] = {}
-        for index, row in enumerate(demonstrations(recipe, reading)):
-            fields = {key: value for key, value in row.items() if key != "completion"}
-            made_of = row.made_of if isinstance(row, Row) else ""
-            prompts.setdefault(to_json(fields), Row(fields, place_of(row, index), made_of=made_of))
-        return list(prompts.values())
-    return _prompts(recipe, reading, recipe.data.prompts, "data.prompts", world.prompts, reviews.prompts)
+    section = recipe.policy.from_scratch
+    if section is None:
+        tokenizer = playground_model.policy_tokenizer(recipe.playground.architecture)
+        return UnloadedPolicy(tokenizer, [tokenizer.eos_token_id], playground_model.CONTEXT_LENGTH)
+    tokenizer = playground_model.train_tokenizer(learnt_texts(rows), section.vocab_size, section.architecture)
+    return UnloadedPolicy(tokenizer, [tokenizer.eos_token_id], section.max_position_embeddings)
 
 
-def evaluation_prompts(recipe: Recipe, reading: Reading | None = None) -> Rows:
-    """`data.eval_prompts`.
-
-    Raises:
-        DataError: if there are none.
-    """
-    key, name = "data.eval_prompts", recipe.data.eval_prompts
-    return _prompts(recipe, reading, name, key, world.eval_prompts, reviews.eval_prompts)
-
-
-def offline_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows:
-    """`data.preferences`."""
-    key, name = "data.preferences", recipe.data.preferences
-    return _pairs(recipe, reading, name, key, world.preferences, reviews.preferences)
-
-
-def evaluation_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows:
-    """`data.eval_preferences`: held-out offline pairs; none where the recipe names none."""
-    key, name = "data.eval_preferences", recipe.data.eval_preferences
-    return _pairs(recipe, reading, name, key, world.eval_preferences, reviews.eval_preferences)
-
-
-def sft_demonstrations(recipe: Recipe) -> Rows:
-    """`policy.sft.dataset`; empty without a warm start."""
-    if recipe.policy.sft is None:
-        return []
-    return _demonstrations(recipe, None, recipe.policy.sft.dataset, "policy.sft.dataset")
-
-
-def demonstrations(recipe: Recipe, reading: Reading | None = None) -> Rows:
-    """`data.demonstrations`: prompts with the responses that mixed pairs choose; empty where the recipe names none."""
-    if recipe.data.demonstrations is None:
-        return []
-    return _demonstrations(recipe, reading, recipe.data.demonstrations, "data.demonstrations")
-
-
-def _demonstrations(recipe: Recipe, reading: Reading | None, name: str, key: str) -> Rows:
-    if name == PLAYGROUND:
-        return world.sft_corpus(recipe.seed)
-    if name == REVIEWS:
-        return reviews.sft_corpus(*_reviews_files(recipe.reviews))
-    from align_cli.data.demonstrations import read_demonstrations
-
-    reading = reading or Reading(recipe)
-    return reading.in_form(read_demonstrations(name, choices=reading.choices), key)
-
-
-def local_files(recipe: Recipe) -> dict[str, Path]:
-    """The files and folders that a recipe reads, by key: their contents are a stage's inputs as much as the key is."""
-    sources = {
-        "data.prompts": recipe.data.prompts,
-        "data.preferences": recipe.data.preferences,
-        "data.demonstrations": recipe.data.demonstrations,
-        "data.eval_prompts": recipe.data.eval_prompts,
-        "data.eval_preferences": recipe.data.eval_preferences,
-        "policy.sft.dataset": recipe.policy.sft.dataset if recipe.policy.sft else None,
-    }
-    named = {
-        **{key: DataName.of(name).place for key, name in sources.items() if name is not None},
-        "policy.lora.adapter": recipe.policy.lora.adapter if recipe.policy.lora else None,
-        "reviews.liked": recipe.reviews.liked if recipe.reviews else None,
-        "reviews.disliked": recipe.reviews.disliked if recipe.reviews else None,
-    }
-    for name, labeler in recipe.labelers.items():
-        named |= {f"labelers.{name}.{key}": file for key, file in labeler.files().items()}
-        for key, place in labeler.code().items():
-            for module, code in code_files(place).items():
-                named[f"labelers.{name}.{key}" + (f" ({module})" if module else "")] = str(code)
-    return {key: Path(value) for key, value in named.items() if value is not None and Path(value).exists()}
-
-
-def _prompts(
-    recipe: Recipe, reading: Reading | None, name: str | None, key: str, of_playground: Any, of_reviews: Any
-) -> Rows:
-    if name == PLAYGROUND:
-        rows = of_playground(recipe.seed)
-    elif name == REVIEWS:
-        rows = of_reviews(*_reviews_files(recipe.reviews))
-    elif name is not None:
-        from align_cli.data.prompts import read_prompts
-
-        reading = reading or Reading(recipe)
-        rows = reading.in_form(read_prompts(name, choices=reading.choices), key)
-    else:
-        rows = []
-    if not rows:
-        raise DataError("there are no prompts", where=key, hint=f"set {key} to a file with at least one prompt")
-    return rows
-
-
-def _pairs(
-    recipe: Recipe, reading: Reading | None, name: str | None, key: str, of_playground: Any, of_reviews: Any
-) -> PairRows:
-    if name is None:
-        return PairRows([], {})
-    if name == PLAYGROUND:
-        return PairRows(of_playground(recipe.playground.setting, recipe.seed), {})
-    if name == REVIEWS:
-        return PairRows(of_reviews(*_reviews_files(recipe.reviews)), {})
-    from align_cli.data.preferences import read_preferences
-
-    reading = reading or Reading(recipe)
-    read = read_preferences(name, choices=reading.choices)
-    return PairRows(reading.in_form(read, key), read.dropped)
-
-
-def _reviews_files(section: ReviewsSection | None) -> tuple[Path, Path, int]:
-    assert section is not None  # a rule of the recipe's sees to it
-    return Path(section.liked), Path(section.disliked), section.prompt_words
+def learnt_texts(rows: Rows) -> Iterator[str]:
+    """What a new model's tokenizer is trained on."""
+    return (plain_text(row["prompt"]) + plain_text(row["completion"]) for row in rows)

@@ -23,7 +23,7 @@ from align_cli.stages.base import (
     policy_artifact,
 )
 from align_cli.stages.pairing.pairs import LabelledPairs, Pairing, none_is_left
-from align_cli.stages.readable import RowsToRead, tokenised_demonstrations
+from align_cli.stages.readable import RowsToRead
 from align_cli.stages.scores import probe
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Label(Stage):
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
         reward = _reward_labeler(recipe)
         labeler = (f"labelers.{reward}",) if reward else ()
-        return (*POLICY_KEYS, *READING_KEYS, "data.demonstrations", "label", "method.beta", "method.sources", *labeler)
+        shown = ("data.demonstrations", "generate.max_new_tokens")  # for which a demonstration's prompt leaves room
+        return (*POLICY_KEYS, *READING_KEYS, *shown, "label", "method.beta", "method.sources", *labeler)
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         return [policy_artifact(history, history.base(round_number - 1)), Artifact(round_number, COMPLETIONS)]
@@ -54,12 +55,11 @@ class Label(Stage):
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
             lambda: probe(loaded.scorer(_reward_labeler(recipe)), loaded.inputs.prompts),
-            lambda: loaded.inputs.demonstrations,
+            lambda: loaded.inputs.demonstration_rows,
         )
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
-        rows, key = inputs.demonstrations, "data.demonstrations"
-        return [RowsToRead(key, rows, lambda policy: tokenised_demonstrations(rows, key, policy))]
+        return [RowsToRead("data.demonstrations", inputs.demonstration_rows, lambda: inputs.demonstrations.counts)]
 
     def carry_out(self, context: Context) -> Done:
         completions = context.artifacts.read(Artifact(context.round, COMPLETIONS), Completion) or []

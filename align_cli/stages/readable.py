@@ -1,24 +1,28 @@
 """Which rows the policy can read: every row is rendered and measured before anything is sampled, trained or written.
 
-A row that it cannot read is one that the chat template rejects, or whose tokens do not fit into the model's context.
-All of them are named, in one fault a kind.
+A row that it cannot read is one that the chat template rejects, or that is longer than it may be where the recipe says
+to refuse that. All of them are named, in one fault a kind.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from os.path import commonprefix
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.json_text import to_json
-from align_cli.artifacts.records import Preference, TemplateArguments
 from align_cli.data.rows import place_of
 from align_cli.errors import MAX_KINDS, DataError, Fault
-from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
+from align_cli.models.text import PolicyText
+from align_cli.stages.lengths import COMPLETION_KEY, PROMPT_KEY, Limits, ReadRow, read_row
 
 MAX_PLACES = 10
+DROPPED, CUT = TOO_LONG_COUNTS = ("too_long_dropped", "too_long_cut")
+"""How rows are counted that are longer than they may be."""
+
+OR_ELSE = "or set data.too_long to drop or cut"
 QUOTED = 12
 """As many characters of a row's line, or all of a shorter one, are taken for a quotation of it."""
 
@@ -29,19 +33,25 @@ class RowsToRead(NamedTuple):
     Args:
         key: the recipe's key that names them.
         rows: each with `prompt`, and what its template gets.
-        read: makes tokens of them all; raises `DataError` for all that the policy cannot read.
+        read: makes tokens of them all, once, and counts those that were too long (`TOO_LONG_COUNTS`); raises
+            `DataError` for all that the policy cannot read.
     """
 
     key: str
     rows: Sequence[Mapping[str, Any]]
-    read: Callable[[PolicyText], object]
+    read: Callable[[], Mapping[str, int]]
+
+    def too_long(self) -> dict[str, int]:
+        """How many of them were left out, and how many cut."""
+        counts = self.read()
+        return {name: counts[name] for name in TOO_LONG_COUNTS if name in counts}
 
 
-class TokenisedPair(NamedTuple):
-    """A prompt and a completion in tokens."""
-
-    prompt_ids: list[int]
-    completion_ids: list[int]
+def too_long_words(counts: Mapping[str, int], num_rows: int, noun: str) -> str:
+    """How many rows were left out and how many cut, in words; empty where all are as they were."""
+    words = {DROPPED: "left out", CUT: "cut"}
+    found = [f"{counts[name]} {words[name]}" for name in TOO_LONG_COUNTS if counts.get(name)]
+    return f"of {num_rows} {noun} {' and '.join(found)}, which were too long (data.too_long)" if found else ""
 
 
 class RowFaults:
@@ -51,13 +61,14 @@ class RowFaults:
         key: the recipe's key that names them.
         rows: all of them, faulty or not.
         noun: what they are, in the plural.
+        limits: how long they may be.
     """
 
-    def __init__(self, key: str, rows: Sequence[Mapping[str, Any]], noun: str) -> None:
-        self._key, self._rows, self._noun = key, rows, noun
+    def __init__(self, key: str, rows: Sequence[Mapping[str, Any]], noun: str, limits: Limits) -> None:
+        self._key, self._rows, self._noun, self._limits = key, rows, noun, limits
         self._kinds: dict[tuple[str, str], list[tuple[str, str]]] = {}
         self._kind_of: dict[str, str] = {}
-        self._too_long: list[tuple[str, int]] = []
+        self._too_long: dict[str, list[tuple[str, int]]] = {}
 
     def place(self, index: int) -> str:
         """Where a row came from: its line in a file, or its number among all."""
@@ -71,41 +82,46 @@ class RowFaults:
         kind = self._kind_of[fault.what], fault.hint
         self._kinds.setdefault(kind, []).append((self.place(index), fault.what))
 
-    def measure(self, index: int, num_tokens: int, context_length: int | None, reserved: int = 0) -> None:
-        """A row that was: it is a fault if its tokens and those that it must leave room for are too many."""
-        if context_length is not None and num_tokens + reserved > context_length:
-            self._too_long.append((self.place(index), num_tokens))
+    def add_too_long(self, index: int, exceeded: Mapping[str, int]) -> None:
+        """A row that exceeds some limits; see `Limits.exceeded_by`."""
+        for limit, num_tokens in exceeded.items():
+            self._too_long.setdefault(limit, []).append((self.place(index), num_tokens))
 
-    def raise_if_any(self, context_length: int | None, reserved: int = 0) -> None:
-        """Raise all that was added and measured: one fault a kind, with the number of its rows and their places.
+    def raise_if_any(self) -> None:
+        """Raise all that was added: one fault a kind, with the number of its rows and their places.
 
         Raises:
             DataError: if there is any.
         """
-        if found := self._found(context_length, reserved):
+        if found := self._found():
             raise DataError.of(found)
 
-    def _found(self, context_length: int | None, reserved: int) -> list[Fault]:
+    def _found(self) -> list[Fault]:
         faults = []
         for (_, hint), rows in list(self._kinds.items())[:MAX_KINDS]:
             first = rows[0][1]
             differing = ", each in words of its own; the first" if any(what != first for _, what in rows) else ""
             places = [place for place, _ in rows]
             faults.append(self._fault(places, f"cannot be read{differing}: {first}", hint))
-        if self._too_long:
-            room = f" with generate.max_new_tokens {reserved}" if reserved else ""
-            most = max(num_tokens for _, num_tokens in self._too_long)
-            fitting = (context_length or 0) - most
-            lower = f"set generate.max_new_tokens to at most {fitting}, or " if fitting > 0 else ""
-            faults.append(
-                self._fault(
-                    [f"{place} ({num_tokens} tokens)" for place, num_tokens in self._too_long],
-                    f"do not fit into the model's context of {context_length} tokens{room}",
-                    f"{lower}shorten them or leave them out, or take a model with a longer context",
-                )
-            )
+        for limit, too_long in self._too_long.items():
+            places = [f"{place} ({num_tokens} tokens)" for place, num_tokens in too_long]
+            faults.append(self._fault(places, *self._too_long_words(limit, max(tokens for _, tokens in too_long))))
         num_hidden = sum(len(rows) for rows in list(self._kinds.values())[MAX_KINDS:])
         return [*faults, Fault(f"and {num_hidden} more {self._noun}", self._key)] if num_hidden else faults
+
+    def _too_long_words(self, limit: str, most: int) -> tuple[str, str]:
+        """What is said of rows beyond a limit, of which the longest has so many tokens, and the remedy."""
+        limits = self._limits
+        if limit == PROMPT_KEY:
+            return f"have more prompt tokens than {limit}, {limits.max_prompt_tokens}", f"raise it to {most}, {OR_ELSE}"
+        if limit == COMPLETION_KEY:
+            what = f"have an answer of more tokens than {limit}, {limits.max_completion_tokens}"
+            return what, f"raise it to {most}, {OR_ELSE}"
+        room = f" with generate.max_new_tokens {limits.reserved}" if limits.reserved else ""
+        fitting = (limits.context_length or 0) - most
+        lower = f"set generate.max_new_tokens to at most {fitting}, or " if limits.reserved and fitting > 0 else ""
+        what = f"do not fit into the model's context of {limits.context_length} tokens{room}"
+        return what, f"{lower}take a model with a longer context, {OR_ELSE}"
 
     def _fault(self, places: Sequence[str], what: str, hint: str) -> Fault:
         shown = ", ".join(places[:MAX_PLACES])
@@ -140,77 +156,58 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def tokenised_prompts(
-    rows: Sequence[Mapping[str, Any]], key: str, policy: PolicyText, max_new_tokens: int
-) -> list[list[int]]:
-    """Prompts in the policy's tokens; each has to leave room for a response.
+def rows_within(
+    key: str,
+    rows: Sequence[Mapping[str, Any]],
+    noun: str,
+    answers: Sequence[str],
+    policy: PolicyText,
+    limits: Limits,
+    counts: Counter[str],
+    *,
+    is_wanted: Callable[[int, ReadRow], bool] = lambda index, read: True,
+    may_lack_prompt: bool = False,
+) -> Iterator[tuple[int, ReadRow]]:
+    """The rows of a key that are no longer than they may be, in the policy's tokens, each with its number.
 
     Args:
-        rows: each with `prompt`, and what its template gets.
         key: the recipe's key that names them.
+        rows: `prompt`, the answers, and what a prompt's template gets.
+        noun: what they are, in the plural.
+        answers: the rows' keys that hold answers.
         policy: who reads them.
-        max_new_tokens: the longest response.
+        limits: how long they may be.
+        counts: takes in how many were left out or cut, by the names of `TOO_LONG_COUNTS`.
+        is_wanted: asked of every row that can be read; one that is not wanted may be of any length.
+        may_lack_prompt: whether an empty prompt is one of no tokens, and no fault.
 
     Raises:
-        DataError: for all that the policy cannot read.
+        DataError: behind the last row, for all that the policy cannot read or that are too long; or if all were left
+            out for their length.
     """
-    faults, found = RowFaults(key, rows, "prompts"), []
+    faults = RowFaults(key, rows, noun, limits)
     for index, row in enumerate(rows):
         try:
-            ids = prompt_token_ids(policy.tokenizer, row["prompt"], TemplateArguments.of_row(row))
+            read = read_row(row, answers, policy, limits, may_lack_prompt=may_lack_prompt)
         except DataError as error:
             faults.add(index, error)
+            continue
+        if not is_wanted(index, read):
+            continue
+        exceeded = limits.exceeded_by(read)
+        if exceeded and limits.too_long == "refuse":
+            faults.add_too_long(index, exceeded)
+        elif exceeded:
+            counts[DROPPED] += 1
         else:
-            faults.measure(index, len(ids), policy.context_length, max_new_tokens)
-            found.append(ids)
-    faults.raise_if_any(policy.context_length, max_new_tokens)
-    return found
-
-
-def tokenised_demonstrations(rows: Sequence[Mapping[str, Any]], key: str, policy: PolicyText) -> list[TokenisedPair]:
-    """Demonstrations in the policy's tokens; a prompt that is empty has none.
-
-    Args:
-        rows: each with `prompt` and `completion`, and what its template gets.
-        key: the recipe's key that names them.
-        policy: who reads them.
-
-    Raises:
-        DataError: for all that the policy cannot read.
-    """
-    faults, found = RowFaults(key, rows, "demonstrations"), []
-    for index, row in enumerate(rows):
-        arguments, prompt = TemplateArguments.of_row(row), row["prompt"]
-        try:
-            prompt_ids = prompt_token_ids(policy.tokenizer, prompt, arguments) if prompt else []
-            ids = completion_token_ids(
-                policy.tokenizer, prompt, prompt_ids, row["completion"], policy.eos_token_ids, arguments
-            )
-        except DataError as error:
-            faults.add(index, error)
-        else:
-            faults.measure(index, len(prompt_ids) + len(ids), policy.context_length)
-            found.append(TokenisedPair(prompt_ids, ids))
-    faults.raise_if_any(policy.context_length)
-    return found
-
-
-def tokenised_pair(pair: Preference, policy: PolicyText) -> Preference:
-    """A pair in the policy's tokens.
-
-    Raises:
-        DataError: if the chat template rejects it.
-    """
-    tokenizer, stops, arguments = policy.tokenizer, policy.eos_token_ids, pair.template_arguments
-    prompt_ids = prompt_token_ids(tokenizer, pair.prompt, arguments)
-    return replace(
-        pair,
-        prompt_ids=prompt_ids,
-        chosen_ids=completion_token_ids(tokenizer, pair.prompt, prompt_ids, pair.chosen, stops, arguments),
-        rejected_ids=completion_token_ids(tokenizer, pair.prompt, prompt_ids, pair.rejected, stops, arguments),
-    )
-
-
-def num_tokens(pair: Preference) -> int:
-    """The tokens of a pair's prompt and its longer response."""
-    return len(pair.prompt_ids or ()) + max(len(pair.chosen_ids or ()), len(pair.rejected_ids or ()))
+            if read.was_cut:
+                counts[CUT] += 1
+            yield index, read
+    faults.raise_if_any()
+    if rows and counts[DROPPED] == len(rows):
+        raise DataError(
+            f"all {len(rows)} {noun} are left out: they are too long (data.too_long: {limits.too_long})",
+            where=key,
+            hint="`align data SOURCE --policy MODEL` shows their lengths; raise data.max_prompt_tokens and "
+            "data.max_completion_tokens, or lower generate.max_new_tokens, where these are set low",
+        )

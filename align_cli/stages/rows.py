@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.records import TemplateArguments
 from align_cli.data.rows import Row
 from align_cli.data.thinking import REASONING
 from align_cli.errors import AlignError, DataError, Fault
-from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
 from align_cli.recipe import Recipe
 from align_cli.stages.base import Stage
 from align_cli.stages.inputs import Inputs
-from align_cli.stages.readable import RowsToRead
-from align_cli.stages.sft import unloaded_initial_policy
+from align_cli.stages.readable import RowsToRead, too_long_words
 
 SAME_FIELDS = dict.fromkeys(REASONING, (*REASONING, "reasoning"))
 """Fields that transformers hands on under each other's names."""
@@ -34,14 +31,13 @@ CLOCK = "strftime_now"
 """What chat templates call for the date, by transformers' name."""
 
 
-def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint: Path | None = None) -> list[str]:
-    """Render and measure every row that some stages read.
+def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage]) -> list[str]:
+    """Render and measure every row that some stages read; what is kept of that is `inputs`'.
 
     Args:
         recipe: the whole recipe.
-        inputs: its rows.
+        inputs: its rows, and who reads them.
         due: the stages.
-        checkpoint: the policy's folder, or any model's; None is the initial policy.
 
     Returns:
         What a user should know of how the policy reads them, one line each.
@@ -51,19 +47,17 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage], checkpoint:
         DataError: for all rows that the policy cannot read, in one fault a kind, and for a template that does not
             compile or that draws at random.
     """
-    policy = (
-        unloaded_initial_policy(recipe, inputs) if checkpoint is None else load_recipe_tokenizer(recipe, checkpoint)
-    )
+    policy = inputs.policy
     read = [rows for stage in due for rows in stage.to_read(recipe, inputs)]
     faults = list(_random_template(read, policy))
     for rows in read if not faults else ():
         try:
-            rows.read(policy)
+            rows.read()
         except AlignError as error:
             faults += error.faults
     if faults:
         raise DataError.of(list(dict.fromkeys(faults)))
-    remarks = (_turns_without_end, _unread_fields, _made_chats, _plain_texts, _reads_of_the_clock)
+    remarks = (_too_long, _turns_without_end, _unread_fields, _made_chats, _plain_texts, _reads_of_the_clock)
     return [remark for remarks_on in remarks for remark in remarks_on(read, policy)]
 
 
@@ -81,6 +75,13 @@ def _random_template(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator
             "take what is random out of a copy of it (chat_template.jinja): prompts have to be the same whenever they "
             "are read",
         )
+
+
+def _too_long(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
+    """Which rows were left out or cut for their length."""
+    for rows in read:
+        if words := too_long_words(rows.too_long(), len(rows.rows), "rows"):
+            yield f"note: {rows.key}: {words}"
 
 
 def _turns_without_end(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:

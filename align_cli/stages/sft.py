@@ -5,16 +5,15 @@ Three things can be asked for: a world's tiny model, a new model from scratch, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import OutOfMemoryError, all_at_once
-from align_cli.models.load import Policy, UnloadedPolicy, load_policy
-from align_cli.models.of_recipe import load_recipe_policy, load_recipe_tokenizer
-from align_cli.models.text import plain_text
+from align_cli.models.load import Policy, load_policy
+from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
@@ -32,8 +31,9 @@ from align_cli.stages.base import (
     Progress,
     Stage,
 )
-from align_cli.stages.inputs import PLAYGROUND, Inputs, Rows
-from align_cli.stages.readable import RowsToRead, tokenised_demonstrations
+from align_cli.stages.inputs import Inputs, learnt_texts
+from align_cli.stages.readable import RowsToRead
+from align_cli.stages.rows_of_recipe import PLAYGROUND
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state, save_checkpoint
 
 
@@ -59,11 +59,10 @@ class WarmStart(Stage):
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         from align_cli.training.buildable import check_sft_keys
 
-        all_at_once(lambda: loaded.inputs.sft_demonstrations, partial(check_sft_keys, recipe))
+        all_at_once(lambda: loaded.inputs.sft_rows, partial(check_sft_keys, recipe))
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
-        rows, key = inputs.sft_demonstrations, "policy.sft.dataset"
-        return [RowsToRead(key, rows, lambda policy: tokenised_demonstrations(rows, key, policy))]
+        return [RowsToRead("policy.sft.dataset", inputs.sft_rows, lambda: inputs.sft_demonstrations.counts)]
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
         """A fork keeps the initial policy."""
@@ -76,8 +75,7 @@ class WarmStart(Stage):
             )
 
         work = WarmStartWork(context.work.checkpoint(), keep)
-        rows = context.loaded.inputs.sft_demonstrations
-        policy, losses = make_initial_policy(context.recipe, rows, context.progress, work)
+        policy, losses = make_initial_policy(context.recipe, context.loaded.inputs, context.progress, work)
         policy.version = save_checkpoint(context.artifacts.place(CHECKPOINT), policy, context.loaded.state, None)
         context.artifacts.write(TRAINING, [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)])
         context.loaded.made(policy)
@@ -105,13 +103,13 @@ def makes_policy(recipe: Recipe) -> bool:
 
 
 def make_initial_policy(
-    recipe: Recipe, rows: Rows, progress: Progress, work: WarmStartWork | None = None
+    recipe: Recipe, inputs: Inputs, progress: Progress, work: WarmStartWork | None = None
 ) -> tuple[Policy, list[float]]:
     """The initial policy, and the losses of its warm start.
 
     Args:
         recipe: the whole recipe.
-        rows: what the warm start learns, and a new model its tokenizer from.
+        inputs: what the warm start learns, and a new model its tokenizer from.
         progress: told of every optimizer step.
         work: where to go on from and where to keep checkpoints; None begins and keeps none.
 
@@ -121,16 +119,17 @@ def make_initial_policy(
     with ScratchFolder() as scratch:
         folder = scratch / "model"
         work = work or WarmStartWork()
-        policy = load_recipe_policy(recipe, work.begun) if work.begun else _untrained_policy(recipe, rows, folder)
-        losses = _warm_start(policy, recipe, rows, scratch / "trainer", progress, work)
+        policy = load_recipe_policy(recipe, work.begun) if work.begun else _untrained_policy(recipe, inputs, folder)
+        losses = _warm_start(policy, recipe, inputs, scratch / "trainer", progress, work)
     return policy, losses
 
 
-def _untrained_policy(recipe: Recipe, rows: Rows, folder: Path) -> Policy:
+def _untrained_policy(recipe: Recipe, inputs: Inputs, folder: Path) -> Policy:
     settings = recipe.policy
     seed = derive_seed(recipe.seed, "model") % 2**32
     if settings.from_scratch is not None:
-        playground_model.make_model_from_scratch(folder, _texts(rows), seed=seed, **settings.from_scratch.model_dump())
+        new = settings.from_scratch.model_dump()
+        playground_model.make_model_from_scratch(folder, learnt_texts(inputs.sft_rows), seed=seed, **new)
         return load_policy(folder, dtype=settings.dtype)
     if settings.model_name_or_path == PLAYGROUND:
         playground_model.make_policy(folder, seed, recipe.playground.architecture)
@@ -138,34 +137,15 @@ def _untrained_policy(recipe: Recipe, rows: Rows, folder: Path) -> Policy:
     return load_recipe_policy(recipe)
 
 
-def unloaded_initial_policy(recipe: Recipe, inputs: Inputs) -> UnloadedPolicy:
-    """The tokenizer and the figures of the initial policy, before it is made or loaded."""
-    settings = recipe.policy
-    if settings.from_scratch is not None:
-        section = settings.from_scratch
-        tokenizer = playground_model.train_tokenizer(
-            _texts(inputs.sft_demonstrations), section.vocab_size, section.architecture
-        )
-        return UnloadedPolicy(tokenizer, [tokenizer.eos_token_id], section.max_position_embeddings)
-    if settings.model_name_or_path == PLAYGROUND:
-        tokenizer = playground_model.policy_tokenizer(recipe.playground.architecture)
-        return UnloadedPolicy(tokenizer, [tokenizer.eos_token_id], playground_model.CONTEXT_LENGTH)
-    return load_recipe_tokenizer(recipe)
-
-
-def _texts(rows: Rows) -> Iterable[str]:
-    return (plain_text(row["prompt"]) + plain_text(row["completion"]) for row in rows)
-
-
 def _warm_start(
-    policy: Policy, recipe: Recipe, rows: Rows, scratch: Path, progress: Progress, work: WarmStartWork
+    policy: Policy, recipe: Recipe, inputs: Inputs, scratch: Path, progress: Progress, work: WarmStartWork
 ) -> list[float]:
     section = recipe.policy.sft
     if section is None:
         return []
     from align_cli.training.sft import SupervisedTrainer
 
-    pairs = tokenised_demonstrations(rows, "policy.sft.dataset", policy)
+    pairs = [(read.prompt_ids, read.answer_ids["completion"]) for read in inputs.sft_demonstrations.rows]
     begun = read_training_state(work.begun) if work.begun else None
     start = begun or TrainingState(round=0, global_step=0, parent=None)
     progress.start(section.max_steps, "steps")

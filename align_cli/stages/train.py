@@ -29,7 +29,7 @@ from align_cli.stages.base import (
 )
 from align_cli.stages.pairing.offline import check_labels
 from align_cli.stages.pools import check_carriers, training_pools
-from align_cli.stages.readable import RowsToRead
+from align_cli.stages.readable import RowsToRead, too_long_words
 from align_cli.training.batches import Mixture, usage
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint, unsaved_version
 
@@ -81,7 +81,7 @@ class Train(Stage):
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         rows = inputs.offline_rows.rows if inputs.uses_offline_pairs else []
-        return [RowsToRead("data.preferences", rows, inputs.offline_pairs)]
+        return [RowsToRead("data.preferences", rows, lambda: inputs.offline_pairs.counts)]
 
     def carry_out(self, context: Context) -> Done:
         """Train from the round's beginning, or from the checkpoint within it that a killed process left."""
@@ -103,7 +103,7 @@ class Train(Stage):
             {
                 "reference": trained.reference.version,
                 "global_batch_size": recipe.global_batch_size,
-                "offline": loaded.inputs.offline_pairs(policy).counts,
+                "offline": loaded.inputs.offline_pairs.counts,
                 "usage": outcome.usage,
                 "clipped_steps": _num_clipped(outcome.steps, loaded.trainer(number).args.max_grad_norm),
                 "last_step": outcome.steps[-1],
@@ -191,7 +191,10 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     within = _resumed(context)
     policy = loaded.policy_after(number - 1)
     reference, trainer = loaded.reference_for(number), loaded.trainer(number)
-    pairs = [*loaded.inputs.offline_pairs(policy).preferences, *adopted_pairs(pairs, policy)]
+    adopted = adopted_pairs(pairs, policy, loaded.inputs.limits())
+    if found := too_long_words(adopted.counts, len(pairs), "pairs"):
+        context.note(f"note: round {number} train: {found}")
+    pairs = [*loaded.inputs.offline_pairs.preferences, *adopted.preferences]
     start = loaded.state = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
 
     def keep(state: TrainingState) -> None:

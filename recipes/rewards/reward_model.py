@@ -48,7 +48,8 @@ class RewardModel:
             texts = tokenizer.apply_chat_template(chats, tokenize=False)
             inputs = tokenizer(texts, padding=True, truncation=True, add_special_tokens=False, return_tensors="pt")
         else:  # an encoder, which was trained on question and answer side by side
-            inputs = tokenizer(*map(list, zip(*pairs)), padding=True, truncation=True, return_tensors="pt")
+            prompts, answers = ([pair[side] for pair in pairs] for side in (0, 1))
+            inputs = tokenizer(prompts, answers, padding=True, truncation=True, return_tensors="pt")
         with torch.no_grad():
             rewards: list[float] = model(**inputs.to(model.device)).logits[:, 0].float().tolist()
         return rewards

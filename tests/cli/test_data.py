@@ -63,6 +63,26 @@ def test_rows_are_written_in_trls_format(folder: Path, align: Align) -> None:
     assert (json.loads(piped.out), piped.err) == (chat, "")
 
 
+def test_rows_that_are_too_long_are_not_written(folder: Path, align: Align) -> None:
+    make_chat_model(folder / "model", template=None)
+    rows = [
+        {"prompt": "a b c d e f", "chosen": " g", "rejected": " h"},
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+    ]
+    (folder / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def written(how: str) -> list[str]:
+        keys = ("data.max_prompt_tokens=5", f"data.too_long={how}")
+        done = align("data", "long.jsonl", *keys, "--policy", "model", "-o", "-", cwd=folder)
+        assert (done.code, done.err) == (0, "")
+        return [json.loads(line)["prompt"] for line in done.out.splitlines()]
+
+    assert written("refuse") == ["a b c d e f", "a"]
+    assert written("drop") == ["a"]
+    cut, short = written("cut")
+    assert "a b c d e f".endswith(cut) and 1 < len(cut) < 11 and short == "a"
+
+
 def test_a_choice_is_made_by_key_and_its_lack_is_told(folder: Path, align: Align) -> None:
     refused = align("data", "safe.jsonl", cwd=folder)
     assert refused.code == 2
@@ -88,6 +108,7 @@ def test_what_a_source_is_read_for_can_be_asked(folder: Path, align: Align) -> N
         (["pairs.jsonl", "rounds=3"], "rounds is no key of data"),
         (["pairs.jsonl", "data.as_chat=perhaps"], "data.as_chat is 'perhaps'; it must be one of auto, always, never"),
         (["pears.jsonl"], "pears.jsonl: there is no such file"),
+        (["pairs.jsonl", "data.max_prompt_tokens=5"], "count a policy's tokens"),
         (["playground"], "playground: this is a built-in world, which is made and not read"),
         (["pairs.jsonl", "--policy", "./nothing"], "./nothing: there is no such model folder"),
         (["pairs.jsonl", "-o", "."], ".: the output is a folder"),

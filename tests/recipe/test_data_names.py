@@ -9,7 +9,8 @@ import pytest
 from align_cli.errors import DataError, RecipeError
 from align_cli.recipe import Recipe
 from align_cli.recipe.data_names import DataName
-from align_cli.stages.inputs import Inputs, local_files
+from align_cli.stages.inputs import Inputs
+from align_cli.stages.rows_of_recipe import local_files
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_a_wrong_value_is_named_with_what_it_must_be(faults_of, override, what, 
             "data.xyzzy=1",
             "unknown key data.xyzzy",
             "data has the keys prompts, preferences, demonstrations, eval_prompts, eval_preferences, criterion, pairs, "
-            "as_chat, system_prompt, thinking",
+            "as_chat, system_prompt, thinking, max_prompt_tokens, max_completion_tokens, too_long",
         ),
     ],
 )
@@ -167,6 +167,12 @@ def test_an_unknown_key_gets_the_nearest_known_one(faults_of, override, what, hi
         ("policy.peft={}", "adapters are policy.lora"),
         ("policy.lora.r=8", "it is called rank"),
         ("policy.lora.lora_alpha=8", "it is called alpha"),
+        ("data.max_prompt_length=8", "it is called max_prompt_tokens"),
+        ("data.max_length=8", "set data.max_prompt_tokens and data.max_completion_tokens"),
+        (
+            "data.truncation_mode=keep_end",
+            "set data.too_long to cut: prompts lose their beginning, responses their end",
+        ),
     ],
 )
 def test_a_key_by_another_tools_name_gets_its_name_here(faults_of, override, hint):

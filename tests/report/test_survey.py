@@ -12,7 +12,7 @@ from chat_models import CHATML, STRICT, chat_tokenizer
 from align_cli.models.load import UnloadedPolicy
 from align_cli.recipe.sections.data import DataSection
 from align_cli.report.survey import Overlap, Survey, overlap_of, read_source, survey_of
-from align_cli.report.survey_tables import example_lines, figures_table, histogram_lines, lengths_table
+from align_cli.report.survey_tables import example_lines, figures_table, histogram_lines, lengths_table, limits_table
 
 
 def user(text: str) -> dict[str, str]:
@@ -47,7 +47,8 @@ def surveyed(folder: Path, rows: list[Any], *, reader: Any = None, held_out: Any
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return read_source(str(path), "train", DataSection(**data), reader, use)
 
-    return survey_of(source("rows", rows), reader, held_out and source("held_out", held_out, "prompts"))
+    evaluation = held_out and source("held_out", held_out, "prompts")
+    return survey_of(source("rows", rows), reader, evaluation, data=DataSection(**data))
 
 
 def test_what_is_told_of_pairs_is_counted(tmp_path: Path) -> None:
@@ -190,3 +191,43 @@ def test_a_source_is_read_for_what_is_asked(tmp_path: Path, use: Any) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(PAIRS[0]) + "\n")
     assert read_source(str(path), "train", DataSection(), None, use).use == use
+
+
+def test_limits_to_choose_from_say_how_many_rows_they_would_leave(tmp_path: Path) -> None:
+    rows = [pair("p" * (1 + place), "a" * (1 + (place * 7) % 20), "") for place in range(20)]
+    found = surveyed(tmp_path, rows, reader=policy(None, 999))
+    sizes = [(1 + place, 2 + (place * 7) % 20) for place in range(20)]  # with the token that ends an answer
+    assert [within.percent for within in found.within] == [90, 95, 99]
+    for within in found.within:
+        left = [p + a for p, a in sizes if p <= within.max_prompt_tokens and a <= within.max_completion_tokens]
+        assert (within.rows, within.longest) == (len(left), max(left))
+    assert (found.within[0].max_prompt_tokens, found.within[0].max_completion_tokens) == (18, 19)
+    assert found.within[-1].rows == 20, "limits that all are within are told once"
+    table = limits_table(found)
+    assert table.columns == ["limits", "max_prompt_tokens", "max_completion_tokens", "rows within", "longest of them"]
+    assert table.rows[-1][:4] == ["99%", "20", "21", "20 (100.0%)"]
+    assert surveyed(tmp_path, rows).within == (), "words are no limits"
+    prompts = limits_table(surveyed(tmp_path, [{"prompt": "p"}], reader=policy(None)))
+    assert (len(prompts.columns), prompts.rows) == (4, [["90%", "1", "1 (100.0%)", "1"]])
+
+
+@pytest.mark.parametrize(
+    ("how", "kept"), [("refuse", {}), ("drop", {"left out": 3}), ("cut", {"cut": 2, "left out": 1})]
+)
+def test_what_becomes_of_rows_beyond_the_limits_is_counted(tmp_path: Path, how: Any, kept: dict[str, int]) -> None:
+    last_turn_alone = [user("x" * 50)]
+    turns = [user("y" * 30), bot("a"), user("b")]
+    rows = [
+        pair([user("a")], [bot("b")], [bot("c")]),
+        pair(last_turn_alone, [bot("b")], [bot("c")]),
+        pair(turns, [bot("b")], [bot("c")]),
+        pair([user("a")], [bot("d" * 20)], [bot("c")]),
+    ]
+    limits = {"max_prompt_tokens": 30, "max_completion_tokens": 10, "too_long": how}
+    found = surveyed(tmp_path, rows, reader=policy(context_length=999), **limits)
+    assert found.beyond == {"data.max_prompt_tokens": 2, "data.max_completion_tokens": 1}
+    assert found.kept == kept
+    assert found.lengths["chosen"].longest == 21, "lengths are those of the source"
+    figures = dict(figures_table(found).rows)
+    assert figures["longer than data.max_prompt_tokens"] == "2"
+    assert {name for name in figures if "by data.too_long" in name} == {f"{what} by data.too_long" for what in kept}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,9 @@ from chat_models import STRICT, make_chat_model
 from align_cli.artifacts.records import Preference
 from align_cli.errors import DataError
 from align_cli.models.load import Policy, load_policy
-from align_cli.stages.adopted import adopted_pairs
-from align_cli.stages.readable import tokenised_pair
+from align_cli.stages import adopted
+from align_cli.stages.lengths import Limits, read_row
+from align_cli.stages.pairing.pairs import RESPONSES, as_pair
 
 SAMPLED = Preference("p", "c", "r", prompt_ids=[30, 31], chosen_ids=[32, 4], rejected_ids=[33, 34, 4])
 TEXT = Preference("a prompt", "chosen", "rejected")
@@ -22,6 +24,14 @@ CONTEXT = 12
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     return load_policy(make_chat_model(tmp_path_factory.mktemp("model") / "m", context_length=CONTEXT, template=STRICT))
+
+
+def adopted_pairs(pairs: Sequence[Preference], policy: Policy) -> list[Preference]:
+    return adopted.adopted_pairs(pairs, policy, Limits(context_length=CONTEXT)).preferences
+
+
+def as_read(pair: Preference, policy: Policy) -> Preference:
+    return as_pair(pair, read_row(vars(pair), RESPONSES, policy, Limits()))
 
 
 def refused(policy: Policy, *pairs: Preference) -> str:
@@ -34,15 +44,15 @@ def refused(policy: Policy, *pairs: Preference) -> str:
 
 def test_ids_that_were_sampled_stay_and_text_is_made_into_ids(policy: Policy) -> None:
     short = replace(TEXT, prompt="a", chosen="b", rejected="c")
-    assert adopted_pairs([SAMPLED, short, SAMPLED], policy) == [SAMPLED, tokenised_pair(short, policy), SAMPLED]
+    assert adopted_pairs([SAMPLED, short, SAMPLED], policy) == [SAMPLED, as_read(short, policy), SAMPLED]
     assert adopted_pairs([], policy) == []
 
 
 @pytest.mark.parametrize("lacking", ["prompt_ids", "chosen_ids", "rejected_ids"])
 @pytest.mark.parametrize("nothing", [None, []])
 def test_a_pair_with_some_of_its_ids_is_taken_by_its_text(policy: Policy, lacking: str, nothing: Any) -> None:
-    (adopted,) = adopted_pairs([replace(SAMPLED, **{lacking: nothing})], policy)
-    assert adopted == tokenised_pair(SAMPLED, policy) != SAMPLED
+    (made,) = adopted_pairs([replace(SAMPLED, **{lacking: nothing})], policy)
+    assert made == as_read(SAMPLED, policy) != SAMPLED
 
 
 def test_pairs_that_do_not_fit_or_that_the_template_rejects_are_named_together(policy: Policy) -> None:

@@ -193,7 +193,7 @@ def test_what_has_to_be_loaded(recipe: Callable[..., Recipe]) -> None:
     assert needs("generate") == ("policy",)
     assert needs("generate", WITH_REFERENCE) == ("policy", "reference")
     assert needs("label") == (), "the labeler alone"
-    assert needs("label", *MIXED) == ("policy",)
+    assert needs("label", *MIXED) == (), "demonstrations are tokens already"
     assert needs("label", SELF_LABELLED) == ("policy", "reference")
     both = "method.sources={dmd: {mixing: 0.5}, dpp: {mixing: 0.5}}"
     assert sorted(needs("label", both, MIXED[1])) == ["policy", "reference"]

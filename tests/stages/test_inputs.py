@@ -10,12 +10,11 @@ from chat_models import CHATML, make_chat_model
 
 from align_cli.data.rows import place_of
 from align_cli.errors import DataError
-from align_cli.models.load import Policy
 from align_cli.playground import world
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.labelers import FunctionLabelerSection
-from align_cli.stages.inputs import (
-    Inputs,
+from align_cli.stages.inputs import Inputs
+from align_cli.stages.rows_of_recipe import (
     demonstrations,
     evaluation_pairs,
     evaluation_prompts,
@@ -300,8 +299,9 @@ MIXED_IN = "method.sources={dmd: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: hidd
 def test_demonstrations_are_read_where_a_source_shows_them(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     shown = write_lines("shown.jsonl", {"prompt": "p", "completion": " d"})
     named = {"data__demonstrations": shown}
-    assert Inputs(tiny_recipe(tmp_path, **named)).demonstrations == []
-    assert Inputs(tiny_recipe(tmp_path, MIXED_IN, **named)).demonstrations == [{"prompt": "p", "completion": " d"}]
+    assert Inputs(tiny_recipe(tmp_path, **named)).demonstration_rows == []
+    shown_to_it = Inputs(tiny_recipe(tmp_path, MIXED_IN, **named)).demonstration_rows
+    assert shown_to_it == [{"prompt": "p", "completion": " d"}]
 
 
 PAIRS = (
@@ -313,27 +313,25 @@ PAIRS = (
 
 
 def test_offline_pairs_are_tokenised_once_for_the_sources_that_take_them(
-    tiny_recipe: TinyRecipe, tmp_path: Path, tiny_policy: Policy
+    tiny_recipe: TinyRecipe, tmp_path: Path
 ) -> None:
     named = {"data__preferences": write_lines("pairs.jsonl", *PAIRS)}
     rules = "label={ties: drop, equal_texts: keep, empty_texts: keep}"
     inputs = Inputs(tiny_recipe(tmp_path, rules, "method.sources={offline: {mixing: 1}}", **named))
-    found = inputs.offline_pairs(tiny_policy)
+    found = inputs.offline_pairs
     assert inputs.uses_offline_pairs
     assert [pair.chosen for pair in found.preferences] == [" good", " the", " "]
     assert {pair.labeler for pair in found.preferences} == {"dataset"}
-    assert inputs.offline_pairs(tiny_policy) is found
+    assert inputs.offline_pairs is found
     assert inputs.offline_rows.rows == list(PAIRS)
     online = Inputs(tiny_recipe(tmp_path, "method.sources={dpr: {mixing: 1, labeler: hidden}}", **named))
     assert not online.uses_offline_pairs
-    assert online.offline_pairs(tiny_policy) == ([], {})
+    assert online.offline_pairs == ([], {})
     own = Inputs(tiny_recipe(tmp_path, rules, "method.sources={ddp: {mixing: 1}}", **named))
-    assert own.offline_pairs(tiny_policy) == found
+    assert own.offline_pairs == found
 
 
-def test_offline_pairs_bear_the_name_of_their_labeler(
-    tiny_recipe: TinyRecipe, tmp_path: Path, tiny_policy: Policy
-) -> None:
+def test_offline_pairs_bear_the_name_of_their_labeler(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     recipe = tiny_recipe(
         tmp_path,
         "method.sources={offline: {mixing: 1, labeler: people}}",
@@ -341,16 +339,16 @@ def test_offline_pairs_bear_the_name_of_their_labeler(
         labelers={"people": {"kind": "dataset"}, "hidden": {"kind": "dataset"}},
         evaluate=None,
     )
-    assert {pair.labeler for pair in Inputs(recipe).offline_pairs(tiny_policy).preferences} == {"people"}
+    assert {pair.labeler for pair in Inputs(recipe).offline_pairs.preferences} == {"people"}
 
 
 def test_pairs_that_the_reader_left_out_are_counted_with_those_that_are_left_out_by_rule(
-    tiny_recipe: TinyRecipe, tmp_path: Path, tiny_policy: Policy
+    tiny_recipe: TinyRecipe, tmp_path: Path
 ) -> None:
     unlike = {"chosen": question("why?") + answer("so"), "rejected": question("how?") + answer("so")}
     named = write_lines("pairs.jsonl", *PAIRS, unlike)
     recipe = tiny_recipe(tmp_path, "label.ties=drop", "method.sources={offline: {mixing: 1}}", data__preferences=named)
-    assert Inputs(recipe).offline_pairs(tiny_policy).counts == {
+    assert Inputs(recipe).offline_pairs.counts == {
         "pairs": 2,
         "ties_dropped": 1,
         "equal_texts_dropped": 1,
@@ -361,7 +359,7 @@ def test_pairs_that_the_reader_left_out_are_counted_with_those_that_are_left_out
 
 @pytest.mark.parametrize("rule", ["keep", "drop"])
 def test_a_policy_is_measured_on_the_same_held_out_pairs_whatever_training_leaves_out(
-    tiny_recipe: TinyRecipe, tmp_path: Path, tiny_policy: Policy, rule: str
+    tiny_recipe: TinyRecipe, tmp_path: Path, rule: str
 ) -> None:
     recipe = tiny_recipe(
         tmp_path,
@@ -370,10 +368,10 @@ def test_a_policy_is_measured_on_the_same_held_out_pairs_whatever_training_leave
         data__eval_preferences=write_lines("held-out.jsonl", *PAIRS),
     )
     inputs = Inputs(recipe)
-    held_out = inputs.eval_pairs(tiny_policy)
+    held_out = inputs.eval_pairs.preferences
     assert [pair.chosen for pair in held_out] == [" good", " "]
     assert {pair.labeler for pair in held_out} == {"dataset"}
-    assert inputs.eval_pairs(tiny_policy) is held_out
+    assert inputs.eval_pairs.preferences is held_out
     assert inputs.eval_rows.rows == list(PAIRS)
 
 

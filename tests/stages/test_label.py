@@ -104,10 +104,11 @@ def test_demonstrations_are_read_by_the_policy_where_a_source_shows_them(
     shown = write(tmp_path / "shown.jsonl", {"prompt": "the food", "completion": " was good ."})
     named = f"data.demonstrations={shown}"
     recipe = begin("method.sources={dmd: {mixing: 1}}", named).recipe
-    (read,) = Label().to_read(recipe, Inputs(recipe))
-    assert (read.key, len(read.rows)) == ("data.demonstrations", 1)
-    ((prompt_ids, completion_ids),) = read.read(tiny_policy)  # type: ignore[misc]
-    assert prompt_ids == tiny_policy.tokenizer("the food")["input_ids"]
-    assert completion_ids[:-1] == tiny_policy.tokenizer(" was good .")["input_ids"]
+    inputs = Inputs(recipe)
+    (read,) = Label().to_read(recipe, inputs)
+    assert (read.key, len(read.rows), read.read()) == ("data.demonstrations", 1, {})
+    (demonstration,) = inputs.demonstrations.rows
+    assert demonstration.prompt_ids == tiny_policy.tokenizer("the food")["input_ids"]
+    assert demonstration.answer_ids["completion"][:-1] == tiny_policy.tokenizer(" was good .")["input_ids"]
     unused = begin(REWARDED, named).recipe
     assert [list(read.rows) for read in Label().to_read(unused, Inputs(unused))] == [[]]

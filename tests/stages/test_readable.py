@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from align_cli.artifacts.records import Preference
 from align_cli.data.rows import Row
 from align_cli.errors import MAX_KINDS, DataError, Fault
 from align_cli.models.load import Policy
-from align_cli.stages.readable import MAX_PLACES, RowFaults, num_tokens, tokenised_demonstrations, tokenised_prompts
+from align_cli.stages.lengths import COMPLETION_KEY, CONTEXT, PROMPT_KEY, Limits
+from align_cli.stages.readable import MAX_PLACES, RowFaults, rows_within
 
 ROWS = [Row({"prompt": "p"}, f"rows.jsonl:{number}") for number in range(1, 31)]
-REMEDY = "shorten them or leave them out, or take a model with a longer context"
+OR_ELSE = "or set data.too_long to drop or cut"
+LONGER = f"take a model with a longer context, {OR_ELSE}"
+LIMITS = Limits(context_length=10)
 
 
-def gathered(
-    fill: Callable[[RowFaults], Any], *, rows: Any = ROWS, context_length: int | None = 10, reserved: int = 0
-) -> list[Fault]:
-    faults = RowFaults("data.prompts", rows, "prompts")
+def gathered(fill: Callable[[RowFaults], Any], *, rows: Any = ROWS, limits: Limits = LIMITS) -> list[Fault]:
+    faults = RowFaults("data.prompts", rows, "prompts", limits)
     fill(faults)
     with pytest.raises(DataError) as caught:
-        faults.raise_if_any(context_length, reserved)
+        faults.raise_if_any()
     return list(caught.value.faults)
 
 
-def measured(num: int, context_length: int | None = 10, reserved: int = 0) -> Callable[[RowFaults], None]:
-    return lambda faults: faults.measure(0, num, context_length, reserved)
+def too_long(*lengths: int, limit: str = CONTEXT) -> Callable[[RowFaults], Any]:
+    return lambda faults: [faults.add_too_long(index, {limit: num}) for index, num in enumerate(lengths)]
 
 
 def test_without_faults_nothing_is_raised() -> None:
-    faults = RowFaults("data.prompts", ROWS, "prompts")
-    for num, context_length, reserved in ((10, 10, 0), (6, 10, 4), (10**9, None, 0)):
-        faults.measure(0, num, context_length, reserved)
-    faults.raise_if_any(10)
+    RowFaults("data.prompts", ROWS, "prompts", LIMITS).raise_if_any()
 
 
-def test_a_row_is_too_long_together_with_what_it_must_leave_room_for() -> None:
-    what = "1 of 30 prompts do not fit into the model's context of 10 tokens"
-    assert gathered(measured(11)) == [Fault(f"{what}: rows.jsonl:1 (11 tokens)", "data.prompts", REMEDY)]
-    (fault,) = gathered(measured(7, reserved=4), reserved=4)
-    assert fault.what == f"{what} with generate.max_new_tokens 4: rows.jsonl:1 (7 tokens)"
+@pytest.mark.parametrize(
+    ("limit", "what", "hint"),
+    [
+        (CONTEXT, "do not fit into the model's context of 10 tokens with generate.max_new_tokens 4", LONGER),
+        (PROMPT_KEY, "have more prompt tokens than data.max_prompt_tokens, 7", f"raise it to 12, {OR_ELSE}"),
+        (
+            COMPLETION_KEY,
+            "have an answer of more tokens than data.max_completion_tokens, 3",
+            f"raise it to 12, {OR_ELSE}",
+        ),
+    ],
+)
+def test_rows_beyond_each_limit_are_one_fault_with_what_would_let_them_in(limit: str, what: str, hint: str) -> None:
+    limits = Limits("refuse", 7, 3, context_length=10, reserved=4)
+    (fault,) = gathered(too_long(12, 11, limit=limit), limits=limits)
+    places = "rows.jsonl:1 (12 tokens), rows.jsonl:2 (11 tokens)"
+    assert fault == Fault(f"2 of 30 prompts {what}: {places}", "data.prompts", hint)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +66,8 @@ def test_a_row_is_too_long_together_with_what_it_must_leave_room_for() -> None:
     ],
 )
 def test_fewer_new_tokens_are_offered_where_they_would_do_for_all(lengths: tuple[int, ...], lower: str) -> None:
-    (fault,) = gathered(lambda faults: [faults.measure(0, num, 10, 4) for num in lengths], reserved=4)
-    assert fault.hint == lower + REMEDY
+    (fault,) = gathered(too_long(*lengths), limits=LIMITS._replace(reserved=4))
+    assert fault.hint == lower + LONGER
 
 
 def test_rows_that_are_wrong_in_the_same_way_are_one_fault_with_their_first_places() -> None:
@@ -83,7 +93,7 @@ def test_what_is_wrong_in_another_way_is_another_fault_and_too_many_kinds_are_co
             faults.add(0, DataError(fault(0), hint="another remedy" if kinds == 1 else ""))
             for index in (20, 21):
                 faults.add(index, DataError(fault(kinds - 1)))
-            faults.measure(5, 11, 10)
+            faults.add_too_long(5, {CONTEXT: 11})
 
         return add
 
@@ -102,34 +112,44 @@ def test_rows_of_nobodys_file_are_told_by_their_number() -> None:
     assert fault.what == "1 of 2 prompts cannot be read: wrong: row 1"
 
 
-def test_a_pairs_length_is_its_prompt_and_its_longer_response() -> None:
-    assert num_tokens(Preference("p", "c", "r")) == 0
-    for chosen, rejected in (([1, 2], [3]), ([1], [2, 3])):
-        assert (
-            num_tokens(Preference("p", "c", "r", prompt_ids=[7, 8, 9], chosen_ids=chosen, rejected_ids=rejected)) == 5
-        )
+def within(rows: Any, policy: Policy, limits: Limits, answers: Any = (), **how: Any) -> Any:
+    """The numbers of the rows that are left, and the counts."""
+    counts: Counter[str] = Counter()
+    kept = [index for index, _ in rows_within("data.prompts", rows, "rows", answers, policy, limits, counts, **how)]
+    return kept, dict(counts)
 
 
-def test_prompts_and_demonstrations_become_ids_in_their_order(tiny_policy: Policy) -> None:
-    ids = {text: tiny_policy.tokenizer(text)["input_ids"] for text in ("the food", "the staff", " was good .")}
-    stop, context = tiny_policy.tokenizer.eos_token_id, tiny_policy.context_length or 0
-    rows = [{"prompt": "the food", "completion": " was good ."}, {"prompt": "", "completion": "the staff"}]
-    assert tokenised_prompts(rows[:1], "data.prompts", tiny_policy, context - len(ids["the food"])) == [ids["the food"]]
-    assert tokenised_demonstrations(rows, "data.demonstrations", tiny_policy) == [
-        (ids["the food"], [*ids[" was good ."], stop]),
-        ([], [*ids["the staff"], stop]),
-    ]
-    with pytest.raises(DataError, match=r"^data\.prompts: 1 of 1 prompts do not fit"):
-        tokenised_prompts(rows[:1], "data.prompts", tiny_policy, context - len(ids["the food"]) + 1)
-    fitting = {"prompt": "the food", "completion": " good" * (context - len(ids["the food"]) - 1)}
-    assert len(tokenised_demonstrations([fitting], "data.demonstrations", tiny_policy)) == 1
-    chat = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
-    with pytest.raises(DataError) as caught:
-        tokenised_demonstrations([rows[0], chat, rows[1], chat], "data.demonstrations", tiny_policy)
-    assert str(caught.value).startswith("data.demonstrations: 2 of 4 demonstrations cannot be read: this is a chat")
-    assert caught.value.faults[0].what.endswith(": row 1, row 3")
-    with pytest.raises(DataError, match=r"^data\.prompts: 1 of 2 prompts cannot be read: this is a chat"):
-        tokenised_prompts([rows[0], chat], "data.prompts", tiny_policy, 1)
-    long = {**fitting, "completion": fitting["completion"] + " good"}
-    with pytest.raises(DataError, match=r"^data\.demonstrations: 1 of 2 demonstrations do not fit .*: row 1 \(129 "):
-        tokenised_demonstrations([fitting, long], "data.demonstrations", tiny_policy)
+def test_what_cannot_be_read_is_told_behind_the_last_row(tiny_policy: Policy) -> None:
+    chat = {"prompt": [{"role": "user", "content": "a"}]}
+    with pytest.raises(DataError, match=r"2 of 4 rows cannot be read: this is a chat.*: row 1, row 3"):
+        within([{"prompt": "the food"}, chat, {"prompt": "the staff"}, chat], tiny_policy, Limits("drop", 1))
+
+
+def test_an_empty_prompt_is_one_only_where_it_may_be(tiny_policy: Policy) -> None:
+    rows = [{"prompt": "", "completion": "the staff"}]
+    assert within(rows, tiny_policy, Limits(), ("completion",), may_lack_prompt=True) == ([0], {})
+    with pytest.raises(DataError, match="the prompt has no tokens"):
+        within(rows, tiny_policy, Limits(), ("completion",))
+
+
+SHORT, LONG = {"prompt": "the food"}, {"prompt": "the food was good and the staff was kind"}
+
+
+def test_rows_that_are_too_long_are_refused_left_out_or_cut_and_counted(tiny_policy: Policy) -> None:
+    rows = [SHORT, LONG, SHORT, LONG]
+    with pytest.raises(DataError, match=r"2 of 4 rows have more prompt tokens than data\.max_prompt_tokens, 4: row 1 "):
+        within(rows, tiny_policy, Limits("refuse", 4))
+    assert within(rows, tiny_policy, Limits("drop", 4)) == ([0, 2], {"too_long_dropped": 2})
+    assert within(rows, tiny_policy, Limits("cut", 4)) == ([0, 1, 2, 3], {"too_long_cut": 2})
+    for how in ("refuse", "drop", "cut"):
+        assert within(rows, tiny_policy, Limits(how, 99)) == ([0, 1, 2, 3], {})  # type: ignore[arg-type]
+
+
+def test_a_row_that_is_not_wanted_may_be_of_any_length(tiny_policy: Policy) -> None:
+    assert within([SHORT, LONG], tiny_policy, Limits("refuse", 4), is_wanted=lambda index, _: index == 0) == ([0], {})
+
+
+def test_rows_that_are_all_too_long_are_told_with_their_number(tiny_policy: Policy) -> None:
+    with pytest.raises(DataError, match=r"all 2 rows are left out: they are too long \(data\.too_long: drop\)"):
+        within([LONG, LONG], tiny_policy, Limits("drop", 4))
+    assert within([], tiny_policy, Limits("drop", 4)) == ([], {})

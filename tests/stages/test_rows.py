@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from align_cli import stages
 from align_cli.errors import DataError
+from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.recipe import Recipe
+from align_cli.stages import rows_of_recipe
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.rows import check_rows
 
@@ -92,6 +94,28 @@ def test_all_rows_of_all_files_are_named_at_once_with_their_lines(check: Callabl
     assert found["data.eval_preferences"] == f"1 of 2 pairs {rejected}eval_preferences.jsonl:2"
 
 
+def test_the_tokenizer_is_loaded_once_whoever_asks_for_it(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text and chats of four files, the checks of all stages, and what the stages themselves read."""
+    asked: list[Any] = []
+
+    def counted(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return load_recipe_tokenizer(*arguments)
+
+    monkeypatch.setattr(rows_of_recipe, "load_recipe_tokenizer", counted)
+    model = make_chat_model(tmp_path / "model")
+    names = ("prompts", "eval_prompts"), ("preferences", "eval_preferences")
+    data = {f"data__{key}": write(f"{key}.jsonl", [{"prompt": "hi"}]) for key in names[0]}
+    data |= {f"data__{key}": write(f"{key}.jsonl", [pair("hi")]) for key in names[1]}
+    recipe = tiny_recipe(tmp_path, policy={"model_name_or_path": str(model)}, **data)
+    inputs = Inputs(recipe)
+    check_rows(recipe, inputs, stages.STAGES)
+    assert inputs.prompts_to_sample.num_kept == len(inputs.offline_pairs.preferences) == 1
+    assert len(asked) == 1
+
+
 def test_demonstrations_that_a_source_shows_are_read_too(check: Callable[..., list[str]]) -> None:
     shown = [{"prompt": GOOD, "completion": [REPLY]}, {"prompt": LONG, "completion": [REPLY]}]
     sources = ("method.sources={dmd: {mixing: 1.0}}", "data.preferences=null", "data.eval_preferences=null")
@@ -119,12 +143,12 @@ def test_the_remedy_for_a_long_prompt_is_one_that_will_do(check: Callable[..., l
     rows = [{"prompt": [{"role": "user", "content": "z" * 112}]}]
     with pytest.raises(DataError) as caught:
         check(prompts=rows)
-    lower = re.match(r"set generate\.max_new_tokens to at most (\d+), or shorten", caught.value.faults[0].hint)
+    lower = re.match(r"set generate\.max_new_tokens to at most (\d+), or take", caught.value.faults[0].hint)
     assert lower
     check(STRICT, f"generate.max_new_tokens={lower[1]}", prompts=rows)
     with pytest.raises(DataError) as caught:
         check(prompts=[*rows, {"prompt": LONG}])
-    assert caught.value.faults[0].hint.startswith("shorten them"), "no smaller number lets both fit"
+    assert caught.value.faults[0].hint.startswith("take a model"), "no smaller number lets both fit"
 
 
 @pytest.mark.parametrize(
@@ -262,7 +286,7 @@ def test_a_given_policys_own_context_is_what_counts(tiny_recipe: Callable[..., R
     check_rows(recipe, Inputs(recipe), due)
     short = make_chat_model(tmp_path / "short", context_length=20, template=CHATML)
     with pytest.raises(DataError, match="the model's context of 20 tokens"):
-        check_rows(recipe, Inputs(recipe), due, short)
+        check_rows(recipe, Inputs(recipe, short), due)
 
 
 TEXT_ROWS: dict[str, Any] = {

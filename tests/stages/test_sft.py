@@ -19,8 +19,8 @@ from align_cli.recipe import Recipe
 from align_cli.run.folder.work import WorkInProgress
 from align_cli.seeds import derive_seed
 from align_cli.stages.base import CHECKPOINT, TRAINING, NoProgress
-from align_cli.stages.inputs import Inputs, sft_demonstrations
-from align_cli.stages.sft import WarmStart, make_initial_policy, makes_policy, unloaded_initial_policy
+from align_cli.stages.inputs import Inputs
+from align_cli.stages.sft import WarmStart, make_initial_policy, makes_policy
 from align_cli.training.checkpoints import OPTIMIZER_NAME, TrainingState, read_training_state
 
 TinyRecipe = Callable[..., Recipe]
@@ -35,7 +35,7 @@ class Made(NamedTuple):
 
 
 def make(recipe: Recipe) -> Made:
-    return Made(*make_initial_policy(recipe, sft_demonstrations(recipe), NoProgress()))
+    return Made(*make_initial_policy(recipe, Inputs(recipe), NoProgress()))
 
 
 def weights(policy: Policy) -> dict[str, bytes]:
@@ -101,7 +101,7 @@ def test_progress_counts_every_step(tiny_recipe: TinyRecipe, tmp_path: Path) -> 
             told.append(amount)
 
     recipe = tiny_recipe(tmp_path, *SHORT, "policy.sft.max_steps=3")
-    make_initial_policy(recipe, sft_demonstrations(recipe), Keeping())
+    make_initial_policy(recipe, Inputs(recipe), Keeping())
     assert told == [(3, "steps"), 1, 1, 1]
 
 
@@ -301,11 +301,14 @@ def test_a_warm_starts_rows_are_read_as_it_will_learn_them(
     rows = [{"prompt": "a b", "completion": " c"}, {"prompt": "", "completion": "d"}]
     (tmp_path / "shown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     recipe, policy = begin(f"policy.sft.dataset={tmp_path / 'shown.jsonl'}").recipe, load_policy(small_model)
-    (read,) = WarmStart().to_read(recipe, Inputs(recipe))
+    inputs = Inputs(recipe)
+    (read,) = WarmStart().to_read(recipe, inputs)
     assert (read.key, list(read.rows)) == ("policy.sft.dataset", rows)
     ids = {text: policy.tokenizer(text)["input_ids"] for text in ("a b", " c", "d")}
     stop = policy.tokenizer.eos_token_id
-    assert read.read(policy) == [(ids["a b"], [*ids[" c"], stop]), ([], [*ids["d"], stop])]
+    assert read.read() == {}
+    learnt = [(row.prompt_ids, row.answer_ids["completion"]) for row in inputs.sft_demonstrations.rows]
+    assert learnt == [(ids["a b"], [*ids[" c"], stop]), ([], [*ids["d"], stop])]
 
 
 def test_the_initial_policys_tokenizer_and_context_are_known_before_it_is_made(
@@ -317,7 +320,7 @@ def test_the_initial_policys_tokenizer_and_context_are_known_before_it_is_made(
         (scratch_recipe(tiny_recipe, tmp_path, texts, max_steps=1), 64),
         (begin("policy.sft.max_steps=1").recipe, 128),
     ):
-        unloaded, made = unloaded_initial_policy(recipe, Inputs(recipe)), make(recipe).policy
+        unloaded, made = Inputs(recipe).policy, make(recipe).policy
         assert unloaded.context_length == made.context_length == context_length
         assert list(unloaded.eos_token_ids) == made.eos_token_ids == [made.tokenizer.eos_token_id]
         assert unloaded.tokenizer.get_vocab() == made.tokenizer.get_vocab()
@@ -353,7 +356,7 @@ def test_a_new_models_texts_are_prompts_and_completions_and_its_weights_are_thos
     )
     expected = load_policy(tmp_path / "expected")
     assert made.tokenizer.get_vocab() == expected.tokenizer.get_vocab()
-    assert unloaded_initial_policy(recipe, Inputs(recipe)).tokenizer.get_vocab() == expected.tokenizer.get_vocab()
+    assert Inputs(recipe).policy.tokenizer.get_vocab() == expected.tokenizer.get_vocab()
     assert weights(made) == weights(expected)
 
 

@@ -16,7 +16,20 @@ if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
 
 BUILT_IN_WORLDS = ("playground", "reviews")
+MAX_LENGTH = "set data.max_prompt_tokens and data.max_completion_tokens"
 _KEYS = ("data.prompts", "data.preferences", "data.demonstrations", "data.eval_prompts", "data.eval_preferences")
+OTHER_NAMES = {
+    "data.max_prompt_length": "it is called max_prompt_tokens",
+    "data.max_completion_length": "it is called max_completion_tokens",
+    "data.max_response_length": "it is called max_completion_tokens",
+    "data.max_length": MAX_LENGTH,
+    "data.max_seq_length": MAX_LENGTH,
+    "data.cutoff_len": MAX_LENGTH,
+    "data.truncation_mode": "set data.too_long to cut: prompts lose their beginning, responses their end",
+    "data.truncation": "it is called too_long",
+    "data.filter_overlong_prompts": "set data.too_long to drop",
+}
+"""Names that TRL and other tools have for these keys."""
 
 
 class DataSection(Section):
@@ -50,6 +63,20 @@ class DataSection(Section):
     system_prompt: str | None = Field(None, description="begins every conversation that has no system message")
     thinking: Literal["keep", "strip"] = Field(
         "keep", description="`<think>…</think>` and reasoning in a dataset's responses: keep, or strip"
+    )
+    max_prompt_tokens: int | None = Field(
+        None, ge=1, description="longest prompt, in the tokens that the policy is sampled from; no limit when left out"
+    )
+    max_completion_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="longest response of a dataset, with the token that ends it; no limit when left out. What the "
+        "policy samples is bounded by `generate.max_new_tokens`",
+    )
+    too_long: Literal["refuse", "drop", "cut"] = Field(
+        "refuse",
+        description="rows beyond these limits or the model's context: refuse the run and name them, leave them out, or "
+        "cut text prompts at their beginning, conversations by whole turns, and responses at their end",
     )
 
 

@@ -26,6 +26,7 @@ _CHECKPOINTS = "align writes a checkpoint each round; for more, set checkpoints.
 _EVALUATE = "set evaluate.num_prompts, evaluate.against and evaluate.scorer"
 _LENGTH = "set rounds and train.steps_per_round"
 _ORDER = "the mixture of method.sources decides the order of the pairs; leave it out"
+_LENGTHS = "set data.max_prompt_tokens and data.max_completion_tokens"
 _HUB = "push the run's folder yourself when it is finished"
 _COLUMNS = "align hands over its own batches; leave it out"
 
@@ -85,10 +86,10 @@ _FROM_TRL = {
     "loss_type": "set method.loss_type",
     "loss_weights": "set method.loss_weights",
     "label_smoothing": "set method.label_smoothing",
-    "max_length": "set generate.max_new_tokens for what the policy writes",
-    "max_prompt_length": "set generate.max_new_tokens for what the policy writes",
-    "max_completion_length": "set generate.max_new_tokens for what the policy writes",
-    "truncation_mode": "set generate.max_new_tokens for what the policy writes",
+    "max_length": _LENGTHS,
+    "max_prompt_length": "set data.max_prompt_tokens",
+    "max_completion_length": "set data.max_completion_tokens, or generate.max_new_tokens for what the policy writes",
+    "truncation_mode": "set data.too_long to cut: prompts lose their beginning, responses their end",
     "precompute_ref_log_probs": "align takes care of the reference itself; leave it out",
     "precompute_ref_batch_size": "align takes care of the reference itself; leave it out",
     "sync_ref_model": "set policy.reference to previous for a reference that follows the policy",

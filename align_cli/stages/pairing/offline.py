@@ -14,8 +14,9 @@ from align_cli.labelers.dataset import label_pairs
 from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
-from align_cli.stages.pairing.pairs import LabelledPairs, is_kept, none_is_left
-from align_cli.stages.readable import RowFaults, num_tokens, tokenised_pair
+from align_cli.stages.lengths import Limits, ReadRow
+from align_cli.stages.pairing.pairs import RESPONSES, LabelledPairs, as_pair, is_kept, none_is_left
+from align_cli.stages.readable import rows_within
 
 KEY = "data.preferences"
 """The key of the pairs that are trained on; what the recipe's `label` says is of them alone."""
@@ -27,6 +28,7 @@ def label_offline_pairs(
     section: LabelSection,
     labeler: str,
     key: str = KEY,
+    limits: Limits | None = None,
 ) -> LabelledPairs:
     """Offline pairs with their own labels, tokenised by the policy's tokenizer; the same rules leave pairs out.
 
@@ -36,22 +38,24 @@ def label_offline_pairs(
         section: the recipe's label section; ties are labels of one half.
         labeler: the labeler's name in the recipe.
         key: the recipe's key that names them.
+        limits: how long they may be; None is as long as fits into the policy's context.
 
     Raises:
         DataError: for all pairs that the policy cannot read, those that are left out aside; or if none is left.
     """
+    limits = limits or Limits(context_length=policy.context_length)
     counts: Counter[str] = Counter()
-    faults, preferences = RowFaults(key, rows, "pairs"), []
-    for index, pair in enumerate(label_pairs(rows, labeler)):
-        try:
-            tokenised = tokenised_pair(pair, policy)
-        except DataError as error:
-            faults.add(index, error)
-            continue
-        if is_kept(tokenised, pair.label == 0.5, section, counts):
-            faults.measure(index, num_tokens(tokenised), policy.context_length)
-            preferences.append(tokenised)
-    faults.raise_if_any(policy.context_length)
+    labelled = label_pairs(rows, labeler)
+
+    def is_wanted(index: int, read: ReadRow) -> bool:
+        found: Counter[str] = Counter()
+        kept = is_kept(as_pair(labelled[index], read), labelled[index].label == 0.5, section, found)
+        if not kept or not limits.exceeded_by(read):  # else it is counted as too long
+            counts.update(found)
+        return kept
+
+    within = rows_within(key, rows, "pairs", RESPONSES, policy, limits, counts, is_wanted=is_wanted)
+    preferences = [as_pair(labelled[index], read) for index, read in within]
     if rows and not preferences:
         raise none_is_left(counts, key, "look at how the file was made", by_the_recipe=key == KEY)
     counts["pairs"] = len(preferences)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from align_cli.artifacts.records import Completion, Preference
@@ -17,6 +18,7 @@ from align_cli.recipe.sections.label import LabelSection
 
 if TYPE_CHECKING:
     from align_cli.stages.base import Context
+    from align_cli.stages.lengths import ReadRow
 
 
 class LabelledPairs(NamedTuple):
@@ -39,6 +41,10 @@ WHY_LEFT_OUT = {
     ),
     "ties_dropped": ("with equal scores or a label of one half", "label.ties to keep"),
     "below_min_margin_dropped": ("with scores closer than label.min_margin", "label.min_margin to 0"),
+    "too_long_dropped": (
+        "longer than they may be",
+        "data.max_prompt_tokens and data.max_completion_tokens higher",
+    ),
 }
 """Counts of pairs that were left out, in words, and which key would keep them."""
 
@@ -47,6 +53,10 @@ WHY_NOT_MADE = {
     "without_demonstration": "to a prompt without a demonstration (completions)",
 }
 """Counts of what makes no pair, in words."""
+
+
+RESPONSES = ("chosen", "rejected")
+"""A pair's responses, by its keys."""
 
 
 class Pairing(Protocol):
@@ -109,6 +119,20 @@ def make_pair(chosen: ScoredCompletion, rejected: ScoredCompletion, label: float
         chosen_by=chosen.completion.sampled_by,
         rejected_by=rejected.completion.sampled_by,
         **chosen.completion.template_arguments._asdict(),
+    )
+
+
+def as_pair(pair: Preference, read: ReadRow) -> Preference:
+    """The pair as the policy reads it: what of it was cut is shorter, and its token ids are there."""
+    row, ids = read.row, read.answer_ids
+    return replace(
+        pair,
+        prompt=row["prompt"],
+        chosen=row["chosen"],
+        rejected=row["rejected"],
+        prompt_ids=read.prompt_ids,
+        chosen_ids=ids["chosen"],
+        rejected_ids=ids["rejected"],
     )
 
 

@@ -14,6 +14,8 @@ from align_cli.artifacts.records import Completion, Preference
 from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
 from align_cli.recipe.sections.label import LabelSection
+from align_cli.stages.inputs import ReadDemonstrations
+from align_cli.stages.lengths import Limits, ReadRow, read_row
 from align_cli.stages.pairing.dmd import Dmd, pair_with_demonstrations
 from align_cli.stages.pairing.pairs import LabelledPairs
 
@@ -29,7 +31,11 @@ def pair_with(
     policy: Policy, completions: Sequence[Completion], shown: Any = SHOWN, run_seed: int = 0, **section: Any
 ) -> LabelledPairs:
     rules = LabelSection(**{**KEEP, **section})
-    return pair_with_demonstrations(completions, shown, policy.tokenizer, rules, run_seed)
+    return pair_with_demonstrations(completions, read(shown, policy), rules, run_seed)
+
+
+def read(shown: Any, policy: Policy) -> list[ReadRow]:
+    return [read_row(row, ("completion",), policy, Limits()) for row in shown]
 
 
 def test_a_mixed_pair_chooses_the_demonstration_and_rejects_what_was_sampled(
@@ -172,21 +178,15 @@ def test_mixed_pairs_with_an_empty_side_are_kept_or_dropped_and_are_never_ties(
     assert pair_with(tiny_policy, [full], ties="drop", min_margin=5.0).counts == {"mixed_pairs": 1}
 
 
-def test_a_rounds_mixed_pairs_are_tokenised_for_the_policy_that_the_round_begins_with(
+def test_a_rounds_mixed_pairs_are_made_without_the_policys_weights(
     tiny_policy: Policy, make_completion: Callable[..., Completion]
 ) -> None:
     completions = [make_completion(1, sample) for sample in range(4)]
-    asked: list[int] = []
-
-    def policy_after(number: int) -> Policy:
-        asked.append(number)
-        return tiny_policy
-
+    shown = SimpleNamespace(demonstrations=ReadDemonstrations(read(SHOWN, tiny_policy), {}))
     recipe = SimpleNamespace(label=LabelSection(**KEEP), seed=5)
-    loaded = SimpleNamespace(policy_after=policy_after, inputs=SimpleNamespace(demonstrations=SHOWN))
-    context: Any = SimpleNamespace(recipe=recipe, loaded=loaded, round=3)
+    context: Any = SimpleNamespace(recipe=recipe, loaded=SimpleNamespace(inputs=shown), round=3)
     assert Dmd().pair(completions, context) == pair_with(tiny_policy, completions, run_seed=5)
-    assert asked == [2]
+    assert Dmd().needs == ()
 
 
 def test_the_demonstrations_of_a_run_are_these(tiny_policy: Policy, make_completion: Callable[..., Completion]) -> None:

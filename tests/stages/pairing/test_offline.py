@@ -14,6 +14,7 @@ from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
+from align_cli.stages.lengths import Limits
 from align_cli.stages.pairing.offline import check_labels, label_offline_pairs
 
 OFFLINE = [
@@ -126,6 +127,27 @@ def test_offline_pairs_have_to_fit_into_the_context(tiny_policy: Policy) -> None
     long = {**row, "rejected": " good" * (room + 1)}
     with pytest.raises(DataError, match=r"^data\.eval_preferences: 1 of 2 pairs do not fit .*: row 1 \(129 tokens"):
         label_offline_pairs([row, long], tiny_policy, keep, "dataset", "data.eval_preferences")
+
+
+def test_a_pair_is_counted_once_where_rules_and_length_meet(tiny_policy: Policy) -> None:
+    long = {**GOOD, "chosen": " good" * 40, "rejected": " poor" * 40}
+    rows = [GOOD, long, {**long, "label": 0.5}, {**long, "chosen": "", "label": 0.5}]
+    limits = Limits("drop", max_completion_tokens=20)
+
+    def counts(rules: dict[str, str]) -> dict[str, int]:
+        return label_offline_pairs(rows, tiny_policy, LabelSection(**rules), "dataset", limits=limits).counts
+
+    assert counts(DROP) == {"empty_texts_dropped": 1, "pairs": 1, "ties_dropped": 1, "too_long_dropped": 1}
+    assert counts(KEEP) == {"pairs": 1, "too_long_dropped": 3}
+    with pytest.raises(DataError, match=r"of 2 pairs none is left: 1 with equal scores .*, 1 longer than they may be"):
+        label_offline_pairs(rows[1:3], tiny_policy, LabelSection(**DROP), "dataset", limits=limits)
+
+
+def test_answers_that_are_the_same_once_they_are_cut_are_no_pair(tiny_policy: Policy) -> None:
+    alike = {**GOOD, "chosen": " good" * 10, "rejected": " good" * 10 + " food"}
+    with pytest.raises(DataError, match="1 with the same text or the same tokens as chosen and as rejected"):
+        limits = Limits("cut", max_completion_tokens=10)
+        label_offline_pairs([alike], tiny_policy, LabelSection(**DROP), "dataset", limits=limits)
 
 
 def test_ties_that_are_left_out_are_no_labels_that_a_loss_of_trls_has_to_take(

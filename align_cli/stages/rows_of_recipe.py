@@ -1,0 +1,206 @@
+"""Which rows a recipe means: prompts, demonstrations and offline pairs, from a world or from files.
+
+The one place that knows the names of the built-in worlds; behind it every row is like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from align_cli.artifacts.json_text import to_json
+from align_cli.data.chats import Form, in_form
+from align_cli.data.formats.base import Choices
+from align_cli.data.rows import Row, place_of
+from align_cli.errors import DataError
+from align_cli.labelers.code_files import code_files
+from align_cli.models.of_recipe import load_recipe_tokenizer
+from align_cli.playground import reviews, world
+from align_cli.recipe import Recipe
+from align_cli.recipe.data_names import DataName
+from align_cli.recipe.sections.worlds import ReviewsSection
+
+if TYPE_CHECKING:
+    from align_cli.models.load import UnloadedPolicy
+
+Rows = Sequence[Mapping[str, Any]]
+
+PLAYGROUND, REVIEWS = "playground", "reviews"
+
+
+class PairRows(NamedTuple):
+    """Offline pairs, and how many rows the reader had to leave out, by reason."""
+
+    rows: Rows
+    dropped: dict[str, int]
+
+
+class Reading:
+    """How a recipe wants the rows of files; which form that is may depend on whether the policy chats.
+
+    Args:
+        recipe: the whole recipe.
+        reader: the folder of the model that reads them; None is the initial policy.
+    """
+
+    def __init__(self, recipe: Recipe, reader: Path | None = None) -> None:
+        self._recipe, self._reader = recipe, reader
+        self.choices = Choices(recipe.data.criterion, recipe.data.pairs)
+
+    def in_form(self, rows: Sequence[Row], key: str) -> Rows:
+        """The rows as the recipe wants them, each with its arguments for the template of chats; a row's own win.
+
+        Raises:
+            DataError: for rows that cannot be what is wanted.
+            AlignError: if the policy's tokenizer cannot be read.
+        """
+        data = self._recipe.data
+        asks = data.as_chat == "auto" and any(isinstance(row["prompt"], str) for row in rows)
+        chats = asks and self.policy is not None and bool(self.policy.tokenizer.chat_template)
+        form = Form(data.as_chat, chats, data.system_prompt, data.thinking)
+        formed = in_form(rows, form, key)
+        shared = self._recipe.policy.chat_template_kwargs
+        if not shared:
+            return formed
+        return [
+            row
+            if isinstance(row["prompt"], str)
+            else row.with_fields(chat_template_kwargs={**shared, **row.get("chat_template_kwargs", {})})
+            for row in formed
+        ]
+
+    @cached_property
+    def policy(self) -> UnloadedPolicy | None:
+        """What is known of the model that reads; None of an initial one that has to be made first: it never chats."""
+        settings = self._recipe.policy
+        is_made = settings.from_scratch is not None or settings.model_name_or_path == PLAYGROUND
+        return None if is_made and self._reader is None else load_recipe_tokenizer(self._recipe, self._reader)
+
+
+def training_prompts(recipe: Recipe, reading: Reading | None = None) -> Rows:
+    """`data.prompts`; the prompts of `data.demonstrations` where a recipe leaves them out.
+
+    Raises:
+        DataError: if there are none.
+    """
+    if recipe.data.prompts is None and recipe.data.demonstrations is not None:
+        prompts: dict[str, Row] = {}
+        for index, row in enumerate(demonstrations(recipe, reading)):
+            fields = {key: value for key, value in row.items() if key != "completion"}
+            made_of = row.made_of if isinstance(row, Row) else ""
+            prompts.setdefault(to_json(fields), Row(fields, place_of(row, index), made_of=made_of))
+        return list(prompts.values())
+    return _prompts(recipe, reading, recipe.data.prompts, "data.prompts", world.prompts, reviews.prompts)
+
+
+def evaluation_prompts(recipe: Recipe, reading: Reading | None = None) -> Rows:
+    """`data.eval_prompts`.
+
+    Raises:
+        DataError: if there are none.
+    """
+    key, name = "data.eval_prompts", recipe.data.eval_prompts
+    return _prompts(recipe, reading, name, key, world.eval_prompts, reviews.eval_prompts)
+
+
+def offline_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows:
+    """`data.preferences`."""
+    key, name = "data.preferences", recipe.data.preferences
+    return _pairs(recipe, reading, name, key, world.preferences, reviews.preferences)
+
+
+def evaluation_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows:
+    """`data.eval_preferences`: held-out offline pairs; none where the recipe names none."""
+    key, name = "data.eval_preferences", recipe.data.eval_preferences
+    return _pairs(recipe, reading, name, key, world.eval_preferences, reviews.eval_preferences)
+
+
+def sft_demonstrations(recipe: Recipe, reading: Reading | None = None) -> Rows:
+    """`policy.sft.dataset`; empty without a warm start."""
+    if recipe.policy.sft is None:
+        return []
+    return _demonstrations(recipe, reading, recipe.policy.sft.dataset, "policy.sft.dataset")
+
+
+def demonstrations(recipe: Recipe, reading: Reading | None = None) -> Rows:
+    """`data.demonstrations`: prompts with the responses that mixed pairs choose; empty where the recipe names none."""
+    if recipe.data.demonstrations is None:
+        return []
+    return _demonstrations(recipe, reading, recipe.data.demonstrations, "data.demonstrations")
+
+
+def _demonstrations(recipe: Recipe, reading: Reading | None, name: str, key: str) -> Rows:
+    if name == PLAYGROUND:
+        return world.sft_corpus(recipe.seed)
+    if name == REVIEWS:
+        return reviews.sft_corpus(*_reviews_files(recipe.reviews))
+    from align_cli.data.demonstrations import read_demonstrations
+
+    reading = reading or Reading(recipe)
+    return reading.in_form(read_demonstrations(name, choices=reading.choices), key)
+
+
+def local_files(recipe: Recipe) -> dict[str, Path]:
+    """The files and folders that a recipe reads, by key: their contents are a stage's inputs as much as the key is."""
+    sources = {
+        "data.prompts": recipe.data.prompts,
+        "data.preferences": recipe.data.preferences,
+        "data.demonstrations": recipe.data.demonstrations,
+        "data.eval_prompts": recipe.data.eval_prompts,
+        "data.eval_preferences": recipe.data.eval_preferences,
+        "policy.sft.dataset": recipe.policy.sft.dataset if recipe.policy.sft else None,
+    }
+    named = {
+        **{key: DataName.of(name).place for key, name in sources.items() if name is not None},
+        "policy.lora.adapter": recipe.policy.lora.adapter if recipe.policy.lora else None,
+        "reviews.liked": recipe.reviews.liked if recipe.reviews else None,
+        "reviews.disliked": recipe.reviews.disliked if recipe.reviews else None,
+    }
+    for name, labeler in recipe.labelers.items():
+        named |= {f"labelers.{name}.{key}": file for key, file in labeler.files().items()}
+        for key, place in labeler.code().items():
+            for module, code in code_files(place).items():
+                named[f"labelers.{name}.{key}" + (f" ({module})" if module else "")] = str(code)
+    return {key: Path(value) for key, value in named.items() if value is not None and Path(value).exists()}
+
+
+def _prompts(
+    recipe: Recipe, reading: Reading | None, name: str | None, key: str, of_playground: Any, of_reviews: Any
+) -> Rows:
+    if name == PLAYGROUND:
+        rows = of_playground(recipe.seed)
+    elif name == REVIEWS:
+        rows = of_reviews(*_reviews_files(recipe.reviews))
+    elif name is not None:
+        from align_cli.data.prompts import read_prompts
+
+        reading = reading or Reading(recipe)
+        rows = reading.in_form(read_prompts(name, choices=reading.choices), key)
+    else:
+        rows = []
+    if not rows:
+        raise DataError("there are no prompts", where=key, hint=f"set {key} to a file with at least one prompt")
+    return rows
+
+
+def _pairs(
+    recipe: Recipe, reading: Reading | None, name: str | None, key: str, of_playground: Any, of_reviews: Any
+) -> PairRows:
+    if name is None:
+        return PairRows([], {})
+    if name == PLAYGROUND:
+        return PairRows(of_playground(recipe.playground.setting, recipe.seed), {})
+    if name == REVIEWS:
+        return PairRows(of_reviews(*_reviews_files(recipe.reviews)), {})
+    from align_cli.data.preferences import read_preferences
+
+    reading = reading or Reading(recipe)
+    read = read_preferences(name, choices=reading.choices)
+    return PairRows(reading.in_form(read, key), read.dropped)
+
+
+def _reviews_files(section: ReviewsSection | None) -> tuple[Path, Path, int]:
+    assert section is not None  # a rule of the recipe's sees to it
+    return Path(section.liked), Path(section.disliked), section.prompt_words
