@@ -18,6 +18,9 @@ from align_cli.recipe.checking.files import PATH_STARTS
 from align_cli.redaction import without_secrets
 from align_cli.report.tables import NOTHING, TextTable, markdown, rounds_table
 
+Kind = Literal["whole", "adapter", "merged"]
+"""All weights; an adapter beside its base; a base with the adapter merged into it."""
+
 FILL_IN = "TO BE FILLED IN BY THE AUTHOR"
 OUTPUTS = ("output_dir", "train.logging_dir")
 """Keys of a recipe that name places of the machine, whatever they look like."""
@@ -67,7 +70,7 @@ class CardFacts:
 
     Args:
         name: the folder's name, or the repository's id.
-        kind: all weights; an adapter beside its base; or a base with the adapter merged into it.
+        kind: of model.
         base: what the run began with.
         recipe: of the run.
         round: whose policy it is.
@@ -81,7 +84,7 @@ class CardFacts:
     """
 
     name: str
-    kind: Literal["whole", "adapter", "merged"]
+    kind: Kind
     base: Base
     recipe: Recipe
     round: int

@@ -68,7 +68,9 @@ def partners(name: str, which: str | None, beside: str | None, wishes: Wishes, n
 def _of_run(path: Path, which: str | None, beside: str | None, wishes: Wishes, note: Callable[[str], None]) -> Partners:
     results = open_run(path)
     recipe = results.recipe
-    chosen = [choose_round(results, wanted) for wanted in (which, beside) if wanted is not None or wanted is which]
+    chosen = [choose_round(results, wanted) for wanted in (which, *([] if beside is None else [beside]))]
+    if len({one.round for one in chosen}) < len(chosen):
+        raise RunError(f"both are round {chosen[0].round}", where=str(path), hint="name another round with --beside")
     policies: list[Policy] = []
     for one in chosen:
         note(f"round {one.round} of {path}, {one.why}")

@@ -39,10 +39,19 @@ def test_through_a_pipe_each_line_is_a_prompt_of_its_own(finished: Path, align: 
     rows = [json.loads(line) for line in told.out.splitlines()]
     assert [row["prompt"] for row in rows] == ["the hotel", "food : great"]
     assert [list(row["answers"]) for row in rows] == [["round 2"], ["round 2"]]
+    assert told.err == "round 2 of run, as asked for\n"
     plain = align("chat", "run", "--round", "2", "-q", cwd=finished, stdin=PROMPTS)
     assert (plain.code, plain.err) == (0, "")
     assert plain.out == "".join(row["answers"]["round 2"] + "\n" for row in rows)
     assert files_below(finished / "run") == before
+
+
+def test_the_best_round_is_talked_to_where_none_is_named(finished: Path, align: Align) -> None:
+    told = align("chat", "run", "--json", cwd=finished, stdin="the hotel\n")
+    first, *remarks = told.err.splitlines()
+    (title,) = json.loads(told.out)["answers"]
+    assert first.startswith(f"{title} of run, the best by win rate against the initial policy")
+    assert all(remark.startswith("note: ") for remark in remarks)
 
 
 def test_an_answer_depends_on_seed_and_temperature_alone(finished: Path, align: Align) -> None:
@@ -96,6 +105,7 @@ def test_what_was_exported_answers_as_the_round_did(adapters: Path, align: Align
         (["base", "--beside", "initial"], "this is a model, which has no rounds"),
         (["run", "--round", "7"], "the run has not finished round 7"),
         (["run", "--beside", "7"], "the run has not finished round 7"),
+        (["run", "--round", "2", "--beside", "2"], "both are round 2"),
         (["run", "--beside", "worst"], "the round is 'worst'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
