@@ -117,7 +117,38 @@ class TransformersEngine:
         return [sample for part in parts for sample in self._generate(policy, part, settings)]
 
 
-def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:
+def stream(policy: Policy, request: Request, settings: SamplingSettings, heard: Callable[[list[int]], None]) -> Sample:
+    """One response, of which every token is told when it is sampled.
+
+    Args:
+        policy: what is sampled.
+        request: what is asked for.
+        settings: how.
+        heard: called with all tokens so far; what it raises ends the sampling.
+    """
+    (sample,) = _generate_batch(policy, [request], settings, _Listener(heard))
+    return sample
+
+
+class _Listener:
+    """What `generate` calls a streamer: it is handed the prompt, then each token."""
+
+    def __init__(self, heard: Callable[[list[int]], None]) -> None:
+        self._heard, self._ids, self._is_prompt = heard, list[int](), True
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self._is_prompt:
+            self._ids += value.flatten().tolist()
+            self._heard(self._ids)
+        self._is_prompt = False
+
+    def end(self) -> None:
+        """There is nothing that was held back."""
+
+
+def _generate_batch(
+    policy: Policy, requests: list[Request], settings: SamplingSettings, streamer: _Listener | None = None
+) -> list[Sample]:
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -131,7 +162,7 @@ def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingS
     )
     with torch.no_grad(), _bare_generation(policy.model, config):
         sequences_BT = policy.model.generate(
-            **prompts, logits_processor=LogitsProcessorList([*_warpers(settings), sampler])
+            **prompts, logits_processor=LogitsProcessorList([*_warpers(settings), sampler]), streamer=streamer
         )
     if not all(torch.isfinite(logp_B).all() for logp_B in sampler.logps):
         raise AlignError(

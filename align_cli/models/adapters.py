@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from align_cli.recipe.sections.policy import PolicySection
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MAGNITUDE, PORTABLE_MAGNITUDE = ".lora_magnitude_vector", ".lora_magnitude_vector.weight"
+"""How a tensor of DoRA's is called at its end: by peft, and by whoever else reads adapters, which peft does too."""
 TRAINED = "policy"
 """peft's name of the adapter that is trained."""
 
@@ -266,7 +268,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
 
 
 def read_adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """An adapter's file; nothing pickled is read.
+    """An adapter's file, by peft's names; nothing pickled is read.
 
     Raises:
         AlignError: if it is missing or cannot be read.
@@ -280,4 +282,8 @@ def read_adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:
                 where=str(folder),
                 hint="a pickled adapter_model.bin can run code: where you trust it, load it with peft and save it anew",
             )
-        return load_file(folder / ADAPTER_WEIGHTS)
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    return {
+        name.removesuffix(".weight") if name.endswith(PORTABLE_MAGNITUDE) else name: tensor
+        for name, tensor in tensors.items()
+    }

@@ -64,11 +64,12 @@ class Fingerprints:
         return {
             "schema_version": SCHEMA_VERSION,
             "recipe": _part(self._tree, keys),
-            "files": self._files(keys),
+            "files": self.files(keys),
             "upstream": self._upstream(step),
         }
 
-    def _files(self, keys: Collection[str]) -> dict[str, str]:
+    def files(self, keys: Collection[str]) -> dict[str, str]:
+        """The checksums of the local files that keys below these name, and of the policy's folder, by key."""
         local = local_files(self._recipe)
         files = {key: _input_checksum(path) for key, path in local.items() if lies_below(key, keys)}
         model = Path(self._recipe.policy.model_name_or_path or ".")

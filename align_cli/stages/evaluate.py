@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
-from align_cli.engines.base import SamplingSettings
+from align_cli.engines.base import SamplingSettings, sampling_settings
 from align_cli.errors import all_at_once
 from align_cli.labelers import Scorer
 from align_cli.metrics.estimates import estimate
@@ -32,7 +32,7 @@ from align_cli.stages.base import (
     Work,
     policy_artifact,
 )
-from align_cli.stages.generate import PromptDraw, generate_completions, sampling_settings
+from align_cli.stages.generate import PromptDraw, generate_completions
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.readable import RowsToRead
 from align_cli.stages.rows_of_recipe import Rows

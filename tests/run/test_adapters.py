@@ -104,6 +104,7 @@ def test_a_run_may_start_from_an_adapter_of_ones_own(whole: Path, tmp_path: Path
     shutil.copytree(whole / "run" / "rounds" / "002" / "checkpoint", folder / "adapter")
     done = train(folder)
     assert done.code == 0, done.err
+    assert run_align("status", "run", cwd=folder).code == 0  # the resolved recipe, with every key, is sound
     other = whole / "run" / "rounds" / "001" / "checkpoint" / ADAPTER[1]
     shutil.copy(other, folder / "adapter")
     refused = train(folder)

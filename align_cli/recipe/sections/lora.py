@@ -58,9 +58,10 @@ def _base_is_there(view: View) -> Iterator[RuleFault]:
 
 
 def _adapter_brings_its_own(view: View) -> Iterator[RuleFault]:
+    """A resolved recipe has every key; one that is as when left out says nothing against the adapter's."""
     written = view.written(KEY)
     for name in written if "adapter" in written else []:
-        if name != "adapter":
+        if name != "adapter" and view.get(f"{KEY}.{name}") != LoraSection.model_fields[name].default:
             what = f"{KEY}.{name} beside {KEY}.adapter, which brings its own"
             yield rule_fault(f"{KEY}.{name}", what, "remove one")
 
