@@ -157,6 +157,10 @@ def load_policy(
     # It is saved with the tokenizer: a checkpoint must not depend on whether its policy was begun from the Hub or read
     # from another checkpoint.
     tokenizer.init_kwargs["is_local"] = True
+    text_config = model.config.get_text_config()
+    if getattr(text_config, "output_router_logits", False):
+        # For a loss of a mixture's router, which is none of ours, and is computed where it cannot be: in sampling.
+        text_config.output_router_logits = False
     model.to(best_device())
     model.eval()
     return Policy(model, tokenizer, _version(place, revision))

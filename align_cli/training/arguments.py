@@ -31,7 +31,8 @@ def dpo_config(recipe: Recipe, folder: Path, *, use_cache: bool, passed: Mapping
     """TRL's arguments for this recipe.
 
     Departures from TRL's defaults: float32 and no gradient checkpointing unless the recipe says otherwise (TRL turns
-    both on), no truncation (lengths are checked when pairs are read), NaN losses are shown rather than filtered.
+    both on), no truncation (lengths are checked when pairs are read), no loss of a mixture's router beside the
+    objective, NaN losses are shown rather than filtered.
 
     Args:
         recipe: the whole recipe.
@@ -60,6 +61,7 @@ def dpo_config(recipe: Recipe, folder: Path, *, use_cache: bool, passed: Mapping
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "max_length": None,
+        "router_aux_loss_coef": 0.0,
         "remove_unused_columns": False,
         "use_cache": use_cache,
         "ignore_data_skip": True,
