@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from align_cli.training.checkpoints import TrainingState, random_state, restore_random_state
+from align_cli.training.masters import keep_masters
 
 
 class Resumable:
@@ -41,6 +42,14 @@ class Resumable:
         for printer in (PrinterCallback, ProgressCallback):
             self.remove_callback(printer)  # type: ignore[attr-defined]
         self.add_callback(_BeginAndEnd(self))  # type: ignore[attr-defined]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, which works on float32 copies of weights in half precision."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+        if is_new:
+            keep_masters(optimizer)
+        return optimizer
 
     def plan(
         self,

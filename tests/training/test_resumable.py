@@ -46,6 +46,7 @@ class Case(NamedTuple):
     Args:
         objective: None for TRL's own loss.
         micro: pairs a forward pass.
+        dtype: of the weights.
         dropout: whether attention drops out, which takes random numbers at every step.
         arguments: of TRL's.
         settings: of the trainer.
@@ -53,6 +54,7 @@ class Case(NamedTuple):
 
     objective: Objective | None = BILEVEL
     micro: int = BATCH
+    dtype: str = "float32"
     dropout: bool = False
     arguments: dict[str, Any] = {}  # noqa: RUF012 (never changed)
     settings: dict[str, Any] = {}  # noqa: RUF012
@@ -64,6 +66,7 @@ CASES = {
     "dropout, accumulation": Case(micro=2, dropout=True),
     "TRL's loss, dropout": Case(None, dropout=True, arguments={"loss_type": ["exo_pair"], "label_smoothing": 0.01}),
     "SimPO": Case(SIMPO),
+    "half precision": Case(dtype="bfloat16"),
 }
 MORE_CASES = {
     "cosine": Case(arguments={"lr_scheduler_type": "cosine", "warmup_steps": 2}),
@@ -122,7 +125,7 @@ def train_last_round(
     case: Case, folders: list[Path], scratch: Path, resumed_from: Path | None, kept: list[Path]
 ) -> Ended:
     """All rounds with one trainer, of which the last is kept step by step; or the rest of it, in a new one."""
-    policy, reference = load_policy(resumed_from or folders[0]), load_policy(folders[1])
+    policy, reference = (load_policy(place, dtype=case.dtype) for place in (resumed_from or folders[0], folders[1]))
     trainer = make_trainer(
         _Models(policy, reference), case.objective, scratch / "trainer", batch=BATCH, micro=case.micro,
         arguments={"max_steps": ROUNDS * NUM_STEPS, "learning_rate": 1e-3} | case.arguments, **case.settings,
