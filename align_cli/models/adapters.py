@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from align_cli.errors import AlignError
-from align_cli.models.load import Policy, load_policy, weights_version
-from align_cli.models.refused import ADAPTER_CONFIG, check_adapter, check_folder, faults_of_a_model
+from align_cli.models.load import Policy, load_as, shape_of, weights_version
+from align_cli.models.refused import ADAPTER_CONFIG, check_adapter, faults_of_a_model
 from align_cli.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -126,12 +126,7 @@ class AdaptedModel:
 
     def __init__(self, settings: PolicySection, seed: int) -> None:
         assert settings.lora is not None
-        self.base = load_policy(
-            settings.model_name_or_path or "",
-            dtype=settings.dtype,
-            revision=settings.revision,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        self.base = load_as(settings, settings.model_name_or_path or "", settings.revision)
         self._start = Path(settings.lora.adapter) if settings.lora.adapter else None
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "lora"))
@@ -187,16 +182,8 @@ def check_adapter_fits(settings: PolicySection) -> None:
     Raises:
         AlignError: if not.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     assert settings.lora is not None
-    place = settings.model_name_or_path or ""
-    shared = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    check_folder(place)
-    with torch.device("meta"), faults_of_a_model(place):
-        shape = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(place, **shared), trust_remote_code=settings.trust_remote_code
-        )
+    shape = shape_of(settings)
     with torch.device("meta"):
         peft = _with_adapter(shape, settings)
     if settings.lora.adapter:

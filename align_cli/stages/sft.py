@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import OutOfMemoryError, all_at_once
-from align_cli.models.load import Policy, UnloadedPolicy, load_policy
+from align_cli.models.load import Policy, UnloadedPolicy, load_as
 from align_cli.models.of_recipe import load_recipe_policy, load_recipe_tokenizer
 from align_cli.models.text import plain_text
 from align_cli.playground import model as playground_model
@@ -131,10 +131,10 @@ def _untrained_policy(recipe: Recipe, rows: Rows, folder: Path) -> Policy:
     seed = derive_seed(recipe.seed, "model") % 2**32
     if settings.from_scratch is not None:
         playground_model.make_model_from_scratch(folder, _texts(rows), seed=seed, **settings.from_scratch.model_dump())
-        return load_policy(folder, dtype=settings.dtype)
+        return load_as(settings, folder)
     if settings.model_name_or_path == PLAYGROUND:
         playground_model.make_policy(folder, seed, recipe.playground.architecture)
-        return load_policy(folder, dtype=settings.dtype)
+        return load_as(settings, folder)
     return load_recipe_policy(recipe)
 
 

@@ -57,12 +57,11 @@ def random_state() -> dict[str, Any]:
 
     version, numbers, gauss = random.getstate()
     algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [algorithm, [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
         "torch": _as_hex(torch.get_rng_state()),
-        "cuda": [_as_hex(state) for state in cuda],
+        "accelerator": _as_hex(accelerator.get_rng_state()) if (accelerator := _accelerator()) else None,
     }
 
 
@@ -78,8 +77,16 @@ def restore_random_state(state: dict[str, Any]) -> None:
     algorithm, keys, *rest = state["numpy"]
     np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(_from_hex(state["torch"]))
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([_from_hex(device) for device in state["cuda"]])
+    if state.get("accelerator") and (accelerator := _accelerator()):
+        accelerator.set_rng_state(_from_hex(state["accelerator"]))
+
+
+def _accelerator() -> Any:
+    """torch's module of the accelerator that there is, if any; it speaks of the current device."""
+    import torch
+
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return torch.get_device_module(device) if device else None
 
 
 def _as_hex(state: torch.Tensor) -> str:

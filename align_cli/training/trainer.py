@@ -305,7 +305,7 @@ def make_trainer(
         policy,
         reference,
         None if recipe.method.uses_trl_loss else recipe_objective(recipe),
-        dpo_config(recipe, folder, use_cache=uses_cache(policy.model)),
+        dpo_config(recipe, folder, device=policy.model.device, use_cache=uses_cache(policy.model)),
         source_grad_norms=recipe.train.source_grad_norms,
         schedule_spans_run=recipe.train.schedule == "run",
         reset_optimizer=recipe.train.reset_optimizer_each_round,
