@@ -23,6 +23,7 @@ from align_cli.recipe.written.tree import shown
 from align_cli.training.arguments import dpo_config, sft_arguments
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainingArguments
 
 Keys = dict[str, Any]
@@ -116,9 +117,19 @@ def _build(arguments: TrainingArguments) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
     trainer = Trainer(model=module, args=arguments, train_dataset=[{}])
     trainer.create_optimizer_and_scheduler(arguments.max_steps)
+    if not type(trainer.optimizer).__module__.startswith("torch."):  # others may lack the device's kernels
+        _step(trainer.optimizer, module)
     complaints = [complaint for tracker in trackers if (complaint := _complaint(tracker))]
     if complaints:
         raise ImportError(" ".join(complaints))
+
+
+def _step(optimizer: torch.optim.Optimizer, module: torch.nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.grad = parameter.detach().clone()
+    begin = getattr(optimizer, "train", lambda: None)  # as schedule-free optimizers have
+    begin()
+    optimizer.step()
 
 
 def _complaint(tracker: Callable[[], object]) -> str:

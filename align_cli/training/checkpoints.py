@@ -113,12 +113,14 @@ def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimize
     """
     from safetensors.torch import save_file
 
+    from align_cli.training.masters import state_with_masters
+
     with writing_folder(folder) as temporary:
         policy.save_weights(temporary)
         policy.tokenizer.save_pretrained(temporary)
         document = {name: value for name, value in asdict(state).items() if value is not None or name in ALWAYS_WRITTEN}
         if optimizer is not None:
-            tensors, document["optimizer"] = _split_optimizer_state(optimizer.state_dict())
+            tensors, document["optimizer"] = _split_optimizer_state(state_with_masters(optimizer))
             save_file(tensors, temporary / OPTIMIZER_NAME)
         write_json(temporary / STATE_NAME, document)
         return weights_version(temporary)
@@ -152,7 +154,7 @@ def read_optimizer_state(folder: Path, state: TrainingState) -> dict[str, Any] |
 
 
 def _split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors by `parameter.name`, and the rest as JSON."""
+    """Tensors by `parameter.name`, or `parameter.group.name`, and the rest as JSON."""
     import torch
 
     tensors: dict[str, torch.Tensor] = {}
@@ -161,6 +163,8 @@ def _split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tenso
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{parameter}.{name}"] = value.contiguous()
+            elif isinstance(value, dict):  # as optimizers of bitsandbytes have, with tensors that parameters share
+                tensors.update({f"{parameter}.{name}.{inner}": part.clone() for inner, part in value.items()})
             else:
                 numbers.setdefault(str(parameter), {})[name] = value
     return tensors, {"numbers": numbers, "param_groups": state["param_groups"]}
@@ -169,6 +173,9 @@ def _split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tenso
 def _join_optimizer_state(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in rest["numbers"].items()}
     for key, tensor in tensors.items():
-        parameter, _, name = key.partition(".")
-        state.setdefault(int(parameter), {})[name] = tensor
+        parameter, *groups, name = key.split(".")
+        values: dict[str, Any] = state.setdefault(int(parameter), {})
+        for group in groups:
+            values = values.setdefault(group, {})
+        values[name] = tensor
     return {"state": state, "param_groups": rest["param_groups"]}

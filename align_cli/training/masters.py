@@ -10,6 +10,7 @@ A departure: gradients stay in the weights' type, where those of a step's forwar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,51 +20,64 @@ MASTER = "master"
 
 HALF = (torch.bfloat16, torch.float16)
 
+OF = "is_master_of"
+"""The copy's attribute that holds the model's own weight."""
+
 
 def keep_masters(optimizer: torch.optim.Optimizer) -> None:
     """Let an optimizer that has made no step yet work on float32 copies of its weights of half precision.
 
     Args:
-        optimizer: changed in place; its state has the copies from now on, and takes them where it is given any.
+        optimizer: changed in place. Its state is as it was: `state_with_masters` has the copies, too.
     """
-    weights: dict[torch.Tensor, torch.nn.Parameter] = {}
     for group in optimizer.param_groups:
-        for position, weight in enumerate(group["params"]):
-            if weight.dtype in HALF:
-                master = torch.nn.Parameter(weight.detach().float())
-                weights[master] = weight
-                group["params"][position] = master
+        group["params"] = [_master(weight) if weight.dtype in HALF else weight for weight in group["params"]]
 
     def take_gradients(*_: Any) -> None:
-        for master, weight in weights.items():
+        for _number, master, weight in _masters(optimizer):
             master.grad = None if weight.grad is None else weight.grad.float()
 
     @torch.no_grad()
     def round_off(*_: Any) -> None:
-        for master, weight in weights.items():
+        for _number, master, weight in _masters(optimizer):
             master.grad = None
             weight.copy_(master)
 
-    def add_masters(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        for number, parameter in enumerate(_parameters(optimizer)):
-            if parameter in weights:
-                state["state"].setdefault(number, {})[MASTER] = parameter.detach()
-
-    @torch.no_grad()
-    def restore_masters(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        parameters, others = _parameters(optimizer), {}
-        for number, values in state["state"].items():
-            if MASTER in values and parameters[number] in weights:
-                parameters[number].copy_(values[MASTER])
-            others[number] = {name: value for name, value in values.items() if name != MASTER}
-        return {**state, "state": others}
-
     optimizer.register_step_pre_hook(take_gradients)
     optimizer.register_step_post_hook(round_off)
-    optimizer.register_state_dict_post_hook(add_masters)
-    optimizer.register_load_state_dict_pre_hook(restore_masters)
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """All that the optimizer works on, in the order of its state's numbers."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def state_with_masters(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """`optimizer.state_dict()` with the copies in it."""
+    state = optimizer.state_dict()
+    masters = {number: {MASTER: master.detach()} for number, master, _ in _masters(optimizer)}
+    kept, numbers = state["state"], sorted({*state["state"], *masters})
+    return {**state, "state": {number: {**kept.get(number, {}), **masters.get(number, {})} for number in numbers}}
+
+
+@torch.no_grad()
+def load_with_masters(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict` for what `state_with_masters` gave."""
+    for number, master, _ in _masters(optimizer):
+        if (kept := state["state"].get(number, {}).get(MASTER)) is not None:
+            master.copy_(kept)
+    others = {
+        number: {name: value for name, value in values.items() if name != MASTER}
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": {number: values for number, values in others.items() if values}})
+
+
+def _master(weight: torch.Tensor) -> torch.nn.Parameter:
+    master = torch.nn.Parameter(weight.detach().float())
+    setattr(master, OF, weight)
+    return master
+
+
+def _masters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Each copy, with its number in the optimizer's state and the model's own weight."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    for number, parameter in enumerate(parameters):
+        weight = getattr(parameter, OF, None)
+        if weight is not None:
+            yield number, parameter, weight

@@ -12,7 +12,7 @@ from small_training import START, Models, make_trainer, random_pair, weights
 from align_cli.models.load import load_policy
 from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import read_optimizer_state, read_training_state, save_checkpoint
-from align_cli.training.masters import MASTER, keep_masters
+from align_cli.training.masters import MASTER, keep_masters, load_with_masters, state_with_masters
 from align_cli.training.objective import Objective, SourceTerms
 
 OBJECTIVE = Objective((SourceTerms("offline"),))
@@ -49,7 +49,7 @@ def test_weights_in_float32_are_left_as_they_are() -> None:
     optimizer = torch.optim.SGD([weight], lr=RATE)
     keep_masters(optimizer)
     assert optimizer.param_groups[0]["params"][0] is weight
-    assert optimizer.state_dict()["state"] == {}
+    assert state_with_masters(optimizer)["state"] == {}
 
 
 def test_a_state_brings_masters_and_moments_to_another_optimizer() -> None:
@@ -61,13 +61,13 @@ def test_a_state_brings_masters_and_moments_to_another_optimizer() -> None:
 
     weight, optimizer = made()
     descend(weight, optimizer, 3)
-    state = optimizer.state_dict()
+    state = state_with_masters(optimizer)
     assert state["state"][0][MASTER].dtype == torch.float32
     other_weight, other = made()
-    other.load_state_dict(state)
+    load_with_masters(other, state)
     descend(weight, optimizer, 1)
     descend(other_weight, other, 1)
-    found, expected = (one.state_dict()["state"][0] for one in (other, optimizer))
+    found, expected = (state_with_masters(one)["state"][0] for one in (other, optimizer))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

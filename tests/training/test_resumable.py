@@ -9,6 +9,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,9 +78,15 @@ MORE_CASES = {
     "Adafactor": Case(arguments={"optim": "adafactor"}),
     "momentum": Case(arguments={"optim": "sgd", "optim_args": "momentum=0.9"}),
 }
+EIGHT_BITS = {
+    "8 bits": Case(arguments={"optim": "adamw_bnb_8bit"}),
+    "8 bits, half precision": Case(dtype="bfloat16", arguments={"optim": "paged_adamw_8bit"}),
+}
+BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 ALL_CASES = [
     *(pytest.param(case, id=name) for name, case in CASES.items()),
     *(pytest.param(case, id=name, marks=pytest.mark.long) for name, case in MORE_CASES.items()),
+    *(pytest.param(case, id=name, marks=BITSANDBYTES) for name, case in EIGHT_BITS.items()),
 ]
 
 
