@@ -21,13 +21,13 @@ def find_device(name: str) -> torch.device:
     import torch
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if name == "auto":
-        return accelerator or torch.device("cpu")
-    wanted = torch.device(name)
-    num_there = torch.accelerator.device_count() if accelerator else 0
-    if wanted.type == "cpu" or (accelerator and wanted.type == accelerator.type and (wanted.index or 0) < num_there):
-        return wanted
-    there = ["cpu", *(f"{accelerator}:{number}" for number in range(num_there))]
+    if name == "cpu" or (name == "auto" and accelerator is None):
+        return torch.device("cpu")
+    wanted = torch.device(accelerator if name == "auto" and accelerator else name)
+    number, num_there = wanted.index or 0, torch.accelerator.device_count() if accelerator else 0
+    if accelerator and wanted.type == accelerator.type and number < num_there:
+        return torch.device(wanted.type, number)
+    there = ["cpu", *(f"{accelerator}:{each}" for each in range(num_there))]
     hint = f"set it to {' or '.join(there)}, or leave it out"
     if wanted.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
         hint += "; this torch was built without CUDA, and pytorch.org has one that was"

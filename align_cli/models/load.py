@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError, first_line
 from align_cli.models.devices import find_device
+from align_cli.models.quantized import quantization_config, settle_quantised
 from align_cli.models.refused import (
     WEIGHTS_PATTERN,
     check_folder,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from align_cli.recipe.sections.policy import PolicySection
+    from align_cli.recipe.sections.quantization import QuantizationSection
 
 ATTENTION = "policy.attn_implementation"
 GENERATION_CONFIG = "generation_config.json"
@@ -153,6 +155,7 @@ def load_as(settings: PolicySection, name_or_path: str | Path, revision: str | N
         trust_remote_code=settings.trust_remote_code,
         device=settings.device,
         attn_implementation=settings.attn_implementation,
+        quantization=settings.quantization,
     )
 
 
@@ -164,6 +167,7 @@ def load_policy(
     trust_remote_code: bool = False,
     device: str = "auto",
     attn_implementation: str | None = None,
+    quantization: QuantizationSection | None = None,
 ) -> Policy:
     """Load a model and its tokenizer from a folder or the Hub; weights from safetensors only.
 
@@ -174,6 +178,7 @@ def load_policy(
         trust_remote_code: whether to run code that ships with the model.
         device: as `find_device` takes it.
         attn_implementation: how attention is computed, by transformers' name; None is transformers' choice.
+        quantization: fewer bits for its layers' weights; None leaves them.
 
     Raises:
         AlignError: if there is no such model, if it cannot be read, if its weights are not those that its config asks
@@ -186,7 +191,10 @@ def load_policy(
     place = str(name_or_path)
     check_folder(place)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
-    attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    asked: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    if quantization is not None:
+        config = quantization_config(quantization, getattr(torch, dtype))
+        asked |= {"quantization_config": config, "device_map": {"": str(find_device(device))}}
     with faults_of_a_model(place):
         check_no_adapter(place, revision)
         tokenizer = _tokenizer(place, shared)
@@ -196,7 +204,7 @@ def load_policy(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are among the info, with their names
-            **attention,
+            **asked,
             **shared,
         )
         _generation_config(place, model.config, revision)  # transformers passes over a broken one
@@ -209,7 +217,10 @@ def load_policy(
     if getattr(text_config, "output_router_logits", False):
         # For a loss of a mixture's router, which is none of ours, and is computed where it cannot be: in sampling.
         text_config.output_router_logits = False
-    model.to(find_device(device))
+    if getattr(model, "is_quantized", False):  # by us or by whoever saved it: transformers has placed it
+        settle_quantised(model)
+    else:
+        model.to(find_device(device))
     model.eval()
     return Policy(model, tokenizer, _version(place, revision))
 

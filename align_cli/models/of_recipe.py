@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from align_cli.models.load import Policy, UnloadedPolicy, load_as, load_without_weights, shape_of
+from align_cli.models.quantized import check_quantization
 from align_cli.recipe import Recipe
 
 
@@ -34,15 +35,18 @@ def load_recipe_tokenizer(recipe: Recipe, checkpoint: Path | None = None) -> Unl
 
     Raises:
         AlignError: if there is no such model, if its tokenizer or its configuration cannot be read, or if its attention
-            cannot be computed as the recipe says.
+            or its bits cannot be had as the recipe says.
     """
     settings = recipe.policy
     if settings.lora is not None:
         checkpoint = None  # whose tokenizer is its base's
-    if settings.attn_implementation is not None:
-        shape_of(settings)
-    return load_without_weights(
+    unloaded = load_without_weights(
         checkpoint or settings.model_name_or_path or "",
         revision=None if checkpoint else settings.revision,
         trust_remote_code=settings.trust_remote_code,
     )
+    if checkpoint is None:
+        check_quantization(settings)
+    if settings.attn_implementation is not None:
+        shape_of(settings)
+    return unloaded

@@ -131,7 +131,6 @@ def _on_device(device: torch.device, kind: type[Arguments], keys: Mapping[str, A
 
     if device.type == "cpu":
         return kind(**keys, use_cpu=True)
-    device = torch.device(device.type, device.index or 0)
     os.environ[ACCELERATES_DEVICE] = str(device)
     try:
         arguments = kind(**keys)

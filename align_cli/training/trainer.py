@@ -27,6 +27,7 @@ from trl import DPOConfig, DPOTrainer
 from align_cli.errors import DivergedError
 from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
+from align_cli.models.quantized import adapters_in_float32
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
 from align_cli.training.arguments import dpo_config
@@ -86,15 +87,16 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self.figures = Figures()
         self._models = (policy.model, reference)
         self._plain_forwards = [model.forward for model in self._models]
-        super().__init__(
-            model=policy.model,
-            ref_model=reference,
-            args=args,
-            processing_class=policy.tokenizer,
-            data_collator=PairCollator(policy.tokenizer.pad_token_id),
-            # TRL insists on a dataset when it is made; each round brings its own batches.
-            train_dataset=Dataset.from_list([{"prompt_ids": [0]}]),
-        )
+        with adapters_in_float32(policy.model):
+            super().__init__(
+                model=policy.model,
+                ref_model=reference,
+                args=args,
+                processing_class=policy.tokenizer,
+                data_collator=PairCollator(policy.tokenizer.pad_token_id),
+                # TRL insists on a dataset when it is made; each round brings its own batches.
+                train_dataset=Dataset.from_list([{"prompt_ids": [0]}]),
+            )
         for each in self._models:
             switch_off_dropout(each)
         self.listen(on_step)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +75,9 @@ pytestmark = pytest.mark.usefixtures("no_garbage_in_libraries", "one_thread")
 Start = Callable[..., Path]
 ALL_WEIGHTS, ADAPTERS = "all weights", "adapters"
 POLICIES: dict[str, dict[str, Any]] = {ALL_WEIGHTS: {}, ADAPTERS: {"lora": {"rank": 2}}}
+HALF, QUANTISED = "all weights in bfloat16", "adapters on 4 bits"
+MORE_POLICIES = {HALF: {"dtype": "bfloat16"}, QUANTISED: {**POLICIES[ADAPTERS], "quantization": {"bits": 4}}}
+BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 QUICK = [("gemma2", ALL_WEIGHTS), ("gpt2", ADAPTERS), ("qwen2_moe", ADAPTERS)]
 """What `make test` looks at; `make test-all` at every family, in both ways."""
 
@@ -105,7 +110,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     def make(family: str, trained: str, name: str = "whole") -> Path:
         folder = tmp_path / name
         make_model(folder / "base", family)
-        recipe = {**RECIPE, "policy": {**RECIPE["policy"], **POLICIES[trained]}}
+        recipe = {**RECIPE, "policy": {**RECIPE["policy"], **{**POLICIES, **MORE_POLICIES}[trained]}}
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
         monkeypatch.chdir(folder)
         return folder
@@ -188,8 +193,14 @@ def test_a_family_goes_through_two_rounds(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("trained", POLICIES)
-@pytest.mark.parametrize("family", ["llama", "mixtral", "mistral"])
+@pytest.mark.parametrize(
+    ("family", "trained"),
+    [
+        *product(["llama", "mixtral", "mistral"], POLICIES),
+        ("llama", HALF),
+        pytest.param("phi3", QUANTISED, marks=BITSANDBYTES),
+    ],
+)
 def test_killed_in_its_second_round_a_run_ends_in_the_same_bytes(
     family: str, trained: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

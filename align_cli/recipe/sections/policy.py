@@ -12,6 +12,7 @@ from align_cli.recipe.checking.files import PATH_STARTS, empty_texts, missing_da
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections.lora import LoraSection
+from align_cli.recipe.sections.quantization import QuantizationSection
 from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ class PolicySection(Section):
         "initial", description="the reference model: the initial policy, or the policy of the previous round"
     )
     lora: LoraSection | None = Field(None, description="train adapters on a frozen base; all weights when left out")
+    quantization: QuantizationSection | None = Field(
+        None, description="load the base in 4 or 8 bits, under adapters; as it is when left out"
+    )
     sft: SftSection | None = Field(None, description="supervised warm start; none when left out")
 
     def code(self) -> list[str]:
