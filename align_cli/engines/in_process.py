@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
 from align_cli.errors import AlignError, OutOfMemoryError, first_line
+from align_cli.models.devices import in_float64
 from align_cli.models.memory import out_of_memory_as_memory_error
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _greedy_logps(policy: Policy, prompts: list[list[int]]) -> torch.Tensor:
     )
     with torch.no_grad(), _bare_generation(policy.model, config):
         steps = policy.model.generate(**_padded(policy, prompts)).logits
-    return torch.stack([logits_BV[0].double().log_softmax(-1) for logits_BV in steps])
+    return torch.stack([in_float64(logits_BV[0]).log_softmax(-1) for logits_BV in steps])
 
 
 def _padded(policy: Policy, prompts: list[list[int]]) -> BatchEncoding:
@@ -257,11 +258,11 @@ def _seeded_sampler(seeds: list[int], max_new_tokens: int):
             self.logps: list[torch.Tensor] = []
 
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            logps_BV = scores.double().log_softmax(-1)
-            uniforms_B1 = self.uniforms_BN[:, len(self.logps), None].to(scores.device)
+            logps_BV = in_float64(scores).log_softmax(-1)
+            uniforms_B1 = self.uniforms_BN[:, len(self.logps), None].to(logps_BV.device)
             tokens_B1 = invert_cdf(logps_BV.exp(), uniforms_B1)
             self.logps.append(logps_BV.gather(-1, tokens_B1).squeeze(-1).cpu())
-            return torch.full_like(scores, -torch.inf).scatter(-1, tokens_B1, 0.0)
+            return torch.full_like(scores, -torch.inf).scatter(-1, tokens_B1.to(scores.device), 0.0)
 
     return SeededSampler()
 

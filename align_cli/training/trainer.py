@@ -27,6 +27,7 @@ from trl import DPOConfig, DPOTrainer
 from align_cli.errors import DivergedError
 from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
+from align_cli.models.quantized import adapters_in_float32
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
 from align_cli.training.arguments import dpo_config
@@ -95,15 +96,16 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self._most_pairs = self.pairs_per_pass
         self._models = (policy.model, reference)
         self._plain_forwards = [model.forward for model in self._models]
-        super().__init__(
-            model=policy.model,
-            ref_model=reference,
-            args=args,
-            processing_class=policy.tokenizer,
-            data_collator=PairCollator(policy.tokenizer.pad_token_id),
-            # TRL insists on a dataset when it is made; each round brings its own batches.
-            train_dataset=Dataset.from_list([{"prompt_ids": [0]}]),
-        )
+        with adapters_in_float32(policy.model):
+            super().__init__(
+                model=policy.model,
+                ref_model=reference,
+                args=args,
+                processing_class=policy.tokenizer,
+                data_collator=PairCollator(policy.tokenizer.pad_token_id),
+                # TRL insists on a dataset when it is made; each round brings its own batches.
+                train_dataset=Dataset.from_list([{"prompt_ids": [0]}]),
+            )
         for each in self._models:
             switch_off_dropout(each)
         self.listen(on_step)
@@ -327,7 +329,7 @@ def make_trainer(
         policy,
         reference,
         None if recipe.method.uses_trl_loss else recipe_objective(recipe),
-        dpo_config(recipe, folder, use_cache=uses_cache(policy.model)),
+        dpo_config(recipe, folder, device=policy.model.device, use_cache=uses_cache(policy.model)),
         pairs_per_pass=recipe.train.per_device_train_batch_size,
         tokens_per_pass=recipe.train.per_device_max_tokens,
         source_grad_norms=recipe.train.source_grad_norms,

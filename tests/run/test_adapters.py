@@ -121,6 +121,8 @@ def test_a_run_may_start_from_an_adapter_of_ones_own(whole: Path, tmp_path: Path
         ({"lora": {"rank": None, "adapter": "./nowhere"}}, "there is no such file or folder"),
         ({"lora": {"rank": None, "adapter": "base"}}, "this folder holds no adapter"),
         ({"lora": {"target_modules": ["nolayer"]}}, "nolayer"),
+        ({"attn_implementation": "flash_attention_2"}, "policy.attn_implementation is flash_attention_2"),
+        ({"device": "cuda"}, "policy.device is cuda, and torch finds no such device here"),
     ],
     ids=str,
 )

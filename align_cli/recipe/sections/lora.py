@@ -31,8 +31,8 @@ class LoraSection(Section):
     alpha: int = Field(32, ge=1, description="updates are scaled by alpha / rank, or alpha / sqrt(rank)")
     target_modules: str | list[str] = Field(
         "all-linear",
-        description="layers that get an adapter: `all-linear`, which leaves out the head, a list of names such as "
-        "`[q_proj, v_proj]`, or a regular expression",
+        description="layers that get an adapter: `all-linear`, a mixture's experts among them and the head not, a list "
+        "of names such as `[q_proj, v_proj]`, or a regular expression",
     )
     modules_to_save: list[str] = Field(
         [], description="modules that are trained whole, and saved with the adapter, such as `[embed_tokens]`"
