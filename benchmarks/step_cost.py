@@ -86,8 +86,8 @@ def step_seconds(trainer: PreferenceTrainer, inputs: dict[str, torch.Tensor], ob
     trainer.model.train()
     trainer.model.zero_grad()
     begin = time.process_time()
-    micro_batches, _ = trainer.get_batch_samples(iter([inputs]), 1, trainer.args.device)
-    trainer.compute_loss(trainer.model, micro_batches[0]).backward()
+    (whole,) = trainer.passes(dict(inputs))
+    trainer.compute_loss(trainer.model, whole).backward()
     return time.process_time() - begin
 
 

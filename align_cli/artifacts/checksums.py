@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -31,13 +31,13 @@ def checksum(path: Path) -> str:
         return _digest(stream)
 
 
-def member_checksums(folder: Path) -> dict[str, str]:
+def member_checksums(folder: Path, but: Collection[str] = ()) -> dict[str, str]:
     """The checksum of every file below a folder, by its path from there with `/`, in the order of `sorted(paths)`.
 
     Nothing is followed or waited for: in the place of a link's, a pipe's or a device's checksum stands what it is, one
-    of `STRANGERS`. A folder that holds nothing is not seen.
+    of `STRANGERS`. A folder that holds nothing is not seen, and files of the names in `but` are not read.
     """
-    return _members(folder, follow_links=False)
+    return _members(folder, follow_links=False, but=but)
 
 
 def folder_checksum(members: Mapping[str, str]) -> str:
@@ -48,10 +48,12 @@ def folder_checksum(members: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _members(folder: Path, *, follow_links: bool) -> dict[str, str]:
+def _members(folder: Path, *, follow_links: bool, but: Collection[str] = ()) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if name in but:
+            continue
         kind = stranger_kind(os.lstat(path).st_mode)
         if kind == LINK and follow_links:
             found[name] = checksum(path) if path.is_file() else LINK

@@ -1,7 +1,8 @@
 """Scratch folders: what libraries want a folder for, and nobody keeps.
 
-Each lies in the system's temporary directory and holds a file that is locked for as long as its process lives. What a
-killed process left behind is thereby known, and goes when the next scratch folder is made.
+Each lies in the system's temporary directory, or in another that is named, and holds a file that is locked for as long
+as its process lives. What a killed process left behind is thereby known, and goes when the next scratch folder is made
+there.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ LOCK_NAME = ".align-scratch"
 class ScratchFolder:
     """A new folder, which goes with the block, with this object or with the process, whichever ends first.
 
+    Args:
+        within: the directory that it lies in; the system's for temporary files when left out.
+
     Attributes:
         path: the folder.
     """
 
-    def __init__(self) -> None:
-        _remove_leftovers()
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+    def __init__(self, within: Path | None = None) -> None:
+        within = within or Path(tempfile.gettempdir())
+        _remove_leftovers(within)
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=within))
         self._close = weakref.finalize(self, _let_go, self.path, _locked(self.path), os.getpid())
 
     def __enter__(self) -> Path:
@@ -61,9 +66,9 @@ def _let_go(folder: Path, lock: int, maker: int) -> None:
     os.close(lock)
 
 
-def _remove_leftovers() -> None:
+def _remove_leftovers(within: Path) -> None:
     """Remove this user's scratch folders whose processes are dead, as far as can be done."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in within.glob(f"{PREFIX}*"):
         with suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != _user():
                 continue

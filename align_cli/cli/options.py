@@ -16,6 +16,15 @@ PolicyPath = Annotated[
     Path | None,
     typer.Option("--policy", help="A checkpoint or a model; the initial policy when left out.", show_default=False),
 ]
+RunFolderPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's folder: its output_dir.", show_default=False)
+]
+RoundName = Annotated[
+    str | None,
+    typer.Option(
+        "--round", metavar="best|last|N", help="Which round's policy; the best if rounds were compared, else the last."
+    ),
+]
 ForkOrigin = Annotated[
     str | None, typer.Option("--from", metavar="RUN@K", help="Begin with the rounds up to K of another run.")
 ]

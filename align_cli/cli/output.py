@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import threading
 
     from align_cli.artifacts.records import Record
+    from align_cli.cli.columns import Columns
     from align_cli.cli.reporters import RunReporter
     from align_cli.report.tables import TextTable
 
@@ -159,6 +160,19 @@ class Output:
     def text(self, text: str) -> None:
         """A command's answer that is text already."""
         write_out([f"{visible(text)}\n"])
+
+    def piece(self, text: str) -> None:
+        """A piece of an answer that is text, whose line goes on."""
+        write_out([visible(text)])
+
+    def columns(self, titles: Sequence[str]) -> Columns | None:
+        """Answers side by side on standard output while they grow; None where that is no terminal, or a narrow one."""
+        from rich.console import Console
+
+        from align_cli.cli.columns import Columns
+
+        console = Console(file=sys.stdout, highlight=False)
+        return Columns(titles, console) if console.is_terminal and Columns.fit(len(titles), console.width) else None
 
     def table(self, table: TextTable) -> None:
         """A table on standard output; nothing where it has no rows."""

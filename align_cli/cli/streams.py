@@ -13,7 +13,8 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -78,6 +79,34 @@ def write_out(texts: Iterable[str]) -> None:
     for text in texts:
         sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def read_line(prompt: str) -> str | None:
+    """A line that somebody types, edited as in a shell where the system has readline; None at the end of the input.
+
+    The prompt is talk: descriptor 1 is what `prepare_streams` has put there.
+    """
+    with suppress(ImportError):
+        import readline  # noqa: F401 - `input` edits lines once it is there
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    with os.fdopen(STDOUT, "w", closefd=False) as talk, redirect_stdout(talk), suppress(EOFError):
+        return input(prompt)
+    return None
+
+
+def read_lines() -> Iterator[str]:
+    """The lines of standard input, without their ends; blank ones are passed over.
+
+    Raises:
+        DataError: if it is not UTF-8.
+    """
+    try:
+        for line in sys.stdin:
+            if line.strip():
+                yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot be read: {error}", where="<stdin>", hint="prompts are UTF-8 text") from None
 
 
 def read_stream(place: str, kind: type[RecordType]) -> list[RecordType]:

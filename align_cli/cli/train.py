@@ -25,12 +25,20 @@ def command(
     policy: PolicyPath = None,
     restart: Annotated[bool, typer.Option("--restart", help="Remove the run that is there and begin anew.")] = False,
     origin: ForkOrigin = None,
+    is_smoke: Annotated[
+        bool,
+        typer.Option("--smoke", help="Two steps of every stage with the longest rows, to fail early; nothing is kept."),
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run every round of a recipe; run it again to go on where it stopped."""
     talk = Output(quiet=quiet, as_json=as_json)
-    if preferences is None:
+    if is_smoke:
+        if restart or origin is not None or preferences is not None or output is not None or policy is not None:
+            raise typer.BadParameter("--smoke goes with a recipe and overrides alone")
+        _smoke(talk, recipe, overrides or [])
+    elif preferences is None:
         if output is not None or policy is not None:
             raise typer.BadParameter("-o and --policy go with --preferences; the recipe's output_dir holds a run")
         _all_rounds(talk, recipe, overrides or [], restart, origin)
@@ -59,6 +67,15 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
         again = "`align train` with the same recipe goes on where it stopped"
         raise type(interrupt)(f"{again}, without --restart" if restart else again) from None
     talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
+
+
+def _smoke(talk: Output, path: Path, overrides: list[str]) -> None:
+    from align_cli.report.tables import stages_table
+    from align_cli.run.smoke import smoke
+
+    with talk.reporter() as reporter:
+        events = smoke(path, overrides, reporter)
+    talk.data([event for event in events if event["event"] == "finish"], stages_table(events))
 
 
 def _one_stage(

@@ -13,6 +13,7 @@ from pathlib import Path
 from align_cli.data.files import KNOWN_SUFFIXES, SourceRow, read_text_file, suffix_of
 from align_cli.data.tables import read_dataset, read_parquet
 from align_cli.errors import DataError, Fault, nearest
+from align_cli.recipe.data_names import DataName
 
 # An organisation and a name, or a name alone, as the Hub has them; then, if any, a configuration.
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
@@ -21,17 +22,30 @@ HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 def read_rows(name_or_path: str, split: str) -> Iterator[SourceRow | Fault]:
     """The rows of a source in their order, and in between the faults after which reading can go on.
 
+    Args:
+        name_or_path: what `DataName` has the parts of.
+        split: of a folder or a Hub dataset, where the name has none.
+
     Raises:
         DataError: for a fault after which nothing more can be read.
     """
+    name = DataName.of(name_or_path)
+    yield from name.part(_all_rows(name.place, name.split, split))
+
+
+def _all_rows(name_or_path: str, own_split: str | None, split: str) -> Iterator[SourceRow | Fault]:
     try:
         path = Path(name_or_path).expanduser()
         is_folder, is_there = path.is_dir(), path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown ~user, a NUL
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"not a usable path ({reason})", where=name_or_path, hint="check the name") from error
+    split = own_split or split
     if is_folder:
         return _read_folder(name_or_path, path, split)
+    if is_there and own_split is not None:
+        what = f"[{own_split}] names a split, and a file is one split"
+        raise DataError(what, where=name_or_path, hint="leave it out, or name a part of the rows, as in [:600]")
     if is_there:
         return _read_file(name_or_path, path)
     if _looks_like_hub_id(name_or_path):
@@ -42,7 +56,7 @@ def read_rows(name_or_path: str, split: str) -> Iterator[SourceRow | Fault]:
 
 def is_text_file(name_or_path: str) -> bool:
     """Whether the name is that of a plain text file, which holds one text a line and no keys."""
-    return suffix_of(Path(name_or_path)) in {".txt", ".txt.gz"}
+    return suffix_of(Path(DataName.of(name_or_path).place)) in {".txt", ".txt.gz"}
 
 
 def _read_file(name: str, path: Path) -> Iterator[SourceRow | Fault]:

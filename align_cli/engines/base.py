@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from align_cli.recipe.sections.generate import GenerateSection
 
 
 class SamplingSettings(NamedTuple):
@@ -24,6 +27,11 @@ class SamplingSettings(NamedTuple):
     def of_policy(self) -> SamplingSettings:
         """Those that sample the policy itself, at the same length."""
         return self._replace(temperature=1.0, top_k=0, top_p=1.0)
+
+
+def sampling_settings(section: GenerateSection) -> SamplingSettings:
+    """The recipe's settings as engines take them."""
+    return SamplingSettings(section.temperature, section.top_k, section.top_p, section.max_new_tokens)
 
 
 class Request(NamedTuple):

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
 from align_cli.errors import AlignError, OutOfMemoryError, first_line
+from align_cli.models.devices import in_float64
 from align_cli.models.memory import out_of_memory_as_memory_error
 
 if TYPE_CHECKING:
@@ -117,7 +118,38 @@ class TransformersEngine:
         return [sample for part in parts for sample in self._generate(policy, part, settings)]
 
 
-def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:
+def stream(policy: Policy, request: Request, settings: SamplingSettings, heard: Callable[[list[int]], None]) -> Sample:
+    """One response, of which every token is told when it is sampled.
+
+    Args:
+        policy: what is sampled.
+        request: what is asked for.
+        settings: how.
+        heard: called with all tokens so far; what it raises ends the sampling.
+    """
+    (sample,) = _generate_batch(policy, [request], settings, _Listener(heard))
+    return sample
+
+
+class _Listener:
+    """What `generate` calls a streamer: it is handed the prompt, then each token."""
+
+    def __init__(self, heard: Callable[[list[int]], None]) -> None:
+        self._heard, self._ids, self._is_prompt = heard, list[int](), True
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self._is_prompt:
+            self._ids += value.flatten().tolist()
+            self._heard(self._ids)
+        self._is_prompt = False
+
+    def end(self) -> None:
+        """There is nothing that was held back."""
+
+
+def _generate_batch(
+    policy: Policy, requests: list[Request], settings: SamplingSettings, streamer: _Listener | None = None
+) -> list[Sample]:
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -131,7 +163,7 @@ def _generate_batch(policy: Policy, requests: list[Request], settings: SamplingS
     )
     with torch.no_grad(), _bare_generation(policy.model, config):
         sequences_BT = policy.model.generate(
-            **prompts, logits_processor=LogitsProcessorList([*_warpers(settings), sampler])
+            **prompts, logits_processor=LogitsProcessorList([*_warpers(settings), sampler]), streamer=streamer
         )
     if not all(torch.isfinite(logp_B).all() for logp_B in sampler.logps):
         raise AlignError(
@@ -179,7 +211,7 @@ def _greedy_logps(policy: Policy, prompts: list[list[int]]) -> torch.Tensor:
     )
     with torch.no_grad(), _bare_generation(policy.model, config):
         steps = policy.model.generate(**_padded(policy, prompts)).logits
-    return torch.stack([logits_BV[0].double().log_softmax(-1) for logits_BV in steps])
+    return torch.stack([in_float64(logits_BV[0]).log_softmax(-1) for logits_BV in steps])
 
 
 def _padded(policy: Policy, prompts: list[list[int]]) -> BatchEncoding:
@@ -226,11 +258,11 @@ def _seeded_sampler(seeds: list[int], max_new_tokens: int):
             self.logps: list[torch.Tensor] = []
 
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            logps_BV = scores.double().log_softmax(-1)
-            uniforms_B1 = self.uniforms_BN[:, len(self.logps), None].to(scores.device)
+            logps_BV = in_float64(scores).log_softmax(-1)
+            uniforms_B1 = self.uniforms_BN[:, len(self.logps), None].to(logps_BV.device)
             tokens_B1 = invert_cdf(logps_BV.exp(), uniforms_B1)
             self.logps.append(logps_BV.gather(-1, tokens_B1).squeeze(-1).cpu())
-            return torch.full_like(scores, -torch.inf).scatter(-1, tokens_B1, 0.0)
+            return torch.full_like(scores, -torch.inf).scatter(-1, tokens_B1.to(scores.device), 0.0)
 
     return SeededSampler()
 

@@ -6,10 +6,11 @@ Any other policy is a view of the same base that turns the switch to its own, fr
 
 from __future__ import annotations
 
+import copy
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from align_cli.errors import AlignError
-from align_cli.models.load import Policy, load_policy, load_tokenizer, weights_version
-from align_cli.models.refused import check_adapter, check_folder, differing_tokens, faults_of_a_model
+from align_cli.models.load import Policy, load_as, load_tokenizer, shape_of, weights_version
+from align_cli.models.refused import check_adapter, differing_tokens, faults_of_a_model
 from align_cli.recipe.sections.lora import ADAPTER_CONFIG
 from align_cli.seeds import derive_seed
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from align_cli.recipe.sections.policy import PolicySection
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ALL_LINEAR = "all-linear"
+MAGNITUDE, PORTABLE_MAGNITUDE = ".lora_magnitude_vector", ".lora_magnitude_vector.weight"
+"""How a tensor of DoRA's is called at its end: by peft, and by whoever else reads adapters, which peft does too."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 TRAINED = "policy"
 """peft's name of the adapter that is trained."""
@@ -62,7 +66,11 @@ class AdapterPolicy(Policy):
 
         tensors = {name: tensor.contiguous() for name, tensor in self.adapted.tensors(self.adapter).items()}
         save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-        self.adapted.peft.peft_config[self.adapter].save_pretrained(str(folder))
+        config = copy.copy(self.adapted.peft.peft_config[self.adapter])
+        for name, value in list(vars(config).items()):
+            if isinstance(value, set):  # which is written in any order
+                setattr(config, name, sorted(value))
+        config.save_pretrained(str(folder))
 
 
 class AdapterView(torch.nn.Module):
@@ -81,8 +89,12 @@ class AdapterView(torch.nn.Module):
         self._adapter = adapter
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._adapted.switched_to(self._adapter):
+        with self.at_work():
             return super().__call__(*args, **kwargs)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """While it lasts, this adapter is at work in the base."""
+        return self._adapted.switched_to(self._adapter)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base's forward pass, with the adapter that is at work."""
@@ -90,7 +102,7 @@ class AdapterView(torch.nn.Module):
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' `generate` with this adapter."""
-        with self._adapted.switched_to(self._adapter):
+        with self.at_work():
             return self._adapted.base.model.generate(*args, **kwargs)
 
     @property
@@ -123,13 +135,8 @@ class AdaptedModel:
 
     def __init__(self, settings: PolicySection, seed: int) -> None:
         assert settings.lora is not None
-        self.base = load_policy(
-            settings.model_name_or_path or "",
-            dtype=settings.dtype,
-            revision=settings.revision,
-            trust_remote_code=settings.trust_remote_code,
-        )
         self._base_name = settings.model_name_or_path or ""
+        self.base = load_as(settings, self._base_name, settings.revision)
         self._start = Path(settings.lora.adapter) if settings.lora.adapter else None
         if self._start:
             check_adapters_vocabulary(self._start, self.base.tokenizer, settings)
@@ -148,7 +155,8 @@ class AdaptedModel:
         """Another policy beside it."""
         name = next(self._names)
         config = self.peft.peft_config[TRAINED]
-        self.peft.add_adapter(name, config)
+        with _without_advice():
+            self.peft.add_adapter(name, config)
         self.peft.set_adapter(TRAINED)
         view: Any = AdapterView(self, name)
         weakref.finalize(view, self.peft.delete_adapter, name).atexit = False
@@ -210,22 +218,14 @@ def check_adapter_fits(settings: PolicySection, tokenizer: PreTrainedTokenizerBa
     Raises:
         AlignError: if not.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     assert settings.lora is not None
-    place = settings.model_name_or_path or ""
-    shared = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    check_folder(place)
-    with torch.device("meta"), faults_of_a_model(place):
-        shape = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(place, **shared), trust_remote_code=settings.trust_remote_code
-        )
+    shape = shape_of(settings)
     with torch.device("meta"):
         peft = _with_adapter(shape, settings)
     if settings.lora.adapter:
         folder = Path(settings.lora.adapter)
         check_adapters_vocabulary(folder, tokenizer, settings)
-        check_adapter(_tensors(peft, TRAINED), read_adapter_tensors(folder), str(folder), place)
+        check_adapter(_tensors(peft, TRAINED), read_adapter_tensors(folder), str(folder), settings.model_name_or_path or "")
 
 
 def _with_adapter(model: Any, settings: PolicySection) -> PeftModel:
@@ -234,16 +234,48 @@ def _with_adapter(model: Any, settings: PolicySection) -> PeftModel:
 
     assert settings.lora is not None
     start = settings.lora.adapter
-    with faults_of_a_model(start or settings.model_name_or_path or ""), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by the older of two names
+    with faults_of_a_model(start or settings.model_name_or_path or ""), _without_advice():
         config = read_lora_config(Path(start)) if start else lora_config(settings.lora)
+        if config.target_modules == ALL_LINEAR and (experts := _fused_experts(model)):
+            _check_fused(settings.lora, experts)
+            config.target_parameters = experts
         config.base_model_name_or_path = settings.model_name_or_path
         config.revision = settings.revision
         config.inference_mode = False
-        peft = get_peft_model(model, config, adapter_name=TRAINED)
-    if not isinstance(config.target_modules, str):
-        config.target_modules = sorted(config.target_modules or ())  # a set, which is written in any order
-    return peft
+        return get_peft_model(model, config, adapter_name=TRAINED)
+
+
+def _fused_experts(model: torch.nn.Module) -> list[str]:
+    """The names of a mixture's experts where all of a layer's are one tensor, and no layers: peft finds few of them."""
+    return sorted(
+        {
+            name
+            for place, module in model.named_modules()
+            for name, parameter in module.named_parameters(recurse=False)
+            if place.endswith("experts") and parameter.dim() == 3
+        }
+    )
+
+
+def _check_fused(section: LoraSection, experts: list[str]) -> None:
+    for key in ("dropout", "use_dora"):
+        if getattr(section, key):
+            raise AlignError(
+                f"policy.lora.{key} on a mixture whose experts are one tensor a layer ({', '.join(experts)}), which "
+                "peft does not do",
+                where=f"policy.lora.{key}",
+                hint="leave it out, or name layers in policy.lora.target_modules, as [q_proj, k_proj, v_proj, o_proj]",
+            )
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without what peft says of settings that it has chosen itself, or put right."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it asks transformers by the older of two names
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)  # for GPT-2's layers
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)  # they match
+        yield
 
 
 def _tensors(peft: PeftModel, adapter: str) -> dict[str, torch.Tensor]:
@@ -293,7 +325,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
 
 
 def read_adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """An adapter's file; nothing pickled is read.
+    """An adapter's file, by peft's names; nothing pickled is read.
 
     Raises:
         AlignError: if it is missing or cannot be read.
@@ -307,4 +339,8 @@ def read_adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:
                 where=str(folder),
                 hint="a pickled adapter_model.bin can run code: where you trust it, load it with peft and save it anew",
             )
-        return load_file(folder / ADAPTER_WEIGHTS)
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    return {
+        name.removesuffix(".weight") if name.endswith(PORTABLE_MAGNITUDE) else name: tensor
+        for name, tensor in tensors.items()
+    }

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.checksums import checksum
-from align_cli.errors import AlignError
+from align_cli.errors import AlignError, first_line
+from align_cli.models.devices import find_device
+from align_cli.models.quantized import quantization_config, settle_quantised
 from align_cli.models.refused import (
     WEIGHTS_PATTERN,
     check_folder,
@@ -19,12 +21,15 @@ from align_cli.models.refused import (
     check_vocabulary,
     check_whole,
     faults_of_a_model,
-    quantization_of,
 )
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from align_cli.recipe.sections.policy import PolicySection
+    from align_cli.recipe.sections.quantization import QuantizationSection
+
+ATTENTION = "policy.attn_implementation"
 GENERATION_CONFIG = "generation_config.json"
 
 
@@ -70,14 +75,12 @@ class UnloadedPolicy(NamedTuple):
         eos_token_ids: the ids that end a response.
         context_length: the most tokens of prompt and response together; None where the architecture has no bound.
         num_embeddings: rows of its embeddings, by its config; None where that does not say.
-        quantization: how its weights are quantised; None where they are not.
     """
 
     tokenizer: PreTrainedTokenizerBase
     eos_token_ids: list[int]
     context_length: int | None
     num_embeddings: int | None = None
-    quantization: str | None = None
 
 
 def load_without_weights(
@@ -103,7 +106,7 @@ def load_without_weights(
     if num_embeddings is not None:
         check_vocabulary(tokenizer, num_embeddings, place)
     stops = eos_token_ids(tokenizer, generation)
-    return UnloadedPolicy(tokenizer, stops, context_length(config), num_embeddings, quantization_of(config))
+    return UnloadedPolicy(tokenizer, stops, context_length(config), num_embeddings)
 
 
 def eos_token_ids(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig | None) -> list[int]:
@@ -123,12 +126,54 @@ def uses_cache(model: PreTrainedModel) -> bool:
     return bool(getattr(model.config.get_text_config(), "use_cache", False))
 
 
+def shape_of(settings: PolicySection) -> PreTrainedModel:
+    """The model that `policy` names, without its weights: its layers, on torch's device `meta`.
+
+    Raises:
+        AlignError: if there is no such model, or if its attention cannot be computed as `policy` says.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    place = settings.model_name_or_path or ""
+    check_folder(place)
+    code = {"trust_remote_code": settings.trust_remote_code}
+    with torch.device("meta"), faults_of_a_model(place):
+        config = AutoConfig.from_pretrained(place, revision=settings.revision, **code)
+        if settings.attn_implementation is None:
+            return AutoModelForCausalLM.from_config(config, **code)
+        try:
+            return AutoModelForCausalLM.from_config(config, attn_implementation=settings.attn_implementation, **code)
+        except (ImportError, ValueError) as error:
+            raise AlignError(
+                f"{ATTENTION} is {settings.attn_implementation}; this model cannot have it here: {first_line(error)}",
+                where=ATTENTION,
+                hint="install what it asks for, or leave it out: transformers then takes what the model has",
+            ) from error
+
+
+def load_as(settings: PolicySection, name_or_path: str | Path, revision: str | None = None) -> Policy:
+    """`load_policy`, with types, device and the rest as `policy` of a recipe has them."""
+    return load_policy(
+        name_or_path,
+        dtype=settings.dtype,
+        revision=revision,
+        trust_remote_code=settings.trust_remote_code,
+        device=settings.device,
+        attn_implementation=settings.attn_implementation,
+        quantization=settings.quantization,
+    )
+
+
 def load_policy(
     name_or_path: str | Path,
     *,
     dtype: str = "float32",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device: str = "auto",
+    attn_implementation: str | None = None,
+    quantization: QuantizationSection | None = None,
 ) -> Policy:
     """Load a model and its tokenizer from a folder or the Hub; weights from safetensors only.
 
@@ -137,6 +182,9 @@ def load_policy(
         dtype: name of the torch type of the weights.
         revision: branch, tag or commit of a Hub model.
         trust_remote_code: whether to run code that ships with the model.
+        device: as `find_device` takes it.
+        attn_implementation: how attention is computed, by transformers' name; None is transformers' choice.
+        quantization: fewer bits for its layers' weights; None leaves them.
 
     Raises:
         AlignError: if there is no such model, if it cannot be read, if its weights are not those that its config asks
@@ -149,6 +197,10 @@ def load_policy(
     place = str(name_or_path)
     check_folder(place)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
+    asked: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    if quantization is not None:
+        config = quantization_config(quantization, getattr(torch, dtype))
+        asked |= {"quantization_config": config, "device_map": {"": str(find_device(device))}}
     with faults_of_a_model(place):
         check_no_adapter(place, revision)
         tokenizer = load_tokenizer(place, shared)
@@ -158,6 +210,7 @@ def load_policy(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are among the info, with their names
+            **asked,
             **shared,
         )
         _generation_config(place, model.config, revision)  # transformers passes over a broken one
@@ -166,7 +219,14 @@ def load_policy(
     # It is saved with the tokenizer: a checkpoint must not depend on whether its policy was begun from the Hub or read
     # from another checkpoint.
     tokenizer.init_kwargs["is_local"] = True
-    model.to(best_device())
+    text_config = model.config.get_text_config()
+    if getattr(text_config, "output_router_logits", False):
+        # For a loss of a mixture's router, which is none of ours, and is computed where it cannot be: in sampling.
+        text_config.output_router_logits = False
+    if getattr(model, "is_quantized", False):  # by us or by whoever saved it: transformers has placed it
+        settle_quantised(model)
+    else:
+        model.to(find_device(device))
     model.eval()
     return Policy(model, tokenizer, _version(place, revision))
 
@@ -211,13 +271,6 @@ def load_tokenizer(place: str, shared: Mapping[str, Any]) -> PreTrainedTokenizer
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def best_device() -> str:
-    """The device that models run on: the first CUDA device, else the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def weights_version(folder: Path) -> str:

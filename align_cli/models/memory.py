@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from align_cli.errors import AlignError, OutOfMemoryError
 
@@ -75,27 +76,62 @@ def telling_out_of_memory(where: str, hint: str) -> Iterator[None]:
         raise OutOfMemoryError(f"out of memory: {error}", where=where, hint=hint) from None
 
 
-def peak_memory() -> dict[str, int]:
-    """The most that this process has had in memory, and that a GPU has had since the last call, where that is known.
+class PeakMemory:
+    """The most memory that this process has in a stretch of work, from when this is made.
 
-    Returns:
-        `peak_memory_bytes` and `peak_gpu_memory_bytes`.
+    Linux lets a process set its own mark back. Where nothing does, the mark is the most since the process began: it is
+    the stretch's own only if that took more than all before, and is left out if it did not.
     """
-    found = {}
+
+    def __init__(self) -> None:
+        self._before = None if _mark_set_back() else _peak_resident_bytes()
+        _take_peak_device_bytes()
+
+    def figures(self) -> dict[str, int]:
+        """`peak_memory_bytes` and `peak_gpu_memory_bytes`, those that are known."""
+        resident = _peak_resident_bytes()
+        if resident is not None and self._before is not None and resident <= self._before:
+            resident = None
+        found = {"peak_memory_bytes": resident, "peak_gpu_memory_bytes": _take_peak_device_bytes()}
+        return {name: peak for name, peak in found.items() if peak is not None}
+
+
+def _mark_set_back() -> bool:
+    """Whether the process's mark of its most resident memory stands at what is resident now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # see proc_pid_clear_refs(5)
+    except OSError:
+        return False
+    return True
+
+
+def _peak_resident_bytes() -> int | None:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     with suppress(ImportError):  # Windows has no such module
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found["peak_memory_bytes"] = peak if sys.platform == "darwin" else peak * 1024
+        return peak if sys.platform == "darwin" else peak * 1024
+    return None
+
+
+def _take_peak_device_bytes() -> int | None:
+    """The most that tensors took on the accelerator since the last call, where there is one that counts."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-    return found
+    if torch is None or not torch.accelerator.is_available():
+        return None
+    with suppress(RuntimeError):  # not every kind counts
+        peak: int = torch.accelerator.max_memory_allocated()
+        torch.accelerator.reset_peak_memory_stats()
+        return peak
+    return None
 
 
 def _empty_caches() -> None:
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and torch.accelerator.is_available():
         gc.collect()
-        torch.cuda.empty_cache()
+        torch.accelerator.empty_cache()

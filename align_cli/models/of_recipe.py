@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from align_cli.models.load import Policy, UnloadedPolicy, load_policy, load_without_weights
+from align_cli.models.load import Policy, UnloadedPolicy, load_as, load_without_weights, shape_of
+from align_cli.models.quantized import check_quantization
 from align_cli.recipe import Recipe
 
 
@@ -26,25 +27,26 @@ def load_recipe_policy(recipe: Recipe, checkpoint: Path | None = None, beside: P
         if isinstance(beside, AdapterPolicy):
             return beside.adapted.frozen(checkpoint)
         return AdaptedModel(settings, recipe.seed).policy(checkpoint)
-    return load_policy(
-        checkpoint or settings.model_name_or_path or "",
-        dtype=settings.dtype,
-        revision=None if checkpoint else settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    return load_as(settings, checkpoint or settings.model_name_or_path or "", None if checkpoint else settings.revision)
 
 
 def load_recipe_tokenizer(recipe: Recipe, checkpoint: Path | None = None) -> UnloadedPolicy:
     """The tokenizer and the figures of the model that `load_recipe_policy` would load.
 
     Raises:
-        AlignError: if there is no such model, or if its tokenizer or its configuration cannot be read.
+        AlignError: if there is no such model, if its tokenizer or its configuration cannot be read, or if its attention
+            or its bits cannot be had as the recipe says.
     """
     settings = recipe.policy
     if settings.lora is not None:
         checkpoint = None  # whose tokenizer is its base's
-    return load_without_weights(
+    unloaded = load_without_weights(
         checkpoint or settings.model_name_or_path or "",
         revision=None if checkpoint else settings.revision,
         trust_remote_code=settings.trust_remote_code,
     )
+    if checkpoint is None:
+        check_quantization(settings)
+    if settings.attn_implementation is not None:
+        shape_of(settings)
+    return unloaded

@@ -16,7 +16,7 @@ from align_cli.recipe.sections.lora import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from align_cli.models.load import UnloadedPolicy
 
@@ -155,25 +155,6 @@ def differing_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokeni
     first, more = differing[0], f", and {len(differing) - 1} more" if len(differing) > 1 else ""
     here, there = (str(vocabulary.get(first, "none")) for vocabulary in (ours, theirs))
     return f"{first!r} has id {here} here and {there} there{more}"
-
-
-def quantization_of(config: PreTrainedConfig) -> str | None:
-    """How a model's weights are quantised, by transformers' name; None where they are not, or are so on disk alone."""
-    found = getattr(config, "quantization_config", None)
-    if not found:
-        return None
-    settings = found if isinstance(found, dict) else found.to_dict()
-    return None if settings.get("dequantize") else str(settings.get("quant_method") or "quantization_config")
-
-
-def check_trained_whole(quantization: str | None, place: str) -> None:
-    """Refuse to train all weights of a quantised model: they are whole numbers, or packed, and have no gradient."""
-    if quantization is not None:
-        raise AlignError(
-            f"the weights of this model are quantised ({quantization}), and cannot be trained themselves",
-            where=place,
-            hint="train adapters on them: set policy.lora; or take the model that it was quantised from",
-        )
 
 
 def check_folder(place: str) -> None:

@@ -1,9 +1,10 @@
-"""Logits of a model at the positions of given responses.
+"""What models say of given responses: log-probabilities, and the exact KL between two models along them.
 
-One way to run a model over responses, used by training (with gradient) and by evaluation (without).
+One way to run a model over responses, used by training (with gradient) and by evaluation and labels (without). How no
+batch's logits are made for it is `head`'s.
 
-Shapes: B sequences, T tokens of prompt and response, C of them from the first response position of any sequence on,
-V vocabulary.
+Shapes: B sequences, T tokens of prompt and response, C = T − 1 of them that a model can be asked for, N tokens of the
+batch's responses in the order of its rows, H width.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from align_cli.artifacts.records import Preference
+    from align_cli.models.head import Tokens
     from align_cli.models.load import Policy
 
 
@@ -37,18 +39,32 @@ class TokenBatch(NamedTuple):
         return TokenBatch(*(tensor.to(device) for tensor in self))
 
 
-class ResponseLogits(NamedTuple):
-    """What a model predicts at response positions.
+class ResponseScores(NamedTuple):
+    """What a model says of responses, with gradient where it is enabled.
 
     Args:
-        logits_BCV: scores for the next token, with gradient where it is enabled.
-        targets_BC: the token that stands there.
-        mask_BC: 1 where that token belongs to the response.
+        logps_BC: log-probability of each token of a response, 0 elsewhere.
+        kl_BC: exact KL to the anchor there, in nats; 0 elsewhere, and for sequences that it is not wanted of.
+        mask_BC: 1 on the response.
     """
 
-    logits_BCV: torch.Tensor
-    targets_BC: torch.Tensor
+    logps_BC: torch.Tensor
+    kl_BC: torch.Tensor
     mask_BC: torch.Tensor
+
+
+class ReferenceScores(NamedTuple):
+    """What a frozen model says of responses, kept for another to be measured against.
+
+    Args:
+        model: the frozen model.
+        logps_B: log π_ref of each response.
+        states_NH: what the model's head was given at each of their tokens.
+    """
+
+    model: PreTrainedModel | torch.nn.Module
+    logps_B: torch.Tensor
+    states_NH: torch.Tensor
 
 
 def pad_batch(prompts: Sequence[list[int]], responses: Sequence[list[int]], pad_token_id: int) -> TokenBatch:
@@ -75,10 +91,59 @@ def pad_batch(prompts: Sequence[list[int]], responses: Sequence[list[int]], pad_
 
 def response_logps(model: PreTrainedModel | torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
     """log π(y|x) of every response of a batch: (B,), with gradient where it is enabled."""
-    from align_cli.methods.logprobs import sequence_logps, token_logps
+    return score_responses(model, batch).logps_BC.sum(-1)
 
-    predicted = response_logits(model, batch)
-    return sequence_logps(token_logps(predicted.logits_BCV, predicted.targets_BC), predicted.mask_BC)
+
+def reference_scores(model: PreTrainedModel | torch.nn.Module, batch: TokenBatch) -> ReferenceScores:
+    """One forward pass of a frozen model, without gradient."""
+    import torch
+
+    from align_cli.models.head import score_tokens
+
+    tokens = _response_tokens(batch)
+    with torch.no_grad():
+        found = score_tokens(model, tokens)
+    return ReferenceScores(model, _spread(found.logps_N, tokens).sum(-1), found.states_NH)
+
+
+def score_responses(
+    model: PreTrainedModel | torch.nn.Module,
+    batch: TokenBatch,
+    reference: ReferenceScores | None = None,
+    kl_of_B: torch.Tensor | None = None,
+) -> ResponseScores:
+    """One forward pass.
+
+    Args:
+        model: a causal language model of transformers.
+        batch: tokens on the model's device.
+        reference: of this batch, where the KL to it is wanted.
+        kl_of_B: the sequences that it is wanted of; None for all.
+    """
+    from align_cli.models.head import Anchor, score_tokens
+
+    tokens, anchor = _response_tokens(batch), None
+    if reference is not None:
+        wanted_BT = tokens.predicts_BT if kl_of_B is None else tokens.predicts_BT & kl_of_B[:, None]
+        anchor = Anchor(reference.model, reference.states_NH, wanted_BT[tokens.predicts_BT])
+    found = score_tokens(model, tokens, anchor)
+    return ResponseScores(_spread(found.logps_N, tokens), _spread(found.kl_N, tokens), batch.completion_mask_BT[:, 1:])
+
+
+def _spread(values_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """(B, C) each token's value at its place, 0 elsewhere."""
+    predicts_BC = tokens.predicts_BT[:, :-1]
+    return values_N.new_zeros(predicts_BC.shape).masked_scatter(predicts_BC, values_N)
+
+
+def _response_tokens(batch: TokenBatch) -> Tokens:
+    from align_cli.models.head import Tokens
+
+    predicts_BT = batch.completion_mask_BT.roll(-1, dims=1).bool()
+    predicts_BT[:, -1] = False
+    targets_N = batch.input_ids_BT[:, 1:][predicts_BT[:, :-1]]
+    inputs = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
+    return Tokens(inputs, predicts_BT, targets_N)
 
 
 def implicit_reward_margins(policy: Policy, reference: Policy, pairs: Sequence[Preference], beta: float) -> list[float]:
@@ -102,24 +167,3 @@ def implicit_reward_margins(policy: Policy, reference: Policy, pairs: Sequence[P
         chosen_B, rejected_B = ratios_2B.chunk(2)
     margins: list[float] = (beta * (chosen_B - rejected_B)).tolist()
     return margins
-
-
-def response_logits(model: PreTrainedModel | torch.nn.Module, batch: TokenBatch) -> ResponseLogits:
-    """One forward pass; the LM head runs only from the first response position of the batch on.
-
-    Args:
-        model: a causal language model whose forward takes `logits_to_keep`, as those of transformers do.
-        batch: tokens on the model's device.
-    """
-    num_tokens = batch.input_ids_BT.shape[1]
-    first_response = int(batch.completion_mask_BT.argmax(dim=1).min()) if num_tokens else 0
-    kept = num_tokens - max(first_response - 1, 0)
-    outputs = model(
-        input_ids=batch.input_ids_BT,
-        attention_mask=batch.attention_mask_BT,
-        use_cache=False,
-        logits_to_keep=kept,
-    )
-    return ResponseLogits(
-        outputs.logits[:, :-1], batch.input_ids_BT[:, -kept + 1 :], batch.completion_mask_BT[:, -kept + 1 :]
-    )

@@ -6,7 +6,7 @@ Loads nothing heavy: no torch, transformers or trl.
 from align_cli.recipe.keys import KeyDoc, describe_keys
 from align_cli.recipe.load import load_data_section, load_recipe
 from align_cli.recipe.recipe import Recipe
-from align_cli.recipe.resolve import Difference, differences, dump, resolved
+from align_cli.recipe.resolve import Difference, differences, dump, resolved, to_yaml
 from align_cli.recipe.rules import code_that_runs, warnings_for
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "load_data_section",
     "load_recipe",
     "resolved",
+    "to_yaml",
     "warnings_for",
 ]

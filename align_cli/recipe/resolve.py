@@ -49,9 +49,12 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML, which `load_recipe` reads back to the same recipe."""
-    text: str = yaml.dump(
-        resolved(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
-    )
+    return to_yaml(resolved(recipe))
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """A resolved recipe that is plain data as YAML."""
+    text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
     return text
 
 

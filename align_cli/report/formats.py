@@ -19,6 +19,9 @@ align data pairs.jsonl --eval held_out.jsonl               # are evaluation prom
 align data safe.jsonl data.criterion=safer -o pairs.jsonl  # write TRL's format
 ```
 
+A split and a part of the rows stand in brackets behind the name, here and in every recipe: `org/name[test_prefs]`,
+`pairs.jsonl[:600]` and `pairs.jsonl[600:]` for the rest, `org/name[train][:10%]`.
+
 It takes every key of `data` as `align train` does, and `--for pairs`, `demonstrations` or `prompts` where a source
 gives several. `--json` has all figures; no weights are loaded.
 

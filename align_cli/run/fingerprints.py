@@ -22,6 +22,7 @@ from align_cli.run.plan import Step
 from align_cli.stages.rows_of_recipe import local_files
 
 UNRECORDED_KEYS = (
+    "policy.device",
     "generate.batch_size",
     "train.dataloader_num_workers",
     "train.report_to",
@@ -33,7 +34,7 @@ UNRECORDED_KEYS = (
     "train.trackio_static_space_id",
 )
 """Keys that may change under a run, like a labeler's `batch_size`: they decide how fast, or who is told, not what.
-Another batch size moves a log-probability's last digits and no token."""
+Another batch size moves a log-probability's last digits and no token; another kind of device may move more."""
 
 LARGE_FILE_BYTES = 1 << 26
 """Files of a model above this size are known by their ends and their length: reading 16 GB to say "nothing to do" is no
@@ -64,11 +65,12 @@ class Fingerprints:
         return {
             "schema_version": SCHEMA_VERSION,
             "recipe": _part(self._tree, keys),
-            "files": self._files(keys),
+            "files": self.files(keys),
             "upstream": self._upstream(step),
         }
 
-    def _files(self, keys: Collection[str]) -> dict[str, str]:
+    def files(self, keys: Collection[str]) -> dict[str, str]:
+        """The checksums of the local files that keys below these name, and of the policy's folder, by key."""
         local = local_files(self._recipe)
         files = {key: _input_checksum(path) for key, path in local.items() if lies_below(key, keys)}
         model = Path(self._recipe.policy.model_name_or_path or ".")

@@ -18,6 +18,7 @@ from align_cli.engines import build_engine
 from align_cli.engines.base import Engine
 from align_cli.errors import RunError
 from align_cli.labelers import Scorer, build_scorer
+from align_cli.models.devices import find_device
 from align_cli.models.load import Policy
 from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.recipe import Recipe
@@ -82,6 +83,7 @@ class Loaded:
 
     Raises:
         RunError: if this is one of several processes.
+        AlignError: if there is no device like `policy.device`.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Loaded:
                 where="WORLD_SIZE",
                 hint="start it without torchrun or accelerate launch; several processes are not served yet",
             )
+        if recipe.policy.device not in ("auto", "cpu"):
+            find_device(recipe.policy.device)
         self.recipe = recipe
         self.inputs = Inputs(recipe, reader)
         self.note = note
@@ -185,9 +189,7 @@ class Loaded:
             # transformers collects garbage at each `train()`: a quarter of a second, were it to look at libraries too.
             gc.collect()
             gc.freeze()
-        wanted = self._micro_batch(round_number)
-        if self._trainer.args.per_device_train_batch_size != wanted:
-            self._trainer.cut_into(wanted)
+        self._trainer.pairs_per_pass = self._micro_batch(round_number)
         return self._trainer
 
     def _trainer_folder(self) -> Path:

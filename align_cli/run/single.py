@@ -18,7 +18,7 @@ from align_cli.models.of_recipe import load_recipe_policy, load_recipe_tokenizer
 from align_cli.models.refused import check_same_vocabulary
 from align_cli.recipe import Recipe, dump
 from align_cli.run.folder import RunFolder
-from align_cli.run.folder.layout import ROUNDS
+from align_cli.run.folder.layout import ROUNDS, run_around
 from align_cli.run.fork import interrupted_fork
 from align_cli.run.loaded import Loaded
 from align_cli.run.opening import Reporter
@@ -108,8 +108,7 @@ def train_once(
     """
     if output.exists() and not (output / STATE_NAME).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise RunError("the output is there and is no checkpoint", where=str(output), hint="choose a new folder")
-    run = next((parent for parent in output.resolve().parents if (parent / "run.json").is_file()), None)
-    if run is not None:
+    if (run := run_around(output)) is not None:
         raise RunError(f"the output lies in the run {run}", where=str(output), hint="choose a folder outside of runs")
     once = _Once(recipe, "train", policy_path, reporter)
     round_number = once.state.round + 1

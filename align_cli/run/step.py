@@ -17,7 +17,7 @@ from align_cli.artifacts.files import write_text
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Evaluation, Record
 from align_cli.artifacts.store import read_records, write_json
-from align_cli.models.memory import peak_memory, telling_out_of_memory
+from align_cli.models.memory import PeakMemory, telling_out_of_memory
 from align_cli.recipe import Recipe
 from align_cli.run.at_work import ToldProgress
 from align_cli.run.fingerprints import Fingerprints
@@ -115,7 +115,7 @@ class StepRunner:
         inputs = self._fingerprints.of(step)
         work, artifacts = folder.work(step, inputs), StepArtifacts(folder, self.recipe, step.round)
         folder.ledger.log("start", round=step.round, stage=step.stage)
-        begin, told = monotonic(), ToldProgress(step, progress, folder.lock.tell)
+        begin, peak, told = monotonic(), PeakMemory(), ToldProgress(step, progress, folder.lock.tell)
         self._progress = told
         context = Context(self.recipe, step.round, artifacts, self.loaded, work, told, self.loaded.note)
         with told, self._as_settled(step.round), telling_out_of_memory(str(step), stage.memory_remedy):
@@ -127,7 +127,7 @@ class StepRunner:
         folder.manifests.finish(step, inputs, names, done, [finding.to_dict() for finding in found])
         let_go(self.results, folder, step)
         work.remove()
-        spent = {"seconds": round(monotonic() - begin, 3), **peak_memory()}
+        spent = {"seconds": round(monotonic() - begin, 3), **peak.figures()}
         too_long = stage.too_long(self.recipe, self.loaded.inputs)
         figures = {**done.figures, "too_long": too_long} if too_long else done.figures
         folder.ledger.log("finish", round=step.round, stage=step.stage, **spent, figures=figures)

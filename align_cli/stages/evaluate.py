@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
-from align_cli.engines.base import SamplingSettings
+from align_cli.engines.base import SamplingSettings, sampling_settings
 from align_cli.errors import all_at_once
 from align_cli.labelers import Scorer
 from align_cli.metrics.estimates import estimate
@@ -32,7 +32,7 @@ from align_cli.stages.base import (
     Work,
     policy_artifact,
 )
-from align_cli.stages.generate import PromptDraw, generate_completions, sampling_settings
+from align_cli.stages.generate import PromptDraw, generate_completions
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.readable import RowsToRead
 from align_cli.stages.rows_of_recipe import Rows
@@ -261,8 +261,7 @@ def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completio
     """KL(π ‖ π_ref) along each response: exact over the vocabulary at every token, summed over the response."""
     import torch
 
-    from align_cli.methods.logprobs import token_kl
-    from align_cli.models.scoring import pad_batch, response_logits
+    from align_cli.models.scoring import pad_batch, reference_scores, score_responses
 
     tokens = pad_batch(
         [sample.prompt_ids for sample in samples],
@@ -270,9 +269,8 @@ def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completio
         policy.tokenizer.pad_token_id,
     ).to(policy.model.device)
     with torch.no_grad():
-        ours = response_logits(policy.model, tokens)
-        theirs = response_logits(reference.model, tokens)
-        kls: list[float] = (token_kl(ours.logits_BCV, theirs.logits_BCV) * ours.mask_BC).sum(-1).tolist()
+        scores = score_responses(policy.model, tokens, reference_scores(reference.model, tokens))
+    kls: list[float] = scores.kl_BC.sum(-1).tolist()
     return kls
 
 

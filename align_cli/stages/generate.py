@@ -8,11 +8,10 @@ from typing import Any
 
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import NO_ARGUMENTS, Completion, Sampler, TemplateArguments, Text
-from align_cli.engines.base import Engine, Request, Sample, SamplingSettings
+from align_cli.engines.base import Engine, Request, Sample, SamplingSettings, sampling_settings
 from align_cli.models.load import Policy
 from align_cli.models.text import decode_completion, prompt_token_ids
 from align_cli.recipe import Recipe
-from align_cli.recipe.sections.generate import GenerateSection
 from align_cli.seeds import derive_seed, seeded_cycle
 from align_cli.stages.base import (
     CHECKPOINT,
@@ -139,11 +138,6 @@ def draw_prompts(
         drawn[index] = lap + 1
         draws.append(PromptDraw.of_row(rows, index, lap))
     return draws
-
-
-def sampling_settings(section: GenerateSection) -> SamplingSettings:
-    """The recipe's sampling settings as engines take them."""
-    return SamplingSettings(section.temperature, section.top_k, section.top_p, section.max_new_tokens)
 
 
 def generate_completions(

@@ -19,6 +19,7 @@ from align_cli.labelers.code_files import code_files
 from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.playground import reviews, world
 from align_cli.recipe import Recipe
+from align_cli.recipe.data_names import DataName
 from align_cli.recipe.sections.worlds import ReviewsSection
 
 if TYPE_CHECKING:
@@ -143,14 +144,17 @@ def _demonstrations(recipe: Recipe, reading: Reading | None, name: str, key: str
 
 def local_files(recipe: Recipe) -> dict[str, Path]:
     """The files and folders that a recipe reads, by key: their contents are a stage's inputs as much as the key is."""
-    named = {
+    sources = {
         "data.prompts": recipe.data.prompts,
         "data.preferences": recipe.data.preferences,
         "data.demonstrations": recipe.data.demonstrations,
         "data.eval_prompts": recipe.data.eval_prompts,
         "data.eval_preferences": recipe.data.eval_preferences,
-        "policy.lora.adapter": recipe.policy.lora.adapter if recipe.policy.lora else None,
         "policy.sft.dataset": recipe.policy.sft.dataset if recipe.policy.sft else None,
+    }
+    named = {
+        **{key: DataName.of(name).place for key, name in sources.items() if name is not None},
+        "policy.lora.adapter": recipe.policy.lora.adapter if recipe.policy.lora else None,
         "reviews.liked": recipe.reviews.liked if recipe.reviews else None,
         "reviews.disliked": recipe.reviews.disliked if recipe.reviews else None,
     }

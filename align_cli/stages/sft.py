@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import OutOfMemoryError, all_at_once
-from align_cli.models.load import Policy, load_policy
+from align_cli.models.load import Policy, load_as
 from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
@@ -57,13 +57,9 @@ class WarmStart(Stage):
         return ()
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
-        from align_cli.training.buildable import check_sft_keys, check_weights
+        from align_cli.training.buildable import check_sft_keys
 
-        all_at_once(
-            lambda: loaded.inputs.sft_rows,
-            partial(check_sft_keys, recipe),
-            partial(check_weights, recipe, lambda: loaded.inputs.policy),
-        )
+        all_at_once(lambda: loaded.inputs.sft_rows, partial(check_sft_keys, recipe))
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         return [RowsToRead("policy.sft.dataset", inputs.sft_rows, lambda: inputs.sft_demonstrations.counts)]
@@ -134,10 +130,10 @@ def _untrained_policy(recipe: Recipe, inputs: Inputs, folder: Path) -> Policy:
     if settings.from_scratch is not None:
         new = settings.from_scratch.model_dump()
         playground_model.make_model_from_scratch(folder, learnt_texts(inputs.sft_rows), seed=seed, **new)
-        return load_policy(folder, dtype=settings.dtype)
+        return load_as(settings, folder)
     if settings.model_name_or_path == PLAYGROUND:
         playground_model.make_policy(folder, seed, recipe.playground.architecture)
-        return load_policy(folder, dtype=settings.dtype)
+        return load_as(settings, folder)
     return load_recipe_policy(recipe)
 
 

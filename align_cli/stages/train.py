@@ -72,12 +72,12 @@ class Train(Stage):
         return [policy_artifact(history, history.base(round_number - 1)), *pairs]
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
-        from align_cli.training.buildable import check_train_keys, check_weights
+        from align_cli.training.buildable import check_adapters, check_train_keys
 
         rows = loaded.inputs.offline_rows.rows if loaded.inputs.uses_offline_pairs else []
         all_at_once(
             partial(check_train_keys, recipe),
-            partial(check_weights, recipe, lambda: loaded.inputs.policy),
+            partial(check_adapters, recipe, lambda: loaded.inputs.policy),
             partial(check_labels, recipe, rows),
         )
 
@@ -214,9 +214,9 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
         except MemoryError as error:
             if is_replay:
                 raise
-            context.note(f"round {number} train: {_halve_micro_batch(trainer, error)}")
+            context.note(f"round {number} train: {_halve_passes(trainer, error)}")
             context.work.drop_checkpoints()  # which were made with the forward passes of before
-            loaded.halved(number, trainer.args.per_device_train_batch_size)
+            loaded.halved(number, trainer.pairs_per_pass)
             if within or trainer.step_records:  # else the policy is as it was
                 loaded.begin_again(number)
                 start = loaded.state = replace(loaded.state, parent=policy.version)
@@ -284,23 +284,23 @@ def _give_up(context: Context, error: DivergedError) -> Done:
     return Done({"diverged": what, "policy_of_round": base}, continues_from=base)
 
 
-def _halve_micro_batch(trainer: PreferenceTrainer, error: MemoryError) -> str:
+def _halve_passes(trainer: PreferenceTrainer, error: MemoryError) -> str:
     """Cut each forward pass of training in half, at the same global batch; says so in words.
 
     Raises:
         OutOfMemoryError: if there is nothing left to cut.
     """
-    if not trainer.halve_micro_batch():
+    if not trainer.halve_passes():
         raise OutOfMemoryError(
             f"out of memory: {error}",
             where="train",
             hint="one pair a forward pass is too much: lower generate.max_new_tokens, set "
             "train.gradient_checkpointing to true, or take a smaller model",
         ) from None
-    args = trainer.args
+    pairs, batch = trainer.pairs_per_pass, trainer.args.per_device_train_batch_size
     return (
-        f"out of memory; the round begins again with {args.per_device_train_batch_size} pairs a forward pass and "
-        f"{args.gradient_accumulation_steps} passes a step, which is the same global batch. Set "
+        f"out of memory; the round begins again with {pairs} pairs a forward pass and "
+        f"{batch // pairs} passes a step, which is the same global batch. Set "
         "train.per_device_train_batch_size and train.gradient_accumulation_steps so next time"
     )
 

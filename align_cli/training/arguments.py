@@ -6,19 +6,25 @@ TrainingArguments key passes through as the recipe has it. Whether it can be had
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.policy import SftSection
 from align_cli.seeds import derive_seed
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainingArguments
     from trl import DPOConfig
 
+Arguments = TypeVar("Arguments", bound="TrainingArguments")
+
+ACCELERATES_DEVICE = "ACCELERATE_TORCH_DEVICE"
+"""The variable that accelerate reads its device from."""
 
 RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -27,15 +33,19 @@ RENAMED = {
 """TrainingArguments keys by the name that every supported transformers knows, and what newer ones call them."""
 
 
-def dpo_config(recipe: Recipe, folder: Path, *, use_cache: bool, passed: Mapping[str, Any] | None = None) -> DPOConfig:
+def dpo_config(
+    recipe: Recipe, folder: Path, *, device: torch.device, use_cache: bool, passed: Mapping[str, Any] | None = None
+) -> DPOConfig:
     """TRL's arguments for this recipe.
 
     Departures from TRL's defaults: float32 and no gradient checkpointing unless the recipe says otherwise (TRL turns
-    both on), no truncation (lengths are checked when pairs are read), NaN losses are shown rather than filtered.
+    both on), no truncation (lengths are checked when pairs are read), no loss of a mixture's router beside the
+    objective, NaN losses are shown rather than filtered.
 
     Args:
         recipe: the whole recipe.
         folder: what the trainer and the trackers of `train.report_to` may write to.
+        device: where the policy is.
         use_cache: the model's own setting, which the trainer would otherwise overwrite and checkpoints would keep.
         passed: the keys that pass through; None takes those of the recipe.
 
@@ -50,8 +60,8 @@ def dpo_config(recipe: Recipe, folder: Path, *, use_cache: bool, passed: Mapping
         "output_dir": str(folder),
         "max_steps": num_steps,
         "learning_rate": train.learning_rate,
-        "per_device_train_batch_size": train.per_device_train_batch_size,
-        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "per_device_train_batch_size": recipe.global_batch_size,  # which the trainer itself cuts into forward passes
+        "gradient_accumulation_steps": 1,
         **_loss(recipe),
         "seed": recipe.seed,
         "save_strategy": "no",
@@ -60,6 +70,7 @@ def dpo_config(recipe: Recipe, folder: Path, *, use_cache: bool, passed: Mapping
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "max_length": None,
+        "router_aux_loss_coef": 0.0,
         "remove_unused_columns": False,
         "use_cache": use_cache,
         "ignore_data_skip": True,
@@ -75,38 +86,59 @@ def dpo_config(recipe: Recipe, folder: Path, *, use_cache: bool, passed: Mapping
     known = {field.name for field in fields(DPOConfig)}
     names = {old: new if new in known else old for old, new in RENAMED.items()}
     names.update({new: names[old] for old, new in RENAMED.items()})
-    return DPOConfig(**{names.get(key, key): value for key, value in {**defaults, **passed, **ours}.items()})
+    keys = {names.get(key, key): value for key, value in {**defaults, **passed, **ours}.items()}
+    return _on_device(device, DPOConfig, keys)
 
 
-def sft_arguments(section: SftSection, folder: Path, *, seed: int, use_cache: bool) -> TrainingArguments:
+def sft_arguments(
+    section: SftSection, folder: Path, *, seed: int, device: torch.device, use_cache: bool
+) -> TrainingArguments:
     """The warm start's arguments: AdamW, a linear warm-up, a cosine decay to zero.
 
     Args:
         section: steps, batch size, learning rate.
         folder: what the trainer may write to; nothing in it is kept.
         seed: the run's seed.
+        device: where the policy is.
         use_cache: the model's own setting.
     """
     from transformers import TrainingArguments
 
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=section.max_steps,
-        per_device_train_batch_size=section.per_device_train_batch_size,
-        learning_rate=section.learning_rate,
-        warmup_steps=section.warmup_steps,
-        weight_decay=section.weight_decay,
-        lr_scheduler_type="cosine",
-        seed=derive_seed(seed, "sft") % 2**32,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cache=use_cache,
-        dataloader_pin_memory=False,
-    )
+    keys = {
+        "output_dir": str(folder),
+        "max_steps": section.max_steps,
+        "per_device_train_batch_size": section.per_device_train_batch_size,
+        "learning_rate": section.learning_rate,
+        "warmup_steps": section.warmup_steps,
+        "weight_decay": section.weight_decay,
+        "lr_scheduler_type": "cosine",
+        "seed": derive_seed(seed, "sft") % 2**32,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "use_cache": use_cache,
+        "dataloader_pin_memory": False,
+    }
+    return _on_device(device, TrainingArguments, keys)
+
+
+def _on_device(device: torch.device, kind: type[Arguments], keys: Mapping[str, Any]) -> Arguments:
+    """Arguments of training on this device: transformers takes the first accelerator, or all of them at once."""
+    import torch
+
+    if device.type == "cpu":
+        return kind(**keys, use_cpu=True)
+    os.environ[ACCELERATES_DEVICE] = str(device)
+    try:
+        arguments = kind(**keys)
+    finally:
+        del os.environ[ACCELERATES_DEVICE]
+    vars(arguments).update(_setup_devices=device, _n_gpu=1)  # where they keep what they have found
+    torch.accelerator.set_device_index(device)
+    return arguments
 
 
 def _loss(recipe: Recipe) -> dict[str, Any]:

@@ -221,15 +221,69 @@ class PairCollator:
         return {name: torch.as_tensor(column) for name, column in columns.items()}
 
 
+def cut_into_passes(
+    inputs: Mapping[str, torch.Tensor], most_pairs: int, most_tokens: int | None = None, *, by_length: bool = False
+) -> list[dict[str, torch.Tensor]]:
+    """A collated batch in parts.
+
+    Args:
+        inputs: the batch.
+        most_pairs: pairs in a part.
+        most_tokens: tokens in a part, with padding; one pair alone may have more. None for any number.
+        by_length: whether pairs of a length come together, the longest first, so that padding is short and memory
+            runs out at once or not at all.
+
+    Returns:
+        The parts, each no longer than its longest sequence; what is the whole step's is in each of them.
+    """
+    import torch
+
+    num_pairs = len(inputs["label"])
+    lengths_S, pair_of_S = inputs["attention_mask"].sum(1), inputs["pair_of"]
+    nothing_B = torch.zeros(num_pairs, dtype=lengths_S.dtype, device=lengths_S.device)
+    longest_B: list[int] = nothing_B.scatter_reduce(0, pair_of_S, lengths_S, "amax").tolist()
+    sequences_B: list[int] = torch.bincount(pair_of_S, minlength=num_pairs).tolist()
+    order = sorted(range(num_pairs), key=lambda pair: -longest_B[pair]) if by_length else range(num_pairs)
+    parts: list[list[int]] = []
+    num_sequences = longest = 0
+    for pair in order:
+        num_sequences, longest = num_sequences + sequences_B[pair], max(longest, longest_B[pair])
+        is_full = most_tokens is not None and num_sequences * longest > most_tokens
+        if not parts or is_full or len(parts[-1]) == most_pairs:
+            parts.append([])
+            num_sequences, longest = sequences_B[pair], longest_B[pair]
+        parts[-1].append(pair)
+    if len(parts) == 1:
+        return [dict(inputs)]
+    return [_trimmed(select_pairs(inputs, _mask(part, num_pairs, pair_of_S.device))) for part in parts]
+
+
+def _mask(pairs: Sequence[int], num_pairs: int, device: torch.device) -> torch.Tensor:
+    import torch
+
+    mask_B = torch.zeros(num_pairs, dtype=torch.bool, device=device)
+    mask_B[list(pairs)] = True
+    return mask_B
+
+
+def _trimmed(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without the columns that are padding alone."""
+    longest = int(inputs["attention_mask"].sum(1).max())
+    return inputs | {name: inputs[name][:, :longest] for name in MODEL_INPUTS}
+
+
 def select_pairs(inputs: Mapping[str, torch.Tensor], rows_B: torch.Tensor) -> dict[str, torch.Tensor]:
     """The part of a collated batch that holds some of its pairs; what is the whole step's stays as it is."""
     num_pairs, num_sequences = len(rows_B), len(inputs["pair_of"])
     sequences_S = rows_B[inputs["pair_of"]]
+    tokens_N = sequences_S[inputs["completion_mask"].nonzero()[:, 0]]
     new_position_B = rows_B.cumsum(0) - 1
     part = {}
     for name, column in inputs.items():
         if name.startswith("global_"):
             part[name] = column
+        elif name == "reference_states":
+            part[name] = column[tokens_N]
         elif name in PER_SEQUENCE:
             assert len(column) == num_sequences
             part[name] = column[sequences_S]
@@ -240,7 +294,7 @@ def select_pairs(inputs: Mapping[str, torch.Tensor], rows_B: torch.Tensor) -> di
     return part
 
 
-PER_SEQUENCE = (*MODEL_INPUTS, "pair_of", "of_policy", "response_id")
+PER_SEQUENCE = (*MODEL_INPUTS, "pair_of", "of_policy", "response_id", "reference_logps")
 
 
 def _response_ids(pair: TrainingPair) -> tuple[int, ...]:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.errors import Fault, RecipeError, nearest
-from align_cli.models.refused import check_trained_whole
+from align_cli.models.devices import find_device
 from align_cli.recipe import Recipe
-from align_cli.recipe.sections.training_arguments import training_argument_types
+from align_cli.recipe.sections.training_arguments import training_argument_names
 from align_cli.recipe.written.tree import shown
 from align_cli.training.arguments import dpo_config, sft_arguments
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainingArguments
 
     from align_cli.models.load import UnloadedPolicy
@@ -52,9 +53,11 @@ def check_train_keys(recipe: Recipe) -> None:
         RecipeError: for each key that cannot be built, with what transformers says of it.
     """
 
+    device = find_device(recipe.policy.device)
+
     def build(passed: Keys) -> None:
         with ScratchFolder() as scratch:
-            _build(dpo_config(recipe, scratch, use_cache=True, passed=passed))
+            _build(dpo_config(recipe, scratch, device=device, use_cache=True, passed=passed))
 
     written = recipe.train.training_arguments
     if _failure(build, written) is None:
@@ -66,23 +69,20 @@ def check_train_keys(recipe: Recipe) -> None:
     raise RecipeError.of(faults)
 
 
-def check_weights(recipe: Recipe, policy: Callable[[], UnloadedPolicy]) -> None:
-    """Whether the policy's weights can be trained: put the adapters that `policy.lora` asks for on the base's shape.
+def check_adapters(recipe: Recipe, policy: Callable[[], UnloadedPolicy]) -> None:
+    """Put the adapters that `policy.lora` asks for on the shape of the base.
 
     Args:
         recipe: the whole recipe.
-        policy: what is known of the initial policy.
+        policy: what is known of the base.
 
     Raises:
-        AlignError: if the base has no place for them, if the adapter to start from is another base's, or, without
-            adapters, if the weights are quantised.
+        AlignError: if it has no place for them, or if the adapter to start from is another base's.
     """
     if recipe.policy.lora is not None:
         from align_cli.models.adapters import check_adapter_fits
 
         check_adapter_fits(recipe.policy, policy().tokenizer)
-    elif recipe.policy.model_name_or_path is not None:
-        check_trained_whole(policy().quantization, recipe.policy.model_name_or_path)
 
 
 def check_sft_keys(recipe: Recipe) -> None:
@@ -95,9 +95,11 @@ def check_sft_keys(recipe: Recipe) -> None:
     if section is None:
         return
 
+    device = find_device(recipe.policy.device)
+
     def build(_: Keys) -> None:
         with ScratchFolder() as scratch:
-            _build(sft_arguments(section, scratch, seed=recipe.seed, use_cache=True))
+            _build(sft_arguments(section, scratch, seed=recipe.seed, device=device, use_cache=True))
 
     error = _failure(build, {})
     if error is not None:
@@ -121,9 +123,19 @@ def _build(arguments: TrainingArguments) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
     trainer = Trainer(model=module, args=arguments, train_dataset=[{}])
     trainer.create_optimizer_and_scheduler(arguments.max_steps)
+    if not type(trainer.optimizer).__module__.startswith("torch."):  # others may lack the device's kernels
+        _step(trainer.optimizer, module)
     complaints = [complaint for tracker in trackers if (complaint := _complaint(tracker))]
     if complaints:
         raise ImportError(" ".join(complaints))
+
+
+def _step(optimizer: torch.optim.Optimizer, module: torch.nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.grad = parameter.detach().clone()
+    begin = getattr(optimizer, "train", lambda: None)  # as schedule-free optimizers have
+    begin()
+    optimizer.step()
 
 
 def _complaint(tracker: Callable[[], object]) -> str:
@@ -141,8 +153,7 @@ def _complaint(tracker: Callable[[], object]) -> str:
 def _failures(build: Callable[[Keys], None], written: Mapping[str, Any]) -> dict[str, Exception]:
     """The keys without which the others can be built, each with what was said of it.
 
-    Keys are taken in one after the other. One that fails is tried again behind the others, as it may need them: bf16 on
-    a CPU needs use_cpu.
+    Keys are taken in one after the other. One that fails is tried again behind the others, as it may need them.
     """
     taken: Keys = {}
     left = _units(written)
@@ -204,7 +215,7 @@ def _environment_restored() -> Iterator[None]:
 def _fault(recipe: Recipe, name: str, value: Any, error: Exception) -> Fault:
     words = _words(error)
     choices = re.findall(r"'([\w-]+)'", words) if "select one of" in words else []
-    others = [key for key in training_argument_types() if key != name and re.search(rf"\b{key}\b", words)]
+    others = [key for key in training_argument_names() if key != name and re.search(rf"\b{key}\b", words)]
     if isinstance(error, ImportError) or "install" in words:
         hint = f"install it, or change train.{name}"
     elif others:

@@ -57,12 +57,11 @@ def random_state() -> dict[str, Any]:
 
     version, numbers, gauss = random.getstate()
     algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [algorithm, [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
         "torch": _as_hex(torch.get_rng_state()),
-        "cuda": [_as_hex(state) for state in cuda],
+        "accelerator": _as_hex(accelerator.get_rng_state()) if (accelerator := _accelerator()) else None,
     }
 
 
@@ -78,8 +77,16 @@ def restore_random_state(state: dict[str, Any]) -> None:
     algorithm, keys, *rest = state["numpy"]
     np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(_from_hex(state["torch"]))
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([_from_hex(device) for device in state["cuda"]])
+    if state.get("accelerator") and (accelerator := _accelerator()):
+        accelerator.set_rng_state(_from_hex(state["accelerator"]))
+
+
+def _accelerator() -> Any:
+    """torch's module of the accelerator that there is, if any; it speaks of the current device."""
+    import torch
+
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return torch.get_device_module(device) if device else None
 
 
 def _as_hex(state: torch.Tensor) -> str:
@@ -106,12 +113,14 @@ def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimize
     """
     from safetensors.torch import save_file
 
+    from align_cli.training.masters import state_with_masters
+
     with writing_folder(folder) as temporary:
         policy.save_weights(temporary)
         policy.tokenizer.save_pretrained(temporary)
         document = {name: value for name, value in asdict(state).items() if value is not None or name in ALWAYS_WRITTEN}
         if optimizer is not None:
-            tensors, document["optimizer"] = _split_optimizer_state(optimizer.state_dict())
+            tensors, document["optimizer"] = _split_optimizer_state(state_with_masters(optimizer))
             save_file(tensors, temporary / OPTIMIZER_NAME)
         write_json(temporary / STATE_NAME, document)
         return weights_version(temporary)
@@ -145,7 +154,7 @@ def read_optimizer_state(folder: Path, state: TrainingState) -> dict[str, Any] |
 
 
 def _split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors by `parameter.name`, and the rest as JSON."""
+    """Tensors by `parameter.name`, or `parameter.group.name`, and the rest as JSON."""
     import torch
 
     tensors: dict[str, torch.Tensor] = {}
@@ -154,6 +163,8 @@ def _split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tenso
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{parameter}.{name}"] = value.contiguous()
+            elif isinstance(value, dict):  # as optimizers of bitsandbytes have, with tensors that parameters share
+                tensors.update({f"{parameter}.{name}.{inner}": part.clone() for inner, part in value.items()})
             else:
                 numbers.setdefault(str(parameter), {})[name] = value
     return tensors, {"numbers": numbers, "param_groups": state["param_groups"]}
@@ -162,6 +173,9 @@ def _split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tenso
 def _join_optimizer_state(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in rest["numbers"].items()}
     for key, tensor in tensors.items():
-        parameter, _, name = key.partition(".")
-        state.setdefault(int(parameter), {})[name] = tensor
+        parameter, *groups, name = key.split(".")
+        values: dict[str, Any] = state.setdefault(int(parameter), {})
+        for group in groups:
+            values = values.setdefault(group, {})
+        values[name] = tensor
     return {"state": state, "param_groups": rest["param_groups"]}

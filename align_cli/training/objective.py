@@ -1,10 +1,11 @@
-"""The loss of a micro-batch: two forward passes, margins, losses, then what each source adds; one value a pair.
+"""The loss of a micro-batch: a forward pass, margins, losses, then what each source adds; one value a pair.
 
 The equations are those of `methods/`; this module says which pairs and which responses they apply to. The trainer calls
 it and takes the mean. Nothing here is TRL's.
 
 Shapes: B pairs of a micro-batch, G pairs of the global batch, S sequences (2B chosen and rejected, then all others),
-R those of them that the policy sampled, C response positions, K responses that a pair depends on.
+R those of them that the policy sampled, C token positions, N response tokens, H the reference's width, K responses that
+a pair depends on.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from align_cli.methods.bilevel import (
     response_term,
 )
 from align_cli.methods.kl import sequence_kl
-from align_cli.methods.logprobs import sequence_logps, token_kl, token_logps
 from align_cli.methods.optimism import optimism_term
 from align_cli.methods.preference import (
     REFERENCE_FREE,
@@ -31,7 +31,13 @@ from align_cli.methods.preference import (
     preference_loss,
     preference_margin,
 )
-from align_cli.models.scoring import ResponseLogits, TokenBatch, response_logits
+from align_cli.models.scoring import (
+    ReferenceScores,
+    ResponseScores,
+    TokenBatch,
+    reference_scores,
+    score_responses,
+)
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.sources import coefficient_of
 
@@ -197,30 +203,47 @@ def pairs_per_carrier(whole: Carriers) -> Inputs:
     }
 
 
+def token_batch(inputs: Inputs) -> TokenBatch:
+    """A micro-batch's tokens."""
+    return TokenBatch(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
+
+
+def reference_columns(objective: Objective, reference: torch.nn.Module, inputs: Inputs) -> Inputs:
+    """What a micro-batch's loss needs of the reference, which runs once for it.
+
+    Returns:
+        What the micro-batch gets beside its columns: `reference_logps` (S,) and, where there is a KL, what the
+        reference's head was given at each of its N response tokens: `reference_states` (N, H).
+    """
+    if not objective.needs_reference:
+        return {}
+    found = reference_scores(reference, token_batch(inputs))
+    columns = {"reference_logps": found.logps_B}
+    return {**columns, "reference_states": found.states_NH} if objective.kl_coefficient else columns
+
+
 def pair_losses(
     objective: Objective, model: torch.nn.Module, reference: torch.nn.Module | None, inputs: Inputs
 ) -> PairLosses:
-    """Run policy and reference over a micro-batch.
+    """Run the policy over a micro-batch.
 
     Args:
         objective: the settings.
         model: the policy.
         reference: what margins are taken against; may be None where the objective needs none.
-        inputs: the micro-batch.
+        inputs: the micro-batch; without `reference_columns` the reference runs now.
     """
-    batch = TokenBatch(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
+    if reference is not None and "reference_logps" not in inputs:
+        inputs = {**inputs, **reference_columns(objective, reference, inputs)}
     num_pairs = len(inputs["label"])
     chosen, rejected = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
-    predicted = response_logits(model, batch)
-    logps_SC = token_logps(predicted.logits_BCV, predicted.targets_BC)
-    logps_S = ratios_S = sequence_logps(logps_SC, predicted.mask_BC)
-    anchored = None
-    if objective.needs_reference and reference is not None:
-        with torch.no_grad():
-            anchored = response_logits(reference, batch)
-        ratios_S = logps_S - sequence_logps(token_logps(anchored.logits_BCV, anchored.targets_BC), anchored.mask_BC)
+    carry = carriers(objective, inputs)
+    scores = _scores(objective, model, reference, inputs, carry.kl_B2)
+    logps_S = ratios_S = scores.logps_BC.sum(-1)
+    if "reference_logps" in inputs:
+        ratios_S = logps_S - inputs["reference_logps"]
     compared_S = logps_S if objective.loss_type in REFERENCE_FREE else ratios_S
-    lengths_S = batch.completion_mask_BT.sum(-1)
+    lengths_S = inputs["completion_mask"].sum(-1)
     margins_B = preference_margin(
         compared_S[chosen], compared_S[rejected], lengths_S[chosen], lengths_S[rejected], objective.loss_type
     )
@@ -230,7 +253,6 @@ def pair_losses(
     own_labels_B = flags(objective, inputs, "policy_labels")
     labels_B = torch.where(own_labels_B, policy_labels(logits_B), inputs["label"])
     of_policy_S = inputs["of_policy"] & flags(objective, inputs, "policy_responses")[inputs["pair_of"]]
-    carry = carriers(objective, inputs)
     forward_B, backward_B = objective.losses(margins_B), objective.losses(-margins_B)
     return PairLosses(
         losses_B=expected_preference_loss(forward_B, backward_B, labels_B),
@@ -241,7 +263,7 @@ def pair_losses(
         preference_logits_B=logits_B,
         logps_S=logps_S,
         of_policy_S=of_policy_S,
-        kl_B=_pair_kl(objective, predicted, anchored, logps_SC, carry.kl_B2),
+        kl_B=_pair_kl(objective, scores, carry.kl_B2),
         optimism_B=optimism_term(ratios_S[chosen], ratios_S[rejected], carry.optimism_B2),
     )
 
@@ -319,19 +341,28 @@ def _response_term(
     return torch.zeros_like(pairs.losses_B).index_add(0, pair_of_R, terms_R)
 
 
-def _pair_kl(
+def _scores(
     objective: Objective,
-    predicted: ResponseLogits,
-    anchored: ResponseLogits | None,
-    logps_SC: torch.Tensor,
-    carries_B2: torch.Tensor,
-) -> torch.Tensor:
-    num_pairs = len(carries_B2)
-    if anchored is None or not (objective.kl_coefficient and torch.is_grad_enabled()):
-        return torch.zeros(num_pairs, device=logps_SC.device)
-    both = slice(0, 2 * num_pairs)
-    kl_SC = token_kl(predicted.logits_BCV[both], anchored.logits_BCV[both])
-    kl_2B = sequence_kl(kl_SC, logps_SC[both], predicted.mask_BC[both], objective.kl_gradient).view(2, num_pairs)
+    model: torch.nn.Module,
+    reference: torch.nn.Module | None,
+    inputs: Inputs,
+    carries_kl_B2: torch.Tensor,
+) -> ResponseScores:
+    """What the policy says of a micro-batch's responses; the KL is left out where no gradient is wanted."""
+    batch = token_batch(inputs)
+    if reference is None or not (objective.kl_coefficient and torch.is_grad_enabled()):
+        return score_responses(model, batch)
+    anchored = ReferenceScores(reference, inputs["reference_logps"], inputs["reference_states"])
+    carries_S = carries_kl_B2.new_zeros(len(batch.input_ids_BT))
+    carries_S[: carries_kl_B2.numel()] = carries_kl_B2.T.flatten()
+    return score_responses(model, batch, anchored, carries_S)
+
+
+def _pair_kl(objective: Objective, scores: ResponseScores, carries_B2: torch.Tensor) -> torch.Tensor:
+    both = slice(0, carries_B2.numel())
+    kl_2B = sequence_kl(scores.kl_BC[both], scores.logps_BC[both], scores.mask_BC[both], objective.kl_gradient).view(
+        2, -1
+    )
     return (kl_2B * carries_B2.T).sum(0) / carries_B2.sum(1).clamp(min=1)
 
 

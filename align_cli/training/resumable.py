@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from align_cli.training.checkpoints import TrainingState, random_state, restore_random_state
+from align_cli.training.masters import keep_masters, load_with_masters
 
 
 class Resumable:
@@ -41,6 +42,14 @@ class Resumable:
         for printer in (PrinterCallback, ProgressCallback):
             self.remove_callback(printer)  # type: ignore[attr-defined]
         self.add_callback(_BeginAndEnd(self))  # type: ignore[attr-defined]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, which works on float32 copies of weights in half precision."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+        if is_new:
+            keep_masters(optimizer)
+        return optimizer
 
     def plan(
         self,
@@ -121,7 +130,7 @@ class _BeginAndEnd(TrainerCallback):
         if trainer.start_optimizer is not None:
             # Moments are the checkpoint's, settings such as weight decay the recipe's: a fork may have changed them.
             settings = trainer.optimizer.state_dict()["param_groups"]
-            trainer.optimizer.load_state_dict({"state": trainer.start_optimizer["state"], "param_groups": settings})
+            load_with_masters(trainer.optimizer, {"state": trainer.start_optimizer["state"], "param_groups": settings})
         _set_schedule(trainer.lr_scheduler, trainer.optimizer, trainer.first_step, trainer.start.scheduler)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

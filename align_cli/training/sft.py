@@ -48,7 +48,9 @@ class SupervisedTrainer(Resumable, Trainer):
         self.section, self.run_seed = section, seed
         super().__init__(
             model=policy.model,
-            args=sft_arguments(section, scratch_dir, seed=seed, use_cache=uses_cache(policy.model)),
+            args=sft_arguments(
+                section, scratch_dir, seed=seed, device=policy.model.device, use_cache=uses_cache(policy.model)
+            ),
             train_dataset=[{}],
             data_collator=DataCollatorForSeq2Seq(policy.tokenizer, label_pad_token_id=IGNORED),
             processing_class=policy.tokenizer,

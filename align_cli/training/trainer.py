@@ -6,8 +6,8 @@ What it changes, and why (TRL 1.16; each point has a contract test):
   between. At coefficients 0 with hard labels it equals TRL's loss and gradients for `sigmoid`, `ipo` and `hinge`.
   Without an objective TRL's own block runs, for the losses that TRL alone has.
 - `_prepare_dataset` hands our token ids through; TRL's would tokenise again and add end-of-sequence tokens.
-- `get_batch_samples` sees all micro-batches of a step, so baselines and the weights of KL and optimism are those of the
-  whole global batch.
+- transformers sees one batch a step. `training_step` cuts it into forward passes, by pairs and by tokens, pairs of a
+  length together; what baselines and the weights of KL and optimism have to know of the whole batch is found before.
 - `.train()` is called once a round, on the batches that `batches.Mixture` chose, and goes on where the last round, or a
   killed process, left off: see `resumable`.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from trl import DPOConfig, DPOTrainer
 from align_cli.errors import DivergedError
 from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
+from align_cli.models.quantized import adapters_in_float32
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
 from align_cli.training.arguments import dpo_config
-from align_cli.training.batches import MODEL_INPUTS, PairCollator, TrainingPair, select_pairs
+from align_cli.training.batches import MODEL_INPUTS, PairCollator, TrainingPair, cut_into_passes, select_pairs
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.dropout import switch_off_dropout
 from align_cli.training.objective import (
@@ -44,6 +45,7 @@ from align_cli.training.objective import (
     pair_values,
     pairs_per_carrier,
     recipe_objective,
+    reference_columns,
 )
 from align_cli.training.resumable import Resumable
 
@@ -61,6 +63,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         reference: the model that margins are taken against; never trained.
         objective: the loss; None for TRL's own, as `args` has it.
         args: from `dpo_config`.
+        pairs_per_pass: the most pairs in a forward pass; None for whole batches.
+        tokens_per_pass: the most tokens of its sequences, padding among them; a pair alone may have more. None for any.
         source_grad_norms: when the gradient norm of each source is measured: `round` (its first step), `step`, `never`.
         schedule_spans_run: whether the learning-rate schedule goes on across rounds.
         reset_optimizer: whether each round begins with a new optimizer.
@@ -74,27 +78,34 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         objective: Objective | None,
         args: DPOConfig,
         *,
+        pairs_per_pass: int | None = None,
+        tokens_per_pass: int | None = None,
         source_grad_norms: str = "never",
         schedule_spans_run: bool = True,
         reset_optimizer: bool = False,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.objective = objective
+        self.pairs_per_pass = pairs_per_pass or args.per_device_train_batch_size
+        self.tokens_per_pass = tokens_per_pass
         self.source_grad_norms = source_grad_norms
         self.schedule_spans_run = schedule_spans_run
         self.reset_optimizer = reset_optimizer
         self.figures = Figures()
+        self._passes: list[Inputs] = []
+        self._most_pairs = self.pairs_per_pass
         self._models = (policy.model, reference)
         self._plain_forwards = [model.forward for model in self._models]
-        super().__init__(
-            model=policy.model,
-            ref_model=reference,
-            args=args,
-            processing_class=policy.tokenizer,
-            data_collator=PairCollator(policy.tokenizer.pad_token_id),
-            # TRL insists on a dataset when it is made; each round brings its own batches.
-            train_dataset=Dataset.from_list([{"prompt_ids": [0]}]),
-        )
+        with adapters_in_float32(policy.model):
+            super().__init__(
+                model=policy.model,
+                ref_model=reference,
+                args=args,
+                processing_class=policy.tokenizer,
+                data_collator=PairCollator(policy.tokenizer.pad_token_id),
+                # TRL insists on a dataset when it is made; each round brings its own batches.
+                train_dataset=Dataset.from_list([{"prompt_ids": [0]}]),
+            )
         for each in self._models:
             switch_off_dropout(each)
         self.listen(on_step)
@@ -159,56 +170,77 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         for model, forward in zip(self._models, forwards, strict=True):
             model.forward = forward
 
-    def halve_micro_batch(self) -> bool:
-        """Put at most half as many pairs into a forward pass, and as many more passes into a step.
+    def halve_passes(self) -> bool:
+        """Put at most half as many pairs into a forward pass, and make as many more of them in a step.
 
         Returns:
             Whether there was anything to halve.
         """
-        args = self.args
-        global_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        smaller = [size for size in range(1, args.per_device_train_batch_size // 2 + 1) if global_batch % size == 0]
+        global_batch = self.args.per_device_train_batch_size
+        most = min(self.pairs_per_pass, self._most_pairs)
+        smaller = [size for size in range(1, most // 2 + 1) if global_batch % size == 0]
         if smaller:
-            self.cut_into(smaller[-1])
+            self.pairs_per_pass = smaller[-1]
         return bool(smaller)
-
-    def cut_into(self, micro_batch: int) -> None:
-        """Put so many pairs into a forward pass, at the same global batch, which they must divide."""
-        args = self.args
-        global_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        args.per_device_train_batch_size = micro_batch
-        self._train_batch_size = args.train_batch_size
-        # accelerate's own number stays 1, as the Trainer has it: both would divide the loss.
-        args.gradient_accumulation_steps = global_batch // micro_batch
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """All micro-batches of a step, with what they have to know of each other.
+        """A step's batch, whose passes are made ready."""
+        (batch,), num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._passes = self.passes(batch)
+        if self.objective is not None and self._measures_sources():
+            self._measure_sources(self.objective, self._passes)
+        return [batch], num_items
 
-        That is how many pairs carry KL and optimism and, where there are several, the losses that baselines average.
+    def training_step(self, model: torch.nn.Module, inputs: Inputs, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The passes of the step's batch, forward and backward; their losses add up to its loss."""
+        losses = []
+        for number, part in enumerate(self._passes, start=1):
+            is_last = number == len(self._passes)
+            with nullcontext() if is_last else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, part, num_items_in_batch))
+        self._passes = []
+        return torch.stack(losses).sum()
+
+    def passes(self, batch: Inputs) -> list[Inputs]:
+        """What goes through the models at once: parts of a step's batch, with what they have to know of the whole.
+
+        That is how many pairs there are and how many of them carry KL and optimism, what the reference says of their
+        responses and, where there are several passes, the losses that baselines average.
+
+        Args:
+            batch: the collated batch; it takes in what is the whole step's.
         """
-        micro_batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.objective is not None:
-            self._add_pairs_per_carrier(self.objective, micro_batches)
-            if self.objective.needs_baseline and len(micro_batches) > 1:
-                self._add_global_losses(self.objective, micro_batches)
-            if self._measures_sources():
-                self._measure_sources(self.objective, micro_batches)
-        return micro_batches, num_items
+        objective = self.objective
+        batch["global_num_pairs"] = torch.tensor(len(batch["label"]))
+        if objective is None:
+            return cut_into_passes(batch, self.pairs_per_pass)
+        whole = Carriers(*(self._gathered(column) for column in carriers(objective, batch)))
+        batch.update(pairs_per_carrier(whole))
+        parts = cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True)
+        self._most_pairs = max(len(part["label"]) for part in parts)
+        for part in parts:
+            with self.compute_loss_context_manager():
+                part.update(reference_columns(objective, self.ref_model, part))
+        if objective.needs_baseline and len(parts) > 1:
+            self._add_global_losses(objective, parts)
+        return parts
 
     def _compute_loss(self, model: torch.nn.Module, inputs: Inputs, return_outputs: bool) -> Any:
         if self.objective is None:
             return self._trl_loss(model, inputs, return_outputs)
-        loss = self._values(self.objective, model, inputs, self.figures).mean()
+        values = self._values(self.objective, model, inputs, self.figures)
+        loss = values.sum() / inputs.get("global_num_pairs", len(values))
         return (loss, None) if return_outputs else loss
 
     def _trl_loss(self, model: torch.nn.Module, inputs: Inputs, return_outputs: bool) -> Any:
         found = super()._compute_loss(model, {name: inputs[name] for name in MODEL_INPUTS}, return_outputs)
         loss = found[0] if return_outputs else found
         self.figures.add("loss", loss.view(1))
-        return found
+        share = len(inputs["label"]) / inputs["global_num_pairs"]
+        return (share * loss, found[1]) if return_outputs else share * loss
 
     def _values(self, objective: Objective, model: torch.nn.Module, inputs: Inputs, figures: Figures) -> torch.Tensor:
         """(B,) the value of every pair."""
@@ -221,41 +253,33 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             )
         return pair_values(objective, pairs, inputs, batch, figures)
 
-    def _add_pairs_per_carrier(self, objective: Objective, micro_batches: list[Inputs]) -> None:
-        parts = [carriers(objective, batch) for batch in micro_batches]
-        whole = Carriers(*(self._gathered(torch.cat(columns)) for columns in zip(*parts, strict=True)))
-        step = pairs_per_carrier(whole)
-        for batch in micro_batches:
-            batch.update(step)
-
-    def _add_global_losses(self, objective: Objective, micro_batches: list[Inputs]) -> None:
+    def _add_global_losses(self, objective: Objective, parts: list[Inputs]) -> None:
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses = [pair_losses(objective, self.model, self.ref_model, batch).losses_B for batch in micro_batches]
+            losses = [pair_losses(objective, self.model, self.ref_model, part).losses_B for part in parts]
         step = {"global_loss": self._gathered(torch.cat(losses))}
         for name in GLOBAL_COLUMNS:
-            step[f"global_{name}"] = self._gathered(torch.cat([batch[name] for batch in micro_batches]))
-        for batch in micro_batches:
-            batch.update(step)
+            step[f"global_{name}"] = self._gathered(torch.cat([part[name] for part in parts]))
+        for part in parts:
+            part.update(step)
 
     def _measures_sources(self) -> bool:
         if self.objective is None or len(self.objective.sources) < 2 or self.source_grad_norms == "never":
             return False
         return self.source_grad_norms == "step" or not self.step_records
 
-    def _measure_sources(self, objective: Objective, micro_batches: list[Inputs]) -> None:
+    def _measure_sources(self, objective: Objective, parts: list[Inputs]) -> None:
         """The norm of what each source adds to the step's gradient, from its pairs alone: one more step's work in all.
 
         Gradients are made one source after the other where the step's own will be, so this takes no more memory.
         """
-        num_pairs = sum(len(batch["source"]) for batch in micro_batches)
         for position, source in enumerate(objective.sources):
             self.model.zero_grad()
-            for batch in micro_batches:
-                part = select_pairs(batch, batch["source"] == position)
-                if len(part["source"]):
+            for part in parts:
+                of_source = select_pairs(part, part["source"] == position)
+                if len(of_source["source"]):
                     with self.compute_loss_context_manager():
-                        share = self._values(objective, self.model, part, Figures()).sum() / num_pairs
-                    share.backward()
+                        values = self._values(objective, self.model, of_source, Figures())
+                    (values.sum() / part["global_num_pairs"]).backward()
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
             self.figures.add(f"{source.name}/grad_norm", torch.nn.utils.get_total_norm(gradients).view(1))
         self.model.zero_grad()
@@ -305,7 +329,9 @@ def make_trainer(
         policy,
         reference,
         None if recipe.method.uses_trl_loss else recipe_objective(recipe),
-        dpo_config(recipe, folder, use_cache=uses_cache(policy.model)),
+        dpo_config(recipe, folder, device=policy.model.device, use_cache=uses_cache(policy.model)),
+        pairs_per_pass=recipe.train.per_device_train_batch_size,
+        tokens_per_pass=recipe.train.per_device_max_tokens,
         source_grad_norms=recipe.train.source_grad_norms,
         schedule_spans_run=recipe.train.schedule == "run",
         reset_optimizer=recipe.train.reset_optimizer_each_round,

@@ -19,6 +19,7 @@ from rich.console import Console
 from run_fixtures import LABELER, NO_EVALUATION, Align, MakeFolder, assert_refused, files_below
 
 from align_cli.artifacts.records import Completion
+from align_cli.cli.columns import Columns
 from align_cli.cli.output import Output, guarded
 from align_cli.cli.reporters import LiveReporter
 from align_cli.cli.shown import visible, visible_json
@@ -55,6 +56,18 @@ def harmless(shown: str) -> bool:
 @pytest.fixture(params=HOSTILE)
 def hostile(request: pytest.FixtureRequest) -> str:
     return HOSTILE[request.param]
+
+
+def test_answers_are_shown_and_not_obeyed_while_they_grow(hostile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for character in hostile:  # as a model samples it
+        Output().piece(character)
+    assert harmless(capsys.readouterr().out)
+    shown = io.StringIO()
+    with Columns([hostile, "other"], Console(file=shown, width=140)) as columns:
+        for character in hostile:
+            columns.add(1, character)
+    assert harmless(shown.getvalue())
+    assert shown.getvalue().strip()
 
 
 @pytest.mark.parametrize("character", OBEYED, ids=ascii)

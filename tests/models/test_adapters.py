@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,59 @@ def test_peft_and_transformers_read_a_checkpoint(adapted: Adapted, tiny_policy_f
     read = PeftModel.from_pretrained(base, place).eval()
     with torch.no_grad():
         torch.testing.assert_close(response_logps(read, TOKENS), logps(policy))
+
+
+@pytest.fixture
+def mixture_folder(tmp_path: Path, tiny_policy_folder: Path) -> Path:
+    """A mixture of experts that peft does not know of: all experts of a layer are one tensor."""
+    from transformers import AutoTokenizer, Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_policy_folder)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape |= {"num_key_value_heads": 2}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "output_router_logits": True}
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    Qwen2MoeForCausalLM(Qwen2MoeConfig(vocab_size=len(tokenizer), **shape, **experts, **ids)).save_pretrained(
+        tmp_path / "moe"
+    )
+    tokenizer.save_pretrained(tmp_path / "moe")
+    return tmp_path / "moe"
+
+
+class TestOnAMixtureWhoseExpertsAreOneTensor:
+    def test_all_linear_means_them_too(self, mixture_folder: Path, tmp_path: Path) -> None:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        section = LoraSection(rank=2)
+        whole = AdaptedModel(PolicySection(model_name_or_path=str(mixture_folder), lora=section), 0)
+        policy, reference = whole.policy(None), whole.frozen(None)
+        assert sum(".mlp.experts." in name for name in whole.tensors("policy")) == 4
+        before = logps(policy)
+        shift(policy, 0.1)
+        assert torch.equal(logps(reference), before)
+        place = saved(policy, tmp_path / "checkpoint")
+        config = json.loads((place / "adapter_config.json").read_text())
+        assert config["target_parameters"] == ["down_proj", "gate_up_proj"]
+        assert config["target_modules"] == sorted(config["target_modules"])
+        read = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(mixture_folder), place).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(response_logps(read, TOKENS), logps(policy))
+        begun = AdaptedModel(
+            PolicySection(model_name_or_path=str(mixture_folder), lora=LoraSection(adapter=str(place))), 0
+        )
+        assert torch.equal(logps(begun.policy(None)), logps(policy))
+
+    @pytest.mark.parametrize(("key", "value"), [("dropout", 0.5), ("use_dora", True)])
+    def test_what_peft_cannot_do_is_refused_unless_layers_are_named(
+        self, mixture_folder: Path, key: str, value: Any
+    ) -> None:
+        settings = PolicySection(model_name_or_path=str(mixture_folder), lora=LoraSection(rank=2, **{key: value}))
+        tokenizer = AutoTokenizer.from_pretrained(mixture_folder)
+        with pytest.raises(AlignError, match=f"policy.lora.{key} on a mixture whose experts are one tensor a layer"):
+            check_adapter_fits(settings, tokenizer)
+        named = LoraSection(rank=2, target_modules=["q_proj"], **{key: value})
+        check_adapter_fits(settings.model_copy(update={"lora": named}), tokenizer)
 
 
 def test_a_policy_becomes_another_in_place(adapted: Adapted, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from transformers import AutoTokenizer, Gemma3Config
 
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError
-from align_cli.models.load import Policy, load_policy, load_without_weights, uses_cache, weights_version
+from align_cli.models.load import Policy, load_policy, load_without_weights, shape_of, uses_cache, weights_version
 from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.playground.model import make_policy
 from align_cli.recipe import Recipe
+from align_cli.recipe.sections.policy import PolicySection
 
 
 @pytest.fixture
@@ -38,6 +39,19 @@ def test_a_policy_comes_ready_to_be_sampled(tiny_policy: Policy) -> None:
 def test_weights_come_in_the_type_asked_for(tiny_policy_folder: Path) -> None:
     policy = load_policy(tiny_policy_folder, dtype="bfloat16")
     assert {weight.dtype for weight in policy.model.parameters()} == {torch.bfloat16}
+
+
+def test_attention_is_computed_as_asked_for(tiny_policy_folder: Path) -> None:
+    models = [load_policy(tiny_policy_folder, attn_implementation=name).model for name in (None, "eager")]
+    assert [model.config._attn_implementation for model in models] == ["sdpa", "eager"]
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "flash_attention_3"])
+def test_attention_that_cannot_be_had_is_refused_without_weights(folder: Path, name: Any) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(AlignError, match=f"policy.attn_implementation is {name}; this model cannot have it") as refused:
+        shape_of(PolicySection(model_name_or_path=str(folder), attn_implementation=name))
+    assert refused.value.faults[0].where == "policy.attn_implementation"
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end_of_sequence(folder: Path) -> None:
@@ -327,21 +341,6 @@ def test_an_id_without_an_embedding_is_refused_with_the_remedy(folder: Path) -> 
     assert "resize_token_embeddings" in caught.value.faults[0].hint
     with pytest.raises(AlignError, match=r"the model's \d+ embeddings have no row for: \d+ \('<new pad>'\)"):
         load_without_weights(folder)
-
-
-@pytest.mark.parametrize(
-    ("config", "found"),
-    [
-        (None, None),
-        ({"quant_method": "gptq", "bits": 4}, "gptq"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
-        ({"load_in_8bit": True}, "quantization_config"),
-        ({"quant_method": "mxfp4", "dequantize": True}, None),
-    ],
-)
-def test_a_quantised_model_is_known_by_its_config(folder: Path, config: Any, found: str | None) -> None:
-    edit_config(folder, quantization_config=config)
-    assert load_without_weights(folder).quantization == found
 
 
 def test_tied_weights_are_not_missing(folder: Path) -> None:

@@ -12,6 +12,7 @@ from align_cli.recipe import rules, sections
 
 ONE_SOURCE = "method.sources={offline: {mixing: 1.0}}"
 NO_GRADIENT = "method.sources.dpr.gradient=0"
+QLORA = ("policy.model_name_or_path=owner/name", "policy.lora={rank: 2}")
 NEW_MODEL = ("policy={from_scratch: {hidden_size: 48, num_attention_heads: 6}, sft: {dataset: playground}}",)
 
 BROKEN = [
@@ -68,6 +69,13 @@ BROKEN = [
     ([*NEW_MODEL, "policy.sft=null"], "policy.from_scratch without policy.sft"),
     ([*NEW_MODEL, "policy.from_scratch.num_attention_heads=7"], "it must divide hidden_size, 48"),
     ([*NEW_MODEL, "policy.from_scratch.num_attention_heads=16"], "a head of 3 would be odd"),
+    (["policy.device=gpu"], "policy.device is 'gpu'; it must be auto, cpu, cuda, mps or xpu"),
+    (["policy.device=cuda.1"], "policy.device is 'cuda.1'"),
+    (["policy.dtype=float16", "train.fp16=true"], "torch scales the gradients of float32 weights alone"),
+    (["policy.quantization={bits: 4}"], "policy.quantization without policy.lora"),
+    ([*QLORA, "policy.quantization={bits: 8, double: true}"], "policy.quantization.double with 8 bits; it is for 4"),
+    ([*QLORA, "policy.load_in_4bit=true"], "unknown key policy.load_in_4bit"),
+    (["train.use_cpu=true"], "train.use_cpu is refused"),
     (["evaluate.against=[initial, initial]"], "evaluate.against names initial more than once"),
     (["data.eval_prompts=reviews"], "data.eval_prompts is reviews, and the recipe has no section reviews"),
     (["data.prompts=./no.txt"], "data.prompts is './no.txt'; there is no such file or folder"),
@@ -100,6 +108,10 @@ SOUND = [
     [NO_GRADIENT, "label={ties: drop, equal_texts: drop, empty_texts: drop, min_margin: 0.1}"],
     ["label={labels: soft, ties: keep, temperature: 2}"],
     [*NEW_MODEL],
+    ["policy.dtype=float16", "policy.model_name_or_path=owner/name", "policy.lora={rank: 2}", "train.fp16=true"],
+    ["policy.device=cuda:1"],
+    [*QLORA, "policy.quantization={bits: 4, type: fp4, double: true, compute_dtype: bfloat16}"],
+    [*QLORA, "policy.quantization={bits: 8}"],
     ["evaluate.against=[]"],
     ["reviews={liked: here.txt, disliked: ./here.txt}", "data.prompts=reviews"],
     ["data.prompts=here.txt", "data.eval_prompts=owner/name", "policy.model_name_or_path=owner/name"],

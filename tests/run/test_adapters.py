@@ -105,6 +105,7 @@ def test_a_run_may_start_from_an_adapter_of_ones_own(whole: Path, tmp_path: Path
     done = train(folder)
     assert done.code == 0, done.err
     assert "was trained on" not in done.err
+    assert run_align("status", "run", cwd=folder).code == 0  # the resolved recipe, with every key, is sound
     other = whole / "run" / "rounds" / "001" / "checkpoint" / ADAPTER[1]
     shutil.copy(other, folder / "adapter")
     refused = train(folder)
@@ -140,10 +141,10 @@ def test_a_quantised_model_is_trained_by_adapters_alone(tmp_path: Path) -> None:
         refused = train(folder, None, "policy.lora=null", key)
         assert refused.code == 2
         said = " ".join(refused.err.split())
-        assert said.count("base: the weights of this model are quantised (gptq), and cannot be trained themselves") == 1
-        assert "hint: train adapters on them: set policy.lora" in said
+        assert said.count("base: the model is quantised (gptq): weights of a few bits cannot be trained") == 1
+        assert "hint: add policy.lora, whose adapters are trained" in said
         assert not (folder / "run").exists()
-    assert "are quantised" not in run_align("check", "recipe.yaml", cwd=folder).err
+    assert "is quantised" not in run_align("check", "recipe.yaml", cwd=folder).err
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,8 @@ def test_a_quantised_model_is_trained_by_adapters_alone(tmp_path: Path) -> None:
         ({"lora": {"rank": None, "adapter": "./nowhere"}}, "there is no such file or folder"),
         ({"lora": {"rank": None, "adapter": "base"}}, "this folder holds no adapter"),
         ({"lora": {"target_modules": ["nolayer"]}}, "nolayer"),
+        ({"attn_implementation": "flash_attention_2"}, "policy.attn_implementation is flash_attention_2"),
+        ({"device": "cuda"}, "policy.device is cuda, and torch finds no such device here"),
     ],
     ids=str,
 )

@@ -345,10 +345,10 @@ class Passage:
         """Of a step, from its micro-batches as the trainer collates and completes them."""
         collate = self.trainer.data_collator
         collate.num_responses = max(2 + len(pair.other_ids) for pair in batch)
-        cuts = [batch[start : start + self.design.micro] for start in range(0, len(batch), self.design.micro)]
-        parts, _ = self.trainer.get_batch_samples(map(collate, cuts), len(cuts), torch.device("cpu"))
+        parts = self.trainer.passes(collate(batch))
+        assert len(parts) == len(batch) // self.design.micro
         losses = [self.trainer.compute_loss(self.trainer.model, self.wrong.inputs(part)) for part in parts]
-        return torch.stack(losses).mean()
+        return torch.stack(losses).sum()
 
     def place(self, pair: TrainingPair) -> tuple[str, int]:
         return list(self.recipe.method.sources.in_use())[pair.source], PROMPTS.index(pair.prompt_ids)

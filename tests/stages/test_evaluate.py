@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.engines.base import sampling_settings
 from align_cli.engines.in_process import TransformersEngine
 from align_cli.errors import LabelerError
 from align_cli.labelers import build_scorer
@@ -23,7 +24,7 @@ from align_cli.recipe.sections.labelers import FunctionLabelerSection
 from align_cli.run.folder.work import WorkInProgress
 from align_cli.stages.base import Context, NoProgress, NoWork, Work
 from align_cli.stages.evaluate import Evaluate, evaluate_policy, evaluation_draws
-from align_cli.stages.generate import generate_completions, sampling_settings
+from align_cli.stages.generate import generate_completions
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.pairing.offline import label_offline_pairs
 

@@ -10,7 +10,7 @@ import pytest
 from at_work import AtWork, Folders, Held
 
 from align_cli.artifacts.records import Completion
-from align_cli.engines.base import SamplingSettings
+from align_cli.engines.base import SamplingSettings, sampling_settings
 from align_cli.engines.in_process import TransformersEngine
 from align_cli.errors import DataError
 from align_cli.models.load import Policy
@@ -21,7 +21,7 @@ from align_cli.recipe.sections.generate import GenerateSection
 from align_cli.run.folder.work import WorkInProgress
 from align_cli.seeds import derive_seed
 from align_cli.stages.base import COMPLETIONS, NoProgress
-from align_cli.stages.generate import Generate, PromptDraw, draw_prompts, generate_completions, sampling_settings
+from align_cli.stages.generate import Generate, PromptDraw, draw_prompts, generate_completions
 from align_cli.stages.inputs import Inputs
 
 ROWS = [{"prompt": f"prompt {index}"} for index in range(10)]

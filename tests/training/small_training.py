@@ -96,10 +96,8 @@ def make_trainer(
     **settings: Any,
 ) -> PreferenceTrainer:
     """The trainer, with batches of `batch` pairs in micro-batches of `micro`; `settings` are its own."""
-    micro = micro or batch
-    cut = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // micro}
-    args = training_arguments(folder, **{"max_steps": 1, **cut, **(arguments or {})})
-    return PreferenceTrainer(models.policy, models.reference.model, objective, args, **settings)
+    args = training_arguments(folder, **{"max_steps": 1, "per_device_train_batch_size": batch, **(arguments or {})})
+    return PreferenceTrainer(models.policy, models.reference.model, objective, args, pairs_per_pass=micro, **settings)
 
 
 def collated(models: Models, pairs: Sequence[TrainingPair]) -> dict[str, torch.Tensor]:

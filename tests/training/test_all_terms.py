@@ -28,8 +28,7 @@ from small_training import (
     whole_step,
 )
 
-from align_cli.methods.logprobs import token_kl, token_logps
-from align_cli.models.scoring import pad_batch, response_logits
+from align_cli.methods.logprobs import token_kl
 from align_cli.training.batches import Mixture, TrainingPair, select_pairs
 from align_cli.training.objective import Objective, SourceTerms, pair_losses
 from align_cli.training.trainer import PreferenceTrainer
@@ -112,10 +111,18 @@ class Trained(NamedTuple):
     records: Records
 
 
-def trained(folders: list[Path], scratch: Path, objective: Objective, micro: int, source_grad_norms: str) -> Trained:
+def trained(
+    folders: list[Path],
+    scratch: Path,
+    objective: Objective,
+    micro: int,
+    source_grad_norms: str,
+    tokens: int | None = None,
+) -> Trained:
     models = load_models(folders)
     arguments = {"max_steps": NUM_STEPS, **DESCENT, "learning_rate": 1e-3}
     settings = {"batch": BATCH, "micro": micro, "arguments": arguments, "source_grad_norms": source_grad_norms}
+    settings["tokens_per_pass"] = tokens
     trainer = make_trainer(models, objective, scratch, **settings)
     trainer.train_round(two_steps(load_models(folders)), START)
     return Trained(weights(models.policy), trainer.step_records)
@@ -163,6 +170,16 @@ def test_with_every_term_steps_do_not_depend_on_how_the_batch_is_cut(
     assert_same_records(cut.records, expected)
 
 
+@pytest.mark.parametrize("tokens", [1, 60, 120])
+def test_steps_do_not_depend_on_how_many_tokens_go_together(
+    model_folders: list[Path], tmp_path: Path, whole: dict[str, Trained], tokens: int
+) -> None:
+    """Passes then hold different numbers of pairs, and each pair counts the same."""
+    cut = trained(model_folders, tmp_path, OBJECTIVE, BATCH, "step", tokens)
+    torch.testing.assert_close(cut.weights, whole["sigmoid"].weights, rtol=1e-6, atol=1e-6)
+    assert_same_records(cut.records, whole["sigmoid"].records)
+
+
 def test_every_terms_size_is_logged_per_source(whole: dict[str, Trained]) -> None:
     record = whole["sigmoid"].records[0]
 
@@ -196,8 +213,7 @@ def test_the_gradients_of_the_sources_add_up_to_the_steps(
     total = {name: torch.zeros_like(gradient) for name, gradient in together.items()}
     for position, source in enumerate(OBJECTIVE.sources):
         own = inputs["source"] == position
-        _, gradients = loss_and_gradients(trainer, select_pairs(inputs, own))
-        shares = {name: gradient * own.sum() / BATCH for name, gradient in gradients.items()}
+        _, shares = loss_and_gradients(trainer, select_pairs(inputs, own))
         for name, gradient in shares.items():
             total[name] += gradient
         norm = torch.nn.utils.get_total_norm(list(shares.values())).item()
@@ -237,15 +253,6 @@ def test_every_response_of_a_batch_has_the_log_probability_that_it_has_alone(mod
     assert found.of_policy_S.tolist() == of_policy + [True] * len(others)
 
 
-def test_token_logps_at_response_positions_are_those_of_the_sampled_tokens(model_folders: list[Path]) -> None:
-    policy = load_models(model_folders).policy
-    batch = pad_batch([[5, 6]], [[7, 8]], 0)
-    predicted = response_logits(policy.model, batch)
-    logps = token_logps(predicted.logits_BCV, predicted.targets_BC)[predicted.mask_BC.bool()]
-    full = policy.model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.log_softmax(-1)
-    assert logps.tolist() == pytest.approx([full[0, 1, 7].item(), full[0, 2, 8].item()], rel=1e-5)
-
-
 class TestSharesThatDoNotDivideTheBatch:
     """KL and optimism weigh what the recipe says in every step, however many pairs the share gave it."""
 
@@ -263,12 +270,9 @@ class TestSharesThatDoNotDivideTheBatch:
         return mixture.round_batches(pools, 1, 5)
 
     @staticmethod
-    def loss(trainer: PreferenceTrainer, parts: list[dict[str, torch.Tensor]], objective: Objective) -> float:
+    def loss(trainer: PreferenceTrainer, batch: dict[str, torch.Tensor], objective: Objective) -> float:
         trainer.objective = objective
-        micro_batches, _ = trainer.get_batch_samples(
-            iter([dict(part) for part in parts]), len(parts), torch.device("cpu")
-        )
-        return sum(trainer.compute_loss(trainer.model, part).item() for part in micro_batches) / len(parts)
+        return sum(trainer.compute_loss(trainer.model, part).item() for part in trainer.passes(dict(batch)))
 
     @pytest.mark.parametrize("micro", [1, 2, 4])
     @pytest.mark.parametrize(
@@ -296,18 +300,20 @@ class TestSharesThatDoNotDivideTheBatch:
                 if pair.source
             ]
             ratios = [ratio(models, pair.prompt_ids, pair.rejected_ids) for pair in pairs if pair.source == 2]
-            parts = [collated(models, pairs[start : start + micro]) for start in range(0, batch, micro)]
+            whole = collated(models, pairs)
             with torch.enable_grad():
-                added = self.loss(trainer, parts, self.ANCHORED) - self.loss(trainer, parts, plain)
+                added = self.loss(trainer, whole, self.ANCHORED) - self.loss(trainer, whole, plain)
             expected = 0.5 * sum(kls) / len(kls) + 0.25 * sum(ratios) / len(ratios)
             assert added == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def sequence_kl(models: Models, prompt_ids: list[int], response_ids: list[int]) -> float:
-    batch = pad_batch([prompt_ids], [response_ids], models.policy.tokenizer.pad_token_id)
     with torch.no_grad():
-        ours, theirs = (response_logits(policy.model, batch) for policy in models)
-    return (token_kl(ours.logits_BCV, theirs.logits_BCV) * ours.mask_BC).sum().item()
+        ours, theirs = (
+            policy.model(input_ids=torch.tensor([prompt_ids + response_ids])).logits[:, len(prompt_ids) - 1 : -1]
+            for policy in models
+        )
+    return token_kl(ours, theirs).sum().item()
 
 
 def ratio(models: Models, prompt_ids: list[int], response_ids: list[int]) -> float:

@@ -10,7 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_cli.training.batches import Mixture, PairCollator, TrainingPair, batch_counts, select_pairs, usage
+from align_cli.training.batches import (
+    Mixture,
+    PairCollator,
+    TrainingPair,
+    batch_counts,
+    cut_into_passes,
+    select_pairs,
+    usage,
+)
 
 
 def pool(source: int, size: int) -> list[TrainingPair]:
@@ -219,3 +227,62 @@ def test_only_a_rounds_own_pools_begin_anew() -> None:
 def test_a_source_with_a_share_needs_pairs() -> None:
     with pytest.raises(ValueError, match="empty range"):
         Mixture({"dpr": 1.0}, 4, seed=0).round_batches({"dpr": []}, 1, 1)
+
+
+@st.composite
+def collated_batches(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+    """Pairs of different lengths, some with other responses of the same prompt."""
+    lengths = st.integers(1, 9)
+    pairs = [
+        TrainingPair(
+            [1] * draw(lengths),
+            [2] * draw(lengths),
+            [3] * draw(lengths),
+            1.0,
+            source=0,
+            pair_id=number,
+            prompt_id=number,
+            other_ids=tuple([4] * draw(lengths) for _ in range(draw(st.integers(0, 2)))),
+        )
+        for number in range(draw(st.integers(1, 9)))
+    ]
+    return PairCollator(0)(pairs)
+
+
+class TestCutIntoPasses:
+    @given(batch=collated_batches(), most_pairs=st.integers(1, 5), most_tokens=st.none() | st.integers(1, 120))
+    def test_every_pair_goes_through_once_within_the_bounds(
+        self, batch: dict[str, torch.Tensor], most_pairs: int, most_tokens: int | None
+    ) -> None:
+        parts = cut_into_passes(batch, most_pairs, most_tokens, by_length=True)
+        assert sorted(torch.cat([part["prompt_id"] for part in parts]).tolist()) == batch["prompt_id"].tolist()
+        for part in parts:
+            num_pairs = len(part["label"])
+            assert num_pairs <= most_pairs
+            assert most_tokens is None or num_pairs == 1 or part["input_ids"].numel() <= most_tokens
+            assert part["attention_mask"].sum() == part["attention_mask"][part["input_ids"] != 0].numel()
+        if len(parts) > 1:
+            assert all(part["attention_mask"][:, -1].any() for part in parts)
+            longest = [part["input_ids"].shape[1] for part in parts]
+            assert longest == sorted(longest, reverse=True)
+
+    @given(batch=collated_batches(), most_pairs=st.integers(1, 5))
+    def test_parts_are_as_full_as_they_may_be(self, batch: dict[str, torch.Tensor], most_pairs: int) -> None:
+        sizes = [len(part["label"]) for part in cut_into_passes(batch, most_pairs)]
+        assert all(size == most_pairs for size in sizes[:-1])
+
+    def test_without_lengths_pairs_stay_in_their_order(self) -> None:
+        pairs = [TrainingPair([1], [2] * length, [3], 1.0, 0, length, length) for length in (1, 4, 2)]
+        parts = cut_into_passes(PairCollator(0)(pairs), 2)
+        assert [part["prompt_id"].tolist() for part in parts] == [[1, 4], [2]]
+        assert [part["input_ids"].shape[1] for part in parts] == [5, 3]
+
+    def test_one_long_pair_does_not_decide_the_others_memory(self) -> None:
+        lengths = [3, 4000, 2, 5, 3, 4, 2, 3]
+        pairs = [TrainingPair([1], [2] * length, [3], 1.0, 0, number, number) for number, length in enumerate(lengths)]
+        parts = cut_into_passes(PairCollator(0)(pairs), 4, 100, by_length=True)
+        assert [part["input_ids"].shape for part in parts] == [(2, 4001), (8, 6), (6, 4)]
+
+    def test_what_is_the_whole_steps_is_in_every_part(self) -> None:
+        batch = PairCollator(0)(pool(0, 4)) | {"global_loss": torch.arange(4.0)}
+        assert all(torch.equal(part["global_loss"], torch.arange(4.0)) for part in cut_into_passes(batch, 1))

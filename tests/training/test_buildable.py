@@ -50,7 +50,7 @@ def faults(tiny_recipe: TinyRecipe, tmp_path: Path) -> Callable[..., list[Fault]
         ("lr_scheduler_type", "reduce_lr_on_plateau", "requires an eval strategy", "change train.lr_scheduler_type"),
         ("report_to", "wandb", "WandbCallback requires wandb to be installed", "install it, or change train.report_to"),
         ("report_to", "paper", "paper is not supported", "change train.report_to, or leave it out"),
-        ("bf16", "true", "Your setup doesn't support bf16/gpu", "set train.use_cpu, or change train.bf16"),
+        ("tf32", "true", "requires Ampere or a newer GPU", "change train.tf32, or leave it out"),
         ("fsdp", "full_shard", "fsdp only works in distributed training", "change train.fsdp, or leave it out"),
         ("deepspeed", "zero.json", "deepspeed", "install it, or change train.deepspeed"),
         ("adam_beta1", "2", "Invalid beta parameter at index 0: 2", "change train.adam_beta1, or leave it out"),
@@ -76,13 +76,13 @@ def test_all_keys_that_cannot_be_had_are_told_at_once(faults: Callable[..., list
         "train.optim=adamw_bnb_8bit",
         "train.lr_scheduler_type=cosine_with_min_lr",
         "train.lr_scheduler_kwargs={min_lr_rat: 0.1}",
-        "train.bf16=true",
+        "train.tf32=true",
     )
     assert [fault.key for fault in found] == [
         "train.report_to",
         "train.optim",
         "train.lr_scheduler_kwargs",
-        "train.bf16",
+        "train.tf32",
     ]
     assert "wandb" in found[0].what
     assert "mlflow" in found[0].what
@@ -92,8 +92,6 @@ def test_keys_that_need_each_other_are_at_fault_in_neither_order(
     tiny_recipe: TinyRecipe, tmp_path: Path, faults: Callable[..., list[Fault]]
 ) -> None:
     sound = (
-        "train.bf16=true",
-        "train.use_cpu=true",
         "train.lr_scheduler_kwargs={min_lr_rate: 0.1}",
         "train.lr_scheduler_type=cosine_with_min_lr",
         "train.optim_args='momentum=0.9'",
@@ -119,7 +117,7 @@ def test_a_key_in_the_file_is_shown_with_its_line(tiny_recipe: TinyRecipe, tmp_p
 
 def test_a_failed_attempt_leaves_nothing_in_the_environment(faults: Callable[..., list[Fault]]) -> None:
     before = dict(os.environ)
-    faults("train.fsdp=full_shard", "train.bf16=true")
+    faults("train.fsdp=full_shard", "train.tf32=true")
     assert dict(os.environ) == before
 
 
@@ -131,3 +129,7 @@ def test_what_every_shipped_preset_and_recipe_asks_for_can_be_built(tiny_recipe:
         recipe = tiny_recipe(tmp_path, train={"steps_per_round": 2, **train})
         check_train_keys(recipe)
         check_sft_keys(recipe)
+
+
+def test_bfloat16_needs_no_other_key_on_a_cpu(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    check_train_keys(tiny_recipe(tmp_path, "train.bf16=true"))

@@ -7,13 +7,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from align_cli.artifacts.checksums import checksum, member_checksums
 from align_cli.errors import AlignError
-from align_cli.models.load import load_policy
+from align_cli.models.load import Policy, load_policy
 from align_cli.playground.model import make_policy
 from align_cli.training.checkpoints import (
     TrainingState,
@@ -167,3 +168,21 @@ def test_code_that_is_not_trusted_is_not_run_and_the_error_says_so(coded_folder:
         str(coded_folder),
     )
     assert fault.hint == "look at its .py files, and set policy.trust_remote_code to true where you trust them"
+
+
+def test_tensors_in_groups_which_parameters_share_come_back_as_they_were(tiny_policy: Policy, tmp_path: Path) -> None:
+    """As optimizers of bitsandbytes have them: the table that 8 bits are read by is one for all parameters."""
+    table = torch.linspace(0, 1, 256)
+
+    class Grouped(torch.optim.SGD):
+        def state_dict(self) -> dict[str, Any]:
+            return {**super().state_dict(), "state": {n: {"step": 1, "bits": {"table": table}} for n in range(2)}}
+
+    optimizer = Grouped([torch.nn.Parameter(torch.ones(2)) for _ in range(2)])
+    save_checkpoint(tmp_path / "checkpoint", tiny_policy, TrainingState(1, 2, None), optimizer)
+    state = read_training_state(tmp_path / "checkpoint")
+    assert state is not None
+    found = read_optimizer_state(tmp_path / "checkpoint", state)
+    assert found is not None
+    assert [values["step"] for values in found["state"].values()] == [1, 1]
+    assert all(torch.equal(values["bits"]["table"], table) for values in found["state"].values())

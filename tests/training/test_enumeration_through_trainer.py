@@ -244,7 +244,7 @@ def make_trainer(world: World, objective: Objective, folder: Path, **arguments: 
         **arguments,
     )
     policy = Policy(world.policy, make_word_tokenizer(["a"]), "policy")
-    return PreferenceTrainer(policy, world.reference, objective, args)
+    return PreferenceTrainer(policy, world.reference, objective, args, pairs_per_pass=10**6)
 
 
 def training_pairs(world: World, case: Case, sampled_logps: torch.Tensor, source: int = 0) -> list[TrainingPair]:
@@ -302,7 +302,7 @@ def through_trainer(trainer: PreferenceTrainer, world: World, case: Case, object
     """The gradient of the trainer's values, averaged over the events with the probabilities of what sampled them."""
     total, trainer.objective = torch.zeros((), dtype=torch.float64), objective
     for probabilities, inputs in collated(world, case._replace(has_kl=False, loss_type="any")):
-        (step,), _ = trainer.get_batch_samples(iter([dict(inputs)]), 1, trainer.args.device)
+        (step,) = trainer.passes(dict(inputs))
         total = total + (probabilities * trainer._values(objective, trainer.model, step, Figures())).sum()
     return flat(torch.autograd.grad(total, trained(world.policy)))
 
@@ -369,10 +369,10 @@ class TestOneStep:
             learning_rate=self.RATE,
             lr_scheduler_type="constant",
             max_grad_norm=0.0,
-            per_device_train_batch_size=num_responses,
-            gradient_accumulation_steps=len(batch) // num_responses,
+            per_device_train_batch_size=len(batch),
             logging_steps=1,
         )
+        trainer.pairs_per_pass = num_responses
         before = flat([parameter.detach().clone() for parameter in world.policy.parameters()])
         trainer.train_round([batch], TrainingState(round=0, global_step=0, parent=None))
         return (before - flat([parameter.detach() for parameter in world.policy.parameters()])) / self.RATE
@@ -460,7 +460,7 @@ class TestBaselines:
                 )
                 for index, (prompt, one, two) in enumerate(pairs)
             ]
-            (inputs,), _ = trainer.get_batch_samples(iter([collate(batch)]), 1, trainer.args.device)
+            (inputs,) = trainer.passes(collate(batch))
             total = total + probability * trainer.compute_loss(trainer.model, inputs)
         return flat(torch.autograd.grad(total, list(worlds[0].policy.parameters())))
 

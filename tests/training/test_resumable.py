@@ -9,6 +9,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ class Case(NamedTuple):
     Args:
         objective: None for TRL's own loss.
         micro: pairs a forward pass.
+        dtype: of the weights.
         dropout: whether attention drops out, which takes random numbers at every step.
         arguments: of TRL's.
         settings: of the trainer.
@@ -53,6 +55,7 @@ class Case(NamedTuple):
 
     objective: Objective | None = BILEVEL
     micro: int = BATCH
+    dtype: str = "float32"
     dropout: bool = False
     arguments: dict[str, Any] = {}  # noqa: RUF012 (never changed)
     settings: dict[str, Any] = {}  # noqa: RUF012
@@ -64,6 +67,7 @@ CASES = {
     "dropout, accumulation": Case(micro=2, dropout=True),
     "TRL's loss, dropout": Case(None, dropout=True, arguments={"loss_type": ["exo_pair"], "label_smoothing": 0.01}),
     "SimPO": Case(SIMPO),
+    "half precision": Case(dtype="bfloat16"),
 }
 MORE_CASES = {
     "cosine": Case(arguments={"lr_scheduler_type": "cosine", "warmup_steps": 2}),
@@ -74,9 +78,15 @@ MORE_CASES = {
     "Adafactor": Case(arguments={"optim": "adafactor"}),
     "momentum": Case(arguments={"optim": "sgd", "optim_args": "momentum=0.9"}),
 }
+EIGHT_BITS = {
+    "8 bits": Case(arguments={"optim": "adamw_bnb_8bit"}),
+    "8 bits, half precision": Case(dtype="bfloat16", arguments={"optim": "paged_adamw_8bit"}),
+}
+BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 ALL_CASES = [
     *(pytest.param(case, id=name) for name, case in CASES.items()),
     *(pytest.param(case, id=name, marks=pytest.mark.long) for name, case in MORE_CASES.items()),
+    *(pytest.param(case, id=name, marks=BITSANDBYTES) for name, case in EIGHT_BITS.items()),
 ]
 
 
@@ -122,7 +132,7 @@ def train_last_round(
     case: Case, folders: list[Path], scratch: Path, resumed_from: Path | None, kept: list[Path]
 ) -> Ended:
     """All rounds with one trainer, of which the last is kept step by step; or the rest of it, in a new one."""
-    policy, reference = load_policy(resumed_from or folders[0]), load_policy(folders[1])
+    policy, reference = (load_policy(place, dtype=case.dtype) for place in (resumed_from or folders[0], folders[1]))
     trainer = make_trainer(
         _Models(policy, reference), case.objective, scratch / "trainer", batch=BATCH, micro=case.micro,
         arguments={"max_steps": ROUNDS * NUM_STEPS, "learning_rate": 1e-3} | case.arguments, **case.settings,

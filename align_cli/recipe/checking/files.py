@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from align_cli.errors import nearest
+from align_cli.errors import DataError, nearest
 from align_cli.recipe.checking.view import RuleFault, View, rule_fault
+from align_cli.recipe.data_names import DataName
 from align_cli.recipe.written.tree import escaped, shown
 
 PATH_STARTS = ("./", "../", "/")
@@ -22,9 +23,15 @@ _DATA_EXTENSIONS = (
 def missing_data(view: View, *keys: str) -> Iterator[RuleFault]:
     """Those of the keys that name a file or folder, by the looks of it, which is not there."""
     for key in keys:
-        value = view.sound(key)
-        if value is not None and (value.startswith(PATH_STARTS) or value.lower().endswith(_DATA_EXTENSIONS)):
-            yield from missing_file(key, value)
+        if (value := view.sound(key)) is None:
+            continue
+        try:
+            place = DataName.of(value).place
+        except DataError as error:
+            yield rule_fault(key, f"{key} is {shown(value)}; {error.faults[0].what}", error.faults[0].hint)
+            continue
+        if place.startswith(PATH_STARTS) or place.lower().endswith(_DATA_EXTENSIONS):
+            yield from missing_file(key, place)
 
 
 def missing_file(key: str, value: str) -> Iterator[RuleFault]:

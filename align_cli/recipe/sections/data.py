@@ -33,7 +33,11 @@ OTHER_NAMES = {
 
 
 class DataSection(Section):
-    """`data`: where prompts and offline pairs come from; each value is a world's name, a file, a folder or a Hub id."""
+    """`data`: where prompts and offline pairs come from; each value is a world's name, a file, a folder or a Hub id.
+
+    Of a folder or a Hub dataset a split may be named, and of anything a part of its rows: `org/name[test_prefs]`,
+    `pairs.jsonl[:600]`.
+    """
 
     prompts: str | None = Field(None, description="training prompts; each round takes the next of a seeded order")
     preferences: str | None = Field(None, description="offline pairs for the `offline` source")

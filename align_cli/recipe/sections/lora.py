@@ -37,8 +37,8 @@ class LoraSection(Section):
     alpha: int = Field(32, ge=1, description="updates are scaled by alpha / rank, or alpha / sqrt(rank)")
     target_modules: str | list[str] = Field(
         "all-linear",
-        description="layers that get an adapter: `all-linear`, which leaves out the head, a list of names such as "
-        "`[q_proj, v_proj]`, or a regular expression",
+        description="layers that get an adapter: `all-linear`, a mixture's experts among them and the head not, a list "
+        "of names such as `[q_proj, v_proj]`, or a regular expression",
     )
     modules_to_save: list[str] = Field(
         [], description="modules that are trained whole, and saved with the adapter, such as `[embed_tokens]`"
@@ -64,9 +64,10 @@ def _base_is_there(view: View) -> Iterator[RuleFault]:
 
 
 def _adapter_brings_its_own(view: View) -> Iterator[RuleFault]:
+    """A resolved recipe has every key; one that is as when left out says nothing against the adapter's."""
     written = view.written(KEY)
     for name in written if "adapter" in written else []:
-        if name != "adapter":
+        if name != "adapter" and view.get(f"{KEY}.{name}") != LoraSection.model_fields[name].default:
             what = f"{KEY}.{name} beside {KEY}.adapter, which brings its own"
             yield rule_fault(f"{KEY}.{name}", what, "remove one")
 

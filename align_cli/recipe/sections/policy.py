@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,10 +12,13 @@ from align_cli.recipe.checking.files import PATH_STARTS, empty_texts, missing_da
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections.lora import LoraSection
+from align_cli.recipe.sections.quantization import QuantizationSection
+from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
 
+DEVICES = r"auto|cpu|mps|(cuda|xpu)(:\d+)?"
 OTHER_NAMES = {"policy.peft": "adapters are policy.lora"}
 """Names that other tools have for these keys."""
 
@@ -49,7 +53,17 @@ class PolicySection(Section):
     )
     from_scratch: FromScratchSection | None = Field(None, description="in place of model_name_or_path: a new model")
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the loaded weights")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="type of the weights; training keeps float32 copies of others"
+    )
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
+        Field(None, description="how attention is computed, by transformers' name; unset: what it takes itself")
+    )
+    device: str = Field(
+        "auto",
+        description="where the models are: `cpu`, `cuda`, `cuda:1` (the second), `mps` or `xpu`; `auto` is what torch "
+        "finds, else the CPU",
+    )
     trust_remote_code: bool = Field(False, description="run code that ships with the model; off unless you read it")
     chat_template_kwargs: dict[str, Any] | None = Field(
         None,
@@ -60,6 +74,9 @@ class PolicySection(Section):
         "initial", description="the reference model: the initial policy, or the policy of the previous round"
     )
     lora: LoraSection | None = Field(None, description="train adapters on a frozen base; all weights when left out")
+    quantization: QuantizationSection | None = Field(
+        None, description="load the base in 4 or 8 bits, under adapters; as it is when left out"
+    )
     sft: SftSection | None = Field(None, description="supervised warm start; none when left out")
 
     def code(self) -> list[str]:
@@ -104,6 +121,19 @@ def _near_heads(width: int, heads: int) -> str:
     return f"{min(fitting, key=lambda number: abs(number - heads))} fits"
 
 
+def _device_has_a_name(view: View) -> Iterator[RuleFault]:
+    device = view.get("policy.device")
+    if not re.fullmatch(DEVICES, device):
+        what = f"policy.device is {shown(device)}; it must be auto, cpu, cuda, mps or xpu, or one of several, as cuda:1"
+        yield rule_fault("policy.device", what, "leave it out for the accelerator that torch finds")
+
+
+def _float16_is_not_scaled(view: View) -> Iterator[RuleFault]:
+    if view.get("policy.dtype") == "float16" and view.get("train").get("fp16") and not view.has("policy.lora"):
+        what = "train.fp16 with policy.dtype float16; torch scales the gradients of float32 weights alone"
+        yield rule_fault("train.fp16", what, "set policy.dtype to float32, or take bfloat16 and leave train.fp16 out")
+
+
 def _local_model_exists(view: View) -> Iterator[RuleFault]:
     key = "policy.model_name_or_path"
     if (value := view.get(key)) is not None and value.startswith(PATH_STARTS):
@@ -118,17 +148,20 @@ def _names_are_not_empty(view: View) -> Iterator[RuleFault]:
     yield from empty_texts(view, "policy.model_name_or_path", "policy.sft.dataset")
 
 
-RULES: tuple[Rule, ...] = (_one_model, _new_model_is_trained, _heads_divide_the_width)
+RULES: tuple[Rule, ...] = (
+    _one_model,
+    _new_model_is_trained,
+    _heads_divide_the_width,
+    _device_has_a_name,
+    _float16_is_not_scaled,
+)
 FILE_RULES: tuple[Rule, ...] = (_demonstrations_exist, _local_model_exists, _names_are_not_empty)
 
 
-def _half_precision(recipe: Recipe) -> list[str]:
-    if recipe.policy.dtype == "float32" or recipe.policy.lora:  # adapters are float32 on any base
+def _float16(recipe: Recipe) -> list[str]:
+    if recipe.policy.dtype != "float16" or recipe.policy.lora:  # adapters are float32 on any base
         return []
-    return [
-        f"policy.dtype is {recipe.policy.dtype}: small steps of the optimizer round away on weights of half "
-        "precision; train in float32"
-    ]
+    return ["policy.dtype is float16: small gradients are 0 in it; bfloat16 has room for them"]
 
 
-WARNINGS = (_half_precision,)
+WARNINGS = (_float16,)

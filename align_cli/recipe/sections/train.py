@@ -27,6 +27,12 @@ class TrainSection(Section):
     )
     per_device_train_batch_size: int = Field(8, ge=1, description="pairs a forward pass")
     gradient_accumulation_steps: int = Field(1, ge=1, description="forward passes an optimizer step")
+    per_device_max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="most tokens of a forward pass, padding among them: a batch is then cut by its lengths too, at the "
+        "same global batch; a single pair may have more; unset: by pairs alone",
+    )
     steps_per_round: int = Field(ge=1, description="optimizer steps a round")
     schedule: Literal["run", "round"] = Field(
         "run", description="the learning-rate schedule spans the whole run, or starts anew each round"

@@ -68,6 +68,7 @@ _OWNED_BY_ALIGN = {
     "logging_nan_inf_filter": "losses are shown unfiltered; leave it out",
     "use_cache": "align sets it; leave it out",
     "local_rank": "the launcher sets it",
+    "use_cpu": "set policy.device to cpu",
 }
 _OWNED_PREFIXES = {
     "save_": _CHECKPOINTS,
@@ -78,7 +79,7 @@ _OWNED_PREFIXES = {
 _GONE_FROM_TRANSFORMERS = {
     "warmup_ratio": "set train.warmup_steps to a number below 1, a share of all steps",
     "evaluation_strategy": _EVALUATE,
-    "no_cuda": "set train.use_cpu",
+    "no_cuda": "set policy.device to cpu",
     "overwrite_output_dir": _RESUME,
 }
 _FROM_TRL = {
@@ -95,7 +96,7 @@ _FROM_TRL = {
     "sync_ref_model": "set policy.reference to previous for a reference that follows the policy",
     "ref_model_mixup_alpha": "set policy.reference to previous for a reference that follows the policy",
     "ref_model_sync_steps": "set policy.reference to previous for a reference that follows the policy",
-    "model_init_kwargs": "set policy.dtype, policy.revision and policy.trust_remote_code",
+    "model_init_kwargs": "set policy.dtype, policy.attn_implementation, policy.revision and policy.trust_remote_code",
     "trust_remote_code": "set policy.trust_remote_code",
     "f_divergence_type": "set method.f_divergence_type",
     "f_alpha_divergence_coef": "set method.f_alpha_divergence_coef",

@@ -79,6 +79,11 @@ class Begun:
         machine = {"host": socket.gethostname(), "platform": platform.platform()}
         self._write({"versions": _versions(), "machine": machine, "seed": seed, "schema_version": SCHEMA_VERSION})
 
+    def versions(self) -> dict[str, str]:
+        """The versions that the run was begun with, by package; none where the document does not say."""
+        found = self._document().get("versions")
+        return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
+
     def micro_batches(self) -> dict[int, MicroBatch]:
         """Pairs a forward pass from a round on, by round; read once. None are known where the document is damaged."""
         if self._micro_batches is None:

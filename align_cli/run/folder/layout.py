@@ -20,6 +20,11 @@ LOGS = "logs"
 """What the trackers of `train.report_to` write: no artifact, nothing depends on it, and a fork leaves it behind."""
 
 
+def run_around(path: Path) -> Path | None:
+    """The run that a place lies in, or will; None where it lies in none."""
+    return next((parent for parent in path.resolve().parents if (parent / RUN).is_file()), None)
+
+
 class Layout:
     """The names in a run's folder.
 

@@ -153,8 +153,12 @@ class Manifests:
             raise RunError("the artifact is missing", where=str(path), hint=self._layout.damage_remedy(path))
         return path
 
-    def verified(self, artifact: Artifact) -> Path:
+    def verified(self, artifact: Artifact, but: Sequence[str] = ()) -> Path:
         """The path of a finished artifact whose content is what it was.
+
+        Args:
+            artifact: which one.
+            but: of a folder, files that nobody is going to read.
 
         Raises:
             RunError: if it is missing or changed; of a folder, names the file.
@@ -162,7 +166,7 @@ class Manifests:
         path = self.kept(artifact)
         record = self._record_of(artifact) or {}
         if path.is_dir() and artifact.name in record.get("members", {}):
-            self._check_members(path, artifact.name, record)
+            self._check_members(path, artifact.name, record, but)
         else:
             self._check_same(path, checksum(path), record["outputs"][artifact.name])
         return path
@@ -216,11 +220,11 @@ class Manifests:
                 hint=self._layout.damage_remedy(path),
             )
 
-    def _check_members(self, folder: Path, name: str, record: Mapping[str, Any]) -> None:
+    def _check_members(self, folder: Path, name: str, record: Mapping[str, Any], but: Sequence[str]) -> None:
         """Name the first file of a folder that is not what was written."""
-        let_go = {entry.removeprefix(f"{name}/") for entry in record.get("dropped", [])}
-        written = {member: found for member, found in record["members"][name].items() if member not in let_go}
-        there = {member: found for member, found in member_checksums(folder).items() if member not in let_go}
+        passed = {*but, *(entry.removeprefix(f"{name}/") for entry in record.get("dropped", []))}
+        written = {member: found for member, found in record["members"][name].items() if member not in passed}
+        there = member_checksums(folder, passed)
         for member, found in there.items():
             if member not in written:
                 raise RunError(

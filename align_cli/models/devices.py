@@ -1,0 +1,48 @@
+"""Devices, by torch's accelerator interface: which one models are on, and what it lacks, which the CPU does for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from align_cli.errors import AlignError
+
+if TYPE_CHECKING:
+    import torch
+
+KEY = "policy.device"
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name; `auto` is the accelerator that there is, else the CPU.
+
+    Raises:
+        AlignError: if there is no such device here.
+    """
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "cpu" or (name == "auto" and accelerator is None):
+        return torch.device("cpu")
+    wanted = torch.device(accelerator if name == "auto" and accelerator else name)
+    number, num_there = wanted.index or 0, torch.accelerator.device_count() if accelerator else 0
+    if accelerator and wanted.type == accelerator.type and number < num_there:
+        return torch.device(wanted.type, number)
+    there = ["cpu", *(f"{accelerator}:{each}" for each in range(num_there))]
+    hint = f"set it to {' or '.join(there)}, or leave it out"
+    if wanted.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        hint += "; this torch was built without CUDA, and pytorch.org has one that was"
+    raise AlignError(f"{KEY} is {name}, and torch finds no such device here", where=KEY, hint=hint)
+
+
+def in_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers in double precision: on their device, or on the CPU where the device has none, as mps."""
+    return (tensor if has_float64(tensor.device) else tensor.cpu()).double()
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in double precision."""
+    import torch
+
+    if device.type == "xpu":
+        return bool(torch.xpu.get_device_properties(device).has_fp64)
+    return device.type != "mps"

@@ -1,0 +1,220 @@
+"""A model's log-probabilities at response positions, and their exact KL to another model, without a batch's logits.
+
+Logits are most of a training step's memory: a number for every token of the vocabulary at every position. Here the LM
+head runs within the model's own forward pass, at the response's positions alone and a chunk of them at a time; where
+there are several chunks, each one's logits are made again for its gradient. Whatever the forward pass does around its
+head, as switching adapters or casting, it does for the chunks too. `scoring` asks; nothing else does.
+
+Shapes: B sequences of T tokens, N response tokens of the whole batch in the order of its rows, n of them in a chunk,
+V vocabulary, H width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from align_cli.methods.logprobs import token_kl, token_logps
+
+CHUNK_LOGITS = 2**25
+"""The most logits that are made at once: 128 MiB of them."""
+
+
+class Tokens(NamedTuple):
+    """Which tokens are scored.
+
+    Args:
+        inputs: `input_ids` and `attention_mask`, (B, T) each, as the model takes them.
+        predicts_BT: where the next token is scored: N times true.
+        targets_N: those next tokens.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    predicts_BT: torch.Tensor
+    targets_N: torch.Tensor
+
+
+class Anchor(NamedTuple):
+    """What a frozen model said of the same tokens: enough for log-ratios, and for the KL to it.
+
+    Args:
+        model: which one.
+        states_NH: what its head was given.
+        wanted_N: at which tokens the KL is wanted.
+    """
+
+    model: Any
+    states_NH: torch.Tensor
+    wanted_N: torch.Tensor
+
+
+class TokenScores(NamedTuple):
+    """What a model says of tokens.
+
+    Args:
+        logps_N: their log-probabilities, with gradient where it is enabled.
+        kl_N: the exact KL to the anchor over the vocabulary, in nats; 0 where it was not wanted.
+        states_NH: what the head was given.
+    """
+
+    logps_N: torch.Tensor
+    kl_N: torch.Tensor
+    states_NH: torch.Tensor
+
+
+def score_tokens(model: Any, tokens: Tokens, anchor: Anchor | None = None) -> TokenScores:
+    """One forward pass.
+
+    Args:
+        model: a causal language model of transformers, or what stands for one.
+        tokens: on the model's device.
+        anchor: what the KL is taken to; None for none.
+    """
+    head = head_of(model)
+    if head.module is None:
+        states_NH = model(**tokens.inputs, use_cache=False).logits[tokens.predicts_BT]
+        return _score_states(head, states_NH, tokens.targets_N, anchor)
+    found: list[TokenScores] = []
+
+    def score_in_passing(states_BTH: torch.Tensor) -> torch.Tensor:
+        found.append(_score_states(head, states_BTH[tokens.predicts_BT], tokens.targets_N, anchor))
+        return states_BTH[..., :1]  # for whatever the model does with its logits behind the head
+
+    with _forward_replaced(head.module, score_in_passing):
+        model(**tokens.inputs, use_cache=False)
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a model makes logits of its last states.
+
+    Args:
+        module: the LM head; None where what the model does behind it is not known, and its logits are taken as states.
+        scale: what the head's outputs are multiplied by (Cohere, Granite).
+        softcap: the bound c of c · tanh(logits / c) (Gemma); None for none.
+    """
+
+    module: torch.nn.Module | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, states_NH: torch.Tensor) -> torch.Tensor:
+        """(N, V)."""
+        return states_NH if self.module is None else self.finished(self.module(states_NH))
+
+    def finished(self, outputs_NV: torch.Tensor) -> torch.Tensor:
+        """What the model does with its head's outputs."""
+        if self.scale != 1:
+            outputs_NV = outputs_NV * self.scale
+        return outputs_NV if self.softcap is None else self.softcap * torch.tanh(outputs_NV / self.softcap)
+
+
+_HEADS: WeakKeyDictionary[Any, Head] = WeakKeyDictionary()
+
+
+def head_of(model: Any) -> Head:
+    """The head of a model, tried once against the logits of its forward pass."""
+    if model not in _HEADS:
+        _HEADS[model] = _tried_head(model)
+    return _HEADS[model]
+
+
+def _tried_head(model: Any) -> Head:
+    module = model.get_output_embeddings()
+    if module is None:
+        return Head()
+    outputs: list[torch.Tensor] = []
+
+    def keep(states_BTH: torch.Tensor) -> torch.Tensor:
+        outputs.append(module(states_BTH))
+        return outputs[0]
+
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids_BT = torch.tensor([[number % vocabulary for number in range(1, 5)]], device=model.device)
+    with torch.no_grad(), _forward_replaced(module, keep):
+        logits_BTV = model(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), use_cache=False).logits
+    possible = _possible_heads(module, model.config.get_text_config())
+    return next((head for head in possible if outputs and _is_close(head.finished(outputs[0]), logits_BTV)), Head())
+
+
+def _possible_heads(module: torch.nn.Module, config: Any) -> Iterator[Head]:
+    """The ways in which models of transformers make logits of what their head gives."""
+    yield Head(module)
+    if softcap := getattr(config, "final_logit_softcapping", None):
+        yield Head(module, softcap=softcap)
+    if scale := getattr(config, "logit_scale", None):
+        yield Head(module, scale)
+    if divisor := getattr(config, "logits_scaling", None):
+        yield Head(module, 1 / divisor)
+
+
+def _is_close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    tolerance = 1e-5 if found.dtype in (torch.float32, torch.float64) else 1e-2
+    return found.shape == wanted.shape and torch.allclose(
+        found.double(), wanted.double(), rtol=tolerance, atol=tolerance
+    )
+
+
+@contextmanager
+def _forward_replaced(module: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """While it lasts, the module does this when it is called; within that, it is what it was."""
+    own = module.__dict__.get("forward")
+
+    def put_back() -> None:
+        module.__dict__.pop("forward", None)
+        if own is not None:
+            module.forward = own
+
+    def once(states_BTH: torch.Tensor) -> torch.Tensor:
+        put_back()
+        return forward(states_BTH)
+
+    module.forward = once
+    try:
+        yield
+    finally:
+        put_back()
+
+
+def _score_states(head: Head, states_NH: torch.Tensor, targets_N: torch.Tensor, anchor: Anchor | None) -> TokenScores:
+    def score(states_nH: torch.Tensor, targets_n: torch.Tensor, *anchored: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits_nV = head.logits(states_nH)
+        logps_n = token_logps(logits_nV, targets_n)
+        kl_n = torch.zeros_like(logps_n)
+        return logps_n, _add_kl(kl_n, logits_nV, Anchor(anchor.model, *anchored)) if anchor else kl_n
+
+    columns = (states_NH, targets_N, *(anchor[1:] if anchor else ()))
+    size = max(1, CHUNK_LOGITS // _vocabulary(head, states_NH))
+    parts = list(zip(*(column.split(size) for column in columns), strict=True))
+    is_remade = len(parts) > 1 and torch.is_grad_enabled()
+    scores = [checkpoint(score, *part, use_reentrant=False) if is_remade else score(*part) for part in parts]
+    logps_N, kl_N = (torch.cat(column) for column in zip(*scores, strict=True))
+    return TokenScores(logps_N, kl_N, states_NH.detach())
+
+
+def _add_kl(kl_n: torch.Tensor, logits_nV: torch.Tensor, anchor: Anchor) -> torch.Tensor:
+    wanted_n = anchor.wanted_N
+    if not wanted_n.any():
+        return kl_n
+    head = head_of(anchor.model)
+    with torch.no_grad(), _at_work(anchor.model, head):
+        anchored_kV = head.logits(anchor.states_NH[wanted_n])
+    return kl_n.masked_scatter(wanted_n, token_kl(logits_nV[wanted_n], anchored_kV))
+
+
+def _at_work(model: Any, head: Head) -> AbstractContextManager[Any]:
+    """In which a head that adapters have a part in is this model's."""
+    is_adapted = hasattr(head.module, "active_adapters") and hasattr(model, "at_work")
+    return model.at_work() if is_adapted else nullcontext()
+
+
+def _vocabulary(head: Head, states_NH: torch.Tensor) -> int:
+    weight = getattr(head.module, "weight", None)
+    return states_NH.shape[-1] if weight is None else len(weight)

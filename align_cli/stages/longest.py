@@ -1,0 +1,68 @@
+"""The longest rows that stages read: what a run's memory is decided by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import nlargest
+from itertools import islice
+from typing import Any
+
+from align_cli.artifacts.json_text import to_json
+from align_cli.recipe import Recipe
+from align_cli.stages.base import Stage
+from align_cli.stages.inputs import Inputs
+from align_cli.stages.lengths import ReadRow, read_row
+
+SFT, PROMPTS = "policy.sft.dataset", ("data.prompts", "data.demonstrations", "data.eval_prompts")
+
+CANDIDATES = 8
+"""So many times the rows that are wanted, the longest in characters, are measured in tokens."""
+
+
+def longest_rows(
+    recipe: Recipe, inputs: Inputs, due: Sequence[Stage], num_steps: int
+) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of every key with the most tokens in the policy's eyes, the longest first.
+
+    Args:
+        recipe: the whole recipe.
+        inputs: its rows, all of which the policy can read.
+        due: the stages that read them.
+        num_steps: steps of each stage that they are to fill.
+
+    Returns:
+        Rows by key, cut where the recipe says so. What a new model is made from is left out: of fewer rows it would be
+        another model.
+    """
+    found = {}
+    for wanted in (rows for stage in due for rows in stage.to_read(recipe, inputs)):
+        is_material = wanted.key == SFT and recipe.policy.from_scratch is not None
+        if wanted.rows and not is_material:
+            count = _num_rows(recipe, wanted.key, num_steps)
+            candidates = islice(_by_characters(wanted.key, wanted.rows, recipe, inputs), CANDIDATES * count)
+            longest = nlargest(count, candidates, key=lambda read: read.num_tokens)
+            found[wanted.key] = [read.row for read in longest]
+    return found
+
+
+def num_prompts(recipe: Recipe, num_steps: int) -> int:
+    """Prompts whose responses fill so many batches of sampling."""
+    return max(1, num_steps * recipe.generate.batch_size // recipe.generate.num_generations)
+
+
+def _num_rows(recipe: Recipe, key: str, num_steps: int) -> int:
+    if key == SFT and recipe.policy.sft is not None:
+        return num_steps * recipe.policy.sft.per_device_train_batch_size
+    if key in ("data.prompts", "data.demonstrations"):
+        return num_prompts(recipe, num_steps)
+    return num_steps * (recipe.global_batch_size if key == "data.preferences" else recipe.generate.batch_size)
+
+
+def _by_characters(key: str, rows: Sequence[Mapping[str, Any]], recipe: Recipe, inputs: Inputs) -> Iterator[ReadRow]:
+    """The rows that are not left out for their length, those with the most characters first."""
+    limits = inputs.limits(recipe.generate.max_new_tokens if key in PROMPTS else 0)
+    for row in sorted(rows, key=lambda row: len(to_json(row)), reverse=True):
+        answers = [name for name in ("completion", "chosen", "rejected") if name in row]
+        read = read_row(row, answers, inputs.policy, limits, may_lack_prompt=True)
+        if not limits.exceeded_by(read):
+            yield read

@@ -1,0 +1,98 @@
+"""`align` on a pseudo-terminal, as somebody sits before it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PATIENCE_SECONDS = 120
+SECONDS_TO_REACT = 0.5
+"""A signal that comes within microseconds of a prompt is seen by `input` with the next key alone."""
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+CTRL_C, CTRL_D = "\x03", "\x04"
+
+
+class Terminal:
+    """A terminal with `align` on it.
+
+    Args:
+        pid: the process.
+        descriptor: the other end of its terminal.
+    """
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        self._pid, self._descriptor = pid, descriptor
+        self._read = b""
+        self._seen = 0
+
+    def until(self, text: str) -> str:
+        """What was shown since the last call, up to and with a text, without escapes; waits for it."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (place := self._shown().find(text, self._seen)) < 0:
+            if time.monotonic() > deadline or not self._read_more(deadline):
+                raise TimeoutError(f"{text!r} was not shown, but {self._shown()[self._seen :]!r}")
+        start, self._seen = self._seen, place + len(text)
+        return self._shown()[start : self._seen]
+
+    def type(self, text: str) -> None:
+        """Type a text, as soon as somebody who has read what is shown could."""
+        time.sleep(SECONDS_TO_REACT)
+        os.write(self._descriptor, text.encode())
+
+    def end(self) -> tuple[int, str]:
+        """The exit code, and what was shown since the last call."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._read_more(deadline):
+            pass
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        return os.waitstatus_to_exitcode(status), self._shown()[self._seen :]
+
+    def close(self) -> None:
+        """Nothing is left running."""
+        if self._pid:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, 9)
+            os.waitpid(self._pid, 0)
+        os.close(self._descriptor)
+
+    def _shown(self) -> str:
+        return ESCAPES.sub("", self._read.decode(errors="replace")).replace("\r", "")
+
+    def _read_more(self, deadline: float) -> bool:
+        ready, _, _ = select.select([self._descriptor], [], [], max(deadline - time.monotonic(), 0))
+        try:
+            read = os.read(self._descriptor, 65536) if ready else b""
+        except OSError:  # its process has ended
+            return False
+        self._read += read
+        return bool(read)
+
+
+@contextmanager
+def terminal(*arguments: str | Path, cwd: Path, columns: int = 80) -> Iterator[Terminal]:
+    """`align ARGUMENTS` on a terminal of this width."""
+    pid, descriptor = pty.fork()
+    if pid == 0:
+        os.chdir(cwd)
+        for name in ("COLUMNS", "LINES"):
+            os.environ.pop(name, None)
+        os.environ["TERM"] = "xterm"
+        main = "from align_cli.cli.main import main; main()"
+        os.execv(sys.executable, [sys.executable, "-c", main, *map(str, arguments)])
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    shown = Terminal(pid, descriptor)
+    try:
+        yield shown
+    finally:
+        shown.close()
