@@ -93,6 +93,11 @@ class Objective:
         """Whether any pair carries the response term."""
         return any(source.gradient_coefficient and source.policy_responses for source in self.sources)
 
+    def carries_response_term(self, sources_B: torch.Tensor) -> torch.Tensor:
+        """(B,) which pairs, by the positions of their sources, carry the response term, and are baselines in it."""
+        carries = [bool(source.gradient_coefficient and source.policy_responses) for source in self.sources]
+        return torch.tensor(carries, device=sources_B.device)[sources_B]
+
     @property
     def needs_reference(self) -> bool:
         """Whether the reference has to run at all."""

@@ -254,11 +254,16 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         return pair_values(objective, pairs, inputs, batch, figures)
 
     def _add_global_losses(self, objective: Objective, parts: list[Inputs]) -> None:
+        """The losses that baselines average: of pairs that carry the response term, since others are none of theirs."""
+        carrying = [select_pairs(part, objective.carries_response_term(part["source"])) for part in parts]
+        carrying = [part for part in carrying if len(part["source"])]
+        if not carrying:
+            return
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses = [pair_losses(objective, self.model, self.ref_model, part).losses_B for part in parts]
+            losses = [pair_losses(objective, self.model, self.ref_model, part).losses_B for part in carrying]
         step = {"global_loss": self._gathered(torch.cat(losses))}
         for name in GLOBAL_COLUMNS:
-            step[f"global_{name}"] = self._gathered(torch.cat([part[name] for part in parts]))
+            step[f"global_{name}"] = self._gathered(torch.cat([part[name] for part in carrying]))
         for part in parts:
             part.update(step)
 

@@ -1,0 +1,207 @@
+"""The recipes for real models run from end to end: tiny models of their families, a few rows of their schemas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chat_models import CHATML, chat_tokenizer
+
+from align_cli.cli.reporters import RunReporter
+from align_cli.recipe import Recipe, load_recipe, resolved
+from align_cli.run.loop import align_rounds
+
+ROOT = Path(__file__).parent.parent
+FAMILIES = {"smollm2": "llama", "qwen2.5-0.5b": "qwen2", "llama-3.1-8b-lora": "llama", "phi-3-safe": "phi3"}
+NAMES = [f"{family}{variant}" for family in FAMILIES for variant in ("", "-offline")]
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+MORE_IDS = 8
+"""Some families' tokenizers bring tokens of their own."""
+SHORT = (
+    "train.per_device_train_batch_size=4",
+    "train.gradient_accumulation_steps=1",
+    "train.steps_per_round=1",
+    "evaluate.num_prompts=4",
+    "generate.max_new_tokens=8",
+    "generate.batch_size=4",
+)
+QUESTIONS = ["Name a colour.", "What is two plus two?", "Who wrote it?", "Say yes.", "Why is it red?", "Count to four."]
+
+
+def ultrafeedback() -> Iterator[dict[str, Any]]:
+    """Rows as `HuggingFaceH4/ultrafeedback_binarized` has them."""
+    for number, question in enumerate(QUESTIONS):
+        asked = {"role": "user", "content": question}
+        answers = [{"role": "assistant", "content": text} for text in (f"It is {number}.", "no")]
+        yield {
+            "prompt": question,
+            "prompt_id": f"{number:064x}",
+            "chosen": [asked, answers[0]],
+            "rejected": [asked, answers[1]],
+            "messages": [asked, answers[0]],
+            "score_chosen": 8.0,
+            "score_rejected": 3.5,
+        }
+
+
+def safe_rlhf() -> Iterator[dict[str, Any]]:
+    """Rows as `PKU-Alignment/PKU-SafeRLHF` has them."""
+    for number, question in enumerate(QUESTIONS):
+        yield {
+            "prompt": question,
+            "response_0": f"It is {number}.",
+            "response_1": "I would rather not say.",
+            "prompt_source": "Alpaca3-70B",
+            "response_0_source": "Alpaca3-8B",
+            "response_1_source": "Alpaca2-7B",
+            "is_response_0_safe": number % 2 == 0,
+            "is_response_1_safe": True,
+            "better_response_id": number % 2,
+            "safer_response_id": 1 - number % 2,
+        }
+
+
+def write_split(folder: Path, split: str, rows: Iterator[dict[str, Any]]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def make_policy(folder: Path, family: str) -> str:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = chat_tokenizer()
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer) + MORE_IDS, **SIZES, **ids)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def make_reward_model(folder: Path, family: str, template: str | None) -> str:
+    """A classifier with one output: a decoder that is asked in chats, or an encoder that takes two texts."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    tokenizer = chat_tokenizer(template)
+    sizes = {key: value for key, value in SIZES.items() if family != "bert" or key != "num_key_value_heads"}
+    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": None}
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), num_labels=1, **sizes, **ids)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def of_smollm2(folder: Path) -> list[str]:
+    """What its recipes take from the user: instructions, pairs, and sentences of reviews."""
+    pytest.importorskip("vaderSentiment")
+    data = folder / "data"
+    data.mkdir()
+    rows = [{"instruction": question, "input": "", "output": "Yes."} for question in QUESTIONS]
+    (data / "alpaca.json").write_text(json.dumps(rows))
+    pairs = [{**row, "chosen": "A fine one.", "rejected": "Look it up."} for row in rows]
+    (data / "pairs.json").write_text(json.dumps(pairs))
+    for name in ("liked", "disliked"):
+        (data / f"{name}.txt").write_text("".join(f"it was {name} {number}\n" for number in range(9)))
+    changed = {
+        "data.preferences": data / "pairs.json",
+        "data.eval_prompts": f"{data / 'alpaca.json'}[:4]",
+        "labelers.critics.arguments.liked": data / "liked.txt",
+        "labelers.critics.arguments.disliked": data / "disliked.txt",
+    }
+    return [f"{key}={value}" for key, value in changed.items()]
+
+
+def of_the_hub(path: Path, folder: Path) -> list[str]:
+    """Folders in the place of the Hub's data sets, and tiny reward models."""
+    write_split(folder / "ultrafeedback", "train_prefs", ultrafeedback())
+    write_split(folder / "ultrafeedback", "test_prefs", ultrafeedback())
+    write_split(folder / "safe", "train", safe_rlhf())
+    write_split(folder / "safe", "test", safe_rlhf())
+    places = {"HuggingFaceH4/ultrafeedback_binarized": "ultrafeedback", "PKU-Alignment/PKU-SafeRLHF": "safe"}
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    changed = []
+    for key, name in recipe["data"].items():
+        for place, ours in places.items():
+            if str(name).startswith(place):
+                changed.append(f"data.{key}={folder / ours}{name.removeprefix(place)}")
+    assert len(changed) >= 3
+    models = {
+        "trains": lambda: make_reward_model(folder / "trains", "llama", CHATML),
+        "judges": lambda: make_reward_model(folder / "judges", "bert", None),
+    }
+    return [*changed, *(f"labelers.{name}.arguments.model={models[name]()}" for name in recipe["labelers"])]
+
+
+@pytest.fixture
+def made_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Recipe]:
+    """A recipe with everything that is not the recipe's own made small, or taken from a folder."""
+    monkeypatch.chdir(ROOT)
+
+    def make(name: str) -> Recipe:
+        path = ROOT / "recipes" / f"{name}.yaml"
+        family = FAMILIES[name.removesuffix("-offline")]
+        changed = of_smollm2(tmp_path) if name.startswith("smollm2") else of_the_hub(path, tmp_path)
+        if name == "smollm2":
+            changed.append(f"data.prompts={tmp_path / 'data' / 'alpaca.json'}[4:]")
+        if not name.endswith("-offline"):
+            changed += ["rounds=2", "generate.prompts_per_round=4"]
+        return load_recipe(
+            path,
+            [
+                f"output_dir={tmp_path / 'run'}",
+                f"policy.model_name_or_path={make_policy(tmp_path / 'policy', family)}",
+                *SHORT,
+                *changed,
+            ],
+        )
+
+    return make
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_from_end_to_end(name: str, made_small: Callable[[str], Recipe]) -> None:
+    recipe = made_small(name)
+    evaluations = align_rounds(recipe, RunReporter())
+    assert [one.round for one in evaluations] == list(range(recipe.rounds + 1))
+    last = evaluations[-1]
+    assert last.num_prompts == 4
+    assert last.against["initial"]["policy"] == evaluations[0].policy != last.policy
+    assert last.reward is not None
+    steps = [json.loads(line) for line in (Path(recipe.output_dir) / "rounds/001/training.jsonl").open()]
+    assert all(step["loss"] > 0 and step["grad_norm"] > 0 for step in steps)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("-offline")])
+def test_its_baseline_differs_in_what_the_baseline_is_about_alone(name: str) -> None:
+    """Same model, data, steps, KL and evaluation: what is compared is the method."""
+    ours, theirs = (
+        resolved(load_recipe(ROOT / "recipes" / f"{each}.yaml", check_files=False))
+        for each in (name, f"{name}-offline")
+    )
+    assert [source for source, section in theirs["method"]["sources"].items() if section] == ["offline"]
+    for section in ("policy", "evaluate"):
+        assert theirs[section] == ours[section]
+    assert theirs["data"] == {**ours["data"], "prompts": None}
+    assert theirs["method"]["kl"] == ours["method"]["kl"] and ours["method"]["kl"]["on"] == "all"
+    assert theirs["method"]["beta"] == ours["method"]["beta"]
+    steps = [each["rounds"] * each["train"].pop("steps_per_round") for each in (ours, theirs)]
+    assert steps[0] == steps[1]
+    assert theirs["train"] == ours["train"]
+    assert all(theirs["generate"][key] == ours["generate"][key] for key in ("max_new_tokens", "batch_size"))
