@@ -183,7 +183,7 @@ TOLERANCES = {"float32": 1e-3}
 
 def what_goes_together(policy: Policy) -> Together:
     """Which prompts a model can be sampled on in one batch: those for which it says what it says of each alone."""
-    vocabulary = policy.model.get_input_embeddings().num_embeddings
+    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
     tokens = [number % vocabulary for number in range(1, 9)]
     short, alike = tokens[:3], tokens[3:6]
     alone = _greedy_logps(policy, [short])

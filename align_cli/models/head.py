@@ -136,7 +136,7 @@ def _tried_head(model: Any) -> Head:
         outputs.append(module(states_BTH))
         return outputs[0]
 
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     ids_BT = torch.tensor([[number % vocabulary for number in range(1, 5)]], device=model.device)
     with torch.no_grad(), _forward_replaced(module, keep):
         logits_BTV = model(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), use_cache=False).logits

@@ -62,7 +62,7 @@ def _check_texts(pairs: Sequence[Preference]) -> None:
 
 
 def _check_vocabulary(pairs: Sequence[Preference], policy: Policy) -> None:
-    size = policy.model.get_input_embeddings().num_embeddings
+    size = policy.model.get_input_embeddings().weight.shape[0]
     for index, pair in enumerate(pairs):
         ids = [*(pair.prompt_ids or []), *(pair.chosen_ids or []), *(pair.rejected_ids or [])]
         if not all(0 <= token_id < size for token_id in ids):

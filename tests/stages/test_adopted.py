@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from chat_models import STRICT, make_chat_model
 
 from align_cli.artifacts.records import Preference
 from align_cli.errors import DataError
+from align_cli.models.adapters import AdaptedModel
 from align_cli.models.load import Policy, load_policy
+from align_cli.recipe.sections.lora import LoraSection
+from align_cli.recipe.sections.policy import PolicySection
 from align_cli.stages import adopted
 from align_cli.stages.lengths import Limits, read_row
 from align_cli.stages.pairing.pairs import RESPONSES, as_pair
@@ -96,3 +100,12 @@ def test_ids_that_the_vocabulary_has_not_are_named(policy: Policy, side: str) ->
         assert refused(policy, SAMPLED, replace(SAMPLED, **{side: [5, outside]})) == (
             f"pair 1 holds token ids that the policy's vocabulary of {size} has not"
         )
+
+
+def test_the_vocabulary_of_a_policy_whose_embeddings_have_an_adapter_is_its_bases(tmp_path: Path) -> None:
+    base = make_chat_model(tmp_path / "base", context_length=CONTEXT, template=STRICT)
+    section = LoraSection(rank=2, target_modules=["embed_tokens"])
+    adapted_policy = AdaptedModel(PolicySection(model_name_or_path=str(base), lora=section), 0).policy(None)
+    assert adopted_pairs([SAMPLED], adapted_policy) == [SAMPLED]
+    beyond = replace(SAMPLED, chosen_ids=[adapted_policy.model.config.vocab_size])
+    assert refused(adapted_policy, beyond).startswith("pair 0 holds token ids that the policy's vocabulary of ")
