@@ -68,6 +68,18 @@ class Memory:
 
         return bounded
 
+    def fill_after_step(self, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From this step of the process on, there is memory for eight sequences."""
+        on_step_end, calls = _BeginAndEnd.on_step_end, 0
+
+        def filling(*args: Any, **kwargs: Any) -> None:
+            nonlocal calls
+            calls += 1
+            self.in_training = 8 if calls == number else self.in_training
+            on_step_end(*args, **kwargs)
+
+        monkeypatch.setattr(_BeginAndEnd, "on_step_end", filling)
+
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
@@ -147,18 +159,28 @@ def test_in_one_process_a_later_round_has_the_weights_and_the_moments_of_the_one
     folder: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("output_dir=forked", *HALVED, origin=Origin(Path("whole"), 1))
-    on_step_end, calls = _BeginAndEnd.on_step_end, 0
-
-    def filling(*args: Any, **kwargs: Any) -> None:
-        nonlocal calls
-        calls += 1
-        memory.in_training = 8 if calls == 3 else memory.in_training  # in the midst of round 2
-        on_step_end(*args, **kwargs)
-
-    monkeypatch.setattr(_BeginAndEnd, "on_step_end", filling)
+    memory.fill_after_step(3, monkeypatch)  # in the midst of round 2
     said = train("output_dir=out")
     assert [line for line in said if "memory" in line] == [NOTE.replace("round 1", "round 2")]
     assert_same_training("out", "forked", 2)
+
+
+def test_merged_updates_are_those_of_the_round_before_when_a_round_begins_again(
+    folder: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ("policy.lora={rank: 2, between_rounds: merge}", "rounds=3")
+    train("output_dir=whole_adapters", *HALVED, *keys)
+    memory.fill_after_step(3, monkeypatch)
+    said = train("output_dir=out", *keys)
+    assert [line for line in said if "memory" in line] == [NOTE.replace("round 1", "round 2")]
+    for number in ("002", "003"):
+        ours, theirs = (
+            load_file(Path(run, "rounds", number, "checkpoint", "adapter_model.safetensors"))
+            for run in ("out", "whole_adapters")
+        )
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
 
 
 def test_the_processes_after_one_that_ran_out_of_memory_cut_their_batches_likewise_and_end_in_the_same_bytes(

@@ -22,7 +22,7 @@ from align_cli.run.plan import Step
 from align_cli.run.tidy import superfluous
 from align_cli.stages.base import Artifact
 
-VARIANT = "offline and dpr"
+VARIANT, MERGED = "offline and dpr", "adapters merged between rounds, warm start"
 EVERY_THREE = ("rounds=5", "checkpoints.every_rounds=3")
 REFERENCES = {"initial": (), "previous": ("policy.reference=previous",)}
 OPTIMIZER = "optimizer.safetensors"
@@ -210,14 +210,15 @@ def test_a_run_that_is_over_sooner_than_was_planned_says_that_its_last_round_has
 
 
 @pytest.mark.parametrize(
-    "within",
+    ("variant", "within"),
     [
-        "round 4 train",
-        *(pytest.param(step, marks=pytest.mark.long) for step in ("round 4 generate", "round 5 evaluate")),
+        (VARIANT, "round 4 train"),
+        *(pytest.param(VARIANT, step, marks=pytest.mark.long) for step in ("round 4 generate", "round 5 evaluate")),
+        (MERGED, "round 5 train"),
     ],
 )
 def test_a_round_that_was_rolled_back_between_checkpoints_is_followed_by_the_same_bytes(
-    within: str, tmp_path: Path
+    variant: str, within: str, tmp_path: Path
 ) -> None:
     """The reference goes back with the policy, and stays where it belongs while rounds are trained again."""
     changes: dict[str, Any] = {
@@ -225,7 +226,7 @@ def test_a_round_that_was_rolled_back_between_checkpoints_is_followed_by_the_sam
         "policy": {"reference": "previous"},
         "checkpoints": {"every_rounds": 5, "every_steps": 1},
     }
-    whole, killed = (make_run(tmp_path / name, VARIANT, **changes) for name in ("whole", "killed"))
+    whole, killed = (make_run(tmp_path / name, variant, **changes) for name in ("whole", "killed"))
     prepared = {"prepare": "rolled_back:in_round_three"}
     done = run_align("train", "recipe.yaml", cwd=whole, **prepared)
     assert done.code == 0, done.err
