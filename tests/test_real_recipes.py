@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -107,23 +108,38 @@ def make_reward_model(folder: Path, family: str, template: str | None) -> str:
     return str(folder)
 
 
-def of_smollm2(folder: Path) -> list[str]:
-    """What its recipes take from the user: instructions, pairs, and sentences of reviews."""
-    pytest.importorskip("vaderSentiment")
-    data = folder / "data"
-    data.mkdir()
+def make_encoder(folder: Path) -> str:
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    tokenizer = chat_tokenizer(None)
+    sizes = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
+    config = AutoConfig.for_model("bert", vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def of_smollm2(folder: Path, *, is_online: bool) -> list[str]:
+    """What its recipes take from the user, instructions and pairs, and the encoder."""
     rows = [{"instruction": question, "input": "", "output": "Yes."} for question in QUESTIONS]
-    (data / "alpaca.json").write_text(json.dumps(rows))
-    pairs = [{**row, "chosen": "A fine one.", "rejected": "Look it up."} for row in rows]
-    (data / "pairs.json").write_text(json.dumps(pairs))
-    for name in ("liked", "disliked"):
-        (data / f"{name}.txt").write_text("".join(f"it was {name} {number}\n" for number in range(9)))
+    pairs = [{**row, "chosen": f"A fine one, {number}.", "rejected": "Look it up."} for number, row in enumerate(rows)]
+    instructions, preferences = folder / "alpaca.json", folder / "pairs.json"
+    instructions.write_text(json.dumps(rows), encoding="utf-8")
+    preferences.write_text(json.dumps(pairs), encoding="utf-8")
     changed = {
-        "data.preferences": data / "pairs.json",
-        "data.eval_prompts": f"{data / 'alpaca.json'}[:4]",
-        "labelers.critics.arguments.liked": data / "liked.txt",
-        "labelers.critics.arguments.disliked": data / "disliked.txt",
+        "data.preferences": f"{preferences}[:4]",
+        "data.eval_prompts": f"{instructions}[:4]",
+        "labelers.judges.arguments.pairs": f"{preferences}[2:]",
     }
+    if is_online:
+        changed |= {
+            "data.prompts": f"{instructions}[2:]",
+            "labelers.trains.arguments.pairs": f"{preferences}[:4]",
+            "labelers.trains.arguments.encoder": make_encoder(folder / "encoder"),
+        }
     return [f"{key}={value}" for key, value in changed.items()]
 
 
@@ -156,10 +172,10 @@ def made_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     def make(name: str) -> Recipe:
         path = ROOT / "recipes" / f"{name}.yaml"
         family = FAMILIES[name.removesuffix("-offline")]
-        changed = of_smollm2(tmp_path) if name.startswith("smollm2") else of_the_hub(path, tmp_path)
-        if name == "smollm2":
-            changed.append(f"data.prompts={tmp_path / 'data' / 'alpaca.json'}[4:]")
-        if not name.endswith("-offline"):
+        is_online = not name.endswith("-offline")
+        is_ours = name.startswith("smollm2")
+        changed = of_smollm2(tmp_path, is_online=is_online) if is_ours else of_the_hub(path, tmp_path)
+        if is_online:
             changed += ["rounds=2", "generate.prompts_per_round=4"]
         return load_recipe(
             path,
@@ -205,3 +221,82 @@ def test_its_baseline_differs_in_what_the_baseline_is_about_alone(name: str) -> 
     assert steps[0] == steps[1]
     assert theirs["train"] == ours["train"]
     assert all(theirs["generate"][key] == ours["generate"][key] for key in ("max_new_tokens", "batch_size"))
+
+
+class TestFittedRewards:
+    """recipes/rewards/preferred.py: a reward that is fitted on pairs prefers what is like the chosen ones."""
+
+    POLITE = ("kindly", "indeed", "please", "gladly")
+    RUDE = ("duh", "whatever", "obviously", "stupid")
+
+    @pytest.fixture
+    def pairs(self, tmp_path: Path) -> str:
+        path = tmp_path / "pairs.jsonl"
+        rows = [
+            {"prompt": f"What is {number}?", "chosen": f"{polite} {number} it is", "rejected": f"{rude} {number} it is"}
+            for number in range(6)
+            for polite, rude in zip(self.POLITE, self.RUDE, strict=True)
+        ]
+        rows.append({"prompt": "Same?", "chosen": "same", "rejected": "same"})
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+    @pytest.fixture(params=["words", "encoder"])
+    def reward(self, request: pytest.FixtureRequest, pairs: str, tmp_path: Path) -> Any:
+        preferred = run_path(str(ROOT / "recipes/rewards/preferred.py"))
+        if request.param == "words":
+            return preferred["WordsReward"](pairs)
+        return preferred["EncoderReward"](pairs, make_encoder(tmp_path / "encoder"), strength=1e4)
+
+    def test_what_is_like_the_chosen_ones_scores_higher(self, reward: Any) -> None:
+        polite, rude = ([f"{word} 9 it is" for word in words] for words in (self.POLITE, self.RUDE))
+        scores = reward(prompts=["What is 9?"] * 8, completions=[*polite, *rude])
+        assert min(scores[:4]) > max(scores[4:])
+
+    def test_a_score_does_not_depend_on_the_company(self, reward: Any) -> None:
+        together = reward(prompts=["", ""], completions=["kindly", "a much longer answer than that, obviously"])
+        assert together[:1] == pytest.approx(reward(prompts=[""], completions=["kindly"]), abs=1e-4)
+
+    def test_no_answers_have_no_scores(self, reward: Any) -> None:
+        assert reward(prompts=[], completions=[]) == []
+
+
+class TestRewardModels:
+    """recipes/rewards/reward_model.py: any classifier with one output."""
+
+    @pytest.fixture(params=["llama", "bert"])
+    def place(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+        return make_reward_model(tmp_path / "model", request.param, CHATML if request.param == "llama" else None)
+
+    def made(self, place: str, **settings: Any) -> Any:
+        return run_path(str(ROOT / "recipes/rewards/reward_model.py"))["RewardModel"](
+            place, dtype="float32", **settings
+        )
+
+    def test_answers_of_a_batch_score_as_alone_and_in_their_order(self, place: str) -> None:
+        prompts, answers = QUESTIONS[:3], ["a rather long answer to that", "no", "it is green"]
+        reward = self.made(place, batch_size=2)
+        alone = [
+            reward(prompts=[prompt], completions=[answer])[0] for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        assert reward(prompts=prompts, completions=answers) == pytest.approx(alone, abs=1e-5)
+        assert len(set(alone)) == 3
+
+    def test_a_cost_is_a_reward_with_the_sign_turned(self, place: str) -> None:
+        question = {"prompts": ["Why?"], "completions": ["so"]}
+        assert self.made(place, sign=-1.0)(**question)[0] == pytest.approx(-self.made(place)(**question)[0])
+
+    def test_a_classifier_of_several_classes_is_no_reward_model(self, place: str) -> None:
+        config = json.loads((Path(place) / "config.json").read_text())
+        config["id2label"], config["label2id"] = {"0": "a", "1": "b"}, {"a": 0, "b": 1}
+        (Path(place) / "config.json").write_text(json.dumps(config))
+        (Path(place) / "model.safetensors").unlink()
+        save_anew(Path(place))
+        with pytest.raises(ValueError, match="2 outputs; a reward model has one"):
+            self.made(place)(prompts=["Why?"], completions=["so"])
+
+
+def save_anew(folder: Path) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
