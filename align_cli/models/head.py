@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from align_cli.methods.logprobs import token_kl, token_logps
 
-CHUNK_LOGITS = 2**25
-"""The most logits that are made at once: 128 MiB of them."""
+CHUNK_LOGITS = 2**24
+"""The most logits that are made at once: 64 MiB of them, and with an exact KL five times that."""
 
 
 class Tokens(NamedTuple):
