@@ -62,7 +62,6 @@ def _two_steps(recipe: Recipe) -> list[str]:
         "evaluate.num_prompts": min(recipe.evaluate.num_prompts, STEPS * generate.batch_size),
         "checkpoints.every_steps": "null",
         "data.as_chat": "never",  # rows are what they have become
-        "data.too_long": "refuse",
         "guards": "{kl: null, length: null, eos_rate: null, stuck_loss: null, win_rate: null, reward_gap: null}",
     }
     if recipe.policy.sft is not None:

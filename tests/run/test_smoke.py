@@ -51,6 +51,12 @@ def test_the_longest_rows_are_taken(folder: Path, align: Align) -> None:
     assert {prompt.count("a") for prompt in of_training} == {9, 8, 4, 3}
 
 
+def test_rows_that_were_cut_are_as_long_as_they_may_be(folder: Path, align: Align) -> None:
+    """An answer that was cut has no end of its own; read again it gets one, and is cut again."""
+    done = align("train", "recipe.yaml", "data.max_completion_tokens=3", "data.too_long=cut", "--smoke", cwd=folder)
+    assert done.code == 0, done.err
+
+
 def test_what_would_fail_later_fails_now_and_leaves_nothing(folder: Path, align: Align) -> None:
     (folder / "labeler.py").write_text("def score(prompts, completions):\n    return [1.0] * 9\n", encoding="utf-8")
     before = files_below(folder)
