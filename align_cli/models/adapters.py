@@ -2,11 +2,13 @@
 
 peft puts the adapters into the base's layers; which of them is at work is a switch. The policy's is on, and trained.
 Any other policy is a view of the same base that turns the switch to its own, frozen adapter for as long as it is asked.
+
+An adapter may be the sum of several updates (`updates`). Of the policy's, the latest is trained; those before it stand
+still, in one adapter that is at work beside it.
 """
 
 from __future__ import annotations
 
-import copy
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -21,6 +23,15 @@ import torch
 from align_cli.errors import AlignError
 from align_cli.models.load import Policy, load_as, load_tokenizer, shape_of, weights_version
 from align_cli.models.refused import check_adapter, differing_tokens, faults_of_a_model
+from align_cli.models.updates import (
+    changes_nothing,
+    check_can_be_added,
+    config_of_sum,
+    joined,
+    num_joined,
+    num_updates_in,
+    parted,
+)
 from align_cli.recipe.sections.lora import ADAPTER_CONFIG
 from align_cli.seeds import derive_seed
 
@@ -36,8 +47,8 @@ ALL_LINEAR = "all-linear"
 MAGNITUDE, PORTABLE_MAGNITUDE = ".lora_magnitude_vector", ".lora_magnitude_vector.weight"
 """How a tensor of DoRA's is called at its end: by peft, and by whoever else reads adapters, which peft does too."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-TRAINED = "policy"
-"""peft's name of the adapter that is trained."""
+TRAINED, EARLIER = "policy", "earlier"
+"""peft's names of the policy's adapters: its latest update, which is trained, and the sum of those before it, if any."""
 
 
 @dataclass
@@ -54,11 +65,13 @@ class AdapterPolicy(Policy):
 
     def become(self, other: Policy) -> None:
         """The other's adapter is copied; it has to be one of the same base."""
-        from peft import set_peft_model_state_dict
-
         assert isinstance(other, AdapterPolicy)
-        set_peft_model_state_dict(self.adapted.peft, other.adapted.tensors(other.adapter), adapter_name=self.adapter)
+        self.adapted.put(self.adapter, other.adapted.tensors(other.adapter))
         self.version = other.version
+
+    def begin_round(self, number: int) -> None:
+        """With `policy.lora.between_rounds: merge`, what was trained so far stands still from here on."""
+        self.adapted.begin_round(number)
 
     def save_weights(self, folder: Path) -> None:
         """The adapter alone, as peft reads it."""
@@ -66,7 +79,7 @@ class AdapterPolicy(Policy):
 
         tensors = {name: tensor.contiguous() for name, tensor in self.adapted.tensors(self.adapter).items()}
         save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-        config = copy.copy(self.adapted.peft.peft_config[self.adapter])
+        config = self.adapted.config_of(tensors)
         for name, value in list(vars(config).items()):
             if isinstance(value, set):  # which is written in any order
                 setattr(config, name, sorted(value))
@@ -135,6 +148,8 @@ class AdaptedModel:
 
     def __init__(self, settings: PolicySection, seed: int) -> None:
         assert settings.lora is not None
+        self._seed = seed
+        self._merges = settings.lora.between_rounds == "merge"
         self._base_name = settings.model_name_or_path or ""
         self.base = load_as(settings, self._base_name, settings.revision)
         self._start = Path(settings.lora.adapter) if settings.lora.adapter else None
@@ -144,7 +159,9 @@ class AdaptedModel:
             torch.manual_seed(derive_seed(seed, "lora"))
             self.peft = _with_adapter(self.base.model, settings)
         self.base.model.eval()
-        self._new = {name: tensor.clone() for name, tensor in self.tensors(TRAINED).items()}
+        self._new = {name: tensor.clone() for name, tensor in _tensors(self.peft, TRAINED).items()}
+        self._shapes = {name: tensor.to("meta") for name, tensor in self._new.items()}
+        self._num_experts = _num_experts(self.peft)
         self._names = (f"frozen{number}" for number in count(1))
 
     def policy(self, checkpoint: Path | None) -> AdapterPolicy:
@@ -154,36 +171,117 @@ class AdaptedModel:
     def frozen(self, checkpoint: Path | None) -> AdapterPolicy:
         """Another policy beside it."""
         name = next(self._names)
-        config = self.peft.peft_config[TRAINED]
-        with _without_advice():
-            self.peft.add_adapter(name, config)
-        self.peft.set_adapter(TRAINED)
         view: Any = AdapterView(self, name)
-        weakref.finalize(view, self.peft.delete_adapter, name).atexit = False
+        weakref.finalize(view, self._remove, name).atexit = False
         return self._filled(view, name, checkpoint)
 
     def tensors(self, adapter: str) -> dict[str, torch.Tensor]:
-        """An adapter's tensors, by the names that stand in its file."""
-        return _tensors(self.peft, adapter)
+        """An adapter's tensors, by the names that stand in its file; the policy's with all of its updates."""
+        tensors = _tensors(self.peft, adapter)
+        if adapter == TRAINED and EARLIER in self.peft.peft_config:
+            return joined(_tensors(self.peft, EARLIER), tensors, self._num_experts)
+        return tensors
+
+    def config_of(self, tensors: dict[str, torch.Tensor]) -> LoraConfig:
+        """The config of an adapter with these tensors, as peft reads them."""
+        return config_of_sum(self.peft.peft_config[TRAINED], num_joined(tensors, self._shapes))
+
+    def put(self, adapter: str, tensors: dict[str, torch.Tensor]) -> None:
+        """Let an adapter be the sum of updates that these tensors are; of the policy's, the latest is trained further.
+
+        Args:
+            adapter: peft's name of it; a frozen one may be new.
+            tensors: by the names that stand in its file.
+        """
+        from peft import set_peft_model_state_dict
+
+        number = num_joined(tensors, self._shapes)
+        if adapter == TRAINED:
+            earlier, tensors = parted(tensors, self._shapes, self._num_experts)
+            self._make_room(EARLIER, number - 1)
+            if number > 1:
+                set_peft_model_state_dict(self.peft, earlier, adapter_name=EARLIER)
+        else:
+            self._make_room(adapter, number)
+        set_peft_model_state_dict(self.peft, tensors, adapter_name=adapter)
+
+    def begin_round(self, number: int) -> None:
+        """Where the recipe merges updates between rounds: those that were trained stand still, and a new one is trained.
+
+        The new one is drawn from the run's seed and the round's number. What is trained whole (`modules_to_save`) goes
+        on as it is. A policy that has learnt nothing since its last update was new has none more afterwards.
+        """
+        if not self._merges:
+            return
+        trained = {name: tensor.clone() for name, tensor in self.tensors(TRAINED).items()}
+        is_new = changes_nothing(_tensors(self.peft, TRAINED))
+        is_gaussian = self.peft.peft_config[TRAINED].init_lora_weights == "gaussian"
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(self._seed, number, "lora"))
+            for layer in _lora_layers(self.peft):
+                layer.reset_lora_parameters(TRAINED, "gaussian" if is_gaussian else True)
+        if not is_new:
+            self.put(TRAINED, joined(trained, _tensors(self.peft, TRAINED), self._num_experts))
 
     @contextmanager
     def switched_to(self, adapter: str) -> Iterator[None]:
         """While it lasts, this adapter is at work in place of the policy's."""
-        self.peft.set_adapter(adapter, inference_mode=True)
+        self.peft.base_model.set_adapter([adapter], inference_mode=True)
         try:
             yield
         finally:
-            self.peft.set_adapter(TRAINED)
+            self._turn_to_policy()
 
     def _filled(self, model: Any, adapter: str, checkpoint: Path | None) -> AdapterPolicy:
-        from peft import set_peft_model_state_dict
-
         tensors, version = self._new, self.base.version
         if place := checkpoint or self._start:
-            tensors, version = read_adapter_tensors(place), weights_version(place)
-            check_adapter(self._new, tensors, str(place), self._base_name)
-        set_peft_model_state_dict(self.peft, tensors, adapter_name=adapter)
+            tensors, version = self._read(place), weights_version(place)
+        self.put(adapter, tensors)
         return AdapterPolicy(model, self.base.tokenizer, version, self, adapter)
+
+    def _read(self, place: Path) -> dict[str, torch.Tensor]:
+        """The tensors of an adapter in a folder, which are a sum of updates as the policy has them."""
+        number = num_updates_in(read_lora_config(place), self.peft.peft_config[TRAINED], str(place))
+        tensors, expected = read_adapter_tensors(place), self._shapes
+        for _ in range(number - 1):
+            expected = joined(expected, self._shapes, self._num_experts)
+        check_adapter(expected, tensors, str(place), self._base_name)
+        return tensors
+
+    def _make_room(self, adapter: str, num_updates: int) -> None:
+        """Let there be a frozen adapter of this name that holds so many updates; none where they are 0."""
+        own, found = self.peft.peft_config[TRAINED], self.peft.peft_config.get(adapter)
+        if found is not None and found.r != own.r * num_updates:
+            self._remove(adapter)
+            found = None
+        if found is not None or num_updates == 0:
+            return
+        config = config_of_sum(own, num_updates)
+        config.lora_dropout, config.init_lora_weights = 0.0, True
+        if adapter == EARLIER:
+            config.modules_to_save = None
+        with _without_advice(), torch.random.fork_rng():
+            self.peft.add_adapter(adapter, config)
+        for layer in _lora_layers(self.peft):
+            layer.scaling[adapter] = layer.scaling[TRAINED]  # as it is, to its last digit
+        self._turn_to_policy()
+
+    def _remove(self, adapter: str) -> None:
+        at_work = [name for name in self.peft.base_model.active_adapters if name != adapter]
+        self.peft.base_model.set_adapter(TRAINED)  # peft lets go of no module that is trained whole while two are
+        self.peft.delete_adapter(adapter)
+        if TRAINED in at_work:
+            self._turn_to_policy()
+        else:
+            self.peft.base_model.set_adapter(at_work, inference_mode=True)
+
+    def _turn_to_policy(self) -> None:
+        """The policy's adapters are at work, and the latest of them is trained."""
+        if EARLIER in self.peft.peft_config:
+            self.peft.base_model.set_adapter([EARLIER, TRAINED], inference_mode=True)
+            self.peft.base_model.set_requires_grad(TRAINED)
+        else:
+            self.peft.base_model.set_adapter(TRAINED)
 
 
 def check_adapters_vocabulary(adapter: Path, base: PreTrainedTokenizerBase, settings: PolicySection) -> None:
@@ -242,7 +340,10 @@ def _with_adapter(model: Any, settings: PolicySection) -> PeftModel:
         config.base_model_name_or_path = settings.model_name_or_path
         config.revision = settings.revision
         config.inference_mode = False
-        return get_peft_model(model, config, adapter_name=TRAINED)
+        peft = get_peft_model(model, config, adapter_name=TRAINED)
+        if settings.lora.between_rounds == "merge":
+            check_can_be_added(config, _tensors(peft, TRAINED), start or "policy.lora.between_rounds")
+        return peft
 
 
 def _fused_experts(model: torch.nn.Module) -> list[str]:
@@ -276,6 +377,20 @@ def _without_advice() -> Iterator[None]:
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)  # for GPT-2's layers
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)  # they match
         yield
+
+
+def _lora_layers(peft: PeftModel) -> Iterator[Any]:
+    """peft's layers that hold the policy's adapter."""
+    from peft.tuners.lora import LoraLayer
+
+    return (module for module in peft.modules() if isinstance(module, LoraLayer) and TRAINED in module.r)
+
+
+def _num_experts(peft: PeftModel) -> dict[str, int]:
+    """Of layers whose experts are one tensor, how many there are; by layer."""
+    from peft.tuners.lora import ParamWrapper
+
+    return {name: module.num_experts for name, module in peft.named_modules() if isinstance(module, ParamWrapper)}
 
 
 def _tensors(peft: PeftModel, adapter: str) -> dict[str, torch.Tensor]:

@@ -62,6 +62,9 @@ class Policy:
         self.model.load_state_dict(other.model.state_dict())
         self.version = other.version
 
+    def begin_round(self, number: int) -> None:
+        """A round's training begins: weights that are all trained go on as they are."""
+
     def save_weights(self, folder: Path) -> None:
         """Write what is trained, as `from_pretrained` reads it."""
         self.model.save_pretrained(folder)

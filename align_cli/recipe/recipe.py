@@ -83,6 +83,12 @@ class Recipe(Section):
         return self.train.per_device_train_batch_size * self.train.gradient_accumulation_steps
 
     @property
+    def begins_with_new_optimizer(self) -> bool:
+        """Whether each round does: by its own word, or because what it trains is new."""
+        lora = self.policy.lora
+        return self.train.reset_optimizer_each_round or (lora is not None and lora.between_rounds == "merge")
+
+    @property
     def is_online(self) -> bool:
         """Whether rounds sample the policy at all."""
         return any(source.policy_responses for source in self.method.sources.in_use().values())

@@ -225,7 +225,7 @@ class Loaded:
     def optimizer_state(self, round_number: int) -> dict[str, Any] | None:
         """What the optimizer begins a round with; None where the one in memory, or a new one, is right."""
         base = self._policies.base(round_number - 1)
-        is_right = self._optimizer_round == round_number - 1 or self.recipe.train.reset_optimizer_each_round
+        is_right = self._optimizer_round == round_number - 1 or self.recipe.begins_with_new_optimizer
         if base == 0 or is_right:
             return None
         checkpoint = self._policies.checkpoint(base)

@@ -40,6 +40,7 @@ from align_cli.stages.scores import kept_values, probe, score_completions
 
 FREE_KEYS = (
     "policy.reference",
+    "policy.lora.between_rounds",
     "label",
     "method.beta",
     "generate.batch_size",

@@ -66,7 +66,7 @@ class WarmStart(Stage):
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
         """A fork keeps the initial policy."""
-        return ForkKeys((*POLICY_KEYS, *READING_KEYS), ("policy.reference", "seed"))
+        return ForkKeys((*POLICY_KEYS, *READING_KEYS), ("policy.reference", "policy.lora.between_rounds", "seed"))
 
     def carry_out(self, context: Context) -> Done:
         def keep(policy: Policy, state: TrainingState, optimizer: Any) -> None:

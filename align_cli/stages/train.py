@@ -206,6 +206,8 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
         )
 
     while True:
+        if within is None:
+            policy.begin_round(number)
         optimizer_state = read_optimizer_state(within, start) if within else loaded.optimizer_state(number)
         try:
             outcome = _train(context, trainer, pairs, start, optimizer_state, keep)

@@ -339,6 +339,6 @@ def make_trainer(
         tokens_per_pass=recipe.train.per_device_max_tokens,
         source_grad_norms=recipe.train.source_grad_norms,
         schedule_spans_run=recipe.train.schedule == "run",
-        reset_optimizer=recipe.train.reset_optimizer_each_round,
+        reset_optimizer=recipe.begins_with_new_optimizer,
         on_step=on_step,
     )

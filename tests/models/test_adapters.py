@@ -50,6 +50,11 @@ def shift(policy: AdapterPolicy, by: float) -> None:
             parameter += by
 
 
+def copied(policy: AdapterPolicy) -> dict[str, torch.Tensor]:
+    """The adapter's tensors as they are now."""
+    return {name: tensor.clone() for name, tensor in policy.adapted.tensors("policy").items()}
+
+
 def saved(policy: AdapterPolicy, folder: Path) -> Path:
     folder.mkdir()
     policy.save_weights(folder)
@@ -296,6 +301,207 @@ class TestAnAdapterToStartFrom:
         (place / ADAPTER_WEIGHTS).rename(place / "adapter_model.bin")
         with pytest.raises(AlignError, match=r"the adapter has no adapter_model\.safetensors"):
             adapted(adapter=str(place)).policy(None)
+
+
+class TestMergedBetweenRounds:
+    """`policy.lora.between_rounds: merge`."""
+
+    @pytest.mark.parametrize(
+        "lora",
+        [
+            {},
+            {"use_rslora": True},
+            {"init": "gaussian"},
+            {"modules_to_save": ["embed_tokens"]},
+            {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+        ],
+        ids=str,
+    )
+    def test_a_policy_says_after_a_merge_what_it_said_before(
+        self, adapted: Adapted, tmp_path: Path, tiny_policy_folder: Path, lora: dict[str, Any]
+    ) -> None:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        whole = adapted(between_rounds="merge", **lora)
+        policy, initial = whole.policy(None), whole.frozen(None)
+        at_first = logps(policy)
+        for number in (1, 2, 3):
+            before = logps(policy)
+            policy.begin_round(number)
+            torch.testing.assert_close(logps(policy), before, rtol=1e-5, atol=1e-5)
+            shift(policy, 0.05)
+            assert not torch.allclose(logps(policy), before, atol=1e-3)
+        assert torch.equal(logps(initial), at_first)
+        place = saved(policy, tmp_path / "checkpoint")
+        assert json.loads((place / "adapter_config.json").read_text())["r"] == 6
+        another = adapted(between_rounds="merge", **lora)
+        previous = another.frozen(place)
+        assert torch.equal(logps(another.policy(place)), logps(policy))
+        torch.testing.assert_close(logps(previous), logps(policy), rtol=1e-5, atol=1e-5)
+        read = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_policy_folder), place).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(response_logps(read, TOKENS), logps(policy), rtol=1e-5, atol=1e-5)
+
+    def test_what_was_trained_before_stands_still(self, adapted: Adapted, tmp_path: Path) -> None:
+        policy = adapted(between_rounds="merge").policy(None)
+        policy.begin_round(1)
+        shift(policy, 0.1)
+        earlier, num_trained = copied(policy), len(trained(policy))
+        policy.begin_round(2)
+        assert len(trained(policy)) == num_trained
+        response_logps(policy.model, TOKENS).sum().backward()
+        names = [name for name, parameter in policy.model.named_parameters() if parameter.grad is not None]
+        assert len(names) == num_trained
+        assert all(".policy." in name for name in names)
+        shift(policy, 0.1)
+        now = policy.adapted.tensors("policy")
+        name = next(name for name in now if ".lora_B." in name)
+        assert torch.equal(now[name][:, :2], earlier[name])
+        assert not (now[name][:, 2:] == 0).any()
+
+    def test_a_new_adapter_is_the_rounds_and_the_seeds_and_one_that_learnt_nothing_is_not_kept(
+        self, adapted: Adapted
+    ) -> None:
+        def drawn(seed: int, *numbers: int) -> dict[str, torch.Tensor]:
+            policy = adapted(seed, between_rounds="merge").policy(None)
+            for number in numbers:
+                policy.begin_round(number)
+            return policy.adapted.tensors("policy")
+
+        first, again, later, other = drawn(0, 1), drawn(0, 3, 2, 1), drawn(0, 2), drawn(1, 1)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        for different in (later, other):
+            assert not all(torch.equal(first[name], different[name]) for name in first)
+
+    def test_a_round_leaves_the_random_state_as_it_was(self, adapted: Adapted) -> None:
+        policy = adapted(between_rounds="merge").policy(None)
+        shift(policy, 0.1)
+        before = torch.get_rng_state()
+        policy.begin_round(1)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_a_carried_adapter_is_as_it_was_when_a_round_begins(self, adapted: Adapted) -> None:
+        policy = adapted().policy(None)
+        shift(policy, 0.1)
+        before = copied(policy)
+        policy.begin_round(1)
+        now = policy.adapted.tensors("policy")
+        assert before.keys() == now.keys()
+        assert all(torch.equal(before[name], now[name]) for name in now)
+
+    @pytest.mark.parametrize("lora", [{}, {"modules_to_save": ["embed_tokens"]}], ids=str)
+    def test_policies_of_other_rounds_take_each_others_place(
+        self, adapted: Adapted, tmp_path: Path, lora: dict[str, Any]
+    ) -> None:
+        whole = adapted(between_rounds="merge", **lora)
+        policy, reference = whole.policy(None), whole.frozen(None)
+        places = []
+        for number in (1, 2, 3):
+            policy.begin_round(number)
+            shift(policy, 0.05)
+            places.append(saved(policy, tmp_path / str(number)))
+            reference.become(policy)
+            torch.testing.assert_close(logps(reference), logps(policy), rtol=1e-5, atol=1e-5)
+        parameters = trained(policy)
+        for place in (places[0], places[2], places[1]):
+            policy.become(whole.frozen(place))
+            gc.collect()
+            assert torch.equal(logps(policy), logps(adapted(between_rounds="merge", **lora).policy(place)))
+            assert all(one is another for one, another in zip(parameters, trained(policy), strict=True))
+        assert sorted(whole.peft.peft_config) == ["earlier", "frozen1", "policy"]
+
+    def test_dropout_of_the_warm_start_leaves_what_stands_still_alone(self, adapted: Adapted) -> None:
+        whole = adapted(between_rounds="merge", dropout=0.5)
+        policy, reference = whole.policy(None), whole.frozen(None)
+        shift(policy, 0.1)
+        policy.begin_round(1)
+        reference.become(policy)
+        before = logps(policy)
+        policy.model.train()
+        torch.testing.assert_close(logps(policy), before, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logps(reference), before, rtol=1e-5, atol=1e-5)
+
+    def test_updates_of_a_base_in_half_precision_are_not_rounded_into_it(self, tiny_policy_folder: Path) -> None:
+        section = LoraSection(rank=2, between_rounds="merge")
+        settings = PolicySection(model_name_or_path=str(tiny_policy_folder), dtype="bfloat16", lora=section)
+        policy = AdaptedModel(settings, 0).policy(None)
+        shift(policy, 1e-3)
+        tensors = copied(policy)
+        policy.begin_round(1)
+        merged = policy.adapted.tensors("policy")
+        name = next(name for name in merged if ".lora_B." in name)
+        assert merged[name].dtype == torch.float32
+        assert torch.equal(merged[name][:, :2], tensors[name])
+
+    def test_of_a_mixture_each_expert_keeps_its_own(self, mixture_folder: Path, tmp_path: Path) -> None:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        section = LoraSection(rank=2, between_rounds="merge")
+        policy = AdaptedModel(PolicySection(model_name_or_path=str(mixture_folder), lora=section), 0).policy(None)
+        torch.manual_seed(0)
+        for number in (1, 2):
+            before = logps(policy)
+            policy.begin_round(number)
+            torch.testing.assert_close(logps(policy), before, rtol=1e-5, atol=1e-5)
+            with torch.no_grad():
+                for parameter in trained(policy):
+                    parameter += 0.1 * torch.randn_like(parameter)
+        place = saved(policy, tmp_path / "checkpoint")
+        read = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(mixture_folder), place).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(response_logps(read, TOKENS), logps(policy), rtol=1e-5, atol=1e-5)
+
+    def test_an_adapter_to_start_from_stands_still_below_new_ones_like_it(
+        self, adapted: Adapted, tmp_path: Path
+    ) -> None:
+        start = adapted(rank=3, target_modules=["q_proj"]).policy(None)
+        shift(start, 0.1)
+        policy = adapted(
+            adapter=str(saved(start, tmp_path / "mine")), between_rounds="merge"
+        ).policy(None)
+        policy.begin_round(1)
+        torch.testing.assert_close(logps(policy), logps(start), rtol=1e-5, atol=1e-5)
+        assert {tensor.shape[0] for name, tensor in policy.adapted.tensors("policy").items() if "lora_A" in name} == {6}
+
+    def test_a_merged_adapter_is_carried_on(self, adapted: Adapted, tmp_path: Path) -> None:
+        policy = adapted(between_rounds="merge").policy(None)
+        for number in (1, 2):
+            policy.begin_round(number)
+            shift(policy, 0.1)
+        carried = adapted().policy(saved(policy, tmp_path / "checkpoint"))
+        carried.begin_round(3)
+        assert torch.equal(logps(carried), logps(policy))
+        assert len(trained(carried)) == len(trained(policy))
+
+    def test_an_adapter_that_is_more_than_factors_is_refused(self, adapted: Adapted, tmp_path: Path) -> None:
+        place = saved(adapted(use_dora=True).policy(None), tmp_path / "dora")
+        with pytest.raises(AlignError, match=r"more than factors that add up: it has .*lora_magnitude_vector"):
+            adapted(adapter=str(place), between_rounds="merge")
+        place = saved(adapted().policy(None), tmp_path / "pissa")
+        config = json.loads((place / "adapter_config.json").read_text())
+        (place / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": "pissa"}))
+        with pytest.raises(AlignError, match="it began as pissa, which changes the base"):
+            adapted(adapter=str(place), between_rounds="merge")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"alpha": 8}, "lora_alpha 8 where 4 is asked for"),
+        ({"rank": 3}, "r 3 where 2 is asked for"),
+        ({"rank": 4}, "r 4 where 2 is asked for"),
+        ({"use_rslora": True}, "use_rslora True where False is asked for"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_whose_updates_are_scaled_otherwise_is_refused(
+    adapted: Adapted, tmp_path: Path, other: dict[str, Any], words: str
+) -> None:
+    place = saved(adapted(**other).policy(None), tmp_path / "other")
+    with pytest.raises(AlignError, match=f"the adapter is made otherwise than this recipe's: {words}"):
+        adapted().policy(place)
 
 
 def test_layers_that_the_base_does_not_have_are_refused(adapted: Adapted) -> None:

@@ -119,6 +119,20 @@ VARIANTS: dict[str, Tree] = {
         "policy": {"model_name_or_path": "base", "sft": None, "lora": {"rank": 2}, "reference": "previous"},
         "checkpoints": {"every_rounds": 2},
     },
+    "adapters merged between rounds, warm start": {
+        "policy": {"model_name_or_path": "base", "lora": {"rank": 2, "between_rounds": "merge"}},
+    },
+    "adapters merged between rounds, all five sources, previous reference, replay": {
+        **ALL_SOURCES,
+        "rounds": 3,
+        "policy": {
+            "model_name_or_path": "base",
+            "sft": None,
+            "lora": {"rank": 2, "between_rounds": "merge", "use_rslora": True, "modules_to_save": ["embed_tokens"]},
+            "reference": "previous",
+        },
+        "checkpoints": {"every_rounds": 2, "keep": 1},
+    },
     "rolled back every round": {
         "policy": {"reference": "previous"},
         "guards": {"kl": {"above": 1.0e-9, "action": "rollback"}},

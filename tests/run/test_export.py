@@ -29,6 +29,7 @@ from align_cli.run.folder.manifest import read_manifest, write_manifest
 from align_cli.stages.base import CHECKPOINT, Artifact
 
 WARM = "adapters, warm start"
+MERGED = "adapters merged between rounds, warm start"
 TOKENIZER = ["tokenizer.json", "tokenizer_config.json"]
 WHOLE = sorted(["README.md", "config.json", "generation_config.json", "model.safetensors", *TOKENIZER])
 ADAPTER = sorted(
@@ -114,6 +115,21 @@ def test_an_adapter_leaves_with_the_runs_log_probabilities(
         torch.testing.assert_close(of_model(model), expected, rtol=0, atol=1e-4)
     base = AutoModelForCausalLM.from_pretrained(adapters / "base")
     assert (of_model(base) - expected).abs().max() > 1e-2
+
+
+def test_merged_updates_leave_with_the_runs_log_probabilities(align: Align, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = make_run(tmp_path / "run", MERGED)
+    assert train(folder).code == 0
+    expected, of_model = runs_own(folder, 2)
+    for name, options in (("adapter", ()), ("merged", ("--merge",))):
+        done = align("export", "run", tmp_path / name, "--round", "2", *options, cwd=folder)
+        assert done.code == 0, done.err
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="float32")
+        torch.testing.assert_close(of_model(model), expected, rtol=0, atol=1e-4)
+    earlier, _ = runs_own(folder, 1)
+    assert (earlier - expected).abs().max() > 1e-2
 
 
 def test_a_run_that_began_with_an_adapter_of_ones_own_leaves_without_it(

@@ -28,6 +28,8 @@ OTHER_NAMES = {
     f"{KEY}.init_lora_weights": "it is called init",
 }
 """Names that peft and other tools have for these keys."""
+MANY_ROUNDS = 16
+"""With more of them than this, merged updates are no longer small."""
 
 
 class LoraSection(Section):
@@ -54,6 +56,12 @@ class LoraSection(Section):
     adapter: str | None = Field(
         None, description="a folder of peft's to start from; rank, target modules and the like are then its own"
     )
+    between_rounds: Literal["carry", "merge"] = Field(
+        "carry",
+        description="`carry`: a round goes on training the adapter; `merge`: what was trained is frozen, and a round "
+        "trains a new adapter on top of it, with a new optimizer. Checkpoints hold the sum, whose rank grows by `rank` "
+        "a round",
+    )
 
 
 def _base_is_there(view: View) -> Iterator[RuleFault]:
@@ -67,9 +75,18 @@ def _adapter_brings_its_own(view: View) -> Iterator[RuleFault]:
     """A resolved recipe has every key; one that is as when left out says nothing against the adapter's."""
     written = view.written(KEY)
     for name in written if "adapter" in written else []:
-        if name != "adapter" and view.get(f"{KEY}.{name}") != LoraSection.model_fields[name].default:
+        if (
+            name not in ("adapter", "between_rounds")
+            and view.get(f"{KEY}.{name}") != LoraSection.model_fields[name].default
+        ):
             what = f"{KEY}.{name} beside {KEY}.adapter, which brings its own"
             yield rule_fault(f"{KEY}.{name}", what, "remove one")
+
+
+def _updates_add_up(view: View) -> Iterator[RuleFault]:
+    if view.has(KEY) and view.get(f"{KEY}.between_rounds") == "merge" and view.get(f"{KEY}.use_dora"):
+        what = f"{KEY}.between_rounds is merge with {KEY}.use_dora, whose updates do not add up"
+        yield rule_fault(f"{KEY}.between_rounds", what, "set it to carry, or leave use_dora out")
 
 
 def _adapter_exists(view: View) -> Iterator[RuleFault]:
@@ -78,7 +95,7 @@ def _adapter_exists(view: View) -> Iterator[RuleFault]:
         yield from missing_file(f"{KEY}.adapter", value)
 
 
-RULES: tuple[Rule, ...] = (_base_is_there, _adapter_brings_its_own)
+RULES: tuple[Rule, ...] = (_base_is_there, _adapter_brings_its_own, _updates_add_up)
 FILE_RULES: tuple[Rule, ...] = (_adapter_exists,)
 
 
@@ -97,4 +114,15 @@ def _another_base(recipe: Recipe) -> list[str]:
     return [f"{KEY}.adapter was trained on {named}, says its {ADAPTER_CONFIG}, and policy.model_name_or_path is {base}"]
 
 
-WARNINGS = (_another_base,)
+def _grows_large(recipe: Recipe) -> list[str]:
+    lora, rounds = recipe.policy.lora, recipe.rounds
+    if lora is None or lora.between_rounds == "carry" or rounds <= MANY_ROUNDS:
+        return []
+    size = "" if lora.adapter else f", of rank {rounds * lora.rank},"
+    return [
+        f"{KEY}.between_rounds is merge in a run of {rounds} rounds: in the last, the adapter{size} is {rounds} times "
+        "as large as in the first, in memory and in checkpoints"
+    ]
+
+
+WARNINGS = (_another_base, _grows_large)
