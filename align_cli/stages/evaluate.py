@@ -217,7 +217,8 @@ def evaluate_policy(
     progress.start(len(drawn) + len(pairs), "sequences")
     batch_size = recipe.generate.batch_size
     with work.journal("kl") as journal:
-        kl = estimate(kept_values(drawn, batch_size, partial(_sequence_kls, policy, reference), progress, journal))
+        measure = partial(_sequence_kls, policy, reference) if policy.version != reference.version else _no_kls
+        kl = estimate(kept_values(drawn, batch_size, measure, progress, journal))
     lengths = estimate([float(sample.num_tokens) for sample in samples])
     return Evaluation(
         round=round_number,
@@ -272,6 +273,11 @@ def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completio
         scores = score_responses(policy.model, tokens, reference_scores(reference.model, tokens))
     kls: list[float] = scores.kl_BC.sum(-1).tolist()
     return kls
+
+
+def _no_kls(samples: Sequence[Completion]) -> list[float]:
+    """Of a policy to itself."""
+    return [0.0] * len(samples)
 
 
 def _preference_metrics(
