@@ -17,7 +17,7 @@ from align_cli.errors import DataError
 Row = TypeVar("Row")
 
 _BRACKETS = re.compile(r"(?P<place>.+?)(?:\[(?P<split>[\w.-]+)\])?(?:\[(?P<rows>[^\[\]]*:[^\[\]]*)\])?", re.DOTALL)
-_BOUND = re.compile(r"-?\d+|\d+%")
+_BOUND = re.compile(r"-?\d{1,18}|\d{1,18}%")
 
 
 class DataName(NamedTuple):

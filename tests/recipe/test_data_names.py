@@ -42,6 +42,9 @@ def test_a_name_has_a_place_a_split_and_a_part_of_the_rows(text: str, parts: tup
         ("[90%:100%]", "9"),
         ("[8:300]", "89"),
         ("[20:]", ""),
+        ("[:999999999999999999]", "0123456789"),
+        ("[-999999999999999999:]", "0123456789"),
+        ("[999999999999999999%:]", ""),
     ],
 )
 def test_the_part_is_pythons(rows: str, taken: str) -> None:
@@ -54,7 +57,9 @@ def test_two_parts_that_meet_are_the_whole(share: int) -> None:
     assert first + rest == list(range(37))
 
 
-@pytest.mark.parametrize("part", ["[1:2:3]", "[a:b]", "[0.5:]", "[:-10%]"])
+@pytest.mark.parametrize(
+    "part", ["[1:2:3]", "[a:b]", "[0.5:]", "[:-10%]", f"[:{10**18}]", f"[:{10**18}%]", f"[:{'9' * 5000}]"]
+)
 def test_what_is_no_part_of_rows_is_refused(part: str) -> None:
     with pytest.raises(DataError, match="is no part of rows"):
         DataName.of(f"rows{part}")
