@@ -146,7 +146,7 @@ def of_the_hub(path: Path, folder: Path) -> list[str]:
         "trains": lambda: make_reward_model(folder / "trains", "llama", CHATML),
         "judges": lambda: make_reward_model(folder / "judges", "bert", None),
     }
-    return [*changed, *(f"labelers.{name}.arguments.model={models[name]()}" for name in recipe["labelers"])]
+    return [*changed, *(f"labelers.{name}.model_name_or_path={models[name]()}" for name in recipe["labelers"])]
 
 
 @pytest.fixture
@@ -256,44 +256,3 @@ class TestPlainWords:
             ("the cat", "a feline")
         ] * 2
         assert made[0]["prompt"] == [{"role": "user", "content": "Which?"}]
-
-
-class TestRewardModels:
-    """recipes/rewards/reward_model.py: any classifier with one output."""
-
-    @pytest.fixture(params=["llama", "bert"])
-    def place(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-        return make_reward_model(tmp_path / "model", request.param, CHATML if request.param == "llama" else None)
-
-    def made(self, place: str, **settings: Any) -> Any:
-        return run_path(str(ROOT / "recipes/rewards/reward_model.py"))["RewardModel"](
-            place, dtype="float32", **settings
-        )
-
-    def test_answers_of_a_batch_score_as_alone_and_in_their_order(self, place: str) -> None:
-        prompts, answers = QUESTIONS[:3], ["a rather long answer to that", "no", "it is green"]
-        reward = self.made(place, batch_size=2)
-        alone = [
-            reward(prompts=[prompt], completions=[answer])[0] for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        assert reward(prompts=prompts, completions=answers) == pytest.approx(alone, abs=1e-5)
-        assert len(set(alone)) == 3
-
-    def test_a_cost_is_a_reward_with_the_sign_turned(self, place: str) -> None:
-        question = {"prompts": ["Why?"], "completions": ["so"]}
-        assert self.made(place, sign=-1.0)(**question)[0] == pytest.approx(-self.made(place)(**question)[0])
-
-    def test_a_classifier_of_several_classes_is_no_reward_model(self, place: str) -> None:
-        config = json.loads((Path(place) / "config.json").read_text())
-        config["id2label"], config["label2id"] = {"0": "a", "1": "b"}, {"a": 0, "b": 1}
-        (Path(place) / "config.json").write_text(json.dumps(config))
-        (Path(place) / "model.safetensors").unlink()
-        save_anew(Path(place))
-        with pytest.raises(ValueError, match="2 outputs; a reward model has one"):
-            self.made(place)(prompts=["Why?"], completions=["so"])
-
-
-def save_anew(folder: Path) -> None:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)

@@ -36,7 +36,7 @@ from align_cli.stages.generate import PromptDraw, generate_completions
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.readable import RowsToRead
 from align_cli.stages.rows_of_recipe import Rows
-from align_cli.stages.scores import kept_values, probe, score_completions
+from align_cli.stages.scores import check_scorer, kept_values, score_completions
 
 FREE_KEYS = (
     "policy.reference",
@@ -80,7 +80,7 @@ class Evaluate(Stage):
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
-            lambda: probe(loaded.scorer(recipe.evaluate.scorer), loaded.inputs.eval_prompts),
+            lambda: check_scorer(loaded.scorer(recipe.evaluate.scorer), loaded.inputs.eval_prompts),
             lambda: loaded.inputs.eval_prompts,
             lambda: loaded.inputs.eval_rows,
         )

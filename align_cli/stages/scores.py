@@ -9,7 +9,6 @@ from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion
 from align_cli.data.thinking import without_thinking
 from align_cli.labelers import Scorer
-from align_cli.models.text import plain_text
 from align_cli.stages.base import Progress
 
 ItemType = TypeVar("ItemType")
@@ -53,31 +52,29 @@ def score_completions(
 ) -> list[float]:
     """The labeler's score of every completion, with its thinking blocks or without."""
 
-    def response(completion: Completion) -> str:
-        text = completion.completion
-        return plain_text(text if thinking == "keep" else without_thinking(text))
+    def score(batch: Sequence[int]) -> list[float]:
+        asked = [completions[index] for index in batch]
+        said = [one.completion if thinking == "keep" else without_thinking(one.completion) for one in asked]
+        return scorer.score([one.prompt for one in asked], said, [one.prompt_index for one in asked])
 
-    def score(batch: Sequence[Completion]) -> list[float]:
-        return scorer.score(
-            [plain_text(completion.prompt) for completion in batch],
-            [response(completion) for completion in batch],
-            [completion.prompt_index for completion in batch],
-        )
-
+    order = list(range(len(completions)))
+    if scorer.by_length:
+        order.sort(key=lambda index: -len(completions[index].prompt_ids) - completions[index].num_tokens)
     progress.start(len(completions), "completions")
-    return kept_values(completions, scorer.batch_size, score, progress, journal or Journal())
+    scores = kept_values(order, scorer.batch_size, score, progress, journal or Journal())
+    by_index = dict(zip(order, scores, strict=True))
+    return [by_index[index] for index in range(len(completions))]
 
 
 NUM_PROBES = 2
-"""Texts that a labeler has to score before anything is made or written."""
+"""Prompts that a labeler looks at before anything is made or written."""
 
 
-def probe(scorer: Scorer | None, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Let a labeler score a few texts, so that a broken one is known before hours of sampling.
+def check_scorer(scorer: Scorer | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Let a labeler find out what is wrong with it, so that a broken one is known before hours of sampling.
 
     Raises:
-        LabelerError: if it cannot.
+        LabelerError: if it will not work.
     """
     if scorer is not None:
-        texts = [plain_text(row["prompt"]) for row in rows[:NUM_PROBES]]
-        scorer.score(texts, texts)
+        scorer.check([row["prompt"] for row in rows[:NUM_PROBES]])
