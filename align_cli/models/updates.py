@@ -1,11 +1,11 @@
 """LoRA updates of one base, and what they add up to: one update, whose rank is the sum of theirs.
 
-B₁A₁ + B₂A₂ = [B₁ B₂][A₁; A₂], where both are scaled alike. So a policy that was trained in several updates is an adapter
-as any other: exact, small, and on any base, also one in half precision or a few bits, whose weights nothing is rounded
-into.
+B₁A₁ + B₂A₂ = [B₁ B₂][A₁; A₂], where both are scaled alike. So a policy that was trained in several updates is an
+adapter as any other: exact, small, and on any base, also one in half precision or a few bits, whose weights nothing is
+rounded into.
 
-A departure from peft's `add_weighted_adapter(combination_type="cat")`: that multiplies the scale into the factors, which
-rounds them, and knows neither layers with ranks of their own nor mixtures whose experts are one tensor a layer.
+A departure from peft's `add_weighted_adapter(combination_type="cat")`: that multiplies the scale into the factors,
+which rounds them, and knows neither layers with ranks of their own nor mixtures whose experts are one tensor a layer.
 
 Tensors have the names that stand in an adapter's file. `num_experts` is, by layer, how many experts share its factors.
 """
