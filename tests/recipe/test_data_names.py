@@ -107,3 +107,8 @@ class TestInARecipe:
         name = f"{file}{part}" if part.startswith("[") else f"{file.with_stem('prompt')}{part[1:]}"
         with pytest.raises(RecipeError, match=said):
             tiny_recipe(tmp_path, f"data.prompts={name}")
+
+    @pytest.mark.parametrize("part", ["[:5]", "[train]"])
+    def test_a_built_in_world_has_no_parts(self, tmp_path: Path, tiny_recipe, part: str) -> None:
+        with pytest.raises(RecipeError, match="neither splits nor parts"):
+            tiny_recipe(tmp_path, f"data.prompts=playground{part}")
