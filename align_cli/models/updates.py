@@ -158,5 +158,5 @@ def _split(tensor: torch.Tensor, rank: int, dim: int, num_experts: int) -> tuple
 
 
 def _with_rank_apart(tensor: torch.Tensor, dim: int, num_experts: int) -> torch.Tensor:
-    """A factor with its rank as second dimension: peft has A as (experts · rank, in), and B as (out, rank · experts)."""
+    """A factor with its rank as second dimension: peft has A as (experts · rank, in), B as (out, rank · experts)."""
     return tensor.unflatten(dim, (num_experts, -1) if dim == 0 else (-1, num_experts))

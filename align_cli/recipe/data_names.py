@@ -71,6 +71,6 @@ def _position(bound: str, count: int, default: int) -> int:
 
 def _is_there(text: str) -> bool:
     try:
-        return Path(text).exists()
-    except (OSError, ValueError):
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
         return False

@@ -88,6 +88,14 @@ class TestInARecipe:
     ) -> None:
         assert local_files(tiny_recipe(tmp_path, f"data.prompts={file}[:8]"))["data.prompts"] == file
 
+    def test_a_file_of_the_users_own_home_is_found(
+        self, file: Path, tmp_path: Path, tiny_recipe, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(file.parent))
+        recipe = tiny_recipe(tmp_path, f"data.prompts=~/{file.name}[:3]")
+        assert len(Inputs(recipe).prompts) == 3
+        assert local_files(recipe)["data.prompts"] == file
+
     def test_a_split_of_a_file_is_refused(self, file: Path, tmp_path: Path, tiny_recipe) -> None:
         with pytest.raises(DataError, match="a file is one split"):
             _ = Inputs(tiny_recipe(tmp_path, f"data.prompts={file}[test]")).prompts

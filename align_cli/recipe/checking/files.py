@@ -53,10 +53,10 @@ def empty_texts(view: View, *keys: str) -> Iterator[RuleFault]:
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file or folder."""
+    """Whether there is such a file or folder; `~` is the user's own."""
     try:
-        return Path(path).exists()
-    except (OSError, ValueError):
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
         return False
 
 
