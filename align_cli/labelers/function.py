@@ -18,8 +18,11 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from align_cli.artifacts.records import Text
 from align_cli.errors import LabelerError, nearest
+from align_cli.labelers.base import Scorer
 from align_cli.labelers.contained import UserCodeError, contained, is_aligns, own_traceback
+from align_cli.models.text import plain_text
 from align_cli.recipe.sections.labelers import FunctionLabelerSection
 from align_cli.redaction import without_secrets
 
@@ -29,8 +32,8 @@ LARGEST_SCORE = 1e100
 """Of a score's size: beyond it, squares of differences between scores are no floats."""
 
 
-class FunctionLabeler:
-    """Scores completions with a Python function.
+class FunctionLabeler(Scorer):
+    """Scores completions with a Python function, which sees the words of prompts and completions.
 
     Args:
         name: the labeler's name in the recipe.
@@ -52,14 +55,15 @@ class FunctionLabeler:
         self._function = self._load(section)
 
     def score(
-        self, prompts: Sequence[str], completions: Sequence[str], prompt_indices: Sequence[int] | None = None
+        self, prompts: Sequence[Text], completions: Sequence[Text], prompt_indices: Sequence[int] | None = None
     ) -> list[float]:
         """One finite score a completion; the function sees at most `batch_size` at a time."""
+        asked, said = [plain_text(prompt) for prompt in prompts], [plain_text(text) for text in completions]
         places = list(prompt_indices if prompt_indices is not None else range(len(completions)))
         scores: list[float] = []
         for start in range(0, len(completions), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            scores += self._score_batch(prompts[batch], completions[batch], places[batch])
+            scores += self._score_batch(asked[batch], said[batch], places[batch])
         return scores
 
     def _load(self, section: FunctionLabelerSection) -> Scoring:

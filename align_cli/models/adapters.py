@@ -48,7 +48,7 @@ MAGNITUDE, PORTABLE_MAGNITUDE = ".lora_magnitude_vector", ".lora_magnitude_vecto
 """How a tensor of DoRA's is called at its end: by peft, and by whoever else reads adapters, which peft does too."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 TRAINED, EARLIER = "policy", "earlier"
-"""peft's names of the policy's adapters: its latest update, which is trained, and the sum of those before it, if any."""
+"""peft's names of the policy's adapters: its latest update, which is trained, and the sum of any before it."""
 
 
 @dataclass
@@ -206,7 +206,7 @@ class AdaptedModel:
         set_peft_model_state_dict(self.peft, tensors, adapter_name=adapter)
 
     def begin_round(self, number: int) -> None:
-        """Where the recipe merges updates between rounds: those that were trained stand still, and a new one is trained.
+        """Where the recipe merges updates between rounds: those that were trained stand still, a new one is trained.
 
         The new one is drawn from the run's seed and the round's number. What is trained whole (`modules_to_save`) goes
         on as it is. A policy that has learnt nothing since its last update was new has none more afterwards.
@@ -323,7 +323,8 @@ def check_adapter_fits(settings: PolicySection, tokenizer: PreTrainedTokenizerBa
     if settings.lora.adapter:
         folder = Path(settings.lora.adapter)
         check_adapters_vocabulary(folder, tokenizer, settings)
-        check_adapter(_tensors(peft, TRAINED), read_adapter_tensors(folder), str(folder), settings.model_name_or_path or "")
+        base = settings.model_name_or_path or ""
+        check_adapter(_tensors(peft, TRAINED), read_adapter_tensors(folder), str(folder), base)
 
 
 def _with_adapter(model: Any, settings: PolicySection) -> PeftModel:

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 KEY = "policy.device"
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str, key: str = KEY) -> torch.device:
     """The device of this name; `auto` is the accelerator that there is, else the CPU.
+
+    Args:
+        name: as a recipe has it.
+        key: the recipe's key that names it.
 
     Raises:
         AlignError: if there is no such device here.
@@ -31,7 +35,7 @@ def find_device(name: str) -> torch.device:
     hint = f"set it to {' or '.join(there)}, or leave it out"
     if wanted.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
         hint += "; this torch was built without CUDA, and pytorch.org has one that was"
-    raise AlignError(f"{KEY} is {name}, and torch finds no such device here", where=KEY, hint=hint)
+    raise AlignError(f"{key} is {name}, and torch finds no such device here", where=key, hint=hint)
 
 
 def in_float64(tensor: torch.Tensor) -> torch.Tensor:

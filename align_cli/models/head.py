@@ -22,8 +22,11 @@ from torch.utils.checkpoint import checkpoint
 
 from align_cli.methods.logprobs import token_kl, token_logps
 
-CHUNK_LOGITS = 2**25
-"""The most logits that are made at once: 128 MiB of them."""
+CHUNK_LOGITS = 2**24
+"""The most logits that are made at once: 64 MiB of them, and with an exact KL five times that."""
+
+OUTPUTS_TRIED = (-50.0, 50.0)
+"""What a head is made to give, evenly between these two, to see what its model makes of it."""
 
 
 class Tokens(NamedTuple):
@@ -132,13 +135,15 @@ def _tried_head(model: Any) -> Head:
         return Head()
     outputs: list[torch.Tensor] = []
 
-    def keep(states_BTH: torch.Tensor) -> torch.Tensor:
-        outputs.append(module(states_BTH))
+    def spread(states_BTH: torch.Tensor) -> torch.Tensor:
+        # Far apart: a new model's own outputs are so near 0 that a softcap does nothing to them yet.
+        outputs_BTV = module(states_BTH)
+        outputs.append(torch.linspace(*OUTPUTS_TRIED, outputs_BTV.numel()).view_as(outputs_BTV).to(outputs_BTV))
         return outputs[0]
 
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids_BT = torch.tensor([[number % vocabulary for number in range(1, 5)]], device=model.device)
-    with torch.no_grad(), _forward_replaced(module, keep):
+    with torch.no_grad(), _forward_replaced(module, spread):
         logits_BTV = model(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), use_cache=False).logits
     possible = _possible_heads(module, model.config.get_text_config())
     return next((head for head in possible if outputs and _is_close(head.finished(outputs[0]), logits_BTV)), Head())

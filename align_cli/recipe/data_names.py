@@ -17,7 +17,7 @@ from align_cli.errors import DataError
 Row = TypeVar("Row")
 
 _BRACKETS = re.compile(r"(?P<place>.+?)(?:\[(?P<split>[\w.-]+)\])?(?:\[(?P<rows>[^\[\]]*:[^\[\]]*)\])?", re.DOTALL)
-_BOUND = re.compile(r"-?\d+|\d+%")
+_BOUND = re.compile(r"-?\d{1,18}|\d{1,18}%")
 
 
 class DataName(NamedTuple):
@@ -71,6 +71,6 @@ def _position(bound: str, count: int, default: int) -> int:
 
 def _is_there(text: str) -> bool:
     try:
-        return Path(text).exists()
-    except (OSError, ValueError):
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
         return False

@@ -130,6 +130,11 @@ class Loaded:
             self._scorers[name] = build_scorer(name, self.recipe.labelers[name], self.note)
         return self._scorers[name]
 
+    def release_scorers(self) -> None:
+        """Labelers let go of what takes memory; the next stage that asks one has it back."""
+        for scorer in self._scorers.values():
+            scorer.release()
+
     def made(self, policy: Policy) -> None:
         """This is the initial policy."""
         self.take(policy, self.state, 0)

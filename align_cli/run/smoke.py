@@ -52,7 +52,10 @@ def smoke(path: Path, overrides: Sequence[str], reporter: Reporter) -> list[dict
 
 
 def _two_steps(recipe: Recipe) -> list[str]:
-    """One round with two steps of each stage, as overrides; nobody outside is told of it, and nothing stops it."""
+    """One round with two steps of each stage, as overrides; nobody outside is told of it, and nothing stops it.
+
+    No pair is left out, since two steps have few: none might be left that a whole round has.
+    """
     generate, train = recipe.generate, recipe.train
     changed: dict[str, Any] = {
         "rounds": 1,
@@ -62,9 +65,12 @@ def _two_steps(recipe: Recipe) -> list[str]:
         "evaluate.num_prompts": min(recipe.evaluate.num_prompts, STEPS * generate.batch_size),
         "checkpoints.every_steps": "null",
         "data.as_chat": "never",  # rows are what they have become
-        "data.too_long": "refuse",
+        **dict.fromkeys(("label.equal_texts", "label.empty_texts"), "keep"),  # of a few, all may be such
+        "label.min_margin": 0,
         "guards": "{kl: null, length: null, eos_rate: null, stuck_loss: null, win_rate: null, reward_gap: null}",
     }
+    if not recipe.method.uses_trl_loss:  # which takes no ties
+        changed["label.ties"] = "keep"
     if recipe.policy.sft is not None:
         changed["policy.sft.max_steps"] = min(recipe.policy.sft.max_steps, STEPS)
     return [f"{key}={value}" for key, value in changed.items()]

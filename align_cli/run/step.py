@@ -17,7 +17,7 @@ from align_cli.artifacts.files import write_text
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Evaluation, Record
 from align_cli.artifacts.store import read_records, write_json
-from align_cli.models.memory import PeakMemory, telling_out_of_memory
+from align_cli.models.memory import PeakMemory, give_back_freed, telling_out_of_memory
 from align_cli.recipe import Recipe
 from align_cli.run.at_work import ToldProgress
 from align_cli.run.fingerprints import Fingerprints
@@ -127,6 +127,8 @@ class StepRunner:
         folder.manifests.finish(step, inputs, names, done, [finding.to_dict() for finding in found])
         let_go(self.results, folder, step)
         work.remove()
+        self.loaded.release_scorers()
+        give_back_freed()
         spent = {"seconds": round(monotonic() - begin, 3), **peak.figures()}
         too_long = stage.too_long(self.recipe, self.loaded.inputs)
         figures = {**done.figures, "too_long": too_long} if too_long else done.figures

@@ -36,7 +36,13 @@ from align_cli.stages.generate import PromptDraw, generate_completions
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.readable import RowsToRead
 from align_cli.stages.rows_of_recipe import Rows
-from align_cli.stages.scores import kept_values, probe, score_completions
+from align_cli.stages.scores import (
+    check_scorer,
+    kept_values,
+    num_pair_tokens,
+    num_sequence_tokens,
+    score_completions,
+)
 
 FREE_KEYS = (
     "policy.reference",
@@ -80,7 +86,7 @@ class Evaluate(Stage):
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
-            lambda: probe(loaded.scorer(recipe.evaluate.scorer), loaded.inputs.eval_prompts),
+            lambda: check_scorer(loaded.scorer(recipe.evaluate.scorer), loaded.inputs.eval_prompts),
             lambda: loaded.inputs.eval_prompts,
             lambda: loaded.inputs.eval_rows,
         )
@@ -218,7 +224,8 @@ def evaluate_policy(
     progress.start(len(drawn) + len(pairs), "sequences")
     batch_size = recipe.generate.batch_size
     with work.journal("kl") as journal:
-        kl = estimate(kept_values(drawn, batch_size, partial(_sequence_kls, policy, reference), progress, journal))
+        measure = partial(_sequence_kls, policy, reference) if policy.version != reference.version else _no_kls
+        kl = estimate(kept_values(drawn, batch_size, measure, progress, journal, num_sequence_tokens))
     lengths = estimate([float(sample.num_tokens) for sample in samples])
     return Evaluation(
         round=round_number,
@@ -275,6 +282,11 @@ def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completio
     return kls
 
 
+def _no_kls(samples: Sequence[Completion]) -> list[float]:
+    """Of a policy to itself."""
+    return [0.0] * len(samples)
+
+
 def _preference_metrics(
     policy: Policy, reference: Policy, pairs: Sequence[Preference], recipe: Recipe, progress: Progress, work: Work
 ) -> dict[str, float | int] | None:
@@ -288,6 +300,6 @@ def _preference_metrics(
         return implicit_reward_margins(policy, reference, batch, recipe.method.beta)
 
     with work.journal("margins") as journal:
-        margins = kept_values(pairs, recipe.generate.batch_size, measure, progress, journal)
+        margins = kept_values(pairs, recipe.generate.batch_size, measure, progress, journal, num_pair_tokens)
     signed = [margin if pair.label > 0.5 else -margin for margin, pair in zip(margins, pairs, strict=True)]
     return pair_accuracy(signed)._asdict()

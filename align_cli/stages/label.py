@@ -24,7 +24,7 @@ from align_cli.stages.base import (
 )
 from align_cli.stages.pairing.pairs import LabelledPairs, Pairing, none_is_left
 from align_cli.stages.readable import RowsToRead
-from align_cli.stages.scores import probe
+from align_cli.stages.scores import check_scorer
 
 if TYPE_CHECKING:
     from align_cli.stages.inputs import Inputs
@@ -54,7 +54,7 @@ class Label(Stage):
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
-            lambda: probe(loaded.scorer(_reward_labeler(recipe)), loaded.inputs.prompts),
+            lambda: check_scorer(loaded.scorer(_reward_labeler(recipe)), loaded.inputs.prompts),
             lambda: loaded.inputs.demonstration_rows,
         )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import nlargest
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any
 
 from align_cli.artifacts.json_text import to_json
+from align_cli.artifacts.records import TemplateArguments
 from align_cli.recipe import Recipe
 from align_cli.stages.base import Stage
 from align_cli.stages.inputs import Inputs
@@ -32,17 +33,38 @@ def longest_rows(
 
     Returns:
         Rows by key, cut where the recipe says so. What a new model is made from is left out: of fewer rows it would be
-        another model.
+        another model. Where demonstrations have prompts apart from them, every other prompt is one of theirs.
     """
+    every = {wanted.key: wanted.rows for stage in due for wanted in stage.to_read(recipe, inputs) if wanted.rows}
+    if recipe.policy.from_scratch is not None:
+        every.pop(SFT, None)
+    if every.get("data.prompts") and every.get("data.demonstrations"):
+        asked = {_prompt_of(row) for row in every["data.prompts"]}
+        every["data.demonstrations"] = [row for row in every["data.demonstrations"] if _prompt_of(row) in asked]
     found = {}
-    for wanted in (rows for stage in due for rows in stage.to_read(recipe, inputs)):
-        is_material = wanted.key == SFT and recipe.policy.from_scratch is not None
-        if wanted.rows and not is_material:
-            count = _num_rows(recipe, wanted.key, num_steps)
-            candidates = islice(_by_characters(wanted.key, wanted.rows, recipe, inputs), CANDIDATES * count)
-            longest = nlargest(count, candidates, key=lambda read: read.num_tokens)
-            found[wanted.key] = [read.row for read in longest]
+    for key, rows in every.items():
+        count = _num_rows(recipe, key, num_steps)
+        candidates = islice(_by_characters(key, rows, recipe, inputs), CANDIDATES * count)
+        longest = nlargest(count, candidates, key=lambda read: read.num_tokens)
+        if longest:
+            found[key] = [read.row for read in longest]
+    if "data.prompts" in found and "data.demonstrations" in found:
+        found["data.prompts"] = _in_turn(found["data.demonstrations"], found["data.prompts"])
     return found
+
+
+def _in_turn(shown: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """As many prompts as there are, each other one from what is shown, as long as that lasts."""
+    asked = [{name: value for name, value in row.items() if name != "completion"} for row in shown]
+    both = [row for pair in zip_longest(asked, prompts) for row in pair if row is not None]
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in both:
+        found.setdefault(_prompt_of(row), row)
+    return list(found.values())[: len(prompts)]
+
+
+def _prompt_of(row: Mapping[str, Any]) -> str:
+    return to_json([row["prompt"], *TemplateArguments.of_row(row)])
 
 
 def num_prompts(recipe: Recipe, num_steps: int) -> int:

@@ -163,7 +163,8 @@ def local_files(recipe: Recipe) -> dict[str, Path]:
         for key, place in labeler.code().items():
             for module, code in code_files(place).items():
                 named[f"labelers.{name}.{key}" + (f" ({module})" if module else "")] = str(code)
-    return {key: Path(value) for key, value in named.items() if value is not None and Path(value).exists()}
+    files = {key: Path(value).expanduser() for key, value in named.items() if value is not None}
+    return {key: file for key, file in files.items() if file.exists()}
 
 
 def _prompts(

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from align_cli.artifacts.journal import Journal
-from align_cli.artifacts.records import Completion
+from align_cli.artifacts.records import Completion, Preference
 from align_cli.data.thinking import without_thinking
 from align_cli.labelers import Scorer
-from align_cli.models.text import plain_text
 from align_cli.stages.base import Progress
 
 ItemType = TypeVar("ItemType")
@@ -21,6 +20,7 @@ def kept_values(
     measure: Callable[[Sequence[ItemType]], list[float]],
     progress: Progress,
     journal: Journal,
+    length: Callable[[ItemType], int] | None = None,
 ) -> list[float]:
     """A number for each item, batch by batch; those of the journal are not asked for again.
 
@@ -32,15 +32,20 @@ def kept_values(
         measure: one finite number for each item of a batch.
         progress: told of every item; the caller has said how many there are.
         journal: what was measured before an interruption, and where each batch is kept.
+        length: of an item; those of a length go together, the longest first, so that padding is short and memory runs
+            out at once or not at all. None for the order that they come in.
     """
+    order = list(range(len(items)))
+    if length is not None:
+        order.sort(key=lambda index: -length(items[index]))
     values = [value for row in journal.rows for value in row["values"]]
     progress.found(len(values))
     for start in range(len(values), len(items), batch_size):
-        found = measure(items[start : start + batch_size])
+        found = measure([items[index] for index in order[start : start + batch_size]])
         values += found
         journal.append([{"values": found}])
         progress.advance(len(found))
-    return values
+    return [value for _, value in sorted(zip(order, values, strict=True))]
 
 
 def score_completions(
@@ -53,31 +58,34 @@ def score_completions(
 ) -> list[float]:
     """The labeler's score of every completion, with its thinking blocks or without."""
 
-    def response(completion: Completion) -> str:
-        text = completion.completion
-        return plain_text(text if thinking == "keep" else without_thinking(text))
-
     def score(batch: Sequence[Completion]) -> list[float]:
-        return scorer.score(
-            [plain_text(completion.prompt) for completion in batch],
-            [response(completion) for completion in batch],
-            [completion.prompt_index for completion in batch],
-        )
+        said = [one.completion if thinking == "keep" else without_thinking(one.completion) for one in batch]
+        return scorer.score([one.prompt for one in batch], said, [one.prompt_index for one in batch])
 
     progress.start(len(completions), "completions")
-    return kept_values(completions, scorer.batch_size, score, progress, journal or Journal())
+    length = num_sequence_tokens if scorer.by_length else None
+    return kept_values(completions, scorer.batch_size, score, progress, journal or Journal(), length)
+
+
+def num_sequence_tokens(completion: Completion) -> int:
+    """Of its prompt and itself."""
+    return len(completion.prompt_ids) + completion.num_tokens
+
+
+def num_pair_tokens(pair: Preference) -> int:
+    """Of its prompt and the longer of its two responses."""
+    return len(pair.prompt_ids or ()) + max(len(pair.chosen_ids or ()), len(pair.rejected_ids or ()))
 
 
 NUM_PROBES = 2
-"""Texts that a labeler has to score before anything is made or written."""
+"""Prompts that a labeler looks at before anything is made or written."""
 
 
-def probe(scorer: Scorer | None, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Let a labeler score a few texts, so that a broken one is known before hours of sampling.
+def check_scorer(scorer: Scorer | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Let a labeler find out what is wrong with it, so that a broken one is known before hours of sampling.
 
     Raises:
-        LabelerError: if it cannot.
+        LabelerError: if it will not work.
     """
     if scorer is not None:
-        texts = [plain_text(row["prompt"]) for row in rows[:NUM_PROBES]]
-        scorer.score(texts, texts)
+        scorer.check([row["prompt"] for row in rows[:NUM_PROBES]])

@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field
 
 from align_cli.errors import RecipeError
-from align_cli.labelers import build_scorer
+from align_cli.labelers import Scorer, build_scorer
 from align_cli.recipe import code_that_runs, describe_keys, dump, load_recipe, resolved
 from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerKind, LabelerSection
 
@@ -42,7 +42,7 @@ class WordsLabelerSection(LabelerSection):
         return {**super().files(), "wanted": self.wanted}
 
 
-class WordsLabeler:
+class WordsLabeler(Scorer):
     batch_size = 8
 
     def __init__(self, name: str, section: WordsLabelerSection, note: Callable[[str], None]) -> None:
@@ -93,7 +93,7 @@ def test_its_keys_are_described() -> None:
     docs = {doc.path: doc for doc in describe_keys()}
     weight = docs["labelers.<name>.weight"]
     assert (weight.type, weight.range, weight.default) == ("a number", "above 0", "1.0")
-    assert docs["labelers.<name>.kind"].type == "one of dataset, function, words"
+    assert docs["labelers.<name>.kind"].type == "one of dataset, function, reward_model, words"
 
 
 def test_it_is_described_no_longer_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_it_is_described_no_longer_when_it_is_gone(monkeypatch: pytest.MonkeyPat
         ("labelers.wordy={kind: words}", "labelers.wordy.wanted is missing", "add it: text file, one word a line"),
         (
             "labelers.given.kind=word",
-            "labelers.given.kind is 'word'; it must be one of dataset, function, words",
+            "labelers.given.kind is 'word'; it must be one of dataset, function, reward_model, words",
             "did you mean words?",
         ),
         (

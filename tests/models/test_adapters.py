@@ -458,9 +458,7 @@ class TestMergedBetweenRounds:
     ) -> None:
         start = adapted(rank=3, target_modules=["q_proj"]).policy(None)
         shift(start, 0.1)
-        policy = adapted(
-            adapter=str(saved(start, tmp_path / "mine")), between_rounds="merge"
-        ).policy(None)
+        policy = adapted(adapter=str(saved(start, tmp_path / "mine")), between_rounds="merge").policy(None)
         policy.begin_round(1)
         torch.testing.assert_close(logps(policy), logps(start), rtol=1e-5, atol=1e-5)
         assert {tensor.shape[0] for name, tensor in policy.adapted.tensors("policy").items() if "lora_A" in name} == {6}

@@ -78,6 +78,15 @@ def test_values_and_gradients_are_the_whole_forward_passes(
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_softcap_counts_before_there_are_logits_that_it_changes(dtype: torch.dtype) -> None:
+    """A new model's are so near 0 that its cap cannot be seen; those that it learns are not."""
+    config = Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=30.0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype).eval()
+    assert whole_logits(model).abs().max() < 1
+    assert head.head_of(model).softcap == 30.0
+
+
 class Capped(torch.nn.Module):
     """A model whose logits are those of a head and something more that nobody knows of."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
+import psutil
 import pytest
 
-from align_cli.models.memory import PeakMemory
+from align_cli.models.memory import PeakMemory, give_back_freed
 
 MUCH, LITTLE = 400_000_000, 50_000_000
 
@@ -31,3 +32,13 @@ def test_where_the_mark_stays_a_lower_peak_is_not_known(monkeypatch: pytest.Monk
     bytearray(LITTLE)
     assert "peak_memory_bytes" not in peak.figures()
     assert peak_of(MUCH + 4 * LITTLE) > MUCH
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing can be asked of C's allocator")
+def test_what_was_freed_in_small_pieces_is_given_back_to_the_system() -> None:
+    resident = psutil.Process().memory_info
+    pieces = [b"x" * 100_000 for _ in range(4000)]
+    del pieces[:-1]  # the last one is in the way of giving back the rest
+    before = resident().rss
+    give_back_freed()
+    assert before - resident().rss > 4000 * 100_000 / 2

@@ -42,6 +42,9 @@ def test_a_name_has_a_place_a_split_and_a_part_of_the_rows(text: str, parts: tup
         ("[90%:100%]", "9"),
         ("[8:300]", "89"),
         ("[20:]", ""),
+        ("[:999999999999999999]", "0123456789"),
+        ("[-999999999999999999:]", "0123456789"),
+        ("[999999999999999999%:]", ""),
     ],
 )
 def test_the_part_is_pythons(rows: str, taken: str) -> None:
@@ -54,7 +57,9 @@ def test_two_parts_that_meet_are_the_whole(share: int) -> None:
     assert first + rest == list(range(37))
 
 
-@pytest.mark.parametrize("part", ["[1:2:3]", "[a:b]", "[0.5:]", "[:-10%]"])
+@pytest.mark.parametrize(
+    "part", ["[1:2:3]", "[a:b]", "[0.5:]", "[:-10%]", f"[:{10**18}]", f"[:{10**18}%]", f"[:{'9' * 5000}]"]
+)
 def test_what_is_no_part_of_rows_is_refused(part: str) -> None:
     with pytest.raises(DataError, match="is no part of rows"):
         DataName.of(f"rows{part}")
@@ -83,6 +88,14 @@ class TestInARecipe:
     ) -> None:
         assert local_files(tiny_recipe(tmp_path, f"data.prompts={file}[:8]"))["data.prompts"] == file
 
+    def test_a_file_of_the_users_own_home_is_found(
+        self, file: Path, tmp_path: Path, tiny_recipe, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(file.parent))
+        recipe = tiny_recipe(tmp_path, f"data.prompts=~/{file.name}[:3]")
+        assert len(Inputs(recipe).prompts) == 3
+        assert local_files(recipe)["data.prompts"] == file
+
     def test_a_split_of_a_file_is_refused(self, file: Path, tmp_path: Path, tiny_recipe) -> None:
         with pytest.raises(DataError, match="a file is one split"):
             _ = Inputs(tiny_recipe(tmp_path, f"data.prompts={file}[test]")).prompts
@@ -102,3 +115,8 @@ class TestInARecipe:
         name = f"{file}{part}" if part.startswith("[") else f"{file.with_stem('prompt')}{part[1:]}"
         with pytest.raises(RecipeError, match=said):
             tiny_recipe(tmp_path, f"data.prompts={name}")
+
+    @pytest.mark.parametrize("part", ["[:5]", "[train]"])
+    def test_a_built_in_world_has_no_parts(self, tmp_path: Path, tiny_recipe, part: str) -> None:
+        with pytest.raises(RecipeError, match="neither splits nor parts"):
+            tiny_recipe(tmp_path, f"data.prompts=playground{part}")

@@ -51,10 +51,14 @@ def test_ten_faults_are_reported_at_once_in_these_words(monkeypatch):
         ),
         (
             "labelers.hidden.kind=fuction",
-            "labelers.hidden.kind is 'fuction'; it must be one of dataset, function",
+            "labelers.hidden.kind is 'fuction'; it must be one of dataset, function, reward_model",
             "did you mean function?",
         ),
-        ("labelers.other.batch_size=3", "labelers.other.kind is missing", "set it to one of dataset, function"),
+        (
+            "labelers.other.batch_size=3",
+            "labelers.other.kind is missing",
+            "set it to one of dataset, function, reward_model",
+        ),
         ("data=5", "data is 5; it must be a section", ""),
         (
             "label=",
@@ -185,7 +189,6 @@ def test_a_key_by_another_tools_name_gets_its_name_here(faults_of, override, hin
     [
         "preset=self-rewarding",
         "labelers.x.kind=policy",
-        "labelers.x.kind=reward_model",
         "labelers.x={kind: judge, model: m}",
         "labelers.x.kind=person",
         "generate.engine=openai",

@@ -341,6 +341,7 @@ BROKEN = {
         )
         for key, value, unset, others in (
             ("method.kl.coefficient", 0.1, 0, ()),
+            ("train.per_device_max_tokens", 50, "null", ()),
             ("method.optimism.coefficient", 0.1, 0, OWN_PAIRS),
             ("method.importance_weight_cap", 10, "null", ()),
         )

@@ -51,6 +51,31 @@ def test_the_longest_rows_are_taken(folder: Path, align: Align) -> None:
     assert {prompt.count("a") for prompt in of_training} == {9, 8, 4, 3}
 
 
+def test_rows_that_were_cut_are_as_long_as_they_may_be(folder: Path, align: Align) -> None:
+    """An answer that was cut has no end of its own; read again it gets one, and is cut again."""
+    done = align("train", "recipe.yaml", "data.max_completion_tokens=3", "data.too_long=cut", "--smoke", cwd=folder)
+    assert done.code == 0, done.err
+
+
+def test_demonstrations_are_those_of_prompts_that_are_sampled(folder: Path, align: Align) -> None:
+    """The longest prompts are not those of the longest demonstrations, and some of each are taken."""
+    shown = [{"prompt": "a " * (9 - number), "completion": "the " * number} for number in range(1, 9)]
+    write_rows(folder / "shown.jsonl", [*shown, {"prompt": "what nobody asks", "completion": "the " * 20}])
+    write_rows(folder / "prompts.jsonl", [{"prompt": row["prompt"]} for row in shown])
+    overrides = ["data.prompts=prompts.jsonl", "data.demonstrations=shown.jsonl", "method.sources.offline.mixing=0"]
+    dmd = ["method.sources.dpr.mixing=0.5", "method.sources.dmd.mixing=0.5"]
+    done = align("train", "recipe.yaml", *overrides, *dmd, "--smoke", cwd=folder)
+    assert done.code == 0, done.err
+    asked = (folder / "seen.txt").read_text(encoding="utf-8").splitlines()
+    assert {prompt.count("a") for prompt in asked if set(prompt.split()) == {"a"}} == {1, 2, 8, 7}
+
+
+def test_a_labeler_that_cannot_tell_a_few_responses_apart_is_no_fault_yet(folder: Path, align: Align) -> None:
+    (folder / "labeler.py").write_text("def score(prompts, completions):\n    return [0.0] * len(prompts)\n", "utf-8")
+    done = align("train", "recipe.yaml", "method.sources.dpr.gradient=0", "label.ties=drop", "--smoke", cwd=folder)
+    assert done.code == 0, done.err
+
+
 def test_what_would_fail_later_fails_now_and_leaves_nothing(folder: Path, align: Align) -> None:
     (folder / "labeler.py").write_text("def score(prompts, completions):\n    return [1.0] * 9\n", encoding="utf-8")
     before = files_below(folder)

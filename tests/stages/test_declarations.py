@@ -217,7 +217,7 @@ def test_a_fork_keeps_the_initial_policy_and_how_policies_are_measured(recipe: C
     fixed = {stage.name: stage.fork_keys(recipe()).fixed for stage in STAGES}
     free = {stage.name: stage.fork_keys(recipe()).free for stage in STAGES}
     assert [name for name, keys in fixed.items() if keys] == ["sft", "evaluate"]
-    assert "policy" in fixed["sft"] and set(free["sft"]) == {"policy.reference", "seed"}
+    assert "policy" in fixed["sft"] and set(free["sft"]) == {"policy.reference", "policy.lora.between_rounds", "seed"}
     assert {"evaluate", "data.eval_prompts", "generate"} <= set(fixed["evaluate"])
     assert {"method.beta", "label", "generate.prompts_per_round"} <= set(free["evaluate"])
     assert not {"generate.temperature", "generate.max_new_tokens", "seed"} & set(free["evaluate"])

@@ -24,6 +24,7 @@ from small_llama import small_llama
 from transformers import LlamaForCausalLM
 
 from align_cli.artifacts.records import Completion, Preference
+from align_cli.labelers import Scorer
 from align_cli.methods.preference import preference_loss
 from align_cli.models.load import Policy
 from align_cli.models.scoring import pad_batch, response_logps
@@ -210,7 +211,7 @@ class Objective:
         return value + method.optimism.coefficient * torch.stack(drawn).mean()
 
 
-class GivenScores:
+class GivenScores(Scorer):
     """The labeler: it knows the responses by their texts."""
 
     name = "given"

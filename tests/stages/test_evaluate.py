@@ -15,7 +15,7 @@ from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.engines.base import sampling_settings
 from align_cli.engines.in_process import TransformersEngine
 from align_cli.errors import LabelerError
-from align_cli.labelers import build_scorer
+from align_cli.labelers import Scorer, build_scorer
 from align_cli.models.load import Policy
 from align_cli.playground import hidden_reward, world
 from align_cli.recipe import Recipe
@@ -27,6 +27,19 @@ from align_cli.stages.evaluate import Evaluate, evaluate_policy, evaluation_draw
 from align_cli.stages.generate import generate_completions
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.pairing.offline import label_offline_pairs
+
+
+class ScorerOf(Scorer):
+    """A labeler that a function is."""
+
+    batch_size = 4
+
+    def __init__(self, score: Callable[..., list[float]], name: str | None = "given") -> None:
+        self.name, self._score = name or "", score
+
+    def score(self, *texts: Any) -> list[float]:
+        return self._score(*texts)
+
 
 HIDDEN = FunctionLabelerSection(kind="function", function="align_cli.playground:hidden_reward")
 
@@ -545,7 +558,7 @@ def test_the_interval_of_a_win_rate_is_this(
         of_ours = zip(completions, indices, strict=True)
         return [outcomes[index % 7] if text == " answer 0 ." else 0.5 for text, index in of_ours]
 
-    scorer: Any = SimpleNamespace(name="given", batch_size=4, score=score)
+    scorer: Any = ScorerOf(score, "given")
     found = evaluate(recipe, warm_policy, warm_policy, ours, opponents={"initial": theirs}, scorer=scorer)
     result = found.against["initial"]
     assert (result["wins"], result["ties"], result["losses"]) == (22, 15, 14)
@@ -560,7 +573,7 @@ def test_a_scorer_that_cannot_score_is_found_before_anything_is_sampled(recipe: 
 
     def scorer(name: str | None) -> Any:
         asked.append(name)
-        return SimpleNamespace(name=name, batch_size=4, score=score)
+        return ScorerOf(score, name)
 
     loaded: Any = SimpleNamespace(inputs=Inputs(recipe), scorer=scorer)
     with pytest.raises(LabelerError, match="it is broken"):
@@ -577,7 +590,7 @@ def test_the_scorer_reads_responses_without_their_thinking_where_the_recipe_stri
     def length(prompts: Sequence[str], completions: Sequence[str], indices: Sequence[int]) -> list[float]:
         return [float(len(text)) for text in completions]
 
-    scorer: Any = SimpleNamespace(name="length", batch_size=4, score=length)
+    scorer: Any = ScorerOf(length, "length")
     strips = recipe.model_copy(update={"label": recipe.label.model_copy(update={"thinking": "strip"})})
     found = [evaluate(one, warm_policy, warm_policy, samples, scorer=scorer).reward for one in (recipe, strips)]
     assert [reward and reward["mean"] for reward in found] == [30.0, 2.0]

@@ -14,6 +14,7 @@ from align_cli.recipe.checking.view import RuleFault, View, rule_fault
 from align_cli.recipe.data_names import DataName
 from align_cli.recipe.written.tree import escaped, shown
 
+_WORLDS = ("playground", "reviews")
 PATH_STARTS = ("./", "../", "/")
 _DATA_EXTENSIONS = (
     ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst", ".xz", ".bz2", ".zip",
@@ -26,10 +27,14 @@ def missing_data(view: View, *keys: str) -> Iterator[RuleFault]:
         if (value := view.sound(key)) is None:
             continue
         try:
-            place = DataName.of(value).place
+            name = DataName.of(value)
         except DataError as error:
             yield rule_fault(key, f"{key} is {shown(value)}; {error.faults[0].what}", error.faults[0].hint)
             continue
+        place = name.place
+        if place in _WORLDS and name != DataName(place) and not exists(place):
+            what = f"{key} is {shown(value)}; a built-in world has neither splits nor parts"
+            yield rule_fault(key, what, f"write {place} alone, or name a file")
         if place.startswith(PATH_STARTS) or place.lower().endswith(_DATA_EXTENSIONS):
             yield from missing_file(key, place)
 
@@ -48,10 +53,10 @@ def empty_texts(view: View, *keys: str) -> Iterator[RuleFault]:
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file or folder."""
+    """Whether there is such a file or folder; `~` is the user's own."""
     try:
-        return Path(path).exists()
-    except (OSError, ValueError):
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
         return False
 
 

@@ -15,7 +15,8 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from pydantic_core import PydanticKnownError
 
 from align_cli.errors import nearest
-from align_cli.recipe.checking.files import exists, near_file
+from align_cli.recipe.checking.devices import no_device
+from align_cli.recipe.checking.files import PATH_STARTS, exists, near_file
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
 from align_cli.recipe.written.tree import KeyPath, escaped, shown
@@ -56,6 +57,25 @@ class FunctionLabelerSection(LabelerSection):
         return {"function": self.function}
 
 
+class RewardModelLabelerSection(LabelerSection):
+    """A labeler of kind `reward_model`: a sequence classifier with one output, which reads by its own chat template."""
+
+    kind: Literal["reward_model"] = Field(description="what gives the labels")
+    model_name_or_path: str = Field(min_length=1, description="a Hub id or a folder")
+    revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="type of the loaded weights; `auto` is that of the files"
+    )
+    device: str = Field("auto", description="where it runs, as in `policy.device`")
+    batch_size: int = Field(16, ge=1, description="completions a forward pass; those of a length go together")
+    reverse: bool = Field(False, description="turn the sign, as of a cost model, whose output is high for what is bad")
+    trust_remote_code: bool = Field(False, description="run code that ships with the model; off unless you read it")
+
+    def files(self) -> dict[str, str]:
+        is_path = self.model_name_or_path.startswith(PATH_STARTS) or exists(self.model_name_or_path)
+        return {**super().files(), **({"model_name_or_path": self.model_name_or_path} if is_path else {})}
+
+
 @dataclass(frozen=True)
 class LabelerKind:
     """A kind of labeler.
@@ -73,10 +93,9 @@ class LabelerKind:
 LABELER_KINDS: dict[str, LabelerKind] = {
     "dataset": LabelerKind(DatasetLabelerSection),
     "function": LabelerKind(FunctionLabelerSection, "align_cli.labelers.function:FunctionLabeler"),
+    "reward_model": LabelerKind(RewardModelLabelerSection, "align_cli.labelers.reward_model:RewardModelLabeler"),
 }
-NOT_SERVED_KINDS = dict.fromkeys(
-    ("policy", "reward_model", "judge", "person"), "call it from a labeler of kind function"
-)
+NOT_SERVED_KINDS = dict.fromkeys(("policy", "judge", "person"), "call it from a labeler of kind function")
 
 
 def _of_its_kind(value: Any) -> Any:
@@ -207,5 +226,14 @@ def _is_place_of_code(place: str) -> bool:
     return is_module and all(part.isidentifier() for part in name.split("."))
 
 
-RULES: tuple[Rule, ...] = (_names_are_words, _dataset_is_no_other_labelers_name)
+def _devices_have_names(view: View) -> Iterator[RuleFault]:
+    for name in view.labeler_names():
+        try:
+            device = view.labeler(name).get("device", "auto")
+        except UnsoundError:
+            continue
+        yield from no_device(("labelers", name, "device"), device)
+
+
+RULES: tuple[Rule, ...] = (_names_are_words, _dataset_is_no_other_labelers_name, _devices_have_names)
 FILE_RULES: tuple[Rule, ...] = (_code_and_files_can_be_found,)

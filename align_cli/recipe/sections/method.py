@@ -165,6 +165,7 @@ def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
         ("method.kl.coefficient", view.get("method.kl.coefficient") > 0),
         ("method.optimism.coefficient", view.get("method.optimism.coefficient") > 0),
         ("method.importance_weight_cap", view.get("method.importance_weight_cap") is not None),
+        ("train.per_device_max_tokens", view.get("train.per_device_max_tokens") is not None),
     ):
         if is_set:
             yield rule_fault(

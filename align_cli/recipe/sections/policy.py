@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from align_cli.recipe.checking.devices import no_device
 from align_cli.recipe.checking.files import PATH_STARTS, empty_texts, missing_data, missing_file
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections.lora import LoraSection
 from align_cli.recipe.sections.quantization import QuantizationSection
-from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
 
-DEVICES = r"auto|cpu|mps|(cuda|xpu)(:\d+)?"
 OTHER_NAMES = {"policy.peft": "adapters are policy.lora"}
 """Names that other tools have for these keys."""
 
@@ -122,10 +120,7 @@ def _near_heads(width: int, heads: int) -> str:
 
 
 def _device_has_a_name(view: View) -> Iterator[RuleFault]:
-    device = view.get("policy.device")
-    if not re.fullmatch(DEVICES, device):
-        what = f"policy.device is {shown(device)}; it must be auto, cpu, cuda, mps or xpu, or one of several, as cuda:1"
-        yield rule_fault("policy.device", what, "leave it out for the accelerator that torch finds")
+    yield from no_device(("policy", "device"), view.get("policy.device"))
 
 
 def _float16_is_not_scaled(view: View) -> Iterator[RuleFault]:

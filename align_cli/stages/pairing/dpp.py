@@ -11,7 +11,7 @@ from align_cli.artifacts.records import Completion, Preference
 from align_cli.labelers.policy import PolicyLabeler
 from align_cli.stages.base import Context, Progress
 from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, by_draw, make_pair
-from align_cli.stages.scores import kept_values
+from align_cli.stages.scores import kept_values, num_pair_tokens
 
 
 class Dpp:
@@ -62,7 +62,7 @@ def self_label(
     groups = by_draw(own, num_generations).values()
     pairs = [make_pair(one, two, 0.5) for group in groups for one, two in combinations(group, 2)]
     progress.start(len(pairs), "pairs")
-    labels = kept_values(pairs, batch_size, labeler.prefer, progress, journal or Journal())
+    labels = kept_values(pairs, batch_size, labeler.prefer, progress, journal or Journal(), num_pair_tokens)
     return [
         replace(pair, label=label, source="dpp", labeler=labeler.name, chosen_score=None, rejected_score=None)
         for pair, label in zip(pairs, labels, strict=True)

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from align_cli.artifacts.records import Completion
+from align_cli.labelers import Scorer
 
 KEEP = {"ties": "keep", "equal_texts": "keep", "empty_texts": "keep"}
 DROP = {"ties": "drop", "equal_texts": "drop", "empty_texts": "drop"}
 Group = Sequence[float]
 
 
-class GivenScores:
+class GivenScores(Scorer):
     """A scorer that knows every completion's score by its text."""
 
     name = "given"
