@@ -39,14 +39,16 @@ class RunReporter:
 
 
 class StageProgress(CountedProgress):
-    """A stage's work, counted, with its rate in words."""
+    """A stage's work, counted, with its pace in words."""
 
     def __init__(self) -> None:
         super().__init__("items")
 
-    def rate(self) -> str:
-        """Work done a second, in words."""
-        return f"{self.per_second:.0f}" if self.per_second >= 10 else f"{self.per_second:.1f}"
+    def pace(self) -> str:
+        """Work done a second, or seconds for a piece of slow work: `3.5 completions/s`, `13.8 s a step`."""
+        if 0 < self.per_second < 1:
+            return f"{1 / self.per_second:.1f} s a {self.unit.removesuffix('s')}"
+        return f"{self.per_second:.{0 if self.per_second >= 10 else 1}f} {self.unit}/s"
 
 
 class PlainReporter(RunReporter):
@@ -67,7 +69,7 @@ class PlainReporter(RunReporter):
         progress = _LineProgress(title, self._note, self._seconds_between)
         yield progress
         seconds = time.monotonic() - began
-        work = f", {progress.done} {progress.unit}, {progress.rate()} {progress.unit}/s" if progress.done else ""
+        work = f", {progress.done} {progress.unit}, {progress.pace()}" if progress.done else ""
         self._note(f"{title}: {seconds:.1f} s{work}")
 
     def note(self, text: str) -> None:
@@ -92,7 +94,7 @@ class _LineProgress(StageProgress):
         if left > 0 and now - self._last >= self._seconds_between:
             self._last = now
             rest = f", {span(left / self.per_second)} left" if self.per_second > 0 else ""
-            self._note(f"{self._title}: {self.done} of {self.total} {self.unit}, {self.rate()}/s{rest}")
+            self._note(f"{self._title}: {self.done} of {self.total} {self.unit}, {self.pace()}{rest}")
 
 
 class LiveReporter(RunReporter):
@@ -157,4 +159,4 @@ class _BarProgress(StageProgress):
 
     def advance(self, amount: int = 1) -> None:
         super().advance(amount)
-        self.bars.update(self.task, advance=amount, rate=f"{self.rate()} {self.unit}/s")
+        self.bars.update(self.task, advance=amount, rate=self.pace())

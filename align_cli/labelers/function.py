@@ -74,7 +74,12 @@ class FunctionLabeler(Scorer):
             with contained(self._changed):
                 made = target(**section.arguments)
         except UserCodeError as raised:
-            raise self._fault(raised.error, f"{section.function} raised while it was made with its arguments") from None
+            raise LabelerError(
+                f"{section.function} raised while it was made with its arguments",
+                where=self._place,
+                snippet=own_traceback(raised.error),
+                hint="leave out `arguments` if the name is the scoring function itself",
+            ) from None
         if not callable(made):
             raise LabelerError(
                 f"{section.function} with its arguments returned {type(made).__name__}, not a function",

@@ -70,7 +70,8 @@ def _of_run(path: Path, which: str | None, beside: str | None, wishes: Wishes, n
     recipe = results.recipe
     chosen = [choose_round(results, wanted) for wanted in (which, *([] if beside is None else [beside]))]
     if len({one.round for one in chosen}) < len(chosen):
-        raise RunError(f"both are round {chosen[0].round}", where=str(path), hint="name another round with --beside")
+        what = f"both are round {chosen[0].round}, {chosen[0].why}" if which is None else f"both are round {which}"
+        raise RunError(what, where=str(path), hint="name two rounds, as with --round last --beside initial")
     policies: list[Policy] = []
     for one in chosen:
         note(f"round {one.round} of {path}, {one.why}")

@@ -48,6 +48,7 @@ def smoke(path: Path, overrides: Sequence[str], reporter: Reporter) -> list[dict
         rows = [f"{key}={_quoted(file)}" for key, file in _longest_rows(recipe, scratch, reporter).items()]
         small = load_recipe(path, [*overrides, f"output_dir={_quoted(run)}", *_two_steps(recipe), *rows])
         align_rounds(small, reporter)
+        reporter.note("every stage went through two steps; nothing of it is kept")
         return RunFolder(run).ledger.events()
 
 
@@ -62,7 +63,7 @@ def _two_steps(recipe: Recipe) -> list[str]:
         "generate.prompts_per_round": min(generate.prompts_per_round, num_prompts(recipe, STEPS)),
         "train.steps_per_round": min(train.steps_per_round, STEPS),
         "train.report_to": "none",
-        "evaluate.num_prompts": min(recipe.evaluate.num_prompts, STEPS * generate.batch_size),
+        "evaluate.num_prompts": min(recipe.evaluate.num_prompts, generate.batch_size),  # there are two evaluations
         "checkpoints.every_steps": "null",
         "data.as_chat": "never",  # rows are what they have become
         **dict.fromkeys(("label.equal_texts", "label.empty_texts"), "keep"),  # of a few, all may be such

@@ -139,7 +139,7 @@ def test_a_stage_at_work_says_now_and_then_how_far_it_is_and_how_long_it_will_ta
             time.sleep(0.02)
             progress.advance(8)
         progress.advance(96)
-    line = r"round 1 generate: (\d+) of 512 completions, (\d+)/s, \ds left"
+    line = r"round 1 generate: (\d+) of 512 completions, (\d+) completions/s, \ds left"
     found = [match for match in (re.fullmatch(line, text) for text in said[:-1]) if match]
     assert [int(match[1]) for match in found] == [408, 416]
     assert all(int(match[2]) <= 8 / 0.02 for match in found)  # what was there before says nothing of the rate
@@ -157,7 +157,7 @@ def test_lines_about_a_stage_at_work_are_half_a_minute_apart(capsys: pytest.Capt
         progress._last -= 1
         progress.total = 12
         progress.advance()
-    assert capsys.readouterr().err.splitlines()[0] == "round 1 train: 3 of 12 steps, 0.0/s, 5m00s left"
+    assert capsys.readouterr().err.splitlines()[0] == "round 1 train: 3 of 12 steps, 33.3 s a step, 5m00s left"
 
 
 @pytest.mark.parametrize(
