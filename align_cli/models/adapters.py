@@ -262,8 +262,6 @@ class AdaptedModel:
             config.modules_to_save = None
         with _without_advice(), torch.random.fork_rng():
             self.peft.add_adapter(adapter, config)
-        for layer in _lora_layers(self.peft):
-            layer.scaling[adapter] = layer.scaling[TRAINED]  # as it is, to its last digit
         self._turn_to_policy()
 
     def _remove(self, adapter: str) -> None:

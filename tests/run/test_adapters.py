@@ -99,6 +99,14 @@ def test_a_round_before_its_first_step_says_what_the_round_before_said_at_its_en
     torch.testing.assert_close(before, sampled, rtol=0, atol=1e-4)
 
 
+def test_many_rounds_of_merged_updates_are_warned_of(merged: Path) -> None:
+    for rounds, is_warned in ((16, False), (17, True)):
+        checked = run_align("check", "recipe.yaml", f"rounds={rounds}", "output_dir=other", cwd=merged)
+        assert checked.code == 0
+        said = " ".join(checked.err.split())
+        assert ("the adapter, of rank 34, is 17 times as large as in the first" in said) == is_warned
+
+
 @pytest.mark.parametrize("key", ["carry", "merge"])
 def test_a_fork_may_go_on_either_way(key: str, merged: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(merged, tmp_path / "copy"))
