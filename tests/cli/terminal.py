@@ -85,11 +85,11 @@ def terminal(*arguments: str | Path, cwd: Path, columns: int = 80) -> Iterator[T
     pid, descriptor = pty.fork()
     if pid == 0:
         os.chdir(cwd)
-        for name in ("COLUMNS", "LINES"):
-            os.environ.pop(name, None)
-        os.environ["TERM"] = "xterm"
+        # Not what stands in C's environment alone, where readline puts the width of pytest's own terminal.
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         main = "from align_cli.cli.main import main; main()"
-        os.execv(sys.executable, [sys.executable, "-c", main, *map(str, arguments)])
+        command = [sys.executable, "-c", main, *map(str, arguments)]
+        os.execve(sys.executable, command, {**environment, "TERM": "xterm"})
     fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     shown = Terminal(pid, descriptor)
     try:
