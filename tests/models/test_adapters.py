@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
+from transformers.core_model_loading import WeightConverter
 
 from align_cli.errors import AlignError
 from align_cli.models.adapters import ADAPTER_WEIGHTS, AdaptedModel, AdapterPolicy, check_adapter_fits
@@ -164,6 +166,11 @@ def mixture_folder(tmp_path: Path, tiny_policy_folder: Path) -> Path:
     return tmp_path / "moe"
 
 
+READS_MIXTURES = "distributed_operation" in inspect.signature(WeightConverter).parameters
+"""Whether peft can read an adapter of a mixture's fused experts back: peft 0.19 asks for more than transformers 5.10 has."""
+
+
+@pytest.mark.skipif(not READS_MIXTURES, reason="peft and transformers of these versions do not fit together here")
 class TestOnAMixtureWhoseExpertsAreOneTensor:
     def test_all_linear_means_them_too(self, mixture_folder: Path, tmp_path: Path) -> None:
         from peft import PeftModel
@@ -434,6 +441,7 @@ class TestMergedBetweenRounds:
         assert merged[name].dtype == torch.float32
         assert torch.equal(merged[name][:, :2], tensors[name])
 
+    @pytest.mark.skipif(not READS_MIXTURES, reason="peft and transformers of these versions do not fit together here")
     def test_of_a_mixture_each_expert_keeps_its_own(self, mixture_folder: Path, tmp_path: Path) -> None:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM

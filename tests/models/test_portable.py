@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from chat_models import make_chat_model
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
@@ -20,6 +21,8 @@ from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.recipe.sections.lora import LoraSection
 from align_cli.recipe.sections.policy import PolicySection
 
+READS_WHOLE_MODULES = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 23)
+"""Whether transformers alone reads what an adapter's folder has of modules that were trained whole: 5.10 leaves it out."""
 TOKENS = pad_batch([[5, 6, 7], [8, 9]], [[10, 11], [12, 13, 14]], 0)
 ADAPTERS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -82,11 +85,10 @@ def test_whoever_loads_an_adapter_has_the_policy(base: Path, lora: dict[str, Any
     expected = logps(policy.model)
     assert (logps(AutoModelForCausalLM.from_pretrained(base)) - expected).abs().max() > 1e-2
     folder = written(policy, tmp_path / "adapter")
-    for model in (
-        AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
-        AutoPeftModelForCausalLM.from_pretrained(folder, dtype="float32").eval(),
-        load_adapter(folder).model,
-    ):
+    readers = [AutoPeftModelForCausalLM.from_pretrained(folder, dtype="float32").eval(), load_adapter(folder).model]
+    if READS_WHOLE_MODULES or "modules_to_save" not in lora:
+        readers.append(AutoModelForCausalLM.from_pretrained(folder, dtype="float32"))
+    for model in readers:
         torch.testing.assert_close(logps(model), expected, rtol=0, atol=1e-4)
 
 
