@@ -167,7 +167,7 @@ def mixture_folder(tmp_path: Path, tiny_policy_folder: Path) -> Path:
 
 
 READS_MIXTURES = "distributed_operation" in inspect.signature(WeightConverter).parameters
-"""Whether peft can read an adapter of a mixture's fused experts back: peft 0.19 asks for more than transformers 5.10 has."""
+"""Whether peft reads an adapter of fused experts back: peft 0.19 asks for more than transformers 5.10 has."""
 
 
 @pytest.mark.skipif(not READS_MIXTURES, reason="peft and transformers of these versions do not fit together here")

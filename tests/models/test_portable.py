@@ -22,7 +22,7 @@ from align_cli.recipe.sections.lora import LoraSection
 from align_cli.recipe.sections.policy import PolicySection
 
 READS_WHOLE_MODULES = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 23)
-"""Whether transformers alone reads what an adapter's folder has of modules that were trained whole: 5.10 leaves it out."""
+"""Whether transformers alone reads modules that were trained whole beside an adapter: 5.10 leaves them out."""
 TOKENS = pad_batch([[5, 6, 7], [8, 9]], [[10, 11], [12, 13, 14]], 0)
 ADAPTERS: dict[str, dict[str, Any]] = {
     "plain": {},
