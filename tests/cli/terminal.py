@@ -44,9 +44,9 @@ class Terminal:
         start, self._seen = self._seen, place + len(text)
         return self._shown()[start : self._seen]
 
-    def type(self, text: str) -> None:
+    def type(self, text: str, seconds_to_react: float = SECONDS_TO_REACT) -> None:
         """Type a text, as soon as somebody who has read what is shown could."""
-        time.sleep(SECONDS_TO_REACT)
+        time.sleep(seconds_to_react)
         os.write(self._descriptor, text.encode())
 
     def end(self) -> tuple[int, str]:

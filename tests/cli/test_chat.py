@@ -140,8 +140,8 @@ def test_ctrl_c_stops_an_answer_and_a_second_one_ends(chatting: Path) -> None:
         shown.until("> ")
         shown.type("Go on and on.\r")
         shown.until("\n")
-        shown.until("\\x")  # it is at it
-        shown.type(CTRL_C)
+        shown.until("\\x")  # it is at it, and may come to an end by itself
+        shown.type(CTRL_C, seconds_to_react=0)
         shown.until("Ctrl-C again ends")  # nothing that a prompt looks like will do: the model may write it, too
         shown.until("\n> ")
         shown.type("/reset\r")
