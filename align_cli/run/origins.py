@@ -80,10 +80,10 @@ class Origins:
         counts: dict[str, Callable[[], int]] = {
             "data.prompts": lambda: len(inputs.prompts),
             "data.preferences": lambda: len(inputs.offline_rows.rows),
-            "data.demonstrations": lambda: len(inputs.demonstrations),
+            "data.demonstrations": lambda: len(inputs.demonstration_rows),
             "data.eval_prompts": lambda: len(inputs.eval_prompts),
             "data.eval_preferences": lambda: len(inputs.eval_rows.rows),
-            "policy.sft.dataset": lambda: len(inputs.sft_demonstrations),
+            "policy.sft.dataset": lambda: len(inputs.sft_rows),
         }
         rows = [self._rows(key, count) for key, count in counts.items() if _value(self._tree, key) is not None]
         others = [key for key in self._recorded if key not in counts and key != BASE_KEY]

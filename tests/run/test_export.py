@@ -15,7 +15,7 @@ import torch
 from forked import Stop
 from killed_runs import make_run, train
 from paused import held
-from run_fixtures import Align, MakeFolder, assert_refused, files_below
+from run_fixtures import SPIN_LIKE, Align, MakeFolder, assert_refused, files_below, read_rows
 
 from align_cli.artifacts.records import Completion
 from align_cli.artifacts.store import read_records
@@ -193,6 +193,23 @@ def test_the_best_round_is_taken_and_said_else_the_last(three_rounds: Path, alig
     assert written["why"].startswith("the best by win rate against the initial policy")
     last = align("export", "run", tmp_path / "last", "--round", "last", "--json", "-q", cwd=three_rounds)
     assert (json.loads(last.out)["round"], json.loads(last.out)["why"], last.err) == (3, "the last", "")
+
+
+def test_the_card_counts_the_rows_of_every_file(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "run", rounds=1, **SPIN_LIKE)
+    assert align("train", "recipe.yaml", cwd=folder).code == 0
+    assert align("export", "run", tmp_path / "out", "--round", "last", cwd=folder).code == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    table = [[cell.strip(" `") for cell in line.split("|")[1:4]] for line in card.splitlines() if line[:1] == "|"]
+    told = {key: (file, rows) for key, file, rows in table}
+    files = {
+        "policy.sft.dataset": "lessons.jsonl",
+        "data.preferences": "pairs.jsonl",
+        "data.demonstrations": "demonstrations.jsonl",
+        "data.eval_preferences": "eval_pairs.jsonl",
+    }
+    for key, file in files.items():
+        assert told[key] == (file, str(len(read_rows(folder / file)))), key
 
 
 def test_where_rounds_were_not_compared_the_last_is_taken(
