@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
+from finished_runs import FinishedRun
 
-from align_cli.artifacts.records import Completion, Evaluation, Preference
-from align_cli.artifacts.store import read_json, read_records
+from align_cli.artifacts.records import Evaluation
+from align_cli.artifacts.store import read_json
 from align_cli.cli.reporters import RunReporter
 from align_cli.models.load import weights_version
 from align_cli.recipe import Recipe, load_recipe
@@ -36,21 +38,12 @@ NUM_PROMPTS = 16
 pytestmark = pytest.mark.long
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run(FinishedRun):
     """A finished run of a preset."""
 
-    folder: Path
     recipe: Recipe
     evaluations: list[Evaluation]
-
-    def completions(self, number: int) -> list[Completion]:
-        return read_records(self.round(number) / "completions.jsonl", Completion)
-
-    def preferences(self, number: int) -> list[Preference]:
-        return read_records(self.round(number) / "preferences.jsonl", Preference)
-
-    def round(self, number: int) -> Path:
-        return self.folder / "rounds" / f"{number:03d}"
 
     def version(self, number: int) -> str:
         """The policy after this many rounds."""

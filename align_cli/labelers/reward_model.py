@@ -7,12 +7,13 @@ as two texts side by side. Its weights are loaded when it is first asked, and le
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.records import Text
 from align_cli.errors import AlignError, LabelerError
 from align_cli.labelers.base import Scorer
-from align_cli.models.devices import find_device
+from align_cli.models.devices import find_device, in_float64
 from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.models.refused import check_folder, check_no_adapter, check_whole, faults_of_a_model
 from align_cli.models.text import plain_text
@@ -42,13 +43,11 @@ class RewardModelLabeler(Scorer):
         self.name, self.batch_size = name, section.batch_size
         self._section, self._place, self._note = section, f"labelers.{name}", note
         self._has_noted = False
-        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._model: PreTrainedModel | None = None
 
     def check(self, prompts: Sequence[Text]) -> None:
         """Looks at its config, reads a few texts by its tokenizer, and loads no weights."""
         find_device(self._section.device, f"{self._place}.device")
-        self._checked_config()
         self._in_tokens(prompts, prompts)
 
     def score(
@@ -77,7 +76,8 @@ class RewardModelLabeler(Scorer):
 
         model = self._model = self._model or self._loaded()
         with torch.no_grad():
-            rewards_B = model(**self._in_tokens(prompts, completions).to(model.device)).logits[:, 0].double()
+            outputs = model(**self._in_tokens(prompts, completions).to(model.device))
+        rewards_B = in_float64(outputs.logits[:, 0])
         if not rewards_B.isfinite().all():
             what = "the reward model gave a score that is no finite number"
             raise LabelerError(what, where=self._place, hint="load it in another type (dtype: float32)")
@@ -85,9 +85,7 @@ class RewardModelLabeler(Scorer):
         return signed
 
     def _in_tokens(self, prompts: Sequence[Text], completions: Sequence[Text]) -> BatchEncoding:
-        if self._tokenizer is None:
-            self._tokenizer = self._loaded_tokenizer()
-        tokenizer = self._tokenizer
+        config, tokenizer = self._config, self._tokenizer
         pairs = list(zip(prompts, completions, strict=True))
         with faults_of_a_model(self._section.model_name_or_path):
             if tokenizer.chat_template:
@@ -96,11 +94,11 @@ class RewardModelLabeler(Scorer):
             else:
                 sides = ([plain_text(pair[side]) for pair in pairs] for side in (0, 1))
                 return tokenizer(*sides, padding=True, truncation="only_first", return_tensors="pt")
-        return tokenizer.pad({"input_ids": self._within_context(rows)}, padding_side="right", return_tensors="pt")
+        most = getattr(config.get_text_config(), "max_position_embeddings", None)
+        return tokenizer.pad({"input_ids": self._ends(rows, most)}, padding_side="right", return_tensors="pt")
 
-    def _within_context(self, rows: list[list[int]]) -> list[list[int]]:
+    def _ends(self, rows: list[list[int]], most: int | None) -> list[list[int]]:
         """The ends of those that are longer than the model can read: the completion stands there."""
-        most = getattr(self._checked_config().get_text_config(), "max_position_embeddings", None)
         if most is None or all(len(row) <= most for row in rows):
             return rows
         if not self._has_noted:
@@ -108,8 +106,9 @@ class RewardModelLabeler(Scorer):
             self._note(f"{self._place}: some texts are longer than the {most} tokens that it reads; it sees their ends")
         return [row[-most:] for row in rows]
 
-    def _checked_config(self) -> PreTrainedConfig:
-        """Its config.
+    @cached_property
+    def _config(self) -> PreTrainedConfig:
+        """Its config, which is a reward model's.
 
         Raises:
             AlignError: if it is no reward model.
@@ -136,7 +135,8 @@ class RewardModelLabeler(Scorer):
             )
         return config
 
-    def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
         with faults_of_a_model(self._section.model_name_or_path):
@@ -148,9 +148,7 @@ class RewardModelLabeler(Scorer):
     def _loaded(self) -> PreTrainedModel:
         from transformers import AutoModelForSequenceClassification
 
-        section, config = self._section, self._checked_config()
-        if self._tokenizer is None:
-            self._tokenizer = self._loaded_tokenizer()
+        section, config = self._section, self._config
         config.pad_token_id = self._tokenizer.pad_token_id  # by which decoders find where a text ends
         with faults_of_a_model(section.model_name_or_path):
             model, found = AutoModelForSequenceClassification.from_pretrained(

@@ -21,6 +21,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from align_cli.methods.logprobs import token_kl, token_logps
+from align_cli.models.devices import in_float64
 
 CHUNK_LOGITS = 2**24
 """The most logits that are made at once: 64 MiB of them, and with an exact KL five times that."""
@@ -163,7 +164,7 @@ def _possible_heads(module: torch.nn.Module, config: Any) -> Iterator[Head]:
 def _is_close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
     tolerance = 1e-5 if found.dtype in (torch.float32, torch.float64) else 1e-2
     return found.shape == wanted.shape and torch.allclose(
-        found.double(), wanted.double(), rtol=tolerance, atol=tolerance
+        in_float64(found), in_float64(wanted), rtol=tolerance, atol=tolerance
     )
 
 

@@ -157,6 +157,11 @@ def differing_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokeni
     return f"{first!r} has id {here} here and {there} there{more}"
 
 
+def holds_model(folder: Path) -> bool:
+    """Whether a folder is a model's or an adapter's, by its config."""
+    return any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+
+
 def check_folder(place: str) -> None:
     """Refuse what is plainly a path, and no model's, before it is taken for a Hub id."""
     folder = Path(place)
@@ -168,7 +173,7 @@ def check_folder(place: str) -> None:
         near = nearest(folder.name, siblings)
         hint = f"did you mean {folder.parent / near}?" if near else "give a folder made by save_pretrained, or a Hub id"
         raise AlignError("there is no such model folder", where=place, hint=hint)
-    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
+    if folder.is_dir() and not holds_model(folder):
         is_run = (folder / "run.json").is_file()
         hint = "a run's models are in its rounds/NNN/checkpoint" if is_run else "give a folder made by save_pretrained"
         raise AlignError("this folder holds no model", where=place, hint=hint)

@@ -41,7 +41,7 @@ class DataName(NamedTuple):
             DataError: if what stands in the last brackets is no part of rows.
         """
         found = _BRACKETS.fullmatch(text)
-        if found is None or _is_there(text):
+        if found is None or exists(text):
             return cls(text)
         bounds = [bound.strip() for bound in (found["rows"] or ":").split(":")]
         if len(bounds) != 2 or not all(_BOUND.fullmatch(bound) for bound in bounds if bound):
@@ -63,14 +63,15 @@ class DataName(NamedTuple):
         return every[_position(begin, len(every), 0) : _position(end, len(every), len(every))]
 
 
+def exists(path: str) -> bool:
+    """Whether there is such a file or folder; `~` is the user's own."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
 def _position(bound: str, count: int, default: int) -> int:
     if not bound:
         return default
     return round(int(bound[:-1]) * count / 100) if bound.endswith("%") else int(bound)
-
-
-def _is_there(text: str) -> bool:
-    try:
-        return Path(text).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):
-        return False

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from align_cli import stages
 from align_cli.artifacts.records import Evaluation
 from align_cli.errors import AlignError, RunError
-from align_cli.models.refused import ADAPTER_CONFIG
+from align_cli.models.refused import holds_model
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import ROUNDS
 from align_cli.run.plan import plan_steps
@@ -181,7 +181,7 @@ def _refuse_no_run(path: Path) -> None:
             where=str(path),
             hint=f"give the run and the round: {path.parent.parent.parent} --round {int(place.parent.name)}",
         )
-    if any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
+    if holds_model(path):
         raise RunError("this is a model, not a run", where=str(path), hint="give the folder of a run: its output_dir")
     if path.is_file():
         raise RunError("this is a file, not a run", where=str(path), hint="give the folder of a run: its output_dir")

@@ -12,7 +12,7 @@ from align_cli.engines.conversation import Conversation
 from align_cli.errors import RunError
 from align_cli.models.load import Policy, load_policy
 from align_cli.models.of_recipe import load_recipe_policy
-from align_cli.models.refused import ADAPTER_CONFIG, check_folder, faults_of_a_model
+from align_cli.models.refused import ADAPTER_CONFIG, check_folder, faults_of_a_model, holds_model
 from align_cli.run.chosen import choose_round, open_run, reading_checkpoint
 from align_cli.run.folder import RunFolder
 
@@ -55,8 +55,7 @@ def partners(name: str, which: str | None, beside: str | None, wishes: Wishes, n
         AlignError: if there is no such run, round or model.
     """
     folder = RunFolder(name)
-    is_model = any((Path(name) / file).is_file() for file in ("config.json", ADAPTER_CONFIG))
-    if folder.exists or folder.set_aside.is_there or (Path(name).exists() and not is_model):
+    if folder.exists or folder.set_aside.is_there or (Path(name).exists() and not holds_model(Path(name))):
         return _of_run(Path(name), which, beside, wishes, note)
     if which is not None or beside is not None:
         raise RunError(

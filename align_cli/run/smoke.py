@@ -1,4 +1,4 @@
-"""A recipe's hardest parts in a minute: two steps of every stage, with the real model and the longest rows.
+"""A recipe's hardest parts first: two steps of every stage, with the real model and the longest rows.
 
 What would fail after an hour, because memory, disk, a template or a labeler does not hold, fails here. It is an
 ordinary run of one round, of the user's recipe with other numbers and a few rows of its data, in a folder that goes.

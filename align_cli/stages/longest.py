@@ -9,6 +9,7 @@ from typing import Any
 
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import TemplateArguments
+from align_cli.data.chats import RESPONSES
 from align_cli.recipe import Recipe
 from align_cli.stages.base import Stage
 from align_cli.stages.inputs import Inputs
@@ -84,7 +85,7 @@ def _by_characters(key: str, rows: Sequence[Mapping[str, Any]], recipe: Recipe, 
     """The rows that are not left out for their length, those with the most characters first."""
     limits = inputs.limits(recipe.generate.max_new_tokens if key in PROMPTS else 0)
     for row in sorted(rows, key=lambda row: len(to_json(row)), reverse=True):
-        answers = [name for name in ("completion", "chosen", "rejected") if name in row]
+        answers = [name for name in RESPONSES if name in row]
         read = read_row(row, answers, inputs.policy, limits, may_lack_prompt=True)
         if not limits.exceeded_by(read):
             yield read

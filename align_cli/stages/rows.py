@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from align_cli.artifacts.records import TemplateArguments
+from align_cli.data.chats import RESPONSES
 from align_cli.data.rows import Row
 from align_cli.data.thinking import REASONING
 from align_cli.errors import AlignError, DataError, Fault
@@ -142,7 +143,7 @@ def _fields_for_a_template(row: Mapping[str, Any]) -> Iterator[str]:
     tools, keyword_arguments = TemplateArguments.of_row(row)
     yield from ["tools"] if tools else []
     yield from keyword_arguments or ()
-    for response in (row[key] for key in ("completion", "chosen", "rejected") if key in row):
+    for response in (row[key] for key in RESPONSES if key in row):
         yield from (name for message in response for name in REASONING if message.get(name))
 
 

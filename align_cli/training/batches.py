@@ -255,15 +255,8 @@ def cut_into_passes(
         parts[-1].append(pair)
     if len(parts) == 1:
         return [dict(inputs)]
-    return [_trimmed(select_pairs(inputs, _mask(part, num_pairs, pair_of_S.device))) for part in parts]
-
-
-def _mask(pairs: Sequence[int], num_pairs: int, device: torch.device) -> torch.Tensor:
-    import torch
-
-    mask_B = torch.zeros(num_pairs, dtype=torch.bool, device=device)
-    mask_B[list(pairs)] = True
-    return mask_B
+    pairs_B = torch.arange(num_pairs, device=pair_of_S.device)
+    return [_trimmed(select_pairs(inputs, torch.isin(pairs_B, pairs_B[part]))) for part in parts]
 
 
 def _trimmed(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -60,6 +60,11 @@ class SourceTerms(NamedTuple):
     policy_responses: bool = False
     policy_labels: bool = False
 
+    @property
+    def carries_response_term(self) -> bool:
+        """Whether its pairs carry the response term, and are baselines in it."""
+        return bool(self.gradient_coefficient and self.policy_responses)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -91,12 +96,7 @@ class Objective:
     @property
     def needs_baseline(self) -> bool:
         """Whether any pair carries the response term."""
-        return any(source.gradient_coefficient and source.policy_responses for source in self.sources)
-
-    def carries_response_term(self, sources_B: torch.Tensor) -> torch.Tensor:
-        """(B,) which pairs, by the positions of their sources, carry the response term, and are baselines in it."""
-        carries = [bool(source.gradient_coefficient and source.policy_responses) for source in self.sources]
-        return torch.tensor(carries, device=sources_B.device)[sources_B]
+        return any(source.carries_response_term for source in self.sources)
 
     @property
     def needs_reference(self) -> bool:
@@ -300,7 +300,7 @@ def pair_values(
             continue
         _add_figures(source, pairs, rows_B, figures)
         terms_B = torch.zeros_like(values_B)
-        if source.gradient_coefficient and source.policy_responses:
+        if source.carries_response_term:
             term_B = _response_term(objective, position, pairs, inputs, batch, figures)
             figures.add(f"{source.name}/response_term", term_B[rows_B].abs())
             terms_B = terms_B + source.gradient_coefficient * term_B

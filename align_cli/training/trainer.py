@@ -41,6 +41,7 @@ from align_cli.training.objective import (
     Inputs,
     Objective,
     carriers,
+    flags,
     pair_losses,
     pair_values,
     pairs_per_carrier,
@@ -255,7 +256,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
 
     def _add_global_losses(self, objective: Objective, parts: list[Inputs]) -> None:
         """The losses that baselines average: of pairs that carry the response term, since others are none of theirs."""
-        carrying = [select_pairs(part, objective.carries_response_term(part["source"])) for part in parts]
+        carrying = [select_pairs(part, flags(objective, part, "carries_response_term")) for part in parts]
         carrying = [part for part in carrying if len(part["source"])]
         if not carrying:
             return

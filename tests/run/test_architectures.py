@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from finished_runs import FinishedRun
 from in_process_runs import killed_at_step, train
 from run_fixtures import files_below
 
-from align_cli.artifacts.records import Completion, Preference
-from align_cli.artifacts.store import read_json, read_records
+from align_cli.artifacts.store import read_json
 from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.playground.model import policy_tokenizer
 from align_cli.training.batches import PairCollator, TrainingPair
@@ -82,7 +83,8 @@ QUICK = [("gemma2", ALL_WEIGHTS), ("gpt2", ADAPTERS), ("qwen2_moe", ADAPTERS)]
 """What `make test` looks at; `make test-all` at every family, in both ways."""
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run(FinishedRun):
     """A finished run.
 
     Args:
@@ -90,17 +92,7 @@ class Run(NamedTuple):
         trained: every pair that training put into a batch.
     """
 
-    folder: Path
     trained: list[TrainingPair]
-
-    def completions(self, number: int) -> list[Completion]:
-        return read_records(self.round(number) / "completions.jsonl", Completion)
-
-    def preferences(self, number: int) -> list[Preference]:
-        return read_records(self.round(number) / "preferences.jsonl", Preference)
-
-    def round(self, number: int) -> Path:
-        return self.folder / "rounds" / f"{number:03d}"
 
 
 @pytest.fixture

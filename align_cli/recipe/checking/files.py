@@ -11,7 +11,7 @@ from pathlib import Path
 
 from align_cli.errors import DataError, nearest
 from align_cli.recipe.checking.view import RuleFault, View, rule_fault
-from align_cli.recipe.data_names import DataName
+from align_cli.recipe.data_names import DataName, exists
 from align_cli.recipe.written.tree import escaped, shown
 
 _WORLDS = ("playground", "reviews")
@@ -50,14 +50,6 @@ def empty_texts(view: View, *keys: str) -> Iterator[RuleFault]:
     for key in keys:
         if (value := view.sound(key)) is not None and not value.strip():
             yield rule_fault(key, f"{key} is {shown(value)}; it must not be empty", "")
-
-
-def exists(path: str) -> bool:
-    """Whether there is such a file or folder; `~` is the user's own."""
-    try:
-        return Path(path).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):
-        return False
 
 
 def near_file(text: str) -> str:

@@ -16,9 +16,10 @@ from pydantic_core import PydanticKnownError
 
 from align_cli.errors import nearest
 from align_cli.recipe.checking.devices import no_device
-from align_cli.recipe.checking.files import PATH_STARTS, exists, near_file
+from align_cli.recipe.checking.files import PATH_STARTS, near_file
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
+from align_cli.recipe.data_names import exists
 from align_cli.recipe.written.tree import KeyPath, escaped, shown
 
 

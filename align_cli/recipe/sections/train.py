@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from align_cli.recipe.checking.files import empty_texts, exists
+from align_cli.recipe.checking.files import empty_texts
 from align_cli.recipe.checking.section import Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.data_names import exists
 from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
