@@ -5,7 +5,7 @@
 
 FOLDER holds public data: instructions (`llamafactory/alpaca_en_demo.json.gz`), of which the first 600 are trained on
 and the others held out, and pairs (`rasbt/instruction-data-with-preference.json.gz`), put in the order of the lexicon
-that labels the policy's own responses too. Three seeds, two runs at a time, take about an hour; interrupted, it goes on
+that labels the policy's own responses too. Three seeds, two runs at a time, take about an hour and a half; interrupted, it goes on
 where it stopped. A baseline begins with round 0 of the other run, which is the same.
 """
 
@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +60,12 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for both recipes")
     options = parser.parse_args()
     make_pairs(options)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        pairs = list(pool.map(lambda seed: pair_of_runs(options, seed), options.seeds))
+    pairs = [(run_of(options, NAMES[0], seed), run_of(options, NAMES[1], seed)) for seed in options.seeds]
+    with ThreadPoolExecutor(options.jobs) as pool:  # every run of ours is longer than a baseline, and begins before any
+        ours = [pool.submit(align_ours, options, run) for run, _ in pairs]
+        theirs = [pool.submit(align_theirs, options, *pair, begun) for pair, begun in zip(pairs, ours, strict=True)]
+        for ended in (*ours, *theirs):
+            ended.result()
     sys.stdout.write(report(pairs))
 
 
@@ -75,13 +79,21 @@ def make_pairs(options: argparse.Namespace) -> None:
         place.write_bytes(made.stdout)
 
 
-def pair_of_runs(options: argparse.Namespace, seed: int) -> tuple[Run, Run]:
-    """The recipe's run, then its baseline's, which takes over its round 0."""
-    ours, theirs = (Run(name, seed, options.runs / f"{name}-{seed}") for name in NAMES)
-    align(options, ours, [f"data.prompts={options.data / ALPACA}[:600]"])
-    begun = (theirs.folder / "run.json").exists()
-    align(options, theirs, [] if begun else ["--from", f"{ours.folder}@0"])
-    return ours, theirs
+def run_of(options: argparse.Namespace, name: str, seed: int) -> Run:
+    """A recipe's run with a seed."""
+    return Run(name, seed, options.runs / f"{name}-{seed}")
+
+
+def align_ours(options: argparse.Namespace, run: Run) -> None:
+    """The recipe's run."""
+    align(options, run, [f"data.prompts={options.data / ALPACA}[:600]"])
+
+
+def align_theirs(options: argparse.Namespace, ours: Run, run: Run, ended: Future[None]) -> None:
+    """The baseline's, which takes over round 0 of ours once that has ended."""
+    ended.result()
+    begun = (run.folder / "run.json").exists()
+    align(options, run, [] if begun else ["--from", f"{ours.folder}@0"])
 
 
 LEXICON = "models/easy_words.txt"
