@@ -39,7 +39,7 @@ class Journal:
         added = [dict(row) for row in rows]
         self.rows += added
         if self._stream is not None:
-            self._stream.write(b"".join(_line(row) for row in added))
+            self._stream.write(b"".join(line_of(row) for row in added))
             self._stream.flush()
             os.fsync(self._stream.fileno())
 
@@ -63,11 +63,12 @@ class Journal:
         if is_ours:
             self.rows = rows[1:]
         else:
-            stream.write(_line(header))
+            stream.write(line_of(header))
         return stream
 
 
-def _line(row: Mapping[str, Any]) -> bytes:
+def line_of(row: Mapping[str, Any]) -> bytes:
+    """A row as a line of its own, with a CRC-32 before it."""
     text = to_json(dict(row)).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
@@ -76,7 +77,7 @@ def _read(stream: IO[bytes]) -> tuple[int, list[dict[str, Any]]]:
     """The whole and undamaged lines at a file's beginning: how many bytes they take, and their rows."""
     kept, rows = 0, []
     for line in stream:
-        row = _row(line)
+        row = row_of(line)
         if row is None:
             break
         rows.append(row)
@@ -84,7 +85,7 @@ def _read(stream: IO[bytes]) -> tuple[int, list[dict[str, Any]]]:
     return kept, rows
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def row_of(line: bytes) -> dict[str, Any] | None:
     """What a whole and undamaged line holds; None for any other line."""
     found, _, text = line[:-1].partition(b" ")
     if not line.endswith(b"\n") or found != b"%08x" % zlib.crc32(text):

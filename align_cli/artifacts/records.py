@@ -117,9 +117,12 @@ class Completion(OfPrompt):
         engine: what generated it.
         sampling: temperature, top_k, top_p, max_new_tokens.
         sampled_by: `policy` or `reference`: which model of the round that was.
+        scores: of held-out responses, each scorer's score by its name; left out where there is none.
         tools: what the prompt's chat template got as tools; left out where there were none.
         chat_template_kwargs: what it got as keyword arguments; likewise.
     """
+
+    left_out: ClassVar[tuple[str, ...]] = (*OfPrompt.left_out, "scores")
 
     prompt: Text
     completion: Text
@@ -136,6 +139,7 @@ class Completion(OfPrompt):
     engine: str
     sampling: dict[str, float | int]
     sampled_by: Sampler = "policy"
+    scores: dict[str, float] | None = None
     tools: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
@@ -156,6 +160,9 @@ class Preference(OfPrompt):
         rejected_ids: likewise.
         chosen_score: the labeler's score, where it gave one.
         rejected_score: likewise.
+        chosen_scores: where several labelers were put together, the score of each, by name; else left out.
+        rejected_scores: likewise.
+        verdicts: the probability that `chosen` is better by each labeler that gave a verdict, by name; likewise.
         chosen_logp: log-probability of the whole response when it was sampled, in nats.
         rejected_logp: likewise.
         round: the round that made the pair; 0 for offline pairs.
@@ -172,6 +179,8 @@ class Preference(OfPrompt):
         chat_template_kwargs: what it got as keyword arguments; likewise.
     """
 
+    left_out: ClassVar[tuple[str, ...]] = (*OfPrompt.left_out, "chosen_scores", "rejected_scores", "verdicts")
+
     prompt: Text
     chosen: Text
     rejected: Text
@@ -183,6 +192,9 @@ class Preference(OfPrompt):
     rejected_ids: list[int] | None = None
     chosen_score: float | None = None
     rejected_score: float | None = None
+    chosen_scores: dict[str, float] | None = None
+    rejected_scores: dict[str, float] | None = None
+    verdicts: dict[str, float] | None = None
     chosen_logp: float | None = None
     rejected_logp: float | None = None
     round: int = 0
@@ -206,10 +218,13 @@ class Evaluation(Record):
         round: rounds that the policy has been trained for.
         policy: its version.
         num_prompts: held-out prompts, one response each.
-        scorer: name of the labeler that scored; None without one.
-        reward: mean score with its standard error; None without a scorer.
+        scorer: name of the labeler that judges, by which the best round is chosen; None without one.
+        reward: mean score with its standard error; None without a scorer, or where it gives verdicts.
         against: per opponent `win_rate` (ties count one half), `low` and `high` (bootstrap 95% interval), `wins`,
-            `ties`, `losses` and the opponent's version; empty without a scorer.
+            `ties`, `losses` and the opponent's version; empty without a scorer. What it would be at equal lengths is
+            `length_controlled_win_rate`, `length_controlled_low`, `length_controlled_high`, and `length_slope` is above
+            0 where longer responses win (`metrics.length_control`). `unanswered` counts prompts without a verdict,
+            which are in none of these.
         kl: KL(policy ‖ reference) of whole responses in nats, mean and standard error, and the reference's version;
             over responses drawn from the policy itself, whatever `sampling` says.
         length: mean response length in tokens with its standard error.
@@ -217,7 +232,11 @@ class Evaluation(Record):
         distinct_2: distinct bigrams over all bigrams of the responses.
         preferences: on held-out offline pairs `accuracy`, `margin` (β · h) and `num_pairs`; None without any.
         sampling: how the responses were sampled.
+        other_scorers: `reward` and `against` by each other scorer, by its name; left out where there is none.
+        labelers: what scorers have to say of their work, by name, such as calls; likewise.
     """
+
+    left_out: ClassVar[tuple[str, ...]] = ("other_scorers", "labelers")
 
     round: int
     policy: str
@@ -231,6 +250,8 @@ class Evaluation(Record):
     distinct_2: float
     preferences: dict[str, float | int] | None
     sampling: dict[str, float | int]
+    other_scorers: dict[str, dict[str, Any]] | None = None
+    labelers: dict[str, dict[str, float]] | None = None
 
 
 @cache

@@ -19,6 +19,7 @@ def command(
     from align_cli.artifacts.records import Completion
     from align_cli.cli.streams import read_stream
     from align_cli.recipe import load_recipe
+    from align_cli.report.tables import in_words
     from align_cli.run.single import label_once
     from align_cli.stages.base import PREFERENCES
 
@@ -28,5 +29,5 @@ def command(
     completions = read_stream(input, Completion)
     with talk.reporter() as reporter:
         labelled = label_once(loaded, completions, policy, reporter)
-    talk.note(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in labelled.figures.items()))
+    talk.note(in_words(labelled.figures))
     talk.records(labelled.written[PREFERENCES], output)

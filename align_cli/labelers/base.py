@@ -1,43 +1,42 @@
-"""What a labeler that scores is: a name, a batch size, and a score for each completion."""
+"""What a labeler is: it scores completions (`Scorer`), or says which of two is better (`Comparer`).
+
+What a labeler has to say of its own work, such as calls and tokens, it counts (`take_counts`). The stage that asks
+keeps answers and counts together, batch by batch, so that the figures of a stage that was killed are those of one that
+was not.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+from align_cli.artifacts.answers import Answers
 from align_cli.artifacts.records import Text
 
 
-class Scorer(ABC):
-    """A labeler that gives each completion a score of its own.
+class Labeler(ABC):
+    """Any labeler.
 
     Attributes:
         name: the labeler's name in the recipe.
-        batch_size: completions that are best scored together.
-        by_length: whether those of a length are best scored together.
+        batch_size: completions, or pairs, that are best asked for together.
+        by_length: whether those of a length are best asked for together.
+        answers: where a labeler whose answers cost money or time keeps them, so that none is asked for twice.
+        members: the labelers that it puts together, by name; none for most.
+        gives_verdicts: whether it says who of two is better, rather than scoring each.
     """
 
     name: str
     batch_size: int
     by_length: bool = False
+    answers: Answers
+    members: Mapping[str, Labeler] = MappingProxyType({})
+    gives_verdicts: bool = False
 
     @abstractmethod
-    def score(
-        self, prompts: Sequence[Text], completions: Sequence[Text], prompt_indices: Sequence[int] | None = None
-    ) -> list[float]:
-        """One finite score a completion, higher is better; the lists are aligned.
-
-        Args:
-            prompts: one for each completion: text, or a conversation's messages.
-            completions: what to score, likewise.
-            prompt_indices: rows of the prompts in their dataset, for error texts.
-
-        Raises:
-            LabelerError: if it cannot.
-        """
-
     def check(self, prompts: Sequence[Text]) -> None:
-        """Find out whether it will work, before hours of sampling; loads no weights of any model.
+        """Find out whether it will work, before hours of sampling; loads no weights, asks for nothing that costs.
 
         Args:
             prompts: a few that it will see; they do for completions.
@@ -45,7 +44,70 @@ class Scorer(ABC):
         Raises:
             LabelerError: if it will not.
         """
-        self.score(prompts, prompts)
+
+    def take_counts(self) -> dict[str, float]:
+        """What it has counted of its work since the last call of this, such as calls; they are added up."""
+        return {}
+
+    def check_counts(self, counts: Mapping[str, float]) -> None:  # noqa: B027  most count nothing
+        """Look at the counts of a stage so far.
+
+        Raises:
+            LabelerError: if they say that its answers are worth nothing.
+        """
+
+    def figures(self, counts: Mapping[str, float]) -> dict[str, float]:
+        """What the counts of a whole stage come to, for the round's figures."""
+        return dict(counts)
 
     def release(self) -> None:  # noqa: B027  most hold nothing
         """Let go of what takes memory; it may be asked again."""
+
+
+class Scorer(Labeler):
+    """A labeler that gives each completion a score of its own."""
+
+    @abstractmethod
+    def score(
+        self, prompts: Sequence[Text], completions: Sequence[Text], prompt_indices: Sequence[int] | None = None
+    ) -> Sequence[float | None]:
+        """One finite score a completion, higher is better; None for one that it has no score for.
+
+        Args:
+            prompts: one for each completion: text, or a conversation's messages.
+            completions: what to score, likewise; the lists are aligned.
+            prompt_indices: rows of the prompts in their dataset, for error texts.
+
+        Raises:
+            LabelerError: if it cannot.
+        """
+
+    def check(self, prompts: Sequence[Text]) -> None:
+        """Scores them."""
+        self.score(prompts, prompts)
+
+
+class Comparer(Labeler):
+    """A labeler that says which of two completions is better."""
+
+    gives_verdicts = True
+
+    @abstractmethod
+    def compare(
+        self,
+        prompts: Sequence[Text],
+        firsts: Sequence[Text],
+        seconds: Sequence[Text],
+        prompt_indices: Sequence[int] | None = None,
+    ) -> Sequence[float | None]:
+        """The probability in [0, 1] that the first of each pair is better; one half for a tie, None for no verdict.
+
+        Args:
+            prompts: one for each pair: text, or a conversation's messages.
+            firsts: one completion of each pair, likewise; the lists are aligned.
+            seconds: the other.
+            prompt_indices: rows of the prompts in their dataset, for error texts.
+
+        Raises:
+            LabelerError: if it cannot.
+        """

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-from align_cli.recipe.sections.labelers import code_file, module_specs
+from align_cli.recipe.sections.labelers.code import code_file, module_specs
 
 _PATH = tuple(sys.path)
 """Where modules are looked for, before any code of the user's has changed it."""

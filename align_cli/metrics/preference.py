@@ -7,6 +7,7 @@ give `align_cli.metrics.estimates.estimate` the win rates of several seeds for t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -70,17 +71,47 @@ def win_rate(
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
+    _check_settings(num_resamples, confidence)
     if len(scores) != len(opponent_scores):
         raise ValueError(f"scores are paired by prompt, but there are {len(scores)} and {len(opponent_scores)}")
     _check_numbers(scores, "score")
     _check_numbers(opponent_scores, "opponent score")
-    if num_resamples < 1 or not 0.0 < confidence < 1.0:
-        raise ValueError("num_resamples must be at least 1, and confidence above 0 and below 1")
-    wins = sum(bool(ours > theirs) for ours, theirs in zip(scores, opponent_scores, strict=True))
-    losses = sum(bool(ours < theirs) for ours, theirs in zip(scores, opponent_scores, strict=True))
-    ties = len(scores) - wins - losses
-    interval = _bootstrap_interval((wins, ties, losses), seed, num_resamples, confidence)
-    return WinRate((wins + 0.5 * ties) / len(scores), interval, wins, ties, losses)
+    outcomes = [0.5 if one == other else float(one > other) for one, other in zip(scores, opponent_scores, strict=True)]
+    return win_rate_of(outcomes, seed=seed, num_resamples=num_resamples, confidence=confidence)
+
+
+def win_rate_of(
+    outcomes: Sequence[float], *, seed: int, num_resamples: int = 2000, confidence: float = 0.95
+) -> WinRate:
+    """The mean of outcomes, one a prompt, with a bootstrap interval over prompts.
+
+        win rate = Σ o_i / n
+
+    An outcome may lie between a win, a tie and a loss: the share of a judge's votes, say. Such a one counts as a win
+    where it is above one half, and as a loss below.
+
+    Args:
+        outcomes: n numbers in [0, 1]: 1 for a win, ½ for a tie, 0 for a loss.
+        seed: at least 0; equal arguments give equal intervals (under one numpy version).
+        num_resamples: bootstrap resamples, at least 1.
+        confidence: the interval's nominal coverage, above 0 and below 1.
+
+    Returns:
+        The win rate and interval in [0, 1], and the counts.
+
+    Raises:
+        ValueError: if there is no outcome, one is out of range, or a setting is.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    _check_numbers(outcomes, "outcome")
+    if not all(0.0 <= outcome <= 1.0 for outcome in outcomes):
+        raise ValueError("an outcome must be at least 0 and at most 1")
+    _check_settings(num_resamples, confidence)
+    wins = sum(bool(outcome > 0.5) for outcome in outcomes)
+    losses = sum(bool(outcome < 0.5) for outcome in outcomes)
+    interval = _bootstrap_interval(outcomes, seed, num_resamples, confidence)
+    return WinRate(math.fsum(outcomes) / len(outcomes), interval, wins, len(outcomes) - wins - losses, losses)
 
 
 def pair_accuracy(margins: Sequence[float]) -> PairAccuracy:
@@ -106,15 +137,24 @@ def pair_accuracy(margins: Sequence[float]) -> PairAccuracy:
     return PairAccuracy((num_ordered + 0.5 * num_ties) / len(margins), math.fsum(margins) / len(margins), len(margins))
 
 
-def _bootstrap_interval(
-    outcome_counts: tuple[int, int, int], seed: int, num_resamples: int, confidence: float
-) -> Interval:
-    num_prompts = sum(outcome_counts)
-    shares = np.asarray(outcome_counts, dtype=np.float64) / num_prompts
+def _bootstrap_interval(outcomes: Sequence[float], seed: int, num_resamples: int, confidence: float) -> Interval:
+    """Of outcomes that take few values, drawing prompts is drawing how many there are of each."""
+    num_prompts, counts = len(outcomes), Counter(map(float, outcomes))
+    values = np.asarray(sorted({1.0, 0.5, 0.0, *counts}, reverse=True))
+    shares = np.asarray([counts[value] for value in values.tolist()], dtype=np.float64) / num_prompts
     resampled_counts = np.random.default_rng(seed).multinomial(num_prompts, shares, size=num_resamples)
-    rates = (resampled_counts[:, 0] + 0.5 * resampled_counts[:, 1]) / num_prompts
-    low, high = np.quantile(rates, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
+    return percentile_interval(resampled_counts @ values / num_prompts, confidence)
+
+
+def percentile_interval(resampled: np.ndarray, confidence: float) -> Interval:
+    """The interval that holds the middle share `confidence` of a bootstrap's values."""
+    low, high = np.quantile(resampled, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
     return Interval(float(low), float(high))
+
+
+def _check_settings(num_resamples: int, confidence: float) -> None:
+    if num_resamples < 1 or not 0.0 < confidence < 1.0:
+        raise ValueError("num_resamples must be at least 1, and confidence above 0 and below 1")
 
 
 def _check_numbers(values: Sequence[float], name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from align_cli.recipe.recipe import Recipe
-from align_cli.recipe.sections import data, label, method
+from align_cli.recipe.sections import data, evaluate, label, method
 from align_cli.recipe.written.scalars import read_number
 
 
@@ -28,6 +28,7 @@ class Difference:
 def with_automatic_values(recipe: Recipe) -> Recipe:
     """The recipe with every value set that align chooses by other keys."""
     sections = {
+        "evaluate": evaluate.with_automatic_values(recipe.evaluate),
         "data": data.with_automatic_values(recipe.data),
         "label": label.with_automatic_values(recipe.label, recipe.method),
         "method": method.with_automatic_values(recipe.method, recipe.train.replay_rounds),

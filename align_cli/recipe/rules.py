@@ -29,6 +29,7 @@ from align_cli.recipe.sections import (
     train,
     worlds,
 )
+from align_cli.recipe.sections.labelers.code import code_in_words
 
 RULES: tuple[Rule, ...] = (
     no_secrets,
@@ -87,4 +88,4 @@ def warnings_for(recipe: Recipe) -> list[str]:
 
 def code_that_runs(recipe: Recipe) -> list[str]:
     """Every piece of code outside align that the recipe will run: Python functions, code that ships with a model."""
-    return [*labelers.code_in_words(recipe.labelers), *recipe.policy.code()]
+    return [*code_in_words(recipe.labelers), *recipe.policy.code()]

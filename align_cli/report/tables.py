@@ -47,6 +47,12 @@ def stages_table(ledger: Sequence[Mapping[str, Any]]) -> TextTable:
     return TextTable(["round", "stage", "time", "memory", "result"], rows)
 
 
+def in_words(counts: Mapping[str, Any]) -> str:
+    """A label stage's figures: what became of the candidates."""
+    numbers = {key: value for key, value in counts.items() if isinstance(value, int)}
+    return ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in numbers.items())
+
+
 def span(seconds: float) -> str:
     """A stretch of time as people say it: `35s`, `1m35s`, `2h05m`, `3d04h`."""
     whole = max(round(seconds), 0)
@@ -107,7 +113,7 @@ def _main_figure(event: Mapping[str, Any]) -> str:
     if stage == "generate":
         return f"{figures['completions']} completions, {figures['tokens'] / max(event['seconds'], 1e-3):.0f} tokens/s"
     if stage == "label":
-        return ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in figures.items())
+        return in_words(figures)
     if stage == "train" and "diverged" in figures:
         return f"diverged; its policy is that of round {figures['policy_of_round']}"
     if stage == "train":

@@ -13,17 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from align_cli.artifacts.answers import Answers
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.engines import build_engine
 from align_cli.engines.base import Engine
 from align_cli.errors import RunError
-from align_cli.labelers import Scorer, build_scorer
+from align_cli.labelers import Labeler, build_labeler
 from align_cli.models.devices import find_device
 from align_cli.models.load import Policy
 from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.recipe import Recipe
 from align_cli.run.folder.begun import MicroBatch
-from align_cli.run.folder.layout import LOGS, Layout
+from align_cli.run.folder.layout import ANSWERS, LOGS, Layout
 from align_cli.stages.inputs import Inputs
 from align_cli.training.checkpoints import (
     OPTIMIZER_NAME,
@@ -106,7 +107,7 @@ class Loaded:
         self.note = note
         self.state = TrainingState(round=0, global_step=0, parent=None)
         self._policies = policies
-        self._scorers: dict[str, Scorer] = {}
+        self._labelers: dict[str, Labeler] = {}
         self._policy: Policy | None = None
         self._policy_round = -1
         self._reference: Policy | None = None
@@ -122,18 +123,20 @@ class Loaded:
         """What generates text."""
         return build_engine(self.recipe.generate, self.note)
 
-    def scorer(self, name: str | None) -> Scorer | None:
-        """The labeler with this name, made once; None for None."""
-        if name is None:
-            return None
-        if name not in self._scorers:
-            self._scorers[name] = build_scorer(name, self.recipe.labelers[name], self.note)
-        return self._scorers[name]
+    def labeler(self, name: str) -> Labeler:
+        """The labeler with this name, made once, with those that it asks in its turn."""
+        if name not in self._labelers:
+            section, layout = self.recipe.labelers[name], Layout(Path(self.recipe.output_dir))
+            answers = Answers(layout.folder(ANSWERS) / f"{name}.jsonl")
+            labeler = build_labeler(name, section, self.note, answers)
+            labeler.members = {member: self.labeler(member) for member in section.asks()}
+            self._labelers[name] = labeler
+        return self._labelers[name]
 
-    def release_scorers(self) -> None:
+    def release_labelers(self) -> None:
         """Labelers let go of what takes memory; the next stage that asks one has it back."""
-        for scorer in self._scorers.values():
-            scorer.release()
+        for labeler in self._labelers.values():
+            labeler.release()
 
     def made(self, policy: Policy) -> None:
         """This is the initial policy."""

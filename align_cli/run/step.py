@@ -127,7 +127,7 @@ class StepRunner:
         folder.manifests.finish(step, inputs, names, done, [finding.to_dict() for finding in found])
         let_go(self.results, folder, step)
         work.remove()
-        self.loaded.release_scorers()
+        self.loaded.release_labelers()
         give_back_freed()
         spent = {"seconds": round(monotonic() - begin, 3), **peak.figures()}
         too_long = stage.too_long(self.recipe, self.loaded.inputs)

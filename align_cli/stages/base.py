@@ -11,7 +11,7 @@ A new stage is one file with one object, and a line in the table of `stages/__in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Record
 from align_cli.engines.base import Engine
-from align_cli.labelers import Scorer
+from align_cli.labelers import Labeler
 from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
 from align_cli.training.checkpoints import TrainingState
@@ -42,6 +42,13 @@ _READING = ("criterion", "pairs", "as_chat", "system_prompt", "thinking")
 _LENGTHS = ("max_prompt_tokens", "max_completion_tokens", "too_long")
 READING_KEYS = tuple(f"data.{name}" for name in (*_READING, *_LENGTHS))
 """Keys that every stage which reads data depends on: what is made of its rows, and how long they may be."""
+
+
+def labeler_keys(recipe: Recipe, names: Iterable[str]) -> tuple[str, ...]:
+    """The recipe keys of labelers, and of those that they ask in their turn."""
+    asked = [one for name in names for one in (name, *recipe.labelers[name].asks())]
+    return tuple(f"labelers.{name}" for name in dict.fromkeys(asked))
+
 
 RecordType = TypeVar("RecordType", bound=Record)
 
@@ -186,8 +193,8 @@ class Loaded(Protocol):
         """What generates text."""
         ...
 
-    def scorer(self, name: str | None) -> Scorer | None:
-        """The labeler with this name; None for None."""
+    def labeler(self, name: str) -> Labeler:
+        """The recipe's labeler with this name."""
         ...
 
     def made(self, policy: Policy) -> None:

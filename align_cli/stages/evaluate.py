@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.engines.base import SamplingSettings, sampling_settings
-from align_cli.errors import all_at_once
-from align_cli.labelers import Scorer
+from align_cli.errors import LabelerError, all_at_once
+from align_cli.labelers import Labeler
 from align_cli.metrics.estimates import estimate
-from align_cli.metrics.preference import pair_accuracy, win_rate
+from align_cli.metrics.length_control import length_controlled_win_rate
+from align_cli.metrics.preference import pair_accuracy, win_rate_of
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
@@ -30,19 +32,21 @@ from align_cli.stages.base import (
     Progress,
     Stage,
     Work,
+    labeler_keys,
     policy_artifact,
 )
 from align_cli.stages.generate import PromptDraw, generate_completions
 from align_cli.stages.inputs import Inputs
-from align_cli.stages.readable import RowsToRead
-from align_cli.stages.rows_of_recipe import Rows
-from align_cli.stages.scores import (
-    check_scorer,
+from align_cli.stages.opinions import (
+    Asking,
+    check_labelers,
+    higher_wins,
     kept_values,
     num_pair_tokens,
     num_sequence_tokens,
-    score_completions,
 )
+from align_cli.stages.readable import RowsToRead
+from align_cli.stages.rows_of_recipe import Rows
 
 FREE_KEYS = (
     "policy.reference",
@@ -76,9 +80,9 @@ class Evaluate(Stage):
         return recipe.data.eval_prompts is not None
 
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
-        labeler = (f"labelers.{recipe.evaluate.scorer}",) if recipe.evaluate.scorer else ()
+        labelers = labeler_keys(recipe, recipe.evaluate.scorers)
         held_out = ("data.eval_prompts", "data.eval_preferences")
-        return (*POLICY_KEYS, *READING_KEYS, *held_out, "generate", "label", "method.beta", "evaluate", *labeler)
+        return (*POLICY_KEYS, *READING_KEYS, *held_out, "generate", "label", "method.beta", "evaluate", *labelers)
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         opponents = opponent_rounds(recipe, history, round_number).values()
@@ -86,7 +90,7 @@ class Evaluate(Stage):
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
-            lambda: check_scorer(loaded.scorer(recipe.evaluate.scorer), loaded.inputs.eval_prompts),
+            lambda: check_labelers(map(loaded.labeler, recipe.evaluate.scorers), loaded.inputs.eval_prompts),
             lambda: loaded.inputs.eval_prompts,
             lambda: loaded.inputs.eval_rows,
         )
@@ -109,7 +113,7 @@ class Evaluate(Stage):
         loaded, number = context.loaded, context.round
         policy = loaded.policy_after(number)
         reference = loaded.reference_for(number)
-        settings = sampling_settings(context.recipe.generate)
+        settings = evaluation_settings(context.recipe)
         samples = _held_out_responses(context, policy, settings)
         drawn = (
             samples if settings == settings.of_policy() else _held_out_responses(context, policy, settings.of_policy())
@@ -118,7 +122,7 @@ class Evaluate(Stage):
             name: _responses_of(context, opponent)
             for name, opponent in opponent_rounds(context.recipe, context.artifacts, number).items()
         }
-        evaluation = evaluate_policy(
+        evaluation, samples = evaluate_policy(
             policy,
             reference,
             context.recipe,
@@ -127,9 +131,8 @@ class Evaluate(Stage):
             drawn=drawn,
             opponents=opponents,
             pairs=loaded.inputs.eval_pairs.preferences,
-            scorer=loaded.scorer(context.recipe.evaluate.scorer),
-            progress=context.progress,
-            work=context.work,
+            scorers=[loaded.labeler(name) for name in context.recipe.evaluate.scorers],
+            asking=Asking(context.progress, context.work, context.recipe.label.thinking),
         )
         if number == 0 and evaluation.eos_rate == 0:
             context.note(NO_END)
@@ -146,19 +149,25 @@ def opponent_rounds(recipe: Recipe, history: History, round_number: int) -> dict
     return {name: rounds[name] for name in recipe.evaluate.against}
 
 
+def evaluation_settings(recipe: Recipe) -> SamplingSettings:
+    """How held-out responses are sampled: as the recipe's generate stage does, or at a temperature of their own."""
+    settings, own = sampling_settings(recipe.generate), recipe.evaluate.temperature
+    return settings if own is None else settings._replace(temperature=own)
+
+
 def _responses_of(context: Context, opponent: int) -> list[Completion]:
     """What an opponent answered when it was evaluated itself; sampled anew where that does not lie there."""
     found = context.artifacts.read(Artifact(opponent, SAMPLES), Completion)
     if found is not None:
         return found
     policy = context.loaded.another_policy(opponent)
-    return _held_out_responses(context, policy, sampling_settings(context.recipe.generate))
+    return _held_out_responses(context, policy, evaluation_settings(context.recipe))
 
 
 def _held_out_responses(context: Context, policy: Policy, settings: SamplingSettings) -> list[Completion]:
     """A policy's responses to the held-out prompts, drawn with the same random numbers for every policy."""
     recipe, prompts = context.recipe, context.loaded.inputs.eval_prompts_to_sample
-    name = "evaluation-samples" if settings == sampling_settings(recipe.generate) else "kl-samples"
+    name = "evaluation-samples" if settings == evaluation_settings(recipe) else "kl-samples"
     with context.work.journal(name) as journal:
         return generate_completions(
             policy,
@@ -174,19 +183,19 @@ def _held_out_responses(context: Context, policy: Policy, settings: SamplingSett
         )
 
 
-class Judged(NamedTuple):
-    """A policy's responses to the evaluation prompts, by prompt."""
-
-    completions: Sequence[Completion]
-    scores: list[float]
-
-
 def evaluation_draws(
     rows: Rows, count: int, run_seed: int, left_out: Collection[int] = frozenset()
 ) -> list[PromptDraw]:
     """The held-out prompts: the first of a seeded order that are not left out, all of them where there are fewer."""
     order = [index for index in seeded_order(len(rows), run_seed, "eval_prompts") if index not in left_out]
     return [PromptDraw.of_row(rows, index) for index in order[:count]]
+
+
+class Measured(NamedTuple):
+    """An evaluation, and the responses that it is of, each with its scores."""
+
+    evaluation: Evaluation
+    samples: list[Completion]
 
 
 def evaluate_policy(
@@ -199,10 +208,9 @@ def evaluate_policy(
     drawn: Sequence[Completion],
     opponents: Mapping[str, Sequence[Completion]],
     pairs: Sequence[Preference],
-    scorer: Scorer | None,
-    progress: Progress,
-    work: Work,
-) -> Evaluation:
+    scorers: Sequence[Labeler],
+    asking: Asking,
+) -> Measured:
     """Everything that is known of a policy at the end of a round.
 
     Args:
@@ -215,54 +223,136 @@ def evaluate_policy(
             sampled at another temperature than 1 or from a part of the distribution, others.
         opponents: the opponents' responses to the same prompts, by the name in `evaluate.against`.
         pairs: held-out offline pairs, tokenised.
-        scorer: None leaves rewards and win rates out.
-        progress: told of every response and pair.
-        work: where scores, KL and margins are kept as they come.
+        scorers: who judges, the first above all; none leaves rewards and win rates out.
+        asking: how they are asked; where scores, KL and margins are kept as they come.
     """
-    judged = _judge("own", samples, scorer, recipe, progress, work)
-    opposing = {name: _judge(name, responses, scorer, recipe, progress, work) for name, responses in opponents.items()}
+    progress, work = asking.progress, asking.work
+    judged = {scorer.name: _judge(scorer, samples, opponents, asking, recipe.seed) for scorer in scorers}
+    first, *others = judged.values() if judged else [Judged({}, {})]
     progress.start(len(drawn) + len(pairs), "sequences")
     batch_size = recipe.generate.batch_size
     with work.journal("kl") as journal:
         measure = partial(_sequence_kls, policy, reference) if policy.version != reference.version else _no_kls
         kl = estimate(kept_values(drawn, batch_size, measure, progress, journal, num_sequence_tokens))
     lengths = estimate([float(sample.num_tokens) for sample in samples])
-    return Evaluation(
+    evaluation = Evaluation(
         round=round_number,
         policy=policy.version,
         num_prompts=len(samples),
-        scorer=scorer.name if scorer else None,
-        reward=estimate(judged.scores)._asdict() if scorer else None,
-        against={name: _compare(judged, opponent, recipe.seed) for name, opponent in opposing.items() if scorer},
+        scorer=scorers[0].name if scorers else None,
+        reward=first.reward,
+        against=first.against,
         kl={**kl._asdict(), "reference": reference.version},
         length=lengths._asdict(),
         eos_rate=sum(sample.finish_reason == "stop" for sample in samples) / len(samples),
         distinct_2=distinct_n([sample.completion_ids for sample in samples], 2),
         preferences=_preference_metrics(policy, reference, pairs, recipe, progress, work),
         sampling=dict(samples[0].sampling),
+        other_scorers={
+            scorer.name: {"reward": one.reward, "against": one.against}
+            for scorer, one in zip(scorers[1:], others, strict=True)
+        }
+        or None,
+        labelers={name: figures for one in judged.values() for name, figures in one.figures.items()} or None,
     )
+    return Measured(evaluation, [_with_scores(sample, place, judged) for place, sample in enumerate(samples)])
+
+
+class Judged(NamedTuple):
+    """What a scorer says of a policy.
+
+    Args:
+        against: who wins, by opponent, as an evaluation has it.
+        figures: what it, and those that it asks, have to say of their work, by name.
+        scores: of the policy's responses; None where it gives verdicts.
+    """
+
+    against: dict[str, dict[str, float | int | str]]
+    figures: dict[str, dict[str, float]]
+    scores: list[float | None] | None = None
+
+    @property
+    def reward(self) -> dict[str, float] | None:
+        """The mean score with its standard error; None where there is no score."""
+        scores = [score for score in self.scores or () if score is not None]
+        return estimate(scores)._asdict() if scores else None
 
 
 def _judge(
-    name: str, samples: Sequence[Completion], scorer: Scorer | None, recipe: Recipe, progress: Progress, work: Work
+    scorer: Labeler,
+    samples: Sequence[Completion],
+    opponents: Mapping[str, Sequence[Completion]],
+    asking: Asking,
+    seed: int,
 ) -> Judged:
-    if scorer is None:
-        return Judged(samples, [])
-    with work.journal(f"{name}-scores") as journal:
-        return Judged(samples, score_completions(samples, scorer, progress, journal, thinking=recipe.label.thinking))
+    """A scorer is asked about all responses at once: scores that are standardised are so over all of them.
 
-
-def _compare(judged: Judged, opponent: Judged, seed: int) -> dict[str, float | int | str]:
-    result = win_rate(judged.scores, opponent.scores, seed=derive_seed(seed, "bootstrap") % 2**32)
-    return {
-        "win_rate": result.win_rate,
-        "low": result.interval.low,
-        "high": result.interval.high,
-        "wins": result.wins,
-        "ties": result.ties,
-        "losses": result.losses,
-        "policy": opponent.completions[0].policy,
+    An opponent that is there under two names, as the initial policy after the first round, is asked about once.
+    """
+    versions = {responses[0].policy: responses for responses in opponents.values()}
+    figures: dict[str, dict[str, float]] = {}
+    outcomes: dict[str, list[float | None]] = {}
+    scores: list[float | None] | None = None
+    if scorer.gives_verdicts:
+        pairs = [pair for responses in versions.values() for pair in zip(samples, responses, strict=True)]
+        if pairs:
+            said = asking.verdicts(scorer, pairs, scorer.name)
+            figures = said.figures
+            outcomes = dict(zip(versions, _in_turn(said.values, len(samples)), strict=True))
+    else:
+        said = asking.scores(scorer, [one for side in (samples, *versions.values()) for one in side], scorer.name)
+        scores, *others = _in_turn(said.values, len(samples))
+        figures = said.figures
+        for version, theirs in zip(versions, others, strict=True):
+            outcomes[version] = [higher_wins(*both) for both in zip(scores, theirs, strict=True)]
+    against = {
+        name: _compare(samples, responses, outcomes[responses[0].policy], seed) for name, responses in opponents.items()
     }
+    return Judged(against, figures, scores)
+
+
+def _in_turn(values: Sequence[float | None], count: int) -> list[list[float | None]]:
+    """Values in lists of `count` each."""
+    return [list(values[start : start + count]) for start in range(0, len(values), count)]
+
+
+def _compare(
+    samples: Sequence[Completion], responses: Sequence[Completion], outcomes: Sequence[float | None], seed: int
+) -> dict[str, float | int | str]:
+    """Who wins, plainly and at equal lengths; prompts without an outcome are left out and counted."""
+    known = [
+        (outcome, float(own.num_tokens), float(other.num_tokens))
+        for outcome, own, other in zip(outcomes, samples, responses, strict=True)
+        if outcome is not None
+    ]
+    unanswered = {"unanswered": len(samples) - len(known)} if len(known) < len(samples) else {}
+    if not known:
+        raise LabelerError(f"of {len(samples)} pairs of responses none has a verdict", where="evaluate.scorer")
+    bootstrap_seed = derive_seed(seed, "bootstrap") % 2**32
+    won, lengths, their_lengths = (list(column) for column in zip(*known, strict=True))
+    plain = win_rate_of(won, seed=bootstrap_seed)
+    controlled = length_controlled_win_rate(won, lengths, their_lengths, seed=bootstrap_seed)
+    return {
+        "win_rate": plain.win_rate,
+        "low": plain.interval.low,
+        "high": plain.interval.high,
+        "length_controlled_win_rate": controlled.win_rate,
+        "length_controlled_low": controlled.interval.low,
+        "length_controlled_high": controlled.interval.high,
+        "length_slope": controlled.length_slope,
+        "wins": plain.wins,
+        "ties": plain.ties,
+        "losses": plain.losses,
+        **unanswered,
+        "policy": responses[0].policy,
+    }
+
+
+def _with_scores(sample: Completion, place: int, judged: Mapping[str, Judged]) -> Completion:
+    """A response with what each scorer that scores gave it."""
+    found = {name: one.scores[place] for name, one in judged.items() if one.scores is not None}
+    scores = {name: score for name, score in found.items() if score is not None}
+    return replace(sample, scores=scores or None)
 
 
 def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.errors import all_at_once
 from align_cli.recipe import Recipe
+from align_cli.recipe.sections.sources import DprSourceSection
 from align_cli.stages.base import (
     COMPLETIONS,
     POLICY_KEYS,
@@ -20,11 +21,12 @@ from align_cli.stages.base import (
     History,
     Loaded,
     Stage,
+    labeler_keys,
     policy_artifact,
 )
+from align_cli.stages.opinions import check_labelers
 from align_cli.stages.pairing.pairs import LabelledPairs, Pairing, none_is_left
 from align_cli.stages.readable import RowsToRead
-from align_cli.stages.scores import check_scorer
 
 if TYPE_CHECKING:
     from align_cli.stages.inputs import Inputs
@@ -41,10 +43,9 @@ class Label(Stage):
         return round_number > 0 and recipe.is_online
 
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
-        reward = _reward_labeler(recipe)
-        labeler = (f"labelers.{reward}",) if reward else ()
+        labelers = labeler_keys(recipe, _reward_labelers(recipe))
         shown = ("data.demonstrations", "generate.max_new_tokens")  # for which a demonstration's prompt leaves room
-        return (*POLICY_KEYS, *READING_KEYS, *shown, "label", "method.beta", "method.sources", *labeler)
+        return (*POLICY_KEYS, *READING_KEYS, *shown, "label", "method.beta", "method.sources", *labelers)
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         return [policy_artifact(history, history.base(round_number - 1)), Artifact(round_number, COMPLETIONS)]
@@ -54,7 +55,7 @@ class Label(Stage):
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
-            lambda: check_scorer(loaded.scorer(_reward_labeler(recipe)), loaded.inputs.prompts),
+            lambda: check_labelers(map(loaded.labeler, _reward_labelers(recipe)), loaded.inputs.prompts),
             lambda: loaded.inputs.demonstration_rows,
         )
 
@@ -65,13 +66,15 @@ class Label(Stage):
         completions = context.artifacts.read(Artifact(context.round, COMPLETIONS), Completion) or []
         preferences: list[Preference] = []
         counts: Counter[str] = Counter()
+        labelers: dict[str, Any] = {}
         for name, pairing in _pairings(context.recipe).items():
             labelled = pairing.pair(completions, context)
             _check_some_are_left(name, labelled, context)
             preferences += labelled.preferences
             counts.update(labelled.counts)
+            labelers.update(labelled.labelers)
         context.artifacts.write(PREFERENCES, preferences)
-        return Done(dict(sorted(counts.items())))
+        return Done({**dict(sorted(counts.items())), **({"labelers": labelers} if labelers else {})})
 
 
 def _pairings(recipe: Recipe) -> dict[str, Pairing]:
@@ -99,6 +102,6 @@ def _check_some_are_left(name: str, labelled: LabelledPairs, context: Context) -
     context.note(f"warning: round {context.round} label: {error.faults[0].what}; only replayed pairs are left for it")
 
 
-def _reward_labeler(recipe: Recipe) -> str | None:
+def _reward_labelers(recipe: Recipe) -> list[str]:
     source = recipe.method.sources.in_use().get("dpr")
-    return getattr(source, "labeler", None)
+    return [source.labeler] if isinstance(source, DprSourceSection) and source.labeler else []

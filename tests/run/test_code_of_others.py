@@ -72,7 +72,7 @@ def test_what_a_labeler_imports_from_beside_it_is_noticed_when_it_has_changed(
 
 def test_aligns_own_functions_are_known_by_its_version(finished: Path) -> None:
     """The playground's reward is no file of the user's."""
-    from align_cli.recipe.sections.labelers import code_file
+    from align_cli.recipe.sections.labelers.code import code_file
 
     assert code_file("align_cli.playground:hidden_reward") is None
     assert code_file("json:loads") == json.__file__

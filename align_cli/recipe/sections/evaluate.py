@@ -9,7 +9,7 @@ from pydantic import Field
 
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.labelers import kind_without_scores, unknown_labeler
+from align_cli.recipe.sections.labelers import kind_that_labels_nothing, unknown_labeler
 from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
@@ -23,17 +23,31 @@ class EvaluateSection(Section):
     against: list[Literal["initial", "previous"]] = Field(
         default=["initial", "previous"], description="opponents of the win rate"
     )
-    scorer: str | None = Field(None, description="name of the labeler that scores; should not be the training labeler")
+    scorer: str | None = Field(
+        None, description="name of the labeler that judges: by it the best round is chosen; not the training labeler"
+    )
+    scorers: list[str] = Field(
+        default=[], description="labelers that judge beside it, each on its own; the first is the scorer if none is set"
+    )
+    temperature: float | None = Field(
+        None, gt=0, description="sampling temperature of held-out responses; unset: `generate.temperature`"
+    )
 
 
-def _scorer_scores(view: View) -> Iterator[RuleFault]:
+def with_automatic_values(evaluate: EvaluateSection) -> EvaluateSection:
+    """`evaluate.scorer` is among `evaluate.scorers`, and the first of them."""
+    names = dict.fromkeys([*([evaluate.scorer] if evaluate.scorer else []), *evaluate.scorers])
+    return evaluate.model_copy(update={"scorer": next(iter(names), None), "scorers": list(names)})
+
+
+def _scorers_judge(view: View) -> Iterator[RuleFault]:
     name = view.get("evaluate.scorer")
-    if name is None:
-        return
-    yield from unknown_labeler(view, "evaluate.scorer", name)
-    if (kind := kind_without_scores(view, name)) is not None:
-        what = f"evaluate.scorer is {shown(name)}, of kind {kind}; a scorer must give scores"
-        yield rule_fault("evaluate.scorer", what, "name a labeler of kind function, or leave it out: no win rate then")
+    named = [("evaluate.scorer", name)] if name is not None else []
+    for key, one in [*named, *(("evaluate.scorers", one) for one in view.get("evaluate.scorers"))]:
+        yield from unknown_labeler(view, key, one)
+        if (kind := kind_that_labels_nothing(view, one)) is not None:
+            what = f"{key} is {shown(one)}, of kind {kind}; a scorer must judge what the policy writes"
+            yield rule_fault(key, what, "name another labeler, or leave it out: no win rate then")
 
 
 def _opponents_differ(view: View) -> Iterator[RuleFault]:
@@ -42,7 +56,7 @@ def _opponents_differ(view: View) -> Iterator[RuleFault]:
         yield rule_fault("evaluate.against", f"evaluate.against names {opponent} more than once", "name it once")
 
 
-RULES: tuple[Rule, ...] = (_scorer_scores, _opponents_differ)
+RULES: tuple[Rule, ...] = (_scorers_judge, _opponents_differ)
 
 
 def _scorer_is_the_training_labeler(recipe: Recipe) -> list[str]:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from align_cli.recipe.checking.section import Section, section_models
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.labelers import kind_without_scores, labelers_defined, unknown_labeler
+from align_cli.recipe.sections.labelers import kind_that_labels_nothing, labelers_defined, unknown_labeler
 from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _dpr_has_a_labeler(view: View) -> Iterator[RuleFault]:
         return
     key = "method.sources.dpr.labeler"
     yield from unknown_labeler(view, key, name)
-    if (kind := kind_without_scores(view, name)) is not None:
+    if (kind := kind_that_labels_nothing(view, name)) is not None:
         what = f"{key} is {shown(name)}, of kind {kind}; no {kind} labels the policy's responses"
         yield rule_fault(key, what, "name a labeler of kind function")
 

@@ -20,7 +20,7 @@ from align_cli.artifacts.files import TEMPORARY_SUFFIX, remove, write_text
 from align_cli.errors import RunError
 from align_cli.recipe import Recipe, differences, load_recipe, resolved
 from align_cli.run.folder.begun import Begun
-from align_cli.run.folder.layout import LEDGER, LINEAGE, LOCK, LOGS, RECIPE, ROUNDS, RUN, WORK, Layout
+from align_cli.run.folder.layout import ANSWERS, LEDGER, LINEAGE, LOCK, LOGS, RECIPE, ROUNDS, RUN, WORK, Layout
 from align_cli.run.folder.ledger import Ledger
 from align_cli.run.folder.lineage import Lineage
 from align_cli.run.folder.lock import Lock
@@ -82,10 +82,11 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunError("output_dir is a file", where=str(self.path), hint="choose another output_dir")
         self.layout.folder(LOGS)
+        self.layout.folder(ANSWERS)
         if self.path.is_dir() and not self.exists and not self.set_aside.is_there:
             self._check_not_lost()
             begun = (LINEAGE, ROUNDS) if self.layout.file(LINEAGE).is_file() else ()  # a fork that was killed
-            ours = (*begun, LOGS)  # a single command may have trained here with a tracker
+            ours = (*begun, LOGS, ANSWERS)  # a single command may have trained here with a tracker, or asked a judge
             names = (entry.name for entry in self.path.iterdir())
             strangers = sorted(name for name in names if name not in ours and not _is_leftover(name))
             if strangers:

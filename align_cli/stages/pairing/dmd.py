@@ -67,7 +67,7 @@ def pair_with_demonstrations(
             rejected_score=None,
             source="dmd",
         )
-        if is_kept(pair, False, section, counts):
+        if is_kept(pair, None, section, counts):
             preferences.append(pair)
     counts["mixed_pairs"] = len(preferences)
     return LabelledPairs(preferences, dict(sorted(counts.items())))

@@ -10,8 +10,8 @@ from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.labelers.policy import PolicyLabeler
 from align_cli.stages.base import Context, Progress
+from align_cli.stages.opinions import kept_values, num_pair_tokens
 from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, by_draw, make_pair
-from align_cli.stages.scores import kept_values, num_pair_tokens
 
 
 class Dpp:

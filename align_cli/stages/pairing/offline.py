@@ -15,7 +15,7 @@ from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.stages.lengths import Limits, ReadRow
-from align_cli.stages.pairing.pairs import RESPONSES, LabelledPairs, as_pair, is_kept, none_is_left
+from align_cli.stages.pairing.pairs import RESPONSES, LabelledPairs, Undecided, as_pair, is_kept, none_is_left
 from align_cli.stages.readable import rows_within
 
 KEY = "data.preferences"
@@ -49,7 +49,8 @@ def label_offline_pairs(
 
     def is_wanted(index: int, read: ReadRow) -> bool:
         found: Counter[str] = Counter()
-        kept = is_kept(as_pair(labelled[index], read), labelled[index].label == 0.5, section, found)
+        tie: Undecided | None = "ties" if labelled[index].label == 0.5 else None
+        kept = is_kept(as_pair(labelled[index], read), tie, section, found)
         if not kept or not limits.exceeded_by(read):  # else it is counted as too long
             counts.update(found)
         return kept

@@ -9,7 +9,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.errors import DataError
@@ -27,10 +28,12 @@ class LabelledPairs(NamedTuple):
     Args:
         preferences: the pairs.
         counts: what became of the candidates, such as `{"pairs": 500, "ties_dropped": 12}`.
+        labelers: what the labelers that were asked say of their work, by name.
     """
 
     preferences: list[Preference]
     counts: dict[str, int]
+    labelers: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
 
 WHY_LEFT_OUT = {
@@ -40,6 +43,7 @@ WHY_LEFT_OUT = {
         "label.equal_texts to keep",
     ),
     "ties_dropped": ("with equal scores or a label of one half", "label.ties to keep"),
+    "without_verdict_dropped": ("without a verdict of the labeler", "label.ties to keep"),
     "below_min_margin_dropped": ("with scores closer than label.min_margin", "label.min_margin to 0"),
     "too_long_dropped": (
         "longer than they may be",
@@ -71,10 +75,10 @@ class Pairing(Protocol):
 
 
 class ScoredCompletion(NamedTuple):
-    """A completion with the score that a labeler gave it."""
+    """A completion with the score that a labeler gave it; None without one."""
 
     completion: Completion
-    score: float
+    score: float | None
 
 
 def by_draw(
@@ -136,8 +140,12 @@ def as_pair(pair: Preference, read: ReadRow) -> Preference:
     )
 
 
-def is_kept(pair: Preference, is_tie: bool, section: LabelSection, counts: Counter[str]) -> bool:
-    """Apply the rules for empty texts, equal texts and ties.
+Undecided = Literal["ties", "without_verdict"]
+"""Why a label says nothing of who wins: both are as good, or the labeler gave no verdict."""
+
+
+def is_kept(pair: Preference, undecided: Undecided | None, section: LabelSection, counts: Counter[str]) -> bool:
+    """Apply the rules for empty texts, equal texts and ties; a pair without a verdict is a tie by another name.
 
     A pair is dropped if any rule that holds says so; it is counted once, under the first rule that decides.
     """
@@ -146,7 +154,7 @@ def is_kept(pair: Preference, is_tie: bool, section: LabelSection, counts: Count
     rules = (
         (is_empty, "empty_texts", section.empty_texts),
         (is_equal, "equal_texts", section.equal_texts),
-        (is_tie, "ties", section.ties),
+        (undecided is not None, undecided or "ties", section.ties),
     )
     holding = [(name, rule) for holds, name, rule in rules if holds]
     dropping = [name for name, rule in holding if rule == "drop"]

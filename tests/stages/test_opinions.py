@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from align_cli.artifacts.journal import Journal
 from align_cli.stages.base import NoProgress
-from align_cli.stages.scores import kept_values
+from align_cli.stages.opinions import kept_values
 
 
 class Measured:

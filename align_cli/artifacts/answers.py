@@ -1,0 +1,76 @@
+"""Answers that cost money or time, each kept as it comes under what was asked, so that none is asked for twice.
+
+One JSON object a line, with a CRC-32. Nothing is ever taken out. A line that a kill left torn, or that was damaged, is
+passed over, and that answer asked for again. Several processes may write at once. Who asks makes the key: it stands for
+everything that the answer depends on, so the file outlives the stage, the run's settings and `--restart`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from align_cli.artifacts.files import append_line
+from align_cli.artifacts.journal import line_of, row_of
+
+
+class Answers:
+    """Answers by what was asked.
+
+    Args:
+        path: where they are kept, read when it is first needed; None keeps them in memory alone.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._rows: list[dict[str, Any]] | None = None
+        self._kept: dict[str, Any] = {}
+
+    def get(self, asked: Mapping[str, Any]) -> Any:
+        """The answer to this; None where there is none.
+
+        Args:
+            asked: everything that the answer depends on, as JSON.
+        """
+        self._read()
+        return self._kept.get(_key(asked))
+
+    def keep(self, asked: Mapping[str, Any], answer: Any) -> None:
+        """Keep an answer, which is JSON and not None; when this returns it is durable."""
+        self._add({"for": _key(asked), "answer": answer})
+
+    def spent(self, amounts: Mapping[str, float]) -> None:
+        """Keep what an answer has cost that is itself not kept, or will be asked for again."""
+        self._add({"spent": dict(amounts)})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All that was kept, in its order: `{"for": …, "answer": …}` and `{"spent": …}`."""
+        return list(self._read())
+
+    def _add(self, row: dict[str, Any]) -> None:
+        rows = self._read()
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            append_line(self._path, line_of(row).decode().rstrip("\n"))
+        self._take(row, rows)
+
+    def _read(self) -> list[dict[str, Any]]:
+        if self._rows is None:
+            self._rows = []
+            lines = self._path.read_bytes().splitlines(keepends=True) if self._path and self._path.is_file() else []
+            for row in map(row_of, lines):
+                if row is not None:
+                    self._take(row, self._rows)
+        return self._rows
+
+    def _take(self, row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        rows.append(row)
+        if "for" in row:
+            self._kept[row["for"]] = row["answer"]
+
+
+def _key(asked: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

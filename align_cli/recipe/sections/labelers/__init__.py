@@ -1,0 +1,170 @@
+"""`labelers`: who gives scores and verdicts, by name; a section for each kind, one file each, and the table of kinds.
+
+A new labeler is a file in `align_cli/labelers`, a section here, a line in `LABELER_KINDS` and a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, SerializeAsAny
+from pydantic_core import PydanticKnownError
+
+from align_cli.errors import nearest
+from align_cli.recipe.checking.devices import no_device
+from align_cli.recipe.checking.files import near_file
+from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
+from align_cli.recipe.data_names import exists
+from align_cli.recipe.sections.labelers.base import Gives, LabelerSection
+from align_cli.recipe.sections.labelers.code import is_place_of_code
+from align_cli.recipe.sections.labelers.combination import CombinationLabelerSection
+from align_cli.recipe.sections.labelers.dataset import DatasetLabelerSection
+from align_cli.recipe.sections.labelers.function import FunctionLabelerSection
+from align_cli.recipe.sections.labelers.reward_model import RewardModelLabelerSection
+from align_cli.recipe.written.tree import KeyPath, escaped, shown
+
+
+@dataclass(frozen=True)
+class LabelerKind:
+    """A kind of labeler.
+
+    Args:
+        section: its keys.
+        labeler: `package.module:name` of the class that answers, made of the labeler's name, its section and who is
+            told what a user should know; None where the kind labels nothing that the policy writes.
+    """
+
+    section: type[LabelerSection]
+    labeler: str | None = None
+
+
+LABELER_KINDS: dict[str, LabelerKind] = {
+    "combination": LabelerKind(CombinationLabelerSection, "align_cli.labelers.combination:Combination"),
+    "dataset": LabelerKind(DatasetLabelerSection),
+    "function": LabelerKind(FunctionLabelerSection, "align_cli.labelers.function:FunctionLabeler"),
+    "reward_model": LabelerKind(RewardModelLabelerSection, "align_cli.labelers.reward_model:RewardModelLabeler"),
+}
+NOT_SERVED_KINDS = dict.fromkeys(("policy", "judge", "person"), "call it from a labeler of kind function")
+
+
+def _of_its_kind(value: Any) -> Any:
+    """The section of the kind that a labeler names."""
+    if not isinstance(value, dict):
+        return value
+    if "kind" not in value:
+        raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
+    kind = value["kind"]
+    if not isinstance(kind, str) or kind not in LABELER_KINDS:
+        known = ", ".join(map(repr, LABELER_KINDS))
+        context = {"discriminator": "'kind'", "tag": str(kind), "expected_tags": known}
+        raise PydanticKnownError("union_tag_invalid", context)
+    return LABELER_KINDS[kind].section.model_validate(value)
+
+
+Labeler = SerializeAsAny[Annotated[LabelerSection, BeforeValidator(_of_its_kind)]]
+"""Any labeler, as a recipe's key: read by its kind, and written with its kind's keys."""
+
+
+def unknown_labeler(view: View, key: str, name: str) -> Iterator[RuleFault]:
+    """The fault of a key that names a labeler which the recipe does not define."""
+    known = view.labeler_names()
+    if name not in known:
+        near = nearest(name, known)
+        hint = f"did you mean {near}?" if near else labelers_defined(view)
+        yield rule_fault(key, f"{key} is {shown(name)}; labelers defines no such labeler", hint)
+
+
+def labelers_defined(view: View) -> str:
+    """Which labelers there are, as a remedy."""
+    names = [shown(name)[1:-1] for name in view.labeler_names()]
+    return f"labelers defines {', '.join(names)}" if names else "define one under labelers"
+
+
+def kind_that_labels_nothing(view: View, name: str) -> str | None:
+    """The kind of a labeler that the recipe defines and that cannot be asked; None for any other."""
+    kind: str | None = view.labeler(name)["kind"] if name in view.labeler_names() else None
+    return kind if kind is not None and LABELER_KINDS[kind].labeler is None else None
+
+
+def labeler_gives(view: View, name: str) -> Gives | None:
+    """What a labeler that the recipe defines answers with; None for any other."""
+    if name not in view.labeler_names() or kind_that_labels_nothing(view, name):
+        return None
+    written = view.labeler(name)
+    return LABELER_KINDS[written["kind"]].section.model_validate(written).gives
+
+
+def _members_can_be_asked(view: View) -> Iterator[RuleFault]:
+    """A labeler that asks others asks such as answer what it needs, and that ask nobody in their turn."""
+    for name in view.labeler_names():
+        try:
+            written = view.labeler(name)
+        except UnsoundError:
+            continue
+        section = LABELER_KINDS[written["kind"]].section.model_validate(written)
+        for member in section.asks():
+            key = f"labelers.{name}.of"
+            yield from unknown_labeler(view, key, member)
+            if member in view.labeler_names() and (gives := labeler_gives(view, member)) != "scores":
+                kind = view.labeler(member)["kind"]
+                if gives is None or section.gives == "scores":
+                    lacks = "labels nothing that the policy writes" if gives is None else "gives no scores"
+                    hint = "leave it out" if gives is None else f"leave it out, or set labelers.{name}.by to vote"
+                    yield rule_fault(key, f"{key} names {shown(member)}, of kind {kind}, which {lacks}", hint)
+            if member in view.labeler_names() and view.labeler(member).get("of"):
+                what = f"{key} names {shown(member)}, of kind {view.labeler(member)['kind']} itself"
+                yield rule_fault(key, what, f"name the labelers of {shown(member)[1:-1]} in its place")
+
+
+def _names_are_words(view: View) -> Iterator[RuleFault]:
+    for name in view.labeler_names():
+        if not name.replace("-", "_").isidentifier():
+            what = f"the labeler's name {shown(name)} is not a word"
+            yield rule_fault(("labelers", name), what, "use letters, digits, - and _, so that overrides can name it")
+
+
+def _dataset_is_no_other_labelers_name(view: View) -> Iterator[RuleFault]:
+    if "dataset" in view.labeler_names() and view.labeler("dataset")["kind"] != "dataset":
+        what = "labelers.dataset is not of kind dataset; the name means the labels that pairs came with"
+        yield rule_fault(("labelers", "dataset"), what, "give the labeler another name")
+
+
+def _code_and_files_can_be_found(view: View) -> Iterator[RuleFault]:
+    for name in view.labeler_names():
+        try:
+            written = view.labeler(name)
+        except UnsoundError:
+            continue
+        section, path = LABELER_KINDS[written["kind"]].section.model_validate(written), ("labelers", name)
+        malformed = {key: place for key, place in section.code().items() if not is_place_of_code(place)}
+        for key, place in malformed.items():
+            what = f"{_key(path, key)} is {shown(place)}; it must be package.module:name or path/to/file.py:name"
+            yield rule_fault((*path, key), what, "as in align_cli.playground:hidden_reward")
+        for key, file in section.files().items():
+            if key not in malformed and not exists(file):
+                what = f"{_key(path, key)}: there is no file {shown(file)}"
+                yield rule_fault((*path, key), what, near_file(file))
+
+
+def _key(path: KeyPath, key: str) -> str:
+    return ".".join([*(escaped(str(part)) for part in path), key])
+
+
+def _devices_have_names(view: View) -> Iterator[RuleFault]:
+    for name in view.labeler_names():
+        try:
+            device = view.labeler(name).get("device", "auto")
+        except UnsoundError:
+            continue
+        yield from no_device(("labelers", name, "device"), device)
+
+
+RULES: tuple[Rule, ...] = (
+    _names_are_words,
+    _dataset_is_no_other_labelers_name,
+    _members_can_be_asked,
+    _devices_have_names,
+)
+FILE_RULES: tuple[Rule, ...] = (_code_and_files_can_be_found,)

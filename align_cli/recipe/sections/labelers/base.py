@@ -1,0 +1,36 @@
+"""What the section of every labeler has, whatever its kind."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from align_cli.recipe.checking.section import Section
+
+Gives = Literal["scores", "verdicts"]
+"""What a labeler answers with: a score for each completion, or a verdict on a pair of them."""
+
+
+class LabelerSection(Section):
+    """A labeler of any kind."""
+
+    kind: str = Field(description="what gives the labels")
+
+    @property
+    def gives(self) -> Gives:
+        """What it answers with."""
+        return "scores"
+
+    def code(self) -> dict[str, str]:
+        """The Python that it runs, by key: `package.module:name` or `path/to/file.py:name`."""
+        return {}
+
+    def files(self) -> dict[str, str]:
+        """The files that it reads, by key; a kind that reads others than its code's adds them."""
+        files = {key: place.rpartition(":")[0] for key, place in self.code().items()}
+        return {key: file for key, file in files.items() if file.endswith(".py")}
+
+    def asks(self) -> list[str]:
+        """The labelers that it asks in its turn, by name."""
+        return []

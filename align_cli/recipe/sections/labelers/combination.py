@@ -1,0 +1,34 @@
+"""Labelers of kind `combination`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from align_cli.recipe.sections.labelers.base import Gives, LabelerSection
+
+Weight = Annotated[float, Field(gt=0)]
+
+
+class CombinationLabelerSection(LabelerSection):
+    """A labeler of kind `combination`: several others, by a weighted sum of scores, a vote, or agreement."""
+
+    kind: Literal["combination"] = Field(description="what gives the labels")
+    of: dict[str, Weight] = Field(min_length=2, description="labelers by name, each with its weight")
+    by: Literal["sum", "vote", "agreement"] = Field(
+        "sum",
+        description="the weighted sum of scores; the weighted share of votes, which `label.labels: soft` keeps; or no "
+        "verdict unless all name the same winner",
+    )
+    standardize: bool = Field(
+        True,
+        description="for sums: scores of mean 0 and standard deviation 1, by labeler, over what is scored together",
+    )
+
+    @property
+    def gives(self) -> Gives:
+        return "scores" if self.by == "sum" else "verdicts"
+
+    def asks(self) -> list[str]:
+        return list(self.of)

@@ -1,0 +1,144 @@
+"""What a labeler says of a round's completions, as pairing asks for it: an order in a draw, and margins of pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Protocol
+
+from align_cli.artifacts.records import Completion
+from align_cli.labelers import Labeler
+from align_cli.stages.opinions import Asking, Opinions
+
+
+class Said(Protocol):
+    """What a labeler says of a round's completions."""
+
+    @property
+    def opinions(self) -> Opinions:
+        """All of it."""
+        ...
+
+    def standing(self, one: Completion) -> float | None:
+        """By which the responses of a draw are ordered; None where nothing is said of it."""
+        ...
+
+    def margin(self, one: Completion, other: Completion) -> float | None:
+        """By how much the first is better; None where nothing is said."""
+        ...
+
+    def probability(self, margin: float) -> float:
+        """That the better one of a pair is better, by the margin between them."""
+        ...
+
+    def record(self, chosen: Completion, rejected: Completion) -> dict[str, Any]:
+        """Who said what of a pair, as fields of its preference."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score for each completion; the probability of a margin is Bradley and Terry's."""
+
+    opinions: Opinions
+    places: dict[int, int]
+    temperature: float
+
+    @classmethod
+    def ask(
+        cls,
+        completions: Sequence[Completion],
+        labeler: Labeler,
+        asking: Asking,
+        temperature: float,
+    ) -> Scored:
+        """Have them scored.
+
+        Args:
+            completions: of a round.
+            labeler: who gives scores.
+            asking: how it is asked.
+            temperature: Bradley and Terry's.
+        """
+        places = {id(one): place for place, one in enumerate(completions)}
+        return cls(asking.scores(labeler, completions, "scores"), places, temperature)
+
+    def standing(self, one: Completion) -> float | None:
+        return self.opinions.values[self.places[id(one)]]
+
+    def margin(self, one: Completion, other: Completion) -> float | None:
+        score, others = self.standing(one), self.standing(other)
+        return None if score is None or others is None else score - others
+
+    def probability(self, margin: float) -> float:
+        return 1 / (1 + math.exp(-margin / self.temperature))
+
+    def record(self, chosen: Completion, rejected: Completion) -> dict[str, Any]:
+        if not self.opinions.members:
+            return {}
+        sides = {"chosen_scores": self.places[id(chosen)], "rejected_scores": self.places[id(rejected)]}
+        said = self.opinions.members
+        return {
+            name: {one: value for one, values in said.items() if (value := values[place]) is not None}
+            for name, place in sides.items()
+        }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A verdict on each pair of a draw: the probability that its first is better; margins are 2 p − 1."""
+
+    opinions: Opinions
+    places: dict[tuple[int, int], int]
+    standings: dict[int, float | None]
+    name: str
+
+    @classmethod
+    def ask(
+        cls,
+        draws: Sequence[Sequence[Completion]],
+        labeler: Labeler,
+        asking: Asking,
+    ) -> Compared:
+        """Have all pairs of each draw compared.
+
+        Args:
+            draws: the responses of each draw of a prompt.
+            labeler: any.
+            asking: how it is asked.
+        """
+        pairs = [pair for draw in draws for pair in combinations(draw, 2)]
+        opinions = asking.verdicts(labeler, pairs, "verdicts")
+        won: dict[int, list[float]] = {id(one): [] for draw in draws for one in draw}
+        for (one, other), verdict in zip(pairs, opinions.values, strict=True):
+            if verdict is not None:
+                won[id(one)].append(verdict)
+                won[id(other)].append(1 - verdict)
+        standings = {one: math.fsum(shares) / len(shares) if shares else None for one, shares in won.items()}
+        places = {(id(one), id(other)): place for place, (one, other) in enumerate(pairs)}
+        return cls(opinions, places, standings, labeler.name)
+
+    def standing(self, one: Completion) -> float | None:
+        return self.standings[id(one)]
+
+    def margin(self, one: Completion, other: Completion) -> float | None:
+        verdict = self._of_pair(self.opinions.values, one, other)
+        return None if verdict is None else 2 * verdict - 1
+
+    def probability(self, margin: float) -> float:
+        return (1 + margin) / 2
+
+    def record(self, chosen: Completion, rejected: Completion) -> dict[str, Any]:
+        said = self.opinions.members or {self.name: self.opinions.values}
+        verdicts = {name: self._of_pair(values, chosen, rejected) for name, values in said.items()}
+        given = {name: verdict for name, verdict in verdicts.items() if verdict is not None}
+        return {"chosen_score": None, "rejected_score": None, "verdicts": given}
+
+    def _of_pair(self, values: Sequence[float | None], one: Completion, other: Completion) -> float | None:
+        place = self.places.get((id(one), id(other)))
+        if place is not None:
+            return values[place]
+        verdict = values[self.places[id(other), id(one)]]
+        return None if verdict is None else 1 - verdict
