@@ -5,8 +5,8 @@
 
 FOLDER holds public data: instructions (`llamafactory/alpaca_en_demo.json.gz`), of which the first 600 are trained on
 and the others held out, and pairs (`rasbt/instruction-data-with-preference.json.gz`), put in the order of the lexicon
-that labels the policy's own responses too. Three seeds, two runs at a time, take about an hour and a half; interrupted, it goes on
-where it stopped. A baseline begins with round 0 of the other run, which is the same.
+that labels the policy's own responses too. Three seeds, two runs at a time, take about an hour and a half; interrupted,
+it goes on where it stopped. A baseline begins with round 0 of the other run, which is the same.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field
 
 from align_cli.errors import RecipeError
-from align_cli.labelers import Scorer, build_scorer
+from align_cli.labelers import Scorer, build_labeler
 from align_cli.recipe import code_that_runs, describe_keys, dump, load_recipe, resolved
 from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerKind, LabelerSection
 
@@ -84,7 +84,7 @@ def test_a_recipe_with_the_kind_loads_and_is_written_and_read_back() -> None:
 
 
 def test_its_scorer_is_built_and_scores() -> None:
-    scorer = build_scorer("wordy", load_recipe("recipe.yaml").labelers["wordy"])
+    scorer = build_labeler("wordy", load_recipe("recipe.yaml").labelers["wordy"])
     assert scorer.name == "wordy"
     assert scorer.score(["p", "p"], ["good and fine", "bad"]) == [4.0, 0.0]
 
@@ -93,7 +93,7 @@ def test_its_keys_are_described() -> None:
     docs = {doc.path: doc for doc in describe_keys()}
     weight = docs["labelers.<name>.weight"]
     assert (weight.type, weight.range, weight.default) == ("a number", "above 0", "1.0")
-    assert docs["labelers.<name>.kind"].type == "one of dataset, function, reward_model, words"
+    assert docs["labelers.<name>.kind"].type == "one of combination, dataset, function, reward_model, words"
 
 
 def test_it_is_described_no_longer_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_it_is_described_no_longer_when_it_is_gone(monkeypatch: pytest.MonkeyPat
         ("labelers.wordy={kind: words}", "labelers.wordy.wanted is missing", "add it: text file, one word a line"),
         (
             "labelers.given.kind=word",
-            "labelers.given.kind is 'word'; it must be one of dataset, function, reward_model, words",
+            "labelers.given.kind is 'word'; it must be one of combination, dataset, function, reward_model, words",
             "did you mean words?",
         ),
         (
@@ -138,7 +138,7 @@ def test_a_kind_without_scores_trains_and_evaluates_nothing(monkeypatch: pytest.
     monkeypatch.setitem(LABELER_KINDS, "words", LabelerKind(WordsLabelerSection))
     assert [what for what, _ in faults_of()] == [
         "method.sources.dpr.labeler is 'wordy', of kind words; no words labels the policy's responses",
-        "evaluate.scorer is 'wordy', of kind words; a scorer must give scores",
+        "evaluate.scorer is 'wordy', of kind words; a scorer must judge what the policy writes",
     ]
 
 

@@ -15,11 +15,11 @@ from chat_models import CHATML, chat_tokenizer
 
 from align_cli.artifacts.records import Completion, Text
 from align_cli.errors import AlignError, LabelerError
-from align_cli.labelers import build_scorer
+from align_cli.labelers import build_labeler
 from align_cli.labelers.reward_model import RewardModelLabeler
 from align_cli.recipe.sections.labelers import RewardModelLabelerSection
 from align_cli.stages.base import NoProgress
-from align_cli.stages.scores import score_completions
+from align_cli.stages.opinions import Asking
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
@@ -62,7 +62,7 @@ def made(folder: Path, note: Callable[[str], None] = print, **settings: Any) -> 
     section = RewardModelLabelerSection.model_validate(
         {"kind": "reward_model", "model_name_or_path": str(folder), **settings}
     )
-    scorer = build_scorer("mine", section, note)
+    scorer = build_labeler("mine", section, note)
     assert isinstance(scorer, RewardModelLabeler)
     return scorer
 
@@ -142,7 +142,7 @@ def test_completions_of_a_length_go_together_and_scores_come_in_their_order(fold
     scorer._score_batch = lambda prompts, texts: seen.append(list(texts)) or plain(prompts, texts)
     rows = zip(PROMPTS, COMPLETIONS, (2, 9, 1, 8), strict=True)
     asked = [completion(index, *row) for index, row in enumerate(rows)]
-    scores = score_completions(asked, scorer, NoProgress())
+    scores = Asking(NoProgress()).scores(scorer, asked, "scores").values
     assert seen == [[COMPLETIONS[1], COMPLETIONS[3]], [COMPLETIONS[0], COMPLETIONS[2]]]
     assert scores == pytest.approx(made(folder).score(PROMPTS, COMPLETIONS), abs=1e-5)
 

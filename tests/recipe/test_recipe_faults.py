@@ -51,13 +51,13 @@ def test_ten_faults_are_reported_at_once_in_these_words(monkeypatch):
         ),
         (
             "labelers.hidden.kind=fuction",
-            "labelers.hidden.kind is 'fuction'; it must be one of dataset, function, reward_model",
+            "labelers.hidden.kind is 'fuction'; it must be one of combination, dataset, function, reward_model",
             "did you mean function?",
         ),
         (
             "labelers.other.batch_size=3",
             "labelers.other.kind is missing",
-            "set it to one of dataset, function, reward_model",
+            "set it to one of combination, dataset, function, reward_model",
         ),
         ("data=5", "data is 5; it must be a section", ""),
         (
@@ -145,7 +145,11 @@ def test_a_wrong_value_is_named_with_what_it_must_be(faults_of, override, what, 
             "unknown key method.labeler",
             "did you mean method.sources.offline.labeler or method.sources.dpr.labeler?",
         ),
-        ("temperature=1", "unknown key temperature", "did you mean generate.temperature or label.temperature?"),
+        (
+            "temperature=1",
+            "unknown key temperature",
+            "did you mean generate.temperature or label.temperature or evaluate.temperature?",
+        ),
         ("max_grad_norm=5", "unknown key max_grad_norm", "did you mean train.max_grad_norm?"),
         (
             "labelers.hidden.functoin=a",

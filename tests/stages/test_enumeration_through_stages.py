@@ -329,7 +329,7 @@ class Passage:
         for number in range(1, last + 1):
             artifacts = InMemory([completion for completion in completions if completion.round == number])
             loaded = SimpleNamespace(
-                scorer=lambda name: GivenScores(SCORES[self.design.scores]),
+                labeler=lambda name: GivenScores(SCORES[self.design.scores]),
                 policy_after=lambda number: self.world.policy,
                 reference_for=lambda number: self.world.reference,
             )

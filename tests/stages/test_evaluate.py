@@ -15,7 +15,7 @@ from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.engines.base import sampling_settings
 from align_cli.engines.in_process import TransformersEngine
 from align_cli.errors import LabelerError
-from align_cli.labelers import Scorer, build_scorer
+from align_cli.labelers import Scorer, build_labeler
 from align_cli.models.load import Policy
 from align_cli.playground import hidden_reward, world
 from align_cli.recipe import Recipe
@@ -26,6 +26,7 @@ from align_cli.stages.base import Context, NoProgress, NoWork, Work
 from align_cli.stages.evaluate import Evaluate, evaluate_policy, evaluation_draws
 from align_cli.stages.generate import generate_completions
 from align_cli.stages.inputs import Inputs
+from align_cli.stages.opinions import Asking
 from align_cli.stages.pairing.offline import label_offline_pairs
 
 
@@ -88,11 +89,13 @@ def evaluate(
         "round_number": 3,
         "opponents": {},
         "pairs": [],
-        "scorer": build_scorer("hidden", HIDDEN),
+        "scorer": build_labeler("hidden", HIDDEN),
         "progress": NoProgress(),
         "work": NoWork(),
-    }
-    return evaluate_policy(policy, reference, recipe, samples=samples, **{"drawn": samples} | options | changes)
+    } | changes
+    scorer, *how = (options.pop(name) for name in ("scorer", "progress", "work"))
+    options |= {"scorers": [scorer] if scorer else [], "asking": Asking(*how, recipe.label.thinking)}
+    return evaluate_policy(policy, reference, recipe, samples=samples, **{"drawn": samples} | options).evaluation
 
 
 def sequence_logp(policy: Policy, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> float:
@@ -122,6 +125,10 @@ def test_a_policy_against_itself_ties_everywhere_and_has_no_kl(
             "win_rate": 0.5,
             "low": 0.5,
             "high": 0.5,
+            "length_controlled_win_rate": 0.5,
+            "length_controlled_low": 0.5,
+            "length_controlled_high": 0.5,
+            "length_slope": 0.0,
             "wins": 0,
             "ties": len(warm_samples),
             "losses": 0,
@@ -332,7 +339,7 @@ def test_kl_is_the_policys_own_however_its_responses_are_sampled(
             engine=TransformersEngine(64),
             policy_after=lambda _: warm_policy,
             reference_for=lambda _: tiny_policy,
-            scorer=lambda _: None,
+            labeler=lambda name: build_labeler(name, HIDDEN),
         )
         artifacts = SimpleNamespace(
             write=lambda name, rows: written.update({name: rows}),
@@ -440,7 +447,7 @@ class Round:
             policy_after=lambda number: policies[number],
             another_policy=lambda number: policies[number],
             reference_for=lambda _: reference,
-            scorer=lambda name: build_scorer(name, HIDDEN) if name else None,
+            labeler=lambda name: build_labeler(name, HIDDEN),
         )
         self.artifacts = SimpleNamespace(
             base=lambda number: number,
@@ -476,7 +483,10 @@ def test_a_rounds_policy_is_compared_with_what_each_opponent_answered(
     there = Round(recipe, policies, tiny_policy, answers)
     there.loaded.another_policy = None  # no opponent has to be loaded
     found = there.evaluated(2)
-    assert there.written["samples.jsonl"] == answers[1]
+    written = there.written["samples.jsonl"]
+    assert [replace(one, scores=None) for one in written] == answers[1]
+    scores = hidden_reward([one.prompt for one in written], [one.completion for one in written])
+    assert [one.scores for one in written] == [{"hidden": score} for score in scores]
     assert found.against["initial"]["policy"] == tiny_policy.version
     assert found.against["previous"] | {"policy": ""} == found.against["previous"] | {
         "policy": "",
@@ -575,7 +585,7 @@ def test_a_scorer_that_cannot_score_is_found_before_anything_is_sampled(recipe: 
         asked.append(name)
         return ScorerOf(score, name)
 
-    loaded: Any = SimpleNamespace(inputs=Inputs(recipe), scorer=scorer)
+    loaded: Any = SimpleNamespace(inputs=Inputs(recipe), labeler=scorer)
     with pytest.raises(LabelerError, match="it is broken"):
         Evaluate().check(recipe, loaded)
     assert asked == ["hidden"]

@@ -14,6 +14,7 @@ from align_cli.playground import world
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.labelers import FunctionLabelerSection
 from align_cli.stages.inputs import Inputs
+from align_cli.stages.pairing.pairs import LabelledPairs
 from align_cli.stages.rows_of_recipe import (
     demonstrations,
     evaluation_pairs,
@@ -326,7 +327,7 @@ def test_offline_pairs_are_tokenised_once_for_the_sources_that_take_them(
     assert inputs.offline_rows.rows == list(PAIRS)
     online = Inputs(tiny_recipe(tmp_path, "method.sources={dpr: {mixing: 1, labeler: hidden}}", **named))
     assert not online.uses_offline_pairs
-    assert online.offline_pairs == ([], {})
+    assert online.offline_pairs == LabelledPairs([], {})
     own = Inputs(tiny_recipe(tmp_path, rules, "method.sources={ddp: {mixing: 1}}", **named))
     assert own.offline_pairs == found
 

@@ -19,6 +19,7 @@ from align_cli.artifacts.records import Completion, Preference
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.run.folder.work import WorkInProgress
 from align_cli.stages.base import NoProgress
+from align_cli.stages.opinions import Asking
 from align_cli.stages.pairing.dpr import Dpr, label_completions
 from align_cli.stages.pairing.pairs import LabelledPairs
 
@@ -39,7 +40,7 @@ def label(
         num_reference_generations=num_reference_generations,
         keep_others=keep_others,
         run_seed=run_seed,
-        progress=NoProgress(),
+        asking=Asking(NoProgress(), thinking=section.get("thinking", "keep")),
     )
 
 
@@ -478,7 +479,7 @@ def test_a_rounds_pairs_are_those_of_the_recipes_labeler_and_numbers(
     )
     context: Any = SimpleNamespace(
         recipe=recipe,
-        loaded=SimpleNamespace(scorer=scorer),
+        loaded=SimpleNamespace(labeler=scorer),
         work=WorkInProgress(tmp_path, {}),
         progress=NoProgress(),
     )
