@@ -43,18 +43,20 @@ class RoundFigures:
         evaluations: of the rounds so far, by round, from the initial policy's on; those that there are.
         steps: figures of the round's optimizer steps.
         training_rewards: the labeler's mean score of each round's pairs, by round; empty without a labeler.
+        longer_won: how often the longer response of a pair won in the round, and of how many pairs; None without any.
     """
 
     evaluations: Sequence[Evaluation]
     steps: Sequence[Mapping[str, float]]
     training_rewards: Mapping[int, float]
+    longer_won: tuple[float, int] | None = None
 
 
 def findings(guards: GuardsSection, figures: RoundFigures, method: MethodSection) -> list[Finding]:
     """Every guard's word on a round that is over."""
     checks = (_kl, _length, _eos_rate, _win_rate, _reward_gap)
     found = [finding for check in checks for finding in check(guards, figures)] if figures.evaluations else []
-    return [*found, *_stuck_loss(guards, figures, loss_at_zero_margin(method))]
+    return [*found, *_labels(guards, figures), *_stuck_loss(guards, figures, loss_at_zero_margin(method))]
 
 
 def _kl(guards: GuardsSection, figures: RoundFigures) -> Iterator[Finding]:
@@ -135,6 +137,20 @@ def _reward_gap(guards: GuardsSection, figures: RoundFigures) -> Iterator[Findin
             f"for {_rounds(guards.reward_gap.rounds)} the training labeler's reward rose "
             f"({_series([(entry[0], entry[1]) for entry in last])}) while the evaluation scorer's fell "
             f"({_series([(entry[0], entry[2]) for entry in last])}). Likely: the policy games the training labeler",
+        )
+
+
+def _labels(guards: GuardsSection, figures: RoundFigures) -> Iterator[Finding]:
+    if not guards.labels or figures.longer_won is None or figures.longer_won[1] < guards.labels.pairs:
+        return
+    share, pairs = figures.longer_won
+    if max(share, 1 - share) >= guards.labels.longer_won:
+        side = "longer" if share > 0.5 else "shorter"
+        yield Finding(
+            "labels",
+            guards.labels.action,
+            f"the {side} response won {max(share, 1 - share):.0%} of {pairs} pairs: length alone says which one wins, "
+            "and that is what the policy will learn. Likely: a labeler that counts words, or adds up over them",
         )
 
 

@@ -17,6 +17,7 @@ from align_cli.run.folder.begun import MicroBatch
 from align_cli.run.guards import RoundFigures
 from align_cli.run.plan import Step
 from align_cli.stages.base import CHECKPOINT, EVALUATION, PREFERENCES, TRAINING, Artifact
+from align_cli.stages.health import longer_won
 
 
 class Results:
@@ -121,7 +122,8 @@ class Results:
         path = manifests.verified(training) if manifests.holds(training) else manifests.place(training)
         steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         rewards = {one: self._training_reward(one) for one in self.rewarded_rounds([item.round for item in standing])}
-        return RoundFigures(standing, steps, {one: reward for one, reward in rewards.items() if reward is not None})
+        known = {one: reward for one, reward in rewards.items() if reward is not None}
+        return RoundFigures(standing, steps, known, self._longer_won(round_number))
 
     def rewarded_rounds(self, standing: Sequence[int]) -> Sequence[int]:
         """The rounds whose pairs' scores a guard looks at, of those that will have evaluations when it looks."""
@@ -133,6 +135,14 @@ class Results:
     def _has_policy(self, round_number: int) -> bool:
         """Whether a round's policy is its own and can be gone back to."""
         return self.is_kept(round_number) and self.base(round_number) == round_number
+
+    def _longer_won(self, round_number: int) -> tuple[float, int] | None:
+        """How often the longer response of a labeler's pairs won in a round, and of how many; None without any."""
+        pairs = Artifact(round_number, PREFERENCES)
+        if self.recipe.guards.labels is None or not self.folder.manifests.holds(pairs):
+            return None
+        read = read_records(self.folder.manifests.verified(pairs), Preference)
+        return longer_won([pair for pair in read if pair.source == "dpr"])
 
     def _training_reward(self, round_number: int) -> float | None:
         """The labeler's mean score of a round's pairs; None where it has none."""

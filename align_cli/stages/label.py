@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ from align_cli.stages.base import (
     labeler_keys,
     policy_artifact,
 )
-from align_cli.stages.opinions import check_labelers
+from align_cli.stages.health import label_health, scorers_agreement
+from align_cli.stages.opinions import Asking, check_labelers
 from align_cli.stages.pairing.pairs import LabelledPairs, Pairing, none_is_left
 from align_cli.stages.readable import RowsToRead
 
@@ -74,7 +76,9 @@ class Label(Stage):
             counts.update(labelled.counts)
             labelers.update(labelled.labelers)
         context.artifacts.write(PREFERENCES, preferences)
-        return Done({**dict(sorted(counts.items())), **({"labelers": labelers} if labelers else {})})
+        health = _health(context, completions, preferences, counts)
+        told = {"labelers": labelers, "health": health}
+        return Done({**dict(sorted(counts.items())), **{name: figures for name, figures in told.items() if figures}})
 
 
 def _pairings(recipe: Recipe) -> dict[str, Pairing]:
@@ -100,6 +104,28 @@ def _check_some_are_left(name: str, labelled: LabelledPairs, context: Context) -
     if not (recipe.train.replay_rounds and context.round > 1):
         raise error
     context.note(f"warning: round {context.round} label: {error.faults[0].what}; only replayed pairs are left for it")
+
+
+def _health(
+    context: Context, completions: Sequence[Completion], preferences: Sequence[Preference], counts: Mapping[str, int]
+) -> dict[str, Any]:
+    """What the labels that a labeler of the recipe's gave look like; a scorer that scores is asked for its word too."""
+    recipe, pairs = context.recipe, [pair for pair in preferences if pair.source == "dpr"]
+    if not pairs:
+        return {}
+    health = label_health(pairs, counts)
+    asking = Asking(context.progress, context.work, recipe.label.thinking)
+    for name in _scorers_to_compare(recipe):
+        found = scorers_agreement(pairs, completions, context.loaded.labeler(name), asking, recipe.label.compared_pairs)
+        if found:
+            health.setdefault("agreement", {})[f"labels and {name}"] = found
+    return health
+
+
+def _scorers_to_compare(recipe: Recipe) -> list[str]:
+    """Those that cost little to ask, and that are not the training labeler."""
+    names = [name for name in recipe.evaluate.scorers if name not in _reward_labelers(recipe)]
+    return [name for name in names if recipe.labelers[name].gives == "scores"] if recipe.label.compared_pairs else []
 
 
 def _reward_labelers(recipe: Recipe) -> list[str]:

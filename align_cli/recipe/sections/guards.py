@@ -71,6 +71,16 @@ class RewardGapGuardSection(Section):
     action: GuardAction = Field("warn", description=_ACTION)
 
 
+class LabelsGuardSection(Section):
+    """`guards.labels`: length alone says which response wins, so that training teaches length."""
+
+    longer_won: float = Field(
+        0.9, gt=0.5, le=1, description="share of pairs won by the longer response, or by the shorter one, at least"
+    )
+    pairs: int = Field(50, ge=1, description="fewer pairs of different length say nothing")
+    action: GuardAction = Field("warn", description=_ACTION)
+
+
 class GuardsSection(Section):
     """`guards`: what tells that training goes wrong, and what to do about it; null switches one off."""
 
@@ -81,6 +91,7 @@ class GuardsSection(Section):
     stuck_loss: StuckLossGuardSection | None = StuckLossGuardSection()
     win_rate: WinRateGuardSection | None = WinRateGuardSection()
     reward_gap: RewardGapGuardSection | None = RewardGapGuardSection()
+    labels: LabelsGuardSection | None = LabelsGuardSection()
 
 
 def _rollback_knows_the_best(view: View) -> Iterator[RuleFault]:

@@ -39,6 +39,11 @@ class LabelSection(Section):
         None, description="pairs of the same tokens: keep or drop; unset: keep with gradient, full KL, optimism"
     )
     empty_texts: KeepOrDrop = Field("keep", description="pairs with an empty completion: keep or drop")
+    compared_pairs: int = Field(
+        100,
+        ge=0,
+        description="pairs a round on which scorers that give scores are asked too: how far they agree",
+    )
     thinking: Literal["keep", "strip"] = Field(
         "keep", description="`<think>…</think>` in what labelers and scorers read: keep, or strip"
     )
