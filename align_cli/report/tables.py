@@ -23,11 +23,17 @@ class TextTable(NamedTuple):
 
 
 def rounds_table(evaluations: Sequence[Evaluation]) -> TextTable:
-    """One row a round: win rates with their 95% intervals, reward, KL, length and the rest."""
+    """One row a round: win rates with their 95% intervals, reward, KL, length and the rest.
+
+    Beside each win rate is the length-controlled one (`LC`), what it would be at equal lengths, where it was measured.
+    """
     opponents = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.against))
-    columns = ["round", *(f"win vs {name}" for name in opponents)]
+    controlled = [name for name in opponents if any(_is_controlled(one.against.get(name)) for one in evaluations)]
+    columns = ["round"]
+    for name in opponents:
+        columns += [f"win vs {name}", *([f"LC vs {name}"] if name in controlled else [])]
     columns += ["reward", "KL", "length", "EOS", "distinct-2", "pair acc."]
-    return TextTable(columns, [_round_row(evaluation, opponents) for evaluation in evaluations])
+    return TextTable(columns, [_round_row(one, opponents, controlled) for one in evaluations])
 
 
 def stages_table(ledger: Sequence[Mapping[str, Any]]) -> TextTable:
@@ -75,8 +81,11 @@ def markdown(table: TextTable) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in table.rows])
 
 
-def _round_row(evaluation: Evaluation, opponents: Sequence[str]) -> list[str]:
-    wins = [_win(evaluation.against.get(name)) for name in opponents]
+def _round_row(evaluation: Evaluation, opponents: Sequence[str], controlled: Sequence[str]) -> list[str]:
+    wins = []
+    for name in opponents:
+        result = evaluation.against.get(name)
+        wins += [_win(result), *([_win(result, "length_controlled_")] if name in controlled else [])]
     accuracy = evaluation.preferences["accuracy"] if evaluation.preferences else None
     return [
         str(evaluation.round),
@@ -90,10 +99,15 @@ def _round_row(evaluation: Evaluation, opponents: Sequence[str]) -> list[str]:
     ]
 
 
-def _win(result: Mapping[str, Any] | None) -> str:
-    if result is None:
+def _win(result: Mapping[str, Any] | None, kind: str = "") -> str:
+    if result is None or f"{kind}win_rate" not in result:
         return NOTHING
-    return f"{result['win_rate']:.2f} [{result['low']:.2f}, {result['high']:.2f}]"
+    rate, low, high = (result[f"{kind}{name}"] for name in ("win_rate", "low", "high"))
+    return f"{rate:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _is_controlled(result: Mapping[str, Any] | None) -> bool:
+    return result is not None and "length_controlled_win_rate" in result
 
 
 def _estimate(values: Mapping[str, Any] | None, digits: int) -> str:

@@ -54,6 +54,18 @@ def test_rounds_with_other_opponents_share_the_columns() -> None:
     assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
+def test_the_length_controlled_win_rate_stands_beside_the_plain_one() -> None:
+    lengths = {"length_controlled_win_rate": 0.55, "length_controlled_low": 0.5, "length_controlled_high": 0.6}
+    rounds = [
+        evaluation(1, against={"initial": win(0.6)}),
+        evaluation(2, against={"initial": win(0.7) | lengths, "previous": win(0.5)}),
+    ]
+    table = rounds_table(rounds)
+    assert table.columns[:4] == ["round", "win vs initial", "LC vs initial", "win vs previous"]
+    assert [row[2] for row in table.rows] == ["–", "0.55 [0.50, 0.60]"]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
 def test_what_was_not_measured_is_a_dash() -> None:
     (row,) = rounds_table([evaluation(0, scorer=None, reward=None, preferences=None)]).rows
     assert row == ["0", "–", "2.00 ± 0.12", "8.2", "99%", "0.46", "–"]

@@ -161,6 +161,16 @@ FIRING: dict[str, tuple[list[Finding], list[str]]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("longer_won", "side"),
+    [((0.95, 60), "longer"), ((0.05, 60), "shorter"), ((0.95, 49), None), ((0.89, 60), None), (None, None)],
+)
+def test_labels_that_follow_length_are_told(longer_won: tuple[float, int] | None, side: str | None) -> None:
+    found = findings(GuardsSection(), RoundFigures([], [], {}, longer_won), method())
+    assert [finding.guard for finding in found] == ["labels"] * (side is not None)
+    assert all(finding.message.startswith(f"the {side} response won 95% of 60 pairs") for finding in found)
+
+
 @pytest.mark.parametrize("name", FIRING)
 def test_a_guard_fires_beyond_its_bound_with_figures_and_likely_causes(name: str) -> None:
     fired, words = FIRING[name]

@@ -58,6 +58,8 @@ def test_what_a_labeler_scores_comes_first_and_all_counts_are_told_together(
     preferences = context.held.written.pop(PREFERENCES)
     assert context.held.written == {}
     assert [pair.source for pair in preferences] == ["dpr"] * 2 + ["dpp"] * 2 + ["dmd"] * 4
+    health = done.figures.pop("health")
+    assert health == {"tie_share": 0.0, "margin": {"mean": 1.0, "standard_error": 0.0}}
     assert done.figures == {"mixed_pairs": 4, "pairs": 2, "self_labelled_pairs": 2}
     assert list(done.figures) == sorted(done.figures)
 
