@@ -81,7 +81,7 @@ class Sitting:
         """Keep a verdict: `left`, `right`, `tie` or `skip`."""
         left, right = self.pair.sides(self.annotator)
         words: dict[str, Said] = {LEFT: left, RIGHT: right, TIE: "tie", SKIP: "skip"}
-        self._verdicts.keep(self.pair, self.annotator, words[word])
+        self._verdicts.keep(self.pair, self.annotator, words[word], left)
         self._words.append(word)
         self._seconds.append(seconds)
 
@@ -150,5 +150,7 @@ def _scrolled(key: str, page: Page) -> int:
     """The line on top after a key; a page further has a line of the one before."""
     if key in END_STEPS:
         return END_STEPS[key]
+    if key == "tab":
+        return page.answers_line
     step = LINE_STEPS.get(key, 0) + PAGE_STEPS.get(key, 0) * max(page.num_shown - 1, 1)
     return max(page.first_line + step, 0)

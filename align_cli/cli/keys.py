@@ -1,8 +1,8 @@
 """Single keys from the terminal, without Enter, by the standard library alone.
 
 A key is what it writes, or its name: `up`, `down`, `left`, `right`, `page up`, `page down`, `home`, `end`, `enter`,
-`backspace`, `ctrl-d`. Ctrl-C interrupts as ever. Ctrl-Z does nothing: a shell would get the terminal back as no shell
-wants it.
+`backspace`, `tab`, `ctrl-d`. Ctrl-C interrupts as ever. Ctrl-Z does nothing: a shell would get the terminal back
+in a state that no shell wants.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAMES = {
     "\x1bOA": "up", "\x1bOB": "down", "\x1bOC": "right", "\x1bOD": "left",
     "\x1b[5~": "page up", "\x1b[6~": "page down",
     "\x1b[H": "home", "\x1b[F": "end", "\x1bOH": "home", "\x1bOF": "end", "\x1b[1~": "home", "\x1b[4~": "end",
-    "\r": "enter", "\n": "enter", "\x7f": "backspace", "\x08": "backspace", "\x04": "ctrl-d",
+    "\t": "tab", "\r": "enter", "\n": "enter", "\x7f": "backspace", "\x08": "backspace", "\x04": "ctrl-d",
 }  # fmt: skip
 _WINDOWS_NAMES = {
     "H": "up", "P": "down", "M": "right", "K": "left", "I": "page up", "Q": "page down", "G": "home", "O": "end",

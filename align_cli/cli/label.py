@@ -57,14 +57,16 @@ def command(
     changed = chosen_labeler(recipe, overrides or [], labeler) if labeler is not None else []
     loaded = load_recipe(recipe, [*(overrides or []), *changed])
     people = people_asked(loaded)
+    if export is not None and output is not None:
+        raise typer.BadParameter("--export writes no preferences: leave out -o")
     check_wishes(wishes, people)
     if people and input == "-" and sys.stdin.isatty():
         raise typer.BadParameter("a person labels at this terminal: name the completions with -i FILE")
     completions = read_stream(input, Completion)
     if people:
-        labelled = label_with_people(talk, loaded, completions, policy, wishes)
-        is_for_a_reader = export is None and taken_in is None and not sys.stdout.isatty()
-        if labelled is None or (output is None and not is_for_a_reader):
+        is_wanted = output is not None or not (wishes.is_of_files or sys.stdout.isatty())
+        labelled = label_with_people(talk, loaded, completions, policy, wishes, is_wanted=is_wanted)
+        if labelled is None:
             return
     else:
         with talk.reporter() as reporter:

@@ -19,8 +19,8 @@ NARROWEST = 30
 """Characters of a column in which an answer can be read."""
 AROUND = 4
 """Lines of the head, the foot and their rules."""
-BAR = 24
-"""Characters of the bar of progress."""
+NARROWEST_BAR, BAR = 8, 24
+"""Characters of the bar of progress, where there is room for one."""
 TITLE, QUIET = "bold cyan", "dim"
 
 VERDICT_KEYS = (("l", "left"), ("r", "right"), ("t", "tie"), ("s", "skip"), ("u", "undo"), ("q", "quit"))
@@ -53,12 +53,14 @@ class Page(NamedTuple):
         first_line: the line of the body that stands on top.
         num_lines: of the body.
         num_shown: of those.
+        answers_line: the line of the body where the answers begin.
     """
 
     drawn: RenderableType
     first_line: int
     num_lines: int
     num_shown: int
+    answers_line: int
 
 
 def pair_page(console: Console, standing: Standing, prompt: str, left: str, right: str, first_line: int = 0) -> Page:
@@ -72,7 +74,9 @@ def pair_page(console: Console, standing: Standing, prompt: str, left: str, righ
         right: the other.
         first_line: of the body, on top; beyond the end, the last that has a full screen below it.
     """
-    return _page(console, standing, _body(console, prompt, left, right), first_line, VERDICT_KEYS)
+    asked = _asked(console, prompt)
+    body = [*asked, *_answers(console, left, right)]
+    return _page(console, standing, body, first_line, VERDICT_KEYS, len(asked))
 
 
 def end_page(console: Console, standing: Standing) -> Page:
@@ -82,7 +86,12 @@ def end_page(console: Console, standing: Standing) -> Page:
 
 
 def _page(
-    console: Console, standing: Standing, body: Sequence[Text], first_line: int, keys: Sequence[tuple[str, str]]
+    console: Console,
+    standing: Standing,
+    body: Sequence[Text],
+    first_line: int,
+    keys: Sequence[tuple[str, str]],
+    answers_line: int = 0,
 ) -> Page:
     from rich.console import Group
     from rich.text import Text
@@ -90,11 +99,12 @@ def _page(
     width, room = console.width, max(console.height - AROUND, 1)
     first = max(min(first_line, len(body) - room), 0)
     shown = list(body[first : first + room])
-    rule = Text(_fitted(console, "─" * width), style=QUIET, no_wrap=True)
     blank = [Text("")] * (room - len(shown))
-    lines = [_head(console, standing), rule, *(Text(" ") + line for line in shown), *blank, rule]
-    foot = _foot(console, keys, standing.last, first, len(shown), len(body))
-    return Page(Group(*(_one_line(line, width) for line in [*lines, foot])), first, len(body), len(shown))
+    body_lines = [Text(" ") + line for line in shown]
+    where = _where(console, first, len(shown), len(body))
+    lines = [_head(console, standing), _rule(console), *body_lines, *blank, where, _foot(console, keys, standing.last)]
+    drawn = Group(*(_one_line(line, width) for line in lines))
+    return Page(drawn, first, len(body), len(shown), answers_line)
 
 
 def _one_line(line: Text, width: int) -> Text:
@@ -108,50 +118,65 @@ def _head(console: Console, standing: Standing) -> Text:
     from rich.text import Text
 
     done = standing.num_judged / standing.num_pairs
-    full = round(BAR * done)
     parts = [f"{standing.num_judged} of {standing.num_pairs}", f"{done:.0%}"]
     if standing.seconds_a_verdict is not None:
         left = (standing.num_pairs - standing.num_judged) * standing.seconds_a_verdict
         parts += [f"{standing.seconds_a_verdict:.1f} s a verdict", f"{span(left)} left"]
-    head = Text(" ")
-    head.append(_fitted(console, "━" * full), style="cyan")
-    head.append(_fitted(console, "╌" * (BAR - full)), style=QUIET)
-    head.append(_fitted(console, "  " + " · ".join(parts)))
+    told = Text(_fitted(console, " " + " · ".join(parts)))
     name = Text(_fitted(console, visible(standing.annotator)), style=QUIET)
+    room = console.width - told.cell_len - 2
+    bar = min(BAR, room) if room >= NARROWEST_BAR else 0
+    full = round(bar * done)
+    head = Text.assemble(
+        " ", (_fitted(console, "━" * full), "cyan"), (_fitted(console, "╌" * (bar - full)), QUIET), told
+    )
     space = console.width - head.cell_len - name.cell_len - 1
-    return head + Text(" " * space) + name if space > 1 else head
+    return Text.assemble(head, " " * space, name) if space > 1 else head
 
 
-def _foot(
-    console: Console, keys: Sequence[tuple[str, str]], last: str, first: int, num_shown: int, num_lines: int
-) -> Text:
+def _rule(console: Console, words: str = "", style: str = QUIET) -> Text:
+    """A line across the terminal, with words near its right end."""
     from rich.text import Text
 
-    foot = Text(" ")
-    for key, word in keys:
-        foot.append(key, style="bold cyan")
-        foot.append(f" {word}{f' ({last})' if word == 'undo' and last else ''}  ")
-    if num_shown < num_lines:
-        more = f"{first + 1}-{first + num_shown} of {num_lines} lines, space or ↓ scrolls "
-        where = Text(_fitted(console, more), style="bold yellow" if first + num_shown < num_lines else QUIET)
-        space = console.width - foot.cell_len - where.cell_len
-        if space < 0:
-            where = Text(f"{first + num_shown}/{num_lines} ", style=where.style)
-            space = console.width - foot.cell_len - where.cell_len
-        foot = foot + Text(" " * max(space, 0)) + where
-    return foot
+    told = Text(_fitted(console, f" {words} "), style=style) if words else Text("")
+    end = 2 if words else 0
+    rule = Text(_fitted(console, "─" * max(console.width - told.cell_len - end, 0)), style=QUIET)
+    return Text.assemble(rule, told, (_fitted(console, "─" * end), QUIET))
 
 
-def _body(console: Console, prompt: str, left: str, right: str) -> list[Text]:
-    width = console.width - 2
-    lines = [_title("PROMPT"), *_wrapped(console, prompt, width), _title("")]
+def _where(console: Console, first: int, num_shown: int, num_lines: int) -> Text:
+    """The lower rule: which lines are shown, and how to see the others, where these are not all."""
+    if num_shown == num_lines:
+        return _rule(console)
+    last = first + num_shown
+    words = f"lines {first + 1}-{last} of {num_lines} · space and ↓ ↑ scroll"
+    return _rule(console, words, "bold yellow" if last < num_lines else QUIET)
+
+
+def _foot(console: Console, keys: Sequence[tuple[str, str]], last: str) -> Text:
+    """The keys, and what the last verdict was, where there is room for it."""
+    from rich.text import Text
+
+    words = [(key, f"{word} ({last})" if word == "undo" and last else word) for key, word in keys]
+    wide, narrow = (Text(" ") for _ in range(2))
+    for foot, told, between in ((wide, words, "  "), (narrow, keys, " ")):
+        for key, word in told:
+            foot.append(key, style=TITLE).append(f" {word}{between}")
+    return wide if wide.cell_len <= console.width else narrow
+
+
+def _asked(console: Console, prompt: str) -> list[Text]:
+    return [_title("PROMPT"), *_wrapped(console, prompt, console.width - 2), _title("")]
+
+
+def _answers(console: Console, left: str, right: str) -> list[Text]:
+    width, sides = console.width - 2, (("LEFT", left), ("RIGHT", right))
     column = (width - 3) // 2
     if column < NARROWEST:
-        for name, text in (("LEFT", left), ("RIGHT", right)):
-            lines += [_title(name), *_wrapped(console, text, width), _title("")]
-        return lines[:-1]
-    one, other = ([_title(name), *_wrapped(console, text, column)] for name, text in (("LEFT", left), ("RIGHT", right)))
-    return lines + _side_by_side(console, one, other, column)
+        one, other = ([_title(name), *_wrapped(console, text, width)] for name, text in sides)
+        return [*one, _title(""), *other]
+    one, other = ([_title(name), *_wrapped(console, text, column)] for name, text in sides)
+    return _side_by_side(console, one, other, column)
 
 
 def _side_by_side(console: Console, one: list[Text], other: list[Text], column: int) -> list[Text]:
@@ -160,9 +185,8 @@ def _side_by_side(console: Console, one: list[Text], other: list[Text], column: 
     between = Text(_fitted(console, " │ "), style=QUIET)
     lines = []
     for place in range(max(len(one), len(other))):
-        left = (one[place] if place < len(one) else Text("")).copy()
-        left.append(" " * max(column - left.cell_len, 0))
-        lines.append(left + between + (other[place] if place < len(other) else Text("")))
+        left, right = (column_lines[place] if place < len(column_lines) else Text("") for column_lines in (one, other))
+        lines.append(Text.assemble(left, " " * max(column - left.cell_len, 0), between, right))
     return lines
 
 

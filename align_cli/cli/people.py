@@ -25,6 +25,11 @@ NOBODY = "person"
 """An annotator where the system knows no login name."""
 LONGEST_NAME = 60
 
+
+class _DoneError(Exception):
+    """What was asked for is done; the label stage need not go on."""
+
+
 BY_CSV = "or let people label elsewhere: --export pairs.csv writes a table, --import pairs.csv takes its verdicts in"
 
 
@@ -47,6 +52,11 @@ class Wishes(NamedTuple):
     def any(self) -> bool:
         """Whether something is wished for that only people understand."""
         return self != Wishes()
+
+    @property
+    def is_of_files(self) -> bool:
+        """Whether nobody is asked here."""
+        return self.export is not None or self.taken_in is not None
 
 
 def people_asked(recipe: Recipe) -> list[str]:
@@ -75,7 +85,7 @@ def check_wishes(wishes: Wishes, people: Sequence[str]) -> None:
         raise typer.BadParameter(what)
     if wishes.export is not None and wishes.taken_in is not None:
         raise typer.BadParameter("--export and --import are two commands")
-    if (wishes.export is not None or wishes.taken_in is not None) and len(people) > 1:
+    if wishes.is_of_files and len(people) > 1:
         names = " or ".join(f"--labeler {name}" for name in people)
         raise typer.BadParameter(f"the labeler asks several people; a file is one's: add {names}")
     if wishes.annotator is not None and not _is_name(wishes.annotator):
@@ -88,8 +98,10 @@ def label_with_people(
     completions: Sequence[Completion],
     policy: Path | None,
     wishes: Wishes,
+    *,
+    is_wanted: bool,
 ) -> Made | None:
-    """The label stage, with people asked first; None where pairs are left that nobody has judged.
+    """The label stage, with people asked first; None where pairs are left that nobody has judged, or it is not wanted.
 
     Args:
         talk: where it is told what happened.
@@ -97,6 +109,7 @@ def label_with_people(
         completions: what to pair.
         policy: the policy that labels its own responses, where a source asks for that.
         wishes: how people are asked.
+        is_wanted: whether anything is done with what the stage makes.
 
     Raises:
         PairsWaitError: if nobody can be asked here, and nobody has been.
@@ -105,23 +118,29 @@ def label_with_people(
     from align_cli.cli.reporters import PlainReporter
     from align_cli.run.single import label_once
 
-    asking = _Asking(talk, wishes)
+    asking = _Asking(talk, wishes, is_wanted)
     try:
-        return label_once(recipe, completions, policy, PlainReporter(talk.note), asking)
+        labelled = label_once(recipe, completions, policy, PlainReporter(talk.note), asking)
+    except _DoneError:
+        return None
     except PairsWaitError as waiting:
         if not asking.was_possible:
             hint = f"name the completions with -i, and run it where standard input and error are a terminal; {BY_CSV}"
             raise waiting.with_hint(hint) from None
         asking.tell_how_to_go_on(waiting)
         return None
+    if not is_wanted:
+        talk.note(_what_is_next(0))
+        return None
+    return labelled
 
 
 class _Asking:
     """Asks in the way that is wished for, and tells what came of it."""
 
-    def __init__(self, talk: Output, wishes: Wishes) -> None:
+    def __init__(self, talk: Output, wishes: Wishes, is_wanted: bool) -> None:
         self.was_possible = True
-        self._talk, self._wishes = talk, wishes
+        self._talk, self._wishes, self._is_wanted = talk, wishes, is_wanted
         self._annotator = wishes.annotator or _login_name()
 
     def __call__(self, pairs: Sequence[Pair], verdicts: Verdicts) -> None:
@@ -133,15 +152,20 @@ class _Asking:
             self._ask(pairs, verdicts)
         for line in agreement_in_words(verdicts, pairs):
             self._talk.note(line)
+        if self._wishes.is_of_files and not self._is_wanted:
+            num_waiting = sum(not verdicts.of(pair) for pair in pairs)
+            if self._wishes.taken_in is not None:
+                self._talk.note(_what_is_next(num_waiting))
+            raise _DoneError
 
     def tell_how_to_go_on(self, waiting: PairsWaitError) -> None:
         again = shlex.join(["align", *sys.argv[1:]])
-        if self._wishes.export is not None:
-            return
-        if self._wishes.taken_in is not None:
-            self._talk.note(f"{waiting.num_waiting} pairs wait for a verdict: fill in more, and take the file in again")
+        if self._wishes.is_of_files:
+            self._talk.note(_what_is_next(waiting.num_waiting))
         else:
-            self._talk.note(f"{waiting.num_waiting} pairs wait for a verdict; what was judged is kept: {again}")
+            self._talk.note(
+                f"{waiting.num_waiting} pairs wait for a verdict; what was judged is kept, to go on: {again}"
+            )
 
     def _ask(self, pairs: Sequence[Pair], verdicts: Verdicts) -> None:
         from align_cli.cli.judging import Sitting, sit
@@ -182,9 +206,9 @@ class _Asking:
 
         found = read_verdicts(path, pairs)
         before = {pair: verdicts.of(pair).get(self._annotator) for pair in found.said}
-        changed = [pair for pair, said in found.said.items() if before[pair] != said]
+        changed = [pair for pair, (said, _) in found.said.items() if before[pair] != said]
         for pair in changed:
-            verdicts.keep(pair, self._annotator, found.said[pair])
+            verdicts.keep(pair, self._annotator, *found.said[pair])
         num_replaced = sum(before[pair] is not None for pair in changed)
         told = [f"{count} {word}" for word, count in sorted(found.counts.items())]
         parts = [f"{path}: {len(found.said)} verdicts of {self._annotator} ({', '.join(told) or 'none'})"]
@@ -206,6 +230,12 @@ def agreement_in_words(verdicts: Verdicts, pairs: Sequence[Pair]) -> list[str]:
             line += f", Cohen's kappa {found.kappa:.2f} [{low:.2f}, {high:.2f}]"
         lines.append(line)
     return lines
+
+
+def _what_is_next(num_waiting: int) -> str:
+    if num_waiting:
+        return f"{num_waiting} pairs wait for a verdict: fill in more, and take the file in again"
+    return "every pair has been judged: -o FILE writes the preferences, and `align train` goes on"
 
 
 def _judged_in_words(annotator: str, pairs: Sequence[Pair], verdicts: Verdicts) -> str:

@@ -123,7 +123,7 @@ def _verdict(pair: Pair, first: Text, verdicts: Verdicts) -> float | None:
 
 
 def _figures(pairs: Sequence[Pair], verdicts: Verdicts) -> dict[str, float]:
-    """For the round: pairs and people, ties, skips, and how far any two people agree."""
+    """For the round: pairs and people, ties, skips, the share of winners on the left, and how far two people agree."""
     names = {name for pair in pairs for name in verdicts.of(pair)}
     means = [verdicts.mean(pair) for pair in pairs]
     figures: dict[str, float] = {
@@ -132,6 +132,9 @@ def _figures(pairs: Sequence[Pair], verdicts: Verdicts) -> dict[str, float]:
         "ties": means.count(0.5),
         "skipped": means.count(None),
     }
+    left_share = verdicts.left_share(pairs)
+    if left_share is not None:
+        figures["left_share"] = left_share
     for (one, other), found in verdicts.agreements(pairs).items():
         both = f"{one}, {other}"
         figures |= {f"judged by {both}": found.num_items, f"agreement of {both}": found.agreement}

@@ -23,7 +23,6 @@ from align_cli.errors import AlignError, DataError, Fault, error_of_rows, neares
 from align_cli.labelers.verdicts import Pair, Said
 
 SIDES = ("left", "right")
-TIE, SKIP = "tie", "skip"
 COLUMNS = ("id", "prompt", *SIDES, "verdict")
 MARK = "\ufeff"
 """At the beginning of a file it says UTF-8 to spreadsheets."""
@@ -36,8 +35,8 @@ LONGEST_FIELD = 2**31 - 1
 WORDS = {
     **dict.fromkeys(("left", "l", "1"), "left"),
     **dict.fromkeys(("right", "r", "2"), "right"),
-    **dict.fromkeys(("tie", "t"), TIE),
-    **dict.fromkeys(("skip", "s"), SKIP),
+    **dict.fromkeys(("tie", "t"), "tie"),
+    **dict.fromkeys(("skip", "s"), "skip"),
 }
 """What may stand in the column `verdict`, in any case."""
 
@@ -46,12 +45,12 @@ class ReadVerdicts(NamedTuple):
     """What a file says.
 
     Args:
-        said: of the pairs that have a verdict in it.
+        said: of the pairs that have a verdict in it; with the answer that stands left.
         counts: of those, by the words `left`, `right`, `tie` and `skip`.
         num_empty: pairs that have rows, and no verdict in any.
     """
 
-    said: dict[Pair, Said]
+    said: dict[Pair, tuple[Said, Said]]
     counts: Counter[str]
     num_empty: int
 
@@ -94,7 +93,7 @@ def read_verdicts(path: Path, pairs: Sequence[Pair]) -> ReadVerdicts:
     """
     known = {pair.id: pair for pair in pairs}
     found: dict[str, tuple[str, int]] = {}
-    said: dict[Pair, Said] = {}
+    said: dict[Pair, tuple[Said, Said]] = {}
     empty: set[str] = set()
     faults: list[Fault] = []
     for line, row in _rows(path):
@@ -171,13 +170,12 @@ def _side_of_first(row: Mapping[str, str], pair: Pair) -> str | None:
     return None
 
 
-def _said(word: str, row: Mapping[str, str], pair: Pair) -> Said:
-    if word == TIE:
-        return "tie"
-    if word == SKIP:
-        return "skip"
-    said: Said = "first" if _side_of_first(row, pair) == word else "second"
-    return said
+def _said(word: str, row: Mapping[str, str], pair: Pair) -> tuple[Said, Said]:
+    sides: dict[str, Said] = {"left": "first", "right": "second"}
+    if _side_of_first(row, pair) == "right":
+        sides = {"left": "second", "right": "first"}
+    words: dict[str, Said] = {**sides, "tie": "tie", "skip": "skip"}
+    return words[word], sides["left"]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -82,16 +82,24 @@ class Verdicts:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self._said: dict[str, dict[str, Said]] = {}
+        self._left: dict[tuple[str, str], Said] = {}
         for row in answers.rows():
             self._take(row.get("answer"))
 
-    def keep(self, pair: Pair, annotator: str, said: Said) -> None:
-        """Keep what somebody says; when this returns it is durable, and holds in the place of what they said before."""
-        self._add(pair, annotator, said)
+    def keep(self, pair: Pair, annotator: str, said: Said, left: Said) -> None:
+        """Keep what somebody says; when this returns it is durable, and holds in the place of what they said before.
+
+        Args:
+            pair: of what.
+            annotator: who.
+            said: what.
+            left: which answer they read on the left.
+        """
+        self._add(pair, annotator, said, left)
 
     def take_back(self, pair: Pair, annotator: str) -> None:
         """As if they had not said anything of the pair; this is durable too."""
-        self._add(pair, annotator, TAKEN_BACK)
+        self._add(pair, annotator, TAKEN_BACK, None)
 
     def of(self, pair: Pair) -> dict[str, Said]:
         """What people say of a pair, by their names."""
@@ -101,6 +109,17 @@ class Verdicts:
         """The mean of their verdicts: how likely the first answer is better; None where nobody gave one."""
         given = [verdict for said in self.of(pair).values() if (verdict := VERDICTS[said]) is not None]
         return statistics.fmean(given) if given else None
+
+    def left_share(self, pairs: Sequence[Pair]) -> float | None:
+        """Of all verdicts for one of the answers, the share for the one on the left: about one half, since sides are
+        drawn, unless somebody likes a side; None where there is no such verdict."""
+        sides = [
+            said == self._left.get((pair.id, name))
+            for pair in pairs
+            for name, said in self.of(pair).items()
+            if said in ("first", "second")
+        ]
+        return statistics.fmean(sides) if sides else None
 
     def waiting_for(self, annotator: str, pairs: Sequence[Pair], *, with_skipped: bool = False) -> list[Pair]:
         """The pairs that somebody has yet to judge, in a seeded order: those that nobody has judged come first.
@@ -133,15 +152,16 @@ class Verdicts:
                 found[one, other] = agreement(*columns, seed=SEED)
         return found
 
-    def _add(self, pair: Pair, annotator: str, said: str) -> None:
+    def _add(self, pair: Pair, annotator: str, said: str, left: Said | None) -> None:
         asked = {"prompt": pair.prompt, "answers": [pair.first, pair.second], "annotator": annotator}
-        answer = {"pair": pair.id, "annotator": annotator, "said": said}
+        answer = {"pair": pair.id, "annotator": annotator, "said": said, "left": left}
         self._answers.keep(asked, answer)
         self._take(answer)
 
     def _take(self, answer: Any) -> None:
-        if not isinstance(answer, dict) or not {"pair", "annotator", "said"} <= answer.keys():
+        if not isinstance(answer, dict) or not {"pair", "annotator", "said", "left"} <= answer.keys():
             return
+        self._left[answer["pair"], answer["annotator"]] = answer["left"]
         by_name = self._said.setdefault(answer["pair"], {})
         if answer["said"] in get_args(Said):
             by_name[answer["annotator"]] = answer["said"]

@@ -94,7 +94,7 @@ def _longest_rows(recipe: Recipe, scratch: Path, reporter: Reporter) -> dict[str
 def _say_anything(pairs: Sequence[Pair], verdicts: Verdicts) -> None:
     """Nobody is asked for what is not kept."""
     for pair in pairs:
-        verdicts.keep(pair, "nobody", "first")
+        verdicts.keep(pair, "nobody", "first", left="first")
 
 
 def _quoted(path: Path) -> str:
