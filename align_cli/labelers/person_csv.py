@@ -26,8 +26,8 @@ SIDES = ("left", "right")
 COLUMNS = ("id", "prompt", *SIDES, "verdict")
 MARK = "\ufeff"
 """At the beginning of a file it says UTF-8 to spreadsheets."""
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")
-"""The wide ones are obeyed too."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠", "'")
+"""The wide ones are obeyed too; and what begins with an apostrophe gets another one, so that no two texts are alike."""
 LONGEST_CELL = 32_767
 """Characters of a cell in Excel, which cuts longer ones."""
 LONGEST_FIELD = 2**31 - 1
@@ -139,8 +139,8 @@ def _with_line_feeds(text: str) -> str:
 
 def _is_same(cell: str, text: str) -> bool:
     """Whether a cell still holds a text; some spreadsheets take the apostrophe before a formula's sign away."""
-    kept, written = _with_line_feeds(cell), _cell(text)
-    return kept == written or (written.startswith("'") and kept == written[1:])
+    written = _cell(text)
+    return _with_line_feeds(cell) in (written, written[1:] if written.startswith("'") else written)
 
 
 def _faults_of(row: Mapping[str, str], word: str, pair: Pair | None) -> list[tuple[str, str]]:
@@ -164,6 +164,9 @@ def _faults_of(row: Mapping[str, str], word: str, pair: Pair | None) -> list[tup
 
 def _side_of_first(row: Mapping[str, str], pair: Pair) -> str | None:
     """On which side the pair's first answer stands; None where the two sides do not hold the two answers."""
+    for side, other in (SIDES, SIDES[::-1]):
+        if row[side] == _cell(pair.first) and row[other] == _cell(pair.second):
+            return side
     for side, other in (SIDES, SIDES[::-1]):
         if _is_same(row[side], pair.first) and _is_same(row[other], pair.second):
             return side
