@@ -125,12 +125,12 @@ def _answer(live: Live, keys: Keys, sitting: Sitting) -> tuple[str, float]:
     keys.forget()
     began = time.monotonic()
     while True:
-        wanted = (console.size, first_line)
-        if wanted != drawn_for:
+        size = console.size  # before it is drawn: should it change meanwhile, it is drawn again
+        if (size, first_line) != drawn_for:
             page = _page(console, sitting, first_line)
             live.update(page.drawn, refresh=True)
             first_line = page.first_line
-            drawn_for = (console.size, first_line)
+            drawn_for = (size, first_line)
         key = keys.read(SECONDS_BETWEEN_LOOKS)
         if key is None:
             continue

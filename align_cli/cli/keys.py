@@ -82,13 +82,21 @@ def keys_of(text: str) -> list[str]:
     while text:
         sequence = next((one for one in _NAMES if text.startswith(one)), None)
         if sequence is None and text[0] == "\x1b":  # of a key that is not known: up to its letter
-            end = next((place for place in range(1, len(text)) if text[place].isalpha() or text[place] == "~"), 0)
-            text = text[end + 1 :]
+            text = text[_length_of_unknown(text) :]
             continue
         sequence = sequence or text[0]
         keys.append(_NAMES.get(sequence, sequence))
         text = text[len(sequence) :]
     return keys
+
+
+def _length_of_unknown(text: str) -> int:
+    for place, character in enumerate(text[1:], start=1):
+        if character == "\x1b":  # the next key's
+            return place
+        if character.isalpha() or character == "~":
+            return place + 1
+    return len(text)
 
 
 def _typed(seconds: float) -> list[str]:

@@ -122,7 +122,7 @@ def _head(console: Console, standing: Standing) -> Text:
     if standing.seconds_a_verdict is not None:
         left = (standing.num_pairs - standing.num_judged) * standing.seconds_a_verdict
         parts += [f"{standing.seconds_a_verdict:.1f} s a verdict", f"{span(left)} left"]
-    told = Text(_fitted(console, " " + " · ".join(parts)))
+    told = Text(_fitted(console, "  " + " · ".join(parts)))
     name = Text(_fitted(console, visible(standing.annotator)), style=QUIET)
     room = console.width - told.cell_len - 2
     bar = min(BAR, room) if room >= NARROWEST_BAR else 0
