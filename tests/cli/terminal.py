@@ -71,6 +71,11 @@ class Terminal:
         """All that it was told, escapes included."""
         return self._read.decode(errors="replace")
 
+    @property
+    def suspends(self) -> bool:
+        """Whether Ctrl-Z stops what runs on it."""
+        return termios.tcgetattr(self._descriptor)[6][termios.VSUSP] != b"\x00"
+
     def end(self) -> tuple[int, str]:
         """The exit code, and what was shown since the last call."""
         deadline = time.monotonic() + PATIENCE_SECONDS
