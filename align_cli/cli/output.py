@@ -28,6 +28,8 @@ from align_cli.redaction import without_secrets
 if TYPE_CHECKING:
     import threading
 
+    from rich.console import Console
+
     from align_cli.artifacts.records import Record
     from align_cli.cli.columns import Columns
     from align_cli.cli.reporters import RunReporter
@@ -173,6 +175,14 @@ class Output:
 
         console = Console(file=sys.stdout, highlight=False)
         return Columns(titles, console) if console.is_terminal and Columns.fit(len(titles), console.width) else None
+
+    def terminal(self) -> Console | None:
+        """The terminal that somebody sits before, where talk goes and keys come from; None where there is none."""
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False)
+        is_one = sys.stdin.isatty() and sys.stderr.isatty() and not console.is_dumb_terminal
+        return console if is_one else None
 
     def table(self, table: TextTable) -> None:
         """A table on standard output; nothing where it has no rows."""

@@ -19,6 +19,7 @@ from align_cli.engines import build_engine
 from align_cli.engines.base import Engine
 from align_cli.errors import RunError
 from align_cli.labelers import Labeler, build_labeler
+from align_cli.labelers.person import Asker, PersonLabeler
 from align_cli.models.devices import find_device
 from align_cli.models.load import Policy
 from align_cli.models.of_recipe import load_recipe_policy
@@ -81,6 +82,7 @@ class Loaded:
         policies: where they are.
         note: told what a user should know.
         reader: the model that reads the inputs; None is the initial policy.
+        asker: has people judge pairs, for labelers of kind `person`; None where nobody can be asked.
 
     Raises:
         RunError: if this is one of several processes.
@@ -93,6 +95,7 @@ class Loaded:
         policies: Policies,
         note: Callable[[str], None] = lambda text: None,
         reader: Path | None = None,
+        asker: Asker | None = None,
     ) -> None:
         if int(os.environ.get("WORLD_SIZE") or 1) > 1:
             raise RunError(
@@ -107,6 +110,7 @@ class Loaded:
         self.note = note
         self.state = TrainingState(round=0, global_step=0, parent=None)
         self._policies = policies
+        self._asker = asker
         self._labelers: dict[str, Labeler] = {}
         self._policy: Policy | None = None
         self._policy_round = -1
@@ -129,6 +133,8 @@ class Loaded:
             section, layout = self.recipe.labelers[name], Layout(Path(self.recipe.output_dir))
             answers = Answers(layout.folder(ANSWERS) / f"{name}.jsonl")
             labeler = build_labeler(name, section, self.note, answers)
+            if isinstance(labeler, PersonLabeler):
+                labeler.asker = self._asker
             labeler.members = {member: self.labeler(member) for member in section.asks()}
             self._labelers[name] = labeler
         return self._labelers[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from align_cli.artifacts.records import Evaluation
+from align_cli.labelers.person import Asker
 from align_cli.recipe import Recipe, dump
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
@@ -17,7 +18,12 @@ from align_cli.run.threads import settle_num_threads
 
 
 def align_rounds(
-    recipe: Recipe, reporter: Reporter, *, restart: bool = False, origin: Origin | None = None
+    recipe: Recipe,
+    reporter: Reporter,
+    *,
+    restart: bool = False,
+    origin: Origin | None = None,
+    asker: Asker | None = None,
 ) -> list[Evaluation]:
     """Run every step of a recipe that is not finished yet.
 
@@ -26,6 +32,7 @@ def align_rounds(
         reporter: shown what happens.
         restart: remove a run that is there, and begin anew.
         origin: begin with the rounds of another run.
+        asker: has people judge pairs; None stops the run where some wait, until `align label` has asked about them.
 
     Returns:
         The evaluations of all rounds, by round.
@@ -39,7 +46,7 @@ def align_rounds(
     if not is_new and not remaining_steps(folder, recipe, plan):
         return already_finished(folder, recipe, plan, reporter)
     results = Results(recipe, folder)
-    loaded = Loaded(recipe, results, reporter.note)
+    loaded = Loaded(recipe, results, reporter.note, asker=asker)
     check_inputs(plan, loaded)
     with folder.locked(), making_room(folder, restart):
         if origin is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from align_cli import stages
 from align_cli.artifacts.records import Completion, Preference, Record
 from align_cli.errors import RunError
+from align_cli.labelers.person import Asker
 from align_cli.models.memory import telling_out_of_memory
 from align_cli.models.of_recipe import load_recipe_policy, load_recipe_tokenizer
 from align_cli.models.refused import check_same_vocabulary
@@ -68,7 +69,13 @@ def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
     return once.carry_out(once.state.round + 1, once.state.round)
 
 
-def label_once(recipe: Recipe, completions: Sequence[Completion], policy_path: Path | None, reporter: Reporter) -> Made:
+def label_once(
+    recipe: Recipe,
+    completions: Sequence[Completion],
+    policy_path: Path | None,
+    reporter: Reporter,
+    asker: Asker | None = None,
+) -> Made:
     """The label stage on given completions.
 
     Args:
@@ -76,9 +83,11 @@ def label_once(recipe: Recipe, completions: Sequence[Completion], policy_path: P
         completions: what to pair.
         policy_path: the policy that labels its own responses, where a source asks for that; None is the initial one.
         reporter: shown what happens.
+        asker: has people judge pairs, where a labeler is a person; None where nobody can be asked.
 
     Raises:
         RunError: if no source of the recipe labels completions.
+        PairsWaitError: if a person has yet to judge some.
     """
     if not recipe.is_online:
         raise RunError(
@@ -87,7 +96,7 @@ def label_once(recipe: Recipe, completions: Sequence[Completion], policy_path: P
             hint="give source dpr a share and a labeler, or dpp or dmd a share",
         )
     round_number = completions[0].round
-    once = _Once(recipe, "label", policy_path, reporter)
+    once = _Once(recipe, "label", policy_path, reporter, asker)
     return once.carry_out(round_number, round_number - 1, {Artifact(round_number, COMPLETIONS): completions})
 
 
@@ -137,14 +146,17 @@ class _Once:
         stage: its name.
         policy_path: a checkpoint or any model; None is the initial policy.
         reporter: shown what happens.
+        asker: has people judge pairs; None where nobody can be asked.
     """
 
-    def __init__(self, recipe: Recipe, stage: str, policy_path: Path | None, reporter: Reporter) -> None:
+    def __init__(
+        self, recipe: Recipe, stage: str, policy_path: Path | None, reporter: Reporter, asker: Asker | None = None
+    ) -> None:
         self.state = TrainingState(round=0, global_step=0, parent=None)
         self._recipe, self._stage, self._path, self._reporter = recipe, stages.stage_named(stage), policy_path, reporter
         self._results = Results(recipe, RunFolder(recipe.output_dir))
         self._policies = GivenPolicies(self._results)
-        self._loaded = Loaded(recipe, self._policies, reporter.note, policy_path)
+        self._loaded = Loaded(recipe, self._policies, reporter.note, policy_path, asker)
         if self._stage.needs(recipe) and policy_path is not None:
             _check_checkpoint(policy_path)
         self._stage.check(recipe, self._loaded)

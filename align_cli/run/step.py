@@ -6,8 +6,9 @@ and one that was not do the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -17,18 +18,20 @@ from align_cli.artifacts.files import write_text
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Evaluation, Record
 from align_cli.artifacts.store import read_records, write_json
+from align_cli.labelers.person import PairsWaitError
 from align_cli.models.memory import PeakMemory, give_back_freed, telling_out_of_memory
 from align_cli.recipe import Recipe
 from align_cli.run.at_work import ToldProgress
 from align_cli.run.fingerprints import Fingerprints
 from align_cli.run.folder import RunFolder
+from align_cli.run.folder.layout import RECIPE
 from align_cli.run.guards import Finding, decided, findings
 from align_cli.run.loaded import Loaded
 from align_cli.run.plan import Step, is_last_of_round
 from align_cli.run.results import Results
 from align_cli.run.threads import choose_num_threads, computing_with
 from align_cli.run.tidy import let_go
-from align_cli.stages.base import EVALUATION, Artifact, Context, NoProgress, NoWork, Progress, RecordType
+from align_cli.stages.base import COMPLETIONS, EVALUATION, Artifact, Context, NoProgress, NoWork, Progress, RecordType
 
 
 class StepArtifacts:
@@ -118,7 +121,8 @@ class StepRunner:
         begin, peak, told = monotonic(), PeakMemory(), ToldProgress(step, progress, folder.lock.tell)
         self._progress = told
         context = Context(self.recipe, step.round, artifacts, self.loaded, work, told, self.loaded.note)
-        with told, self._as_settled(step.round), telling_out_of_memory(str(step), stage.memory_remedy):
+        telling = telling_out_of_memory(str(step), stage.memory_remedy)
+        with told, self._as_settled(step.round), telling, self._telling_how_to_label(step):
             done = stage.carry_out(context)
         found = self._findings(step)
         rolled_back_to = self.results.best_round() if decided(found) == "rollback" else None
@@ -154,6 +158,18 @@ class StepRunner:
     def _as_settled(self, round_number: int) -> AbstractContextManager[None]:
         """With as many threads as the run computes a round with."""
         return computing_with(self.folder.begun.num_threads(round_number) or choose_num_threads(self.recipe))
+
+    @contextmanager
+    def _telling_how_to_label(self, step: Step) -> Iterator[None]:
+        """Where pairs wait for a person, the run's own recipe and completions are what they are labelled with."""
+        try:
+            yield
+        except PairsWaitError as waiting:
+            layout = self.folder.layout
+            recipe, completions = layout.file(RECIPE), layout.artifact(step.round, COMPLETIONS)
+            command = shlex.join(["align", "label", str(recipe), "--labeler", waiting.labeler, "-i", str(completions)])
+            hint = f"label them by `{command}`; then run `align train` again, which goes on from there"
+            raise waiting.with_hint(hint) from None
 
     def _findings(self, step: Step) -> list[Finding]:
         """What the guards say of a round that is over."""

@@ -7,11 +7,12 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +20,7 @@ PATIENCE_SECONDS = 120
 SECONDS_TO_REACT = 0.5
 """A signal that comes within microseconds of a prompt is seen by `input` with the next key alone."""
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+ROWS = 24
 CTRL_C, CTRL_D = "\x03", "\x04"
 
 
@@ -48,6 +50,31 @@ class Terminal:
         """Type a text, as soon as somebody who has read what is shown could."""
         time.sleep(seconds_to_react)
         os.write(self._descriptor, text.encode())
+
+    def resize(self, columns: int, rows: int = ROWS) -> None:
+        """Drag its window to another size."""
+        fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def kill(self, sent: signal.Signals) -> None:
+        """End what runs on it by a signal."""
+        os.kill(self._pid, sent)
+        os.waitpid(self._pid, 0)
+        self._pid = 0
+
+    @property
+    def echoes(self) -> bool:
+        """Whether it shows what is typed, as a shell wants it."""
+        return bool(termios.tcgetattr(self._descriptor)[3] & termios.ECHO)
+
+    @property
+    def obeyed(self) -> str:
+        """All that it was told, escapes included."""
+        return self._read.decode(errors="replace")
+
+    @property
+    def suspends(self) -> bool:
+        """Whether Ctrl-Z stops what runs on it."""
+        return termios.tcgetattr(self._descriptor)[6][termios.VSUSP] != b"\x00"
 
     def end(self) -> tuple[int, str]:
         """The exit code, and what was shown since the last call."""
@@ -82,16 +109,24 @@ class Terminal:
 @contextmanager
 def terminal(*arguments: str | Path, cwd: Path, columns: int = 80) -> Iterator[Terminal]:
     """`align ARGUMENTS` on a terminal of this width."""
+    main = "from align_cli.cli.main import main; main()"
+    with program_on_terminal(["-c", main, *map(str, arguments)], cwd=cwd, columns=columns) as shown:
+        yield shown
+
+
+@contextmanager
+def program_on_terminal(
+    arguments: Sequence[str], *, cwd: Path, columns: int = 80, rows: int = ROWS, **variables: str
+) -> Iterator[Terminal]:
+    """`python ARGUMENTS` on a terminal of this size, with these environment variables besides."""
     pid, descriptor = pty.fork()
     if pid == 0:
         os.chdir(cwd)
         # Not what stands in C's environment alone, where readline puts the width of pytest's own terminal.
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        main = "from align_cli.cli.main import main; main()"
-        command = [sys.executable, "-c", main, *map(str, arguments)]
-        os.execve(sys.executable, command, {**environment, "TERM": "xterm"})
-    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        os.execve(sys.executable, [sys.executable, *arguments], {**environment, "TERM": "xterm", **variables})
     shown = Terminal(pid, descriptor)
+    shown.resize(columns, rows)
     try:
         yield shown
     finally:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.labelers import kind_that_labels_nothing, unknown_labeler
+from align_cli.recipe.sections.labelers import asks_a_person, kind_that_labels_nothing, unknown_labeler
 from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ def _scorers_judge(view: View) -> Iterator[RuleFault]:
         if (kind := kind_that_labels_nothing(view, one)) is not None:
             what = f"{key} is {shown(one)}, of kind {kind}; a scorer must judge what the policy writes"
             yield rule_fault(key, what, "name another labeler, or leave it out: no win rate then")
+        if asks_a_person(view, one):
+            what = f"{key} is {shown(one)}, which asks a person; in an evaluation nobody is asked"
+            yield rule_fault(key, what, "name a labeler that answers by itself, or leave it out: no win rate then")
 
 
 def _opponents_differ(view: View) -> Iterator[RuleFault]:

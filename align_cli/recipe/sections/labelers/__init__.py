@@ -22,6 +22,7 @@ from align_cli.recipe.sections.labelers.code import is_place_of_code
 from align_cli.recipe.sections.labelers.combination import CombinationLabelerSection
 from align_cli.recipe.sections.labelers.dataset import DatasetLabelerSection
 from align_cli.recipe.sections.labelers.function import FunctionLabelerSection
+from align_cli.recipe.sections.labelers.person import PersonLabelerSection
 from align_cli.recipe.sections.labelers.reward_model import RewardModelLabelerSection
 from align_cli.recipe.written.tree import KeyPath, escaped, shown
 
@@ -44,9 +45,12 @@ LABELER_KINDS: dict[str, LabelerKind] = {
     "combination": LabelerKind(CombinationLabelerSection, "align_cli.labelers.combination:Combination"),
     "dataset": LabelerKind(DatasetLabelerSection),
     "function": LabelerKind(FunctionLabelerSection, "align_cli.labelers.function:FunctionLabeler"),
+    "person": LabelerKind(PersonLabelerSection, "align_cli.labelers.person:PersonLabeler"),
     "reward_model": LabelerKind(RewardModelLabelerSection, "align_cli.labelers.reward_model:RewardModelLabeler"),
 }
-NOT_SERVED_KINDS = dict.fromkeys(("policy", "judge", "person"), "call it from a labeler of kind function")
+PERSON = "person"
+"""The kind that is asked by `align label` alone."""
+NOT_SERVED_KINDS = dict.fromkeys(("policy", "judge"), "call it from a labeler of kind function")
 
 
 def _of_its_kind(value: Any) -> Any:
@@ -94,6 +98,16 @@ def labeler_gives(view: View, name: str) -> Gives | None:
         return None
     written = view.labeler(name)
     return LABELER_KINDS[written["kind"]].section.model_validate(written).gives
+
+
+def asks_a_person(view: View, name: str) -> bool:
+    """Whether a labeler that the recipe defines is a person, or asks one."""
+    known = view.labeler_names()
+    if name not in known:
+        return False
+    written = view.labeler(name)
+    members = LABELER_KINDS[written["kind"]].section.model_validate(written).asks()
+    return any(view.labeler(one)["kind"] == PERSON for one in (name, *members) if one in known)
 
 
 def _members_can_be_asked(view: View) -> Iterator[RuleFault]:
