@@ -22,7 +22,6 @@ from align_cli.engines.base import Engine
 from align_cli.labelers import Labeler
 from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
-from align_cli.recipe.sections.labelers.reward_model import REWARD_MODEL
 from align_cli.training.checkpoints import TrainingState
 
 if TYPE_CHECKING:

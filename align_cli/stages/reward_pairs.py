@@ -95,9 +95,7 @@ def _held_out_groups(pairs: Sequence[RewardPair], recipe: Recipe) -> set[str]:
     return {prompts[place] for place in seeded_order(len(prompts), recipe.seed, "reward", "held out")[:count]}
 
 
-def _telling(
-    rows: Sequence[Mapping[str, Any]], key: str, recipe: Recipe, counts: Counter[str]
-) -> list[RewardPair]:
+def _telling(rows: Sequence[Mapping[str, Any]], key: str, recipe: Recipe, counts: Counter[str]) -> list[RewardPair]:
     """The pairs that say who is better; counted are those that do not."""
     own: Counter[str] = Counter()
     pairs = []

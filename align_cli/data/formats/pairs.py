@@ -14,8 +14,8 @@
                                     text that could be the prompt
 
 `chosen_messages` and `rejected_messages` are other names for messages of the pair. With `system`, a text prompt and its
-completions become a conversation. `label`, where there is one, is the probability that `chosen` is the better one, and `margin` by how
-much it is better (TRL's, of reward models: their scores are to be at least so far apart).
+completions become a conversation. `label`, where there is one, is the probability that `chosen` is the better one, and
+`margin` by how much it is better (TRL's, of reward models: their scores are to be at least so far apart).
 Text is kept to the letter: an empty completion, or one of white space, stays as it is, and so do pairs of two equal
 ones; whoever pairs and trains decides on those.
 """

@@ -53,7 +53,7 @@ class RewardLoraSection(Section):
 
 
 class RewardSection(Section):
-    """`reward`: the stage that fits a reward model. Other keys of TrainingArguments pass through to TRL's RewardConfig."""
+    """`reward`: the stage that fits a reward model. Other keys of TrainingArguments pass through, to TRL's trainer."""
 
     model_config = ConfigDict(extra="allow")
 

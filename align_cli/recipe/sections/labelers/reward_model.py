@@ -10,7 +10,6 @@ from align_cli.recipe.checking.files import PATH_STARTS
 from align_cli.recipe.data_names import exists
 from align_cli.recipe.sections.labelers.base import LabelerSection
 
-
 OF_RUN = "run"
 """In the place of a model: the one that the run's own section `reward` fits."""
 REWARD_MODEL = "reward_model"
@@ -21,7 +20,9 @@ class RewardModelLabelerSection(LabelerSection):
     """A labeler of kind `reward_model`: a sequence classifier with one output, which reads by its own chat template."""
 
     kind: Literal["reward_model"] = Field(description="what gives the labels")
-    model_name_or_path: str = Field(min_length=1, description="a Hub id, a folder, or `run`: what the recipe's section `reward` fits")
+    model_name_or_path: str = Field(
+        min_length=1, description="a Hub id, a folder, or `run`: what the recipe's section `reward` fits"
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="type of the loaded weights; `auto` is that of the files"
