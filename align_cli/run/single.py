@@ -1,7 +1,7 @@
 """Single stages, for chains of commands: a stage at work between files and pipes instead of in a run's folder.
 
-The run's folder serves as the home of the initial policy and of a reward model that the run fits, which the first command
-makes and the others find.
+The folder of the run serves as the home of the initial policy and of a reward model that the run fits, which the first
+command makes and the others find.
 """
 
 from __future__ import annotations

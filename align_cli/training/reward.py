@@ -8,7 +8,8 @@ training stands is kept as in the warm start, with what is trained alone among t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,10 @@ from datasets import Dataset
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import RewardTrainer
 
+from align_cli.errors import AlignError, first_line
 from align_cli.models.adapters import without_advice
 from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
-from align_cli.models.refused import faults_of_a_model
 from align_cli.models.reward_bases import RewardBase
 from align_cli.recipe.sections.reward import RewardSection
 from align_cli.seeds import derive_seed
@@ -78,7 +79,7 @@ def to_be_fitted(base: RewardBase, section: RewardSection, seed: int) -> FittedM
         from peft import LoraConfig, get_peft_model
 
         lora = section.lora
-        with faults_of_a_model(section.model_name_or_path), without_advice(), torch.random.fork_rng():
+        with _faults_of_adapters(), without_advice(), torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "reward", "lora"))
             config = LoraConfig(
                 task_type="SEQ_CLS",
@@ -92,6 +93,23 @@ def to_be_fitted(base: RewardBase, section: RewardSection, seed: int) -> FittedM
             )
             model = get_peft_model(model, config)
     return FittedModel(model, base.reader.tokenizer, "")
+
+
+@contextmanager
+def _faults_of_adapters() -> Iterator[None]:
+    """What peft says of adapters that the model has no place for.
+
+    Raises:
+        AlignError: in its words.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise AlignError(
+            f"the model has no place for these adapters: {first_line(error)}",
+            where="reward.lora",
+            hint="set reward.lora.target_modules to all-linear, or to names of layers that the model has",
+        ) from error
 
 
 class RewardModelTrainer(Resumable, RewardTrainer):
