@@ -21,7 +21,6 @@ from align_cli.recipe.sections.reward import RewardSection
 from align_cli.seeds import derive_seed, seeded_order
 from align_cli.stages.base import (
     FORM_KEYS,
-    POLICY_KEYS,
     REWARD,
     REWARD_TRAINING,
     Artifact,
@@ -48,6 +47,9 @@ if TYPE_CHECKING:
 MOST_FITTED_MEASURED = 512
 """Of the pairs that it was fitted on, so many are measured too: to see how much it has learnt by heart."""
 
+WHO_CHATS = ("policy.model_name_or_path", "policy.from_scratch", "policy.revision")
+"""Text becomes chats where the policy chats: no other key of the policy is of any matter."""
+
 SHOWN = ("num_pairs", "accuracy", "low", "high", "length_accuracy", "log_loss", "calibration_error")
 """Of the figures on held-out pairs, those of the ledger."""
 
@@ -63,7 +65,7 @@ class Reward(Stage):
         return round_number == 0 and recipe.reward is not None
 
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
-        return (*POLICY_KEYS, *FORM_KEYS, "label.thinking", "reward")  # text becomes chats where the policy chats
+        return ("seed", *WHO_CHATS, "playground", "reviews", *FORM_KEYS, "label.thinking", "reward")
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         return []

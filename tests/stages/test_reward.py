@@ -151,7 +151,7 @@ def test_plain_transformers_loads_it(begin: Begin, form: str) -> None:
 @pytest.mark.parametrize(
     ("form", "killed_at"),
     [
-        ("adapters", 1),
+        pytest.param("adapters", 1, marks=pytest.mark.long),
         ("adapters", 3),
         pytest.param("adapters", 4 + 8, id="adapters, amid scores"),
         pytest.param("all weights", 2, marks=pytest.mark.long),
