@@ -85,8 +85,8 @@ class Reward(Stage):
         )
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
-        pairs = pairs_of(recipe, inputs)
-        if not pairs.num_shared:
+        pairs = pairs_of(recipe, inputs) if recipe.reward is not None else None
+        if pairs is None or not pairs.num_shared:
             return []
         count = f"{pairs.num_shared} of {len(pairs.held_out)} pairs of {EVAL_KEY}"
         return [f"{count} have a prompt of {KEY}: on these the reward model is measured on what it was fitted on"]
