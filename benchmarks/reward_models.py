@@ -1,17 +1,17 @@
-"""Reward models on real pairs: SmolLM2 with adapters, and a head on frozen features of MiniLM, each beside length alone.
+"""Reward models on real pairs: SmolLM2 with adapters, and a head on MiniLM's features; length alone beside them.
 
     make smollm2
     python benchmarks/reward_models.py --data FOLDER --seeds 10 11 12 > benchmarks/results/reward_models.md
 
 FOLDER holds public pairs: `rasbt/instruction-data-with-preference.json.gz`, 1,100 answers to instructions, and
-`hh-rlhf/harmless-base/test.jsonl.gz`, 2,312 dialogues about harm. For each set, model and seed `align reward` fits one on
-six tenths of the pairs and measures it on pairs of other prompts; a second one, the scorer, is fitted on the others. How
-often the two agree on held-out pairs says how far a policy that learns from one may be judged by the other. No text of a
-pair is shown. On two cores a fit takes two (MiniLM) to eighteen minutes (SmolLM2 on dialogues): an hour and a half for
-three seeds. Interrupted, it goes on where it stopped. Settings were chosen on seed 100.
+`hh-rlhf/harmless-base/test.jsonl.gz`, 2,312 dialogues about harm. For each set, model and seed `align reward` fits one,
+the labeler, on four tenths of the pairs, and another, the scorer, on four tenths of others; both are measured on the
+last two tenths, with prompts that neither has seen. How often the two agree there says how far a policy that learns
+from one may be judged by the other. No text of a pair is shown. Settings were chosen on seed 100. Interrupted, it goes
+on where it stopped.
 
-`--runs-of-policy` then labels a run of SmolLM2 on instructions by the fitted model, against the offline baseline on the
-same pairs, both judged by the scorer: recipes/smollm2-reward.yaml. That takes about forty minutes a seed.
+`--policies` then labels a run of SmolLM2 on instructions by the fitted model, against the offline baseline on the same
+pairs, both judged by the scorer on MiniLM: recipes/smollm2-reward.yaml.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ MODELS: dict[str, dict[str, str]] = {
 RECIPE = "recipes/smollm2-reward.yaml"
 ALPACA = "llamafactory/alpaca_en_demo.json.gz"
 ROLES = {"labeler": ("[:40%]", "[80%:]"), "scorer": ("[40%:80%]", "[80%:]")}
-"""Which rows of a set each role is fitted on, and which both are measured on; prompts that repeat are left out first."""
+"""Which rows of a set each role is fitted on, and which both are measured on; there is one row a prompt."""
 
 
 class Fit(NamedTuple):
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rows", type=int, help="of each set, to try it in small")
-    parser.add_argument("--runs-of-policy", action="store_true", help="align SmolLM2 with the models too")
+    parser.add_argument("--policies", action="store_true", help="align SmolLM2 with the models too")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for every fit")
     options = parser.parse_args()
     fits = [
@@ -92,7 +92,7 @@ def main() -> None:
         make_rows(options, fit.data, fit.seed)
         align(options, "reward", fit.folder, {**settings_of(options, fit), **MODELS[fit.model]}, options.set)
     tables = [held_out(fits), reliability(fits), agreement(options, fits)]
-    if options.runs_of_policy:
+    if options.policies:
         tables.append(policies(options))
     sys.stdout.write("\n\n".join(tables) + "\n")
 
@@ -163,8 +163,8 @@ def groups(fits: Sequence[Fit]) -> Iterator[tuple[str, str, list[Fit]]]:
 def held_out(fits: Sequence[Fit]) -> str:
     """Each fit on pairs of prompts that it has not seen."""
     lines = [
-        "| pairs | model | seed | fitted on | held out | accuracy [95%] | length alone [95%] | agrees with length | log loss "
-        "| calibration error | accuracy on its own pairs | time | memory |",
+        "| pairs | model | seed | fitted on | held out | accuracy [95%] | length alone [95%] | agrees with length "
+        "| log loss | calibration error | accuracy on its own pairs | time | memory |",
         "|" + "---|" * 13,
     ]
     for data, model, own in groups(fits):
@@ -228,17 +228,13 @@ def margins(options: argparse.Namespace, fit: Fit) -> list[float]:
     if not kept.exists():
         from align_cli.data.preferences import read_preferences
         from align_cli.labelers import build_labeler
-        from align_cli.recipe.data_names import DataName
         from align_cli.recipe.sections.labelers import RewardModelLabelerSection
 
         place = str(fit.folder / "rounds/000/reward_model")
         labeler: Any = build_labeler("fit", RewardModelLabelerSection(kind="reward_model", model_name_or_path=place))
         rows = read_preferences(f"{rows_of(options, fit.data, fit.seed)}{ROLES[fit.role][1]}")
-        assert DataName.of(str(rows_of(options, fit.data, fit.seed))).rows == ""
-        ask: Callable[[str], list[float]] = lambda side: labeler.score(  # noqa: E731
-            [row["prompt"] for row in rows], [row[side] for row in rows]
-        )
-        chosen, rejected = ask("chosen"), ask("rejected")
+        prompts = [row["prompt"] for row in rows]
+        chosen, rejected = (labeler.score(prompts, [row[side] for row in rows]) for side in ("chosen", "rejected"))
         kept.write_text(json.dumps([one - other for one, other in zip(chosen, rejected, strict=True)]))
     found: list[float] = json.loads(kept.read_text())
     return found

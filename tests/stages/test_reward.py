@@ -174,7 +174,7 @@ def test_killed_it_goes_on_and_ends_in_the_same_bytes(begin: Begin, tmp_path: Pa
 
 
 def test_it_learns_what_pairs_say_and_a_head_on_features_finds_it_at_once(begin: Begin) -> None:
-    for overrides in (("reward.max_steps=40",), ("reward.head=frozen", "reward.ridge=0.001")):
+    for overrides in (("reward.max_steps=40",), ("reward.head=frozen", "reward.ridge=0.01")):
         context = begin(*overrides, name=overrides[0][-2:])
         Reward().carry_out(context)
         report = context.held.written[REWARD]

@@ -96,8 +96,8 @@ class RewardSection(Section):
     center_rewards_coefficient: float | None = Field(
         None, ge=0, description="weight of (r_chosen + r_rejected)² beside the loss (Eisenstein et al. 2023, Eq. 2)"
     )
-    ridge: Annotated[float, Usual("0.01 to 1 is usual")] = Field(
-        0.1, gt=0, description="with `head: frozen`: weight of |w|² / 2 beside the mean loss, of standardised features"
+    ridge: Annotated[float, Usual("0.1 to 10 is usual")] = Field(
+        1.0, gt=0, description="with `head: frozen`: weight of |w|² / 2 beside the mean loss, of standardised features"
     )
 
     @property
