@@ -10,8 +10,12 @@ last two tenths, with prompts that neither has seen. How often the two agree the
 from one may be judged by the other. No text of a pair is shown. Settings were chosen on seed 100. Interrupted, it goes
 on where it stopped.
 
+On two cores that nobody else uses a fit of SmolLM2 is reckoned at six minutes on instructions and eight on dialogues
+(1,000 pairs of each set), one of MiniLM at one or two: an hour and three quarters for three seeds.
+
 `--policies` then labels a run of SmolLM2 on instructions by the fitted model, against the offline baseline on the same
-pairs, both judged by the scorer on MiniLM: recipes/smollm2-reward.yaml.
+pairs, both judged by the scorer on MiniLM: recipes/smollm2-reward.yaml. That
+is half an hour a run, two runs a seed.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ MODELS: dict[str, dict[str, str]] = {
         "reward.lora": "null",
         "reward.num_train_epochs": "null",
         "reward.warmup_steps": "0",
+        "reward.gradient_accumulation_steps": "1",
         "reward.center_rewards_coefficient": "null",
         "reward.too_long": "cut",
     },
@@ -77,7 +82,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--rows", type=int, help="of each set, to try it in small")
+    parser.add_argument("--rows", type=int, default=1000, help="of each set, at most")
     parser.add_argument("--policies", action="store_true", help="align SmolLM2 with the models too")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for every fit")
     options = parser.parse_args()

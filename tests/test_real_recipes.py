@@ -207,6 +207,7 @@ def test_the_one_that_fits_its_own_reward_model_runs_from_end_to_end(
             f"policy.model_name_or_path={model}",
             f"reward.model_name_or_path={model}",
             "reward.per_device_train_batch_size=2",
+            "reward.gradient_accumulation_steps=1",
             f"reward.preferences={path}[:4]",
             f"reward.eval_preferences={path}[4:]",
             f"data.preferences={path}[:4]",
