@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from align_cli.stages.scores import score_completions
 from chat_models import CHATML, chat_tokenizer
 
 from align_cli.artifacts.records import Completion, Text
@@ -20,6 +19,7 @@ from align_cli.labelers import build_scorer
 from align_cli.labelers.reward_model import RewardModelLabeler
 from align_cli.recipe.sections.labelers import RewardModelLabelerSection
 from align_cli.stages.base import NoProgress
+from align_cli.stages.scores import score_completions
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
