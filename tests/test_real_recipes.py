@@ -189,6 +189,43 @@ def test_it_runs_from_end_to_end(name: str, made_small: Callable[[str], Recipe])
     assert all(step["loss"] > 0 and step["grad_norm"] > 0 for step in steps)
 
 
+@pytest.mark.long
+def test_the_one_that_fits_its_own_reward_model_runs_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "pairs.jsonl"
+    pairs = [{"prompt": one, "chosen": f"It is {number}.", "rejected": "No."} for number, one in enumerate(QUESTIONS)]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    model = make_policy(tmp_path / "policy", "llama")
+    recipe = load_recipe(
+        ROOT / "recipes/smollm2-reward.yaml",
+        [
+            f"output_dir={tmp_path / 'run'}",
+            "rounds=2",
+            "generate.prompts_per_round=4",
+            f"policy.model_name_or_path={model}",
+            f"reward.model_name_or_path={model}",
+            "reward.per_device_train_batch_size=2",
+            "reward.gradient_accumulation_steps=1",
+            f"reward.preferences={path}[:4]",
+            f"reward.eval_preferences={path}[4:]",
+            f"data.preferences={path}[:4]",
+            f"data.eval_preferences={path}[4:]",
+            f"data.prompts={path}[2:]",
+            f"data.eval_prompts={path}[:4]",
+            f"labelers.judge.model_name_or_path={make_reward_model(tmp_path / 'judges', 'bert', None)}",
+            *SHORT,
+        ],
+    )
+    evaluations = align_rounds(recipe, RunReporter())
+    assert [one.scorer for one in evaluations] == ["judge"] * 3
+    report = json.loads((tmp_path / "run/rounds/000/reward.json").read_text())
+    assert (report["num_pairs"], report["num_steps"], report["held_out"]["num_pairs"]) == (4, 4, 2)
+    labelled = [json.loads(line) for line in (tmp_path / "run/rounds/001/preferences.jsonl").open()]
+    assert {pair["labeler"] for pair in labelled} == {"ours"}
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("-offline")])
 def test_its_baseline_differs_in_what_the_baseline_is_about_alone(name: str) -> None:
     """Same model, data, steps, KL and evaluation: what is compared is the method."""

@@ -254,6 +254,36 @@ class Evaluation(Record):
     labelers: dict[str, dict[str, float]] | None = None
 
 
+@dataclass(frozen=True)
+class RewardReport(Record):
+    """What a reward model that a run has fitted is worth.
+
+    Args:
+        model: the version of its weights.
+        base: the model that it was made of, as the recipe names it.
+        num_pairs: pairs that it was fitted on.
+        num_steps: optimizer steps; 0 for a head on frozen features.
+        not_fitted: pairs that were left out of what it was fitted on, or cut, by reason.
+        num_shared_prompts: held-out pairs whose prompt it was fitted on.
+        held_out: on pairs that it was not fitted on: `accuracy` with `low` and `high` (bootstrap over prompts, 95%),
+            `length_accuracy` of taking the longer response with its own `length_low` and `length_high`,
+            `length_agreement`: how often it takes the longer one; `log_loss` in nats a pair and `calibration_error` of
+            σ(margin), the mean `margin`, and `num_pairs`.
+        fitted: the same figures on pairs that it was fitted on, a part of them where there are many.
+        reliability: by confidence from one half to 1: `low`, `high`, `num_pairs`, mean `confidence`, `accuracy`.
+    """
+
+    model: str
+    base: str
+    num_pairs: int
+    num_steps: int
+    not_fitted: dict[str, int]
+    num_shared_prompts: int
+    held_out: dict[str, float | int]
+    fitted: dict[str, float | int]
+    reliability: list[dict[str, float | int]]
+
+
 @cache
 def _validator(cls: type[Record]) -> TypeAdapter[Any]:
     """Checks the record's fields as those of a TypedDict, which spares a second class by hand."""

@@ -8,7 +8,7 @@ import threading
 
 import typer
 
-from align_cli.cli import chat, check, data, evaluate, export, generate, label, status, train
+from align_cli.cli import chat, check, data, evaluate, export, generate, label, reward, status, train
 from align_cli.cli.output import guarded, show_bug, show_end_of_thread, show_ignored
 from align_cli.cli.process import end_at_sigterm
 from align_cli.cli.streams import close_data, prepare_streams
@@ -28,6 +28,7 @@ app.command("train")(train.command)
 app.command("generate")(generate.command)
 app.command("label")(label.command)
 app.command("evaluate")(evaluate.command)
+app.command("reward")(reward.command)
 app.command("check")(check.command)
 app.command("data")(data.command)
 app.command("status")(status.command)

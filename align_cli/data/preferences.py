@@ -38,7 +38,7 @@ def read_preferences(name_or_path: str, *, split: str = "train", choices: Choice
         choices: the recipe's, where a format leaves one.
 
     Returns:
-        `{"prompt", "chosen", "rejected"}` dicts and, where the source has them, `label`, `tools` and
+        `{"prompt", "chosen", "rejected"}` dicts and, where the source has them, `label`, `margin`, `tools` and
         `chat_template_kwargs`, in the order of the source, at least one: the first three all text, or all messages.
         Prompt and completion joined are the natural text. Each knows its place. What is no pair though nothing is wrong
         with it, such as two responses to different prompts, is left out and counted.
@@ -59,8 +59,8 @@ def read_preferences(name_or_path: str, *, split: str = "train", choices: Choice
                 dropped[said.reason] += 1
             elif isinstance(found.said, Exchange):
                 chosen, rejected = (found.said.answers[place].text for place in (said.chosen, said.rejected))
-                label = {} if said.label is None else {"label": said.label}
-                rows.append(row_of(found, found.said, {"chosen": chosen, "rejected": rejected}, **label))
+                extra = {name: value for name in ("label", "margin") if (value := getattr(said, name)) is not None}
+                rows.append(row_of(found, found.said, {"chosen": chosen, "rejected": rejected}, **extra))
     if not rows:
         counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
         raise DataError(f"no row is a pair ({counts})", where=name_or_path, hint="give the prompt as a key 'prompt'")

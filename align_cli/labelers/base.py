@@ -8,7 +8,8 @@ was not.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from align_cli.artifacts.answers import Answers
@@ -23,6 +24,7 @@ class Labeler(ABC):
         batch_size: completions, or pairs, that are best asked for together.
         by_length: whether those of a length are best asked for together.
         answers: where a labeler whose answers cost money or time keeps them, so that none is asked for twice.
+        artifact: finds an artifact of the run's round 0 by its name; None where the run has none yet.
         members: the labelers that it puts together, by name; none for most.
         gives_verdicts: whether it says who of two is better, rather than scoring each.
     """
@@ -31,6 +33,7 @@ class Labeler(ABC):
     batch_size: int
     by_length: bool = False
     answers: Answers
+    artifact: Callable[[str], Path | None] = staticmethod(lambda name: None)
     members: Mapping[str, Labeler] = MappingProxyType({})
     gives_verdicts: bool = False
 

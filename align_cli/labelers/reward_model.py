@@ -1,29 +1,28 @@
-"""The labeler `reward_model`: a sequence classifier with one output, from the Hub or a folder.
+"""The labeler `reward_model`: a sequence classifier with one output, from the Hub, a folder or the run itself.
 
-It reads a conversation by its own tokenizer and chat template; without a template, as an encoder, prompt and completion
-as two texts side by side. Its weights are loaded when it is first asked, and let go when the stage ends.
+How it reads a prompt with its response is `models.reward_models`'. Its weights are loaded when it is first asked, and
+let go when the stage ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from align_cli.artifacts.records import Text
-from align_cli.errors import AlignError, LabelerError
+from align_cli.errors import LabelerError
 from align_cli.labelers.base import Scorer
-from align_cli.models.devices import find_device, in_float64
+from align_cli.models.devices import find_device
 from align_cli.models.memory import out_of_memory_as_memory_error
-from align_cli.models.refused import check_folder, check_no_adapter, check_whole, faults_of_a_model
-from align_cli.models.text import plain_text
+from align_cli.models.refused import faults_of_a_model
 from align_cli.recipe.sections.labelers import RewardModelLabelerSection
 
 if TYPE_CHECKING:
-    from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import BatchEncoding, PreTrainedConfig
 
-ROLES = ("user", "assistant")
-"""Whose a text prompt and its completion are, for a chat template."""
+    from align_cli.models.reward_models import Origin, RewardReader
 
 
 class RewardModelLabeler(Scorer):
@@ -43,12 +42,16 @@ class RewardModelLabeler(Scorer):
         self.name, self.batch_size = name, section.batch_size
         self._section, self._place, self._note = section, f"labelers.{name}", note
         self._has_noted = False
-        self._model: PreTrainedModel | None = None
+        self._model: torch.nn.Module | None = None
 
     def check(self, prompts: Sequence[Text]) -> None:
-        """Looks at its config, reads a few texts by its tokenizer, and loads no weights."""
+        """Looks at its config, reads a few texts by its tokenizer, and loads no weights.
+
+        A model that the run has yet to fit is not looked at.
+        """
         find_device(self._section.device, f"{self._place}.device")
-        self._in_tokens(prompts, prompts)
+        if not self._section.artifacts() or self._of_run() is not None:
+            self._in_tokens(prompts, prompts)
 
     def score(
         self, prompts: Sequence[Text], completions: Sequence[Text], prompt_indices: Sequence[int] | None = None
@@ -72,12 +75,10 @@ class RewardModelLabeler(Scorer):
         self._model = None
 
     def _score_batch(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[float]:
-        import torch
+        from align_cli.models.reward_models import rewards_of
 
-        model = self._model = self._model or self._loaded()
-        with torch.no_grad():
-            outputs = model(**self._in_tokens(prompts, completions).to(model.device))
-        rewards_B = in_float64(outputs.logits[:, 0])
+        self._model = self._model or self._loaded()
+        rewards_B = rewards_of(self._model, self._in_tokens(prompts, completions))
         if not rewards_B.isfinite().all():
             what = "the reward model gave a score that is no finite number"
             raise LabelerError(what, where=self._place, hint="load it in another type (dtype: float32)")
@@ -85,26 +86,34 @@ class RewardModelLabeler(Scorer):
         return signed
 
     def _in_tokens(self, prompts: Sequence[Text], completions: Sequence[Text]) -> BatchEncoding:
-        config, tokenizer = self._config, self._tokenizer
-        pairs = list(zip(prompts, completions, strict=True))
-        with faults_of_a_model(self._section.model_name_or_path):
-            if tokenizer.chat_template:
-                texts = [tokenizer.apply_chat_template(_as_chat(*pair), tokenize=False) for pair in pairs]
-                rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
-            else:
-                sides = ([plain_text(pair[side]) for pair in pairs] for side in (0, 1))
-                return tokenizer(*sides, padding=True, truncation="only_first", return_tensors="pt")
-        most = getattr(config.get_text_config(), "max_position_embeddings", None)
-        return tokenizer.pad({"input_ids": self._ends(rows, most)}, padding_side="right", return_tensors="pt")
+        reader = self._reader
+        with faults_of_a_model(self._origin.place):
+            rows = reader.encode(prompts, completions, reader.most)
+            if any(row.was_cut for row in rows) and not self._has_noted:
+                self._has_noted = True
+                what = f"some texts are longer than the {reader.most} tokens that it reads; it sees their ends"
+                self._note(f"{self._place}: {what}")
+            return reader.pad(rows)
 
-    def _ends(self, rows: list[list[int]], most: int | None) -> list[list[int]]:
-        """The ends of those that are longer than the model can read: the completion stands there."""
-        if most is None or all(len(row) <= most for row in rows):
-            return rows
-        if not self._has_noted:
-            self._has_noted = True
-            self._note(f"{self._place}: some texts are longer than the {most} tokens that it reads; it sees their ends")
-        return [row[-most:] for row in rows]
+    @cached_property
+    def _origin(self) -> Origin:
+        """Where its model is.
+
+        Raises:
+            LabelerError: if it is the run's, which has fitted none.
+        """
+        from align_cli.models.reward_models import Origin
+
+        place = self._of_run() if self._section.artifacts() else self._section.model_name_or_path
+        if place is None:
+            what = "the run has not fitted its reward model"
+            raise LabelerError(what, where=self._place, hint="`align reward` with the recipe fits it")
+        return Origin(str(place), self._section.revision, self._section.trust_remote_code)
+
+    def _of_run(self) -> str | None:
+        """The place of the run's own model; None before it is there."""
+        found = [self.artifact(name) for name in self._section.artifacts()]
+        return str(found[0]) if found and found[0] is not None else None
 
     @cached_property
     def _config(self) -> PreTrainedConfig:
@@ -113,60 +122,22 @@ class RewardModelLabeler(Scorer):
         Raises:
             AlignError: if it is no reward model.
         """
-        from transformers import AutoConfig
+        from align_cli.models.reward_models import check_reward_model
 
-        place = self._section.model_name_or_path
-        with faults_of_a_model(place):
-            check_folder(place)
-            check_no_adapter(place, self._section.revision)
-            config = AutoConfig.from_pretrained(place, **self._shared)
-        kinds = config.architectures or []
-        if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
-            raise AlignError(
-                f"this is a {', '.join(kinds) or 'model of no kind'}, whose head for rewards was never trained",
-                where=place,
-                hint="name a model of a kind that ends in ForSequenceClassification",
-            )
-        if config.num_labels != 1:
-            raise AlignError(
-                f"the classifier has {config.num_labels} outputs; a reward model has one",
-                where=place,
-                hint="a classifier of several classes can be called from a labeler of kind function",
-            )
-        return config
+        return check_reward_model(self._origin)
 
     @cached_property
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        from transformers import AutoTokenizer
+    def _reader(self) -> RewardReader:
+        from align_cli.models.reward_models import RewardReader, load_tokenizer_of
 
-        with faults_of_a_model(self._section.model_name_or_path):
-            tokenizer = AutoTokenizer.from_pretrained(self._section.model_name_or_path, **self._shared)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
+        config = self._config
+        reader = RewardReader(load_tokenizer_of(self._origin), config)
+        config.pad_token_id = reader.tokenizer.pad_token_id  # by which decoders find where a text ends
+        return reader
 
-    def _loaded(self) -> PreTrainedModel:
-        from transformers import AutoModelForSequenceClassification
+    def _loaded(self) -> torch.nn.Module:
+        from align_cli.models.reward_models import load_reward_model
 
-        section, config = self._section, self._config
-        config.pad_token_id = self._tokenizer.pad_token_id  # by which decoders find where a text ends
-        with faults_of_a_model(section.model_name_or_path):
-            model, found = AutoModelForSequenceClassification.from_pretrained(
-                section.model_name_or_path, config=config, dtype=section.dtype, output_loading_info=True, **self._shared
-            )
-        check_whole(found, section.model_name_or_path)
-        return model.to(find_device(section.device, f"{self._place}.device")).eval()
-
-    @property
-    def _shared(self) -> dict[str, Any]:
-        return {"revision": self._section.revision, "trust_remote_code": self._section.trust_remote_code}
-
-
-def _as_chat(prompt: Text, completion: Text) -> list[dict[str, Any]]:
-    """A conversation: a text prompt is what the user says, a text completion what the assistant says."""
-    turns = (prompt, completion)
-    asked, said = (
-        [{"role": role, "content": turn}] if isinstance(turn, str) else turn
-        for role, turn in zip(ROLES, turns, strict=True)
-    )
-    return [*asked, *said]
+        assert self._reader is not None  # it has set what the config says of padding
+        device = find_device(self._section.device, f"{self._place}.device")
+        return load_reward_model(self._origin, self._config, self._section.dtype, device)

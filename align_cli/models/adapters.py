@@ -260,7 +260,7 @@ class AdaptedModel:
         config.lora_dropout, config.init_lora_weights = 0.0, True
         if adapter == EARLIER:
             config.modules_to_save = None
-        with _without_advice(), torch.random.fork_rng():
+        with without_advice(), torch.random.fork_rng():
             self.peft.add_adapter(adapter, config)
         self._turn_to_policy()
 
@@ -331,7 +331,7 @@ def _with_adapter(model: Any, settings: PolicySection) -> PeftModel:
 
     assert settings.lora is not None
     start = settings.lora.adapter
-    with faults_of_a_model(start or settings.model_name_or_path or ""), _without_advice():
+    with faults_of_a_model(start or settings.model_name_or_path or ""), without_advice():
         config = read_lora_config(Path(start)) if start else lora_config(settings.lora)
         if config.target_modules == ALL_LINEAR and (experts := _fused_experts(model)):
             _check_fused(settings.lora, experts)
@@ -369,7 +369,7 @@ def _check_fused(section: LoraSection, experts: list[str]) -> None:
 
 
 @contextmanager
-def _without_advice() -> Iterator[None]:
+def without_advice() -> Iterator[None]:
     """Without what peft says of settings that it has chosen itself, or put right."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it asks transformers by the older of two names

@@ -20,8 +20,7 @@ from align_cli.recipe.recipe import Recipe
 from align_cli.recipe.resolve import with_automatic_values
 from align_cli.recipe.rules import broken_rules
 from align_cli.recipe.sections.data import DataSection
-from align_cli.recipe.sections.train import TrainSection
-from align_cli.recipe.sections.training_arguments import check_training_argument
+from align_cli.recipe.sections.training_arguments import PASSING_SECTIONS, check_training_argument
 from align_cli.recipe.written.overrides import apply_overrides
 from align_cli.recipe.written.reader import read_file
 from align_cli.recipe.written.tree import (
@@ -155,11 +154,12 @@ def _check_keys(root: Node, tree: dict[str, Any]) -> tuple[Recipe | None, list[P
 
 
 def _check_pass_through(root: Node, tree: dict[str, Any]) -> list[PlacedFault]:
-    train = tree.get("train")
     faults = []
-    for name, value in train.items() if isinstance(train, dict) else ():
-        fault = None if name in TrainSection.model_fields else check_training_argument(name, value)
-        if fault:
-            place = (value_place if fault.is_value else key_place)(root, ("train", name))
-            faults.append(PlacedFault(place, fault.what, fault.hint, ("train", name)))
+    for section, model in PASSING_SECTIONS.items():
+        written = tree.get(section)
+        for name, value in written.items() if isinstance(written, dict) else ():
+            fault = None if name in model.model_fields else check_training_argument(name, value, section)
+            if fault:
+                place = (value_place if fault.is_value else key_place)(root, (section, name))
+                faults.append(PlacedFault(place, fault.what, fault.hint, (section, name)))
     return faults

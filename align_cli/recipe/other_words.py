@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from align_cli.recipe.sections import data, lora, policy, quantization
+from align_cli.recipe.sections import data, lora, policy, quantization, reward
 from align_cli.recipe.sections.generate import NOT_SERVED_ENGINES
 from align_cli.recipe.sections.labelers import NOT_SERVED_KINDS
 
-_KEYS = policy.OTHER_NAMES | lora.OTHER_NAMES | quantization.OTHER_NAMES | data.OTHER_NAMES
+_KEYS = policy.OTHER_NAMES | lora.OTHER_NAMES | quantization.OTHER_NAMES | data.OTHER_NAMES | reward.OTHER_NAMES
 _VALUES: dict[str, dict[str, str]] = {
     "generate.engine": NOT_SERVED_ENGINES,
     "labelers.kind": NOT_SERVED_KINDS,

@@ -22,6 +22,7 @@ from align_cli.recipe.sections.label import LabelSection
 from align_cli.recipe.sections.labelers import Labeler
 from align_cli.recipe.sections.method import MethodSection
 from align_cli.recipe.sections.policy import PolicySection
+from align_cli.recipe.sections.reward import RewardSection
 from align_cli.recipe.sections.train import TrainSection
 from align_cli.recipe.sections.worlds import PlaygroundSection, ReviewsSection
 from align_cli.recipe.written.tree import Node, Written, dotted, shown
@@ -55,6 +56,7 @@ class Recipe(Section):
     data: DataSection
     playground: PlaygroundSection = PlaygroundSection()
     reviews: ReviewsSection | None = None
+    reward: RewardSection | None = None
     labelers: dict[str, Labeler] = Field(default={}, description="labelers by name")
     method: MethodSection
     generate: GenerateSection = GenerateSection()

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from align_cli.recipe.recipe import Recipe
-from align_cli.recipe.sections import data, evaluate, label, method
+from align_cli.recipe.sections import data, evaluate, label, method, reward
 from align_cli.recipe.written.scalars import read_number
 
 
@@ -30,6 +30,7 @@ def with_automatic_values(recipe: Recipe) -> Recipe:
     sections = {
         "evaluate": evaluate.with_automatic_values(recipe.evaluate),
         "data": data.with_automatic_values(recipe.data),
+        "reward": reward.with_automatic_values(recipe.reward, recipe.data),
         "label": label.with_automatic_values(recipe.label, recipe.method),
         "method": method.with_automatic_values(recipe.method, recipe.train.replay_rounds),
     }
@@ -39,12 +40,14 @@ def with_automatic_values(recipe: Recipe) -> Recipe:
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data in the schema's order, defaults and automatic values included.
 
-    Keys of `train` that pass through come last, by name.
+    Keys of `train` and `reward` that pass through come last, by name.
     """
     tree: dict[str, Any] = with_automatic_values(recipe).model_dump(mode="python")
-    passed_through = recipe.train.training_arguments
-    own = {key: value for key, value in tree["train"].items() if key not in passed_through}
-    tree["train"] = {**own, **{key: passed_through[key] for key in sorted(passed_through)}}
+    for name, section in (("train", recipe.train), ("reward", recipe.reward)):
+        if section is not None:
+            passed = section.training_arguments
+            own = {key: value for key, value in tree[name].items() if key not in passed}
+            tree[name] = {**own, **{key: passed[key] for key in sorted(passed)}}
     return tree
 
 

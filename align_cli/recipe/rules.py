@@ -25,6 +25,7 @@ from align_cli.recipe.sections import (
     optimism,
     policy,
     quantization,
+    reward,
     sources,
     train,
     worlds,
@@ -38,6 +39,7 @@ RULES: tuple[Rule, ...] = (
     *lora.RULES,
     *quantization.RULES,
     *data.RULES,
+    *reward.RULES,
     *labelers.RULES,
     *sources.RULES,
     *kl.RULES,
@@ -54,6 +56,7 @@ FILE_RULES: tuple[Rule, ...] = (
     *lora.FILE_RULES,
     *data.FILE_RULES,
     *worlds.FILE_RULES,
+    *reward.FILE_RULES,
     *labelers.FILE_RULES,
     *train.FILE_RULES,
 )
@@ -61,6 +64,7 @@ WARNINGS: tuple[Callable[[Recipe], list[str]], ...] = (
     *policy.WARNINGS,
     *lora.WARNINGS,
     *data.WARNINGS,
+    *reward.WARNINGS,
     *sources.WARNINGS,
     *method.WARNINGS,
     *label.WARNINGS,
@@ -88,4 +92,4 @@ def warnings_for(recipe: Recipe) -> list[str]:
 
 def code_that_runs(recipe: Recipe) -> list[str]:
     """Every piece of code outside align that the recipe will run: Python functions, code that ships with a model."""
-    return [*code_in_words(recipe.labelers), *recipe.policy.code()]
+    return [*code_in_words(recipe.labelers), *recipe.policy.code(), *(recipe.reward.code() if recipe.reward else ())]

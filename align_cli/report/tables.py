@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from align_cli.artifacts.records import Evaluation
+from align_cli.artifacts.records import Evaluation, RewardReport
 
 NOTHING = "–"
 
@@ -34,6 +34,35 @@ def rounds_table(evaluations: Sequence[Evaluation]) -> TextTable:
         columns += [f"win vs {name}", *([f"LC vs {name}"] if name in controlled else [])]
     columns += ["reward", "KL", "length", "EOS", "distinct-2", "pair acc."]
     return TextTable(columns, [_round_row(one, opponents, controlled) for one in evaluations])
+
+
+def reward_table(report: RewardReport) -> TextTable:
+    """One row for held-out pairs and one for those that it was fitted on."""
+    columns = [
+        "pairs",
+        "n",
+        "accuracy",
+        "length alone",
+        "agrees with length",
+        "log loss",
+        "calibration error",
+        "margin",
+    ]
+    rows = {"held out": report.held_out, "fitted on": report.fitted}
+    return TextTable(columns, [[name, *_reward_row(figures)] for name, figures in rows.items()])
+
+
+def reliability_table(report: RewardReport) -> TextTable:
+    """One row for each part of the confidences on held-out pairs."""
+    rows = [
+        [
+            f"{one['low']:.2f} to {one['high']:.2f}",
+            str(one["num_pairs"]),
+            *([f"{one['confidence']:.2f}", f"{one['accuracy']:.2f}"] if one["num_pairs"] else [NOTHING] * 2),
+        ]
+        for one in report.reliability
+    ]
+    return TextTable(["confidence", "n", "mean confidence", "accuracy"], rows)
 
 
 def stages_table(ledger: Sequence[Mapping[str, Any]]) -> TextTable:
@@ -99,6 +128,18 @@ def _round_row(evaluation: Evaluation, opponents: Sequence[str], controlled: Seq
     ]
 
 
+def _reward_row(figures: Mapping[str, Any]) -> list[str]:
+    return [
+        str(figures["num_pairs"]),
+        f"{figures['accuracy']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]",
+        f"{figures['length_accuracy']:.3f} [{figures['length_low']:.3f}, {figures['length_high']:.3f}]",
+        f"{figures['length_agreement']:.3f}",
+        f"{figures['log_loss']:.3f}",
+        f"{figures['calibration_error']:.3f}",
+        f"{figures['margin']:.2f}",
+    ]
+
+
 def _win(result: Mapping[str, Any] | None, kind: str = "") -> str:
     if result is None or f"{kind}win_rate" not in result:
         return NOTHING
@@ -135,6 +176,8 @@ def _main_figure(event: Mapping[str, Any]) -> str:
         return f"loss {figures['last_step']['loss']:.3f} at step {figures['last_step']['step']}{clipped}"
     if stage == "sft" and figures.get("final_loss") is not None:
         return f"loss {figures['final_loss']:.2f} nats a token after {figures['steps']} steps"
+    if stage == "reward":
+        return f"accuracy {figures['accuracy']:.2f} on held-out pairs, of length alone {figures['length_accuracy']:.2f}"
     if stage == "evaluate":
         return f"KL {figures['kl']['mean']:.2f}, length {figures['length']['mean']:.1f}"
     return ""

@@ -57,6 +57,10 @@ class Policies(Protocol):
         """
         ...
 
+    def artifact(self, name: str) -> Path | None:
+        """What round 0 made besides its policy, by its name, verified; None before it is there."""
+        ...
+
     def best_round(self) -> int | None:
         """The round to go back to; None where nothing says which."""
         ...
@@ -133,6 +137,7 @@ class Loaded:
             section, layout = self.recipe.labelers[name], Layout(Path(self.recipe.output_dir))
             answers = Answers(layout.folder(ANSWERS) / f"{name}.jsonl")
             labeler = build_labeler(name, section, self.note, answers)
+            labeler.artifact = self._policies.artifact
             if isinstance(labeler, PersonLabeler):
                 labeler.asker = self._asker
             labeler.members = {member: self.labeler(member) for member in section.asks()}

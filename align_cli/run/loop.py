@@ -12,7 +12,7 @@ from align_cli.run.loaded import Loaded
 from align_cli.run.opening import Reporter, already_finished, check_inputs, making_room, origin_of, outlook, tidy_up
 from align_cli.run.plan import plan_steps
 from align_cli.run.results import Results
-from align_cli.run.standing import refuse_stopped, remaining_steps
+from align_cli.run.standing import is_still_true, refuse_stopped, remaining_steps
 from align_cli.run.step import StepRunner
 from align_cli.run.threads import settle_num_threads
 
@@ -65,6 +65,9 @@ def align_rounds(
             reporter.evaluated(known)
         runner = StepRunner(recipe, folder, loaded, results)
         for step in steps:
+            if is_still_true(folder, recipe, step):
+                before = step
+                continue
             refuse_stopped(folder, recipe, before, step)
             with reporter.stage(step.round, step.stage) as progress:
                 evaluation = runner.carry_out(step, progress)

@@ -31,7 +31,7 @@ class Origins:
         self._recipe = results.recipe
         self._tree = resolved(results.recipe)
         manifests = results.folder.manifests
-        self._now = Fingerprints(results.recipe, manifests).files(("policy", "data", "reviews", "labelers"))
+        self._now = Fingerprints(results.recipe, manifests).files(("policy", "data", "reviews", "reward", "labelers"))
         self._recorded: dict[str, str] = {}
         for number in manifests.rounds():
             if number <= round_number:
@@ -84,6 +84,8 @@ class Origins:
             "data.eval_prompts": lambda: len(inputs.eval_prompts),
             "data.eval_preferences": lambda: len(inputs.eval_rows.rows),
             "policy.sft.dataset": lambda: len(inputs.sft_rows),
+            "reward.preferences": lambda: len(inputs.reward_rows.rows),
+            "reward.eval_preferences": lambda: len(inputs.reward_eval_rows.rows),
         }
         rows = [self._rows(key, count) for key, count in counts.items() if _value(self._tree, key) is not None]
         others = [key for key in self._recorded if key not in counts and key != BASE_KEY]

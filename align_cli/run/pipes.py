@@ -40,6 +40,9 @@ class GivenPolicies:
             )
         return self.results.checkpoint(round_number)
 
+    def artifact(self, name: str) -> Path | None:
+        return self.results.artifact(name)
+
     def is_kept(self, round_number: int) -> bool:
         return True  # `checkpoint` says what is not there
 

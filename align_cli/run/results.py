@@ -83,6 +83,11 @@ class Results:
             return None
         return self.folder.manifests.verified(checkpoint)
 
+    def artifact(self, name: str) -> Path | None:
+        """What round 0 made besides its policy, by its name, verified; None before it is there."""
+        artifact = Artifact(0, name)
+        return self.folder.manifests.verified(artifact) if self.holds(artifact) else None
+
     def has_same_optimizer(self, round_number: int) -> bool:
         """Whether a round, which may be another run's, was trained with the optimizer that the recipe names."""
         before = {}

@@ -1,6 +1,7 @@
 """Single stages, for chains of commands: a stage at work between files and pipes instead of in a run's folder.
 
-The run's folder serves as the home of the initial policy alone, which the first command makes and the others find.
+The folder of the run serves as the home of the initial policy and of a reward model that the run fits, which the first
+command makes and the others find.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from align_cli import stages
-from align_cli.artifacts.records import Completion, Preference, Record
+from align_cli.artifacts.records import Completion, Preference, Record, RewardReport
+from align_cli.artifacts.store import read_record
 from align_cli.errors import RunError
 from align_cli.labelers.person import Asker
 from align_cli.models.memory import telling_out_of_memory
 from align_cli.models.of_recipe import load_recipe_policy, load_recipe_tokenizer
 from align_cli.models.refused import check_same_vocabulary
 from align_cli.recipe import Recipe, dump
+from align_cli.recipe.sections.labelers.reward_model import REWARD_MODEL
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import ROUNDS, run_around
 from align_cli.run.fork import interrupted_fork
 from align_cli.run.loaded import Loaded
-from align_cli.run.opening import Reporter
+from align_cli.run.opening import Reporter, check_inputs
 from align_cli.run.pipes import GivenPolicies, Pipes
 from align_cli.run.plan import Step, plan_steps
 from align_cli.run.results import Results
@@ -33,6 +36,7 @@ from align_cli.stages.base import (
     CHECKPOINT,
     COMPLETIONS,
     PREFERENCES,
+    REWARD,
     Artifact,
     Context,
     NoWork,
@@ -138,6 +142,26 @@ def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
     return once.carry_out(once.state.round, once.state.round)
 
 
+def reward_once(recipe: Recipe, reporter: Reporter) -> RewardReport:
+    """The stage that fits the run's reward model, in the run's folder; one that is there is shown.
+
+    Args:
+        recipe: the whole recipe.
+        reporter: shown what happens.
+
+    Raises:
+        RunError: if the recipe fits none, or if the folder holds one of other settings.
+    """
+    if recipe.reward is None:
+        raise RunError(
+            "the recipe fits no reward model", where="reward", hint="add the section reward with model_name_or_path"
+        )
+    results = Results(recipe, RunFolder(recipe.output_dir))
+    if not _make(results, reporter, REWARD_MODEL):
+        reporter.note(f"{results.folder.path}: the reward model is fitted already")
+    return read_record(results.folder.manifests.verified(Artifact(0, REWARD)), RewardReport)
+
+
 class _Once:
     """A stage with what it needs loaded: the policy that is given, and the initial one from the run's folder.
 
@@ -163,8 +187,10 @@ class _Once:
         if any(read.rows for read in self._stage.to_read(recipe, self._loaded.inputs)):
             for remark in check_rows(recipe, self._loaded.inputs, [self._stage]):
                 reporter.note(remark)
+        if any(found.name == REWARD_MODEL for found in self._stage.reads(recipe, self._results, 1)):
+            _make(self._results, reporter, REWARD_MODEL)
         if self._stage.needs(recipe):
-            _make_initial_policy(self._results, reporter)
+            _make(self._results, reporter, CHECKPOINT)
             if policy_path is not None:
                 self.state = read_training_state(policy_path) or self.state
 
@@ -203,13 +229,22 @@ class _Once:
         check_same_vocabulary(self._loaded.inputs.policy, initial, str(path))
 
 
-def _make_initial_policy(results: Results, reporter: Reporter) -> None:
-    """Make the run's folder with the initial policy in it, where the recipe has one made and it is not yet there.
+def _make(results: Results, reporter: Reporter, name: str) -> bool:
+    """Make the run's folder with an artifact of round 0 in it, where the recipe has one made and it is not yet there.
 
-    The first command that needs the initial policy makes it, as `align train` would; the others find it there.
+    The first command that needs the initial policy, or the reward model, makes it, as `align train` would; the others
+    find it there.
+
+    Args:
+        results: of the run.
+        reporter: shown what happens.
+        name: the artifact's.
+
+    Returns:
+        Whether anything was made.
 
     Raises:
-        RunError: if the folder holds the initial policy of other settings.
+        RunError: if the folder holds one of other settings.
     """
     recipe, folder = results.recipe, results.folder
     folder.check_usable()
@@ -217,16 +252,20 @@ def _make_initial_policy(results: Results, reporter: Reporter) -> None:
         raise RunError(
             "a fork was interrupted in this folder", where=str(folder.path), hint="`align train` goes on with it"
         )
-    making = [step for step in plan_steps(recipe) if step.round == 0 and CHECKPOINT in _stage_of(step).writes]
+    making = [step for step in plan_steps(recipe) if step.round == 0 and name in _stage_of(step).writes]
     if not remaining_steps(folder, recipe, making):
-        return
-    runner = StepRunner(recipe, folder, Loaded(recipe, results, reporter.note), results)
+        return False
+    loaded = Loaded(recipe, results, reporter.note)
+    if name == REWARD_MODEL:
+        check_inputs(making, loaded)
+    runner = StepRunner(recipe, folder, loaded, results)
     with folder.locked():
         folder.begin(dump(recipe), recipe.seed)
         settle_num_threads(folder, recipe, 0, reporter.note)
         for step in making:
             with reporter.stage(step.round, step.stage) as progress:
                 runner.carry_out(step, progress)
+    return True
 
 
 def _stage_of(step: Step) -> Stage:

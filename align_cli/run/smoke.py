@@ -6,7 +6,8 @@ ordinary run of one round, of the user's recipe with other numbers and a few row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def _two_steps(recipe: Recipe) -> list[str]:
         changed["label.ties"] = "keep"
     if recipe.policy.sft is not None:
         changed["policy.sft.max_steps"] = min(recipe.policy.sft.max_steps, STEPS)
+    if recipe.reward is not None and recipe.reward.head == "trained":
+        changed |= {"reward.num_train_epochs": "null", "reward.max_steps": STEPS}
     return [f"{key}={value}" for key, value in changed.items()]
 
 
@@ -85,7 +88,7 @@ def _longest_rows(recipe: Recipe, scratch: Path, reporter: Reporter) -> dict[str
     check_inputs(plan, loaded)
     due = [stage_named(name) for name in dict.fromkeys(step.stage for step in plan)]
     files = {}
-    for key, rows in longest_rows(recipe, loaded.inputs, due, STEPS).items():
+    for key, rows in (longest_rows(recipe, loaded.inputs, due, STEPS) | _longest_pairs(recipe, loaded)).items():
         files[key] = scratch / f"{key}.jsonl"
         write_text(files[key], "".join(f"{to_json(row)}\n" for row in rows))
     return files
@@ -95,6 +98,16 @@ def _say_anything(pairs: Sequence[Pair], verdicts: Verdicts) -> None:
     """Nobody is asked for what is not kept."""
     for pair in pairs:
         verdicts.keep(pair, "nobody", "first", left="first")
+
+
+def _longest_pairs(recipe: Recipe, loaded: Loaded) -> dict[str, list[Mapping[str, Any]]]:
+    """Of a reward model's pairs, which the policy does not read, those with the most characters."""
+    if recipe.reward is None:
+        return {}
+    count = STEPS * recipe.reward.global_batch_size
+    pairs = {"reward.preferences": loaded.inputs.reward_rows, "reward.eval_preferences": loaded.inputs.reward_eval_rows}
+    found = {key: nlargest(count, read.rows, key=lambda row: len(to_json(row))) for key, read in pairs.items()}
+    return {key: rows or found["reward.preferences"] for key, rows in found.items()}
 
 
 def _quoted(path: Path) -> str:

@@ -14,6 +14,8 @@ from align_cli.run.plan import Step
 def remaining_steps(folder: RunFolder, recipe: Recipe, plan: Sequence[Step]) -> list[Step]:
     """The plan after those steps at its beginning that are finished and made from what the recipe says now.
 
+    Of the first round that is left, a later step may be finished already, as a reward model that was fitted on its own.
+
     Raises:
         RunError: if a finished step was made from something else; names every key that changed.
     """
@@ -21,18 +23,32 @@ def remaining_steps(folder: RunFolder, recipe: Recipe, plan: Sequence[Step]) -> 
     for index, step in enumerate(plan):
         if folder.lineage.inherits(step.round):
             continue
-        record = folder.manifests.finished(step)
-        if record is None:
+        if folder.manifests.finished(step) is None:
+            for later in plan[index + 1 :]:
+                if later.round > step.round:
+                    break
+                _refuse_changed(folder, fingerprints, later)
             return list(plan[index:])
-        found = changes(record["inputs"], fingerprints.of(step))
-        if found:
-            raise RunError(
-                f"this folder holds another run: since {step} was finished, " + "; ".join(found),
-                where=str(folder.path),
-                hint="choose another output_dir for the new settings, put the old ones back (only rounds may be "
-                f"raised), or begin anew with {_restart(folder)}, which removes this run",
-            )
+        _refuse_changed(folder, fingerprints, step)
     return []
+
+
+def is_still_true(folder: RunFolder, recipe: Recipe, step: Step) -> bool:
+    """Whether a step is finished, and made from what the recipe says now."""
+    record = folder.manifests.finished(step)
+    return record is not None and not changes(record["inputs"], Fingerprints(recipe, folder.manifests).of(step))
+
+
+def _refuse_changed(folder: RunFolder, fingerprints: Fingerprints, step: Step) -> None:
+    record = folder.manifests.finished(step)
+    found = changes(record["inputs"], fingerprints.of(step)) if record is not None else []
+    if found:
+        raise RunError(
+            f"this folder holds another run: since {step} was finished, " + "; ".join(found),
+            where=str(folder.path),
+            hint="choose another output_dir for the new settings, put the old ones back (only rounds may be "
+            f"raised), or begin anew with {_restart(folder)}, which removes this run",
+        )
 
 
 def refuse_stopped(folder: RunFolder, recipe: Recipe, before: Step | None, step: Step) -> None:

@@ -11,10 +11,11 @@ from align_cli.stages.base import Stage
 from align_cli.stages.evaluate import Evaluate
 from align_cli.stages.generate import Generate
 from align_cli.stages.label import Label
+from align_cli.stages.reward import Reward
 from align_cli.stages.sft import WarmStart
 from align_cli.stages.train import Train
 
-STAGES: list[Stage] = [WarmStart(), Generate(), Label(), Train(), Evaluate()]
+STAGES: list[Stage] = [WarmStart(), Reward(), Generate(), Label(), Train(), Evaluate()]
 """In the order of a round."""
 
 

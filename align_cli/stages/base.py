@@ -38,9 +38,14 @@ SAMPLES, EVALUATION = "samples.jsonl", "evaluation.json"
 POLICY_KEYS = ("seed", "policy", "playground", "reviews")
 """Keys that every stage depends on: which model it is, and which random numbers."""
 
-_READING = ("criterion", "pairs", "as_chat", "system_prompt", "thinking")
+REWARD, REWARD_TRAINING = "reward.json", "reward_training.jsonl"
+"""Beside the artifact `REWARD_MODEL`: what the reward model that a run fits is worth, and how its training went."""
+
+FORM_KEYS = tuple(f"data.{name}" for name in ("criterion", "pairs", "as_chat", "system_prompt", "thinking"))
+"""Keys that say what is made of a dataset's rows."""
+
 _LENGTHS = ("max_prompt_tokens", "max_completion_tokens", "too_long")
-READING_KEYS = tuple(f"data.{name}" for name in (*_READING, *_LENGTHS))
+READING_KEYS = (*FORM_KEYS, *(f"data.{name}" for name in _LENGTHS))
 """Keys that every stage which reads data depends on: what is made of its rows, and how long they may be."""
 
 
@@ -48,6 +53,13 @@ def labeler_keys(recipe: Recipe, names: Iterable[str]) -> tuple[str, ...]:
     """The recipe keys of labelers, and of those that they ask in their turn."""
     asked = [one for name in names for one in (name, *recipe.labelers[name].asks())]
     return tuple(f"labelers.{name}" for name in dict.fromkeys(asked))
+
+
+def labeler_artifacts(recipe: Recipe, names: Iterable[str]) -> list[Artifact]:
+    """The artifacts of round 0 that labelers, and those that they ask in their turn, are made from."""
+    asked = [one for name in names for one in (name, *recipe.labelers[name].asks())]
+    read = [artifact for name in asked for artifact in recipe.labelers[name].artifacts()]
+    return [Artifact(0, name) for name in dict.fromkeys(read)]
 
 
 RecordType = TypeVar("RecordType", bound=Record)

@@ -32,6 +32,7 @@ from align_cli.stages.base import (
     Progress,
     Stage,
     Work,
+    labeler_artifacts,
     labeler_keys,
     policy_artifact,
 )
@@ -86,7 +87,8 @@ class Evaluate(Stage):
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         opponents = opponent_rounds(recipe, history, round_number).values()
-        return [policy_artifact(history, round_number), *(Artifact(number, SAMPLES) for number in opponents)]
+        labelers = labeler_artifacts(recipe, recipe.evaluate.scorers)
+        return [policy_artifact(history, round_number), *(Artifact(number, SAMPLES) for number in opponents), *labelers]
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(

@@ -30,6 +30,8 @@ from align_cli.stages.rows_of_recipe import (
     evaluation_pairs,
     evaluation_prompts,
     offline_pairs,
+    reward_evaluation_pairs,
+    reward_pairs,
     sft_demonstrations,
     training_prompts,
 )
@@ -119,6 +121,16 @@ class Inputs:
     def eval_rows(self) -> PairRows:
         """Held-out offline pairs, as read."""
         return evaluation_pairs(self._recipe, self._reading)
+
+    @cached_property
+    def reward_rows(self) -> PairRows:
+        """What a reward model is fitted on, as read; none without one."""
+        return reward_pairs(self._recipe, self._reading)
+
+    @cached_property
+    def reward_eval_rows(self) -> PairRows:
+        """What it is measured on, as read; none where a share of the other pairs is."""
+        return reward_evaluation_pairs(self._recipe, self._reading)
 
     @property
     def uses_offline_pairs(self) -> bool:

@@ -22,6 +22,7 @@ from align_cli.stages.base import (
     History,
     Loaded,
     Stage,
+    labeler_artifacts,
     labeler_keys,
     policy_artifact,
 )
@@ -50,7 +51,12 @@ class Label(Stage):
         return (*POLICY_KEYS, *READING_KEYS, *shown, "label", "method.beta", "method.sources", *labelers)
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
-        return [policy_artifact(history, history.base(round_number - 1)), Artifact(round_number, COMPLETIONS)]
+        labelers = labeler_artifacts(recipe, _reward_labelers(recipe))
+        return [
+            policy_artifact(history, history.base(round_number - 1)),
+            Artifact(round_number, COMPLETIONS),
+            *labelers,
+        ]
 
     def needs(self, recipe: Recipe) -> tuple[str, ...]:
         return tuple(dict.fromkeys(need for pairing in _pairings(recipe).values() for need in pairing.needs))

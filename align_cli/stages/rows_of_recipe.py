@@ -117,6 +117,18 @@ def evaluation_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows
     return _pairs(recipe, reading, name, key, world.eval_preferences, reviews.eval_preferences)
 
 
+def reward_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows:
+    """`reward.preferences`: what a reward model is fitted on; none without one."""
+    name = recipe.reward.preferences if recipe.reward else None
+    return _pairs(recipe, reading, name, "reward.preferences", world.preferences, reviews.preferences)
+
+
+def reward_evaluation_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows:
+    """`reward.eval_preferences`: what it is measured on; none where a share of the other pairs is."""
+    key, name = "reward.eval_preferences", recipe.reward.eval_preferences if recipe.reward else None
+    return _pairs(recipe, reading, name, key, world.eval_preferences, reviews.eval_preferences)
+
+
 def sft_demonstrations(recipe: Recipe, reading: Reading | None = None) -> Rows:
     """`policy.sft.dataset`; empty without a warm start."""
     if recipe.policy.sft is None:
@@ -151,6 +163,8 @@ def local_files(recipe: Recipe) -> dict[str, Path]:
         "data.eval_prompts": recipe.data.eval_prompts,
         "data.eval_preferences": recipe.data.eval_preferences,
         "policy.sft.dataset": recipe.policy.sft.dataset if recipe.policy.sft else None,
+        "reward.preferences": recipe.reward.preferences if recipe.reward else None,
+        "reward.eval_preferences": recipe.reward.eval_preferences if recipe.reward else None,
     }
     named = {
         **{key: DataName.of(name).place for key, name in sources.items() if name is not None},
@@ -158,6 +172,8 @@ def local_files(recipe: Recipe) -> dict[str, Path]:
         "reviews.liked": recipe.reviews.liked if recipe.reviews else None,
         "reviews.disliked": recipe.reviews.disliked if recipe.reviews else None,
     }
+    if recipe.reward is not None:
+        named |= {f"reward.{key}": folder for key, folder in recipe.reward.model_folder().items()}
     for name, labeler in recipe.labelers.items():
         named |= {f"labelers.{name}.{key}": file for key, file in labeler.files().items()}
         for key, place in labeler.code().items():

@@ -1,4 +1,4 @@
-"""The trainers' arguments: a recipe's `train` section as TRL's DPOConfig, its `policy.sft` as transformers' own.
+"""The trainers' arguments: `train` as TRL's DPOConfig, `reward` as its RewardConfig, `policy.sft` as transformers' own.
 
 What align decides itself (steps, saving, logging, seeds, precision of the comparison) is set here; every other
 TrainingArguments key passes through as the recipe has it. Whether it can be had on this machine is `buildable`'s.
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.policy import SftSection
+from align_cli.recipe.sections.reward import RewardSection
 from align_cli.seeds import derive_seed
 
 if TYPE_CHECKING:
     import torch
     from transformers import TrainingArguments
-    from trl import DPOConfig
+    from trl import DPOConfig, RewardConfig
 
 Arguments = TypeVar("Arguments", bound="TrainingArguments")
 
@@ -83,11 +84,57 @@ def dpo_config(
         "dataloader_pin_memory": False,
     }
     passed = train.training_arguments if passed is None else passed
-    known = {field.name for field in fields(DPOConfig)}
-    names = {old: new if new in known else old for old, new in RENAMED.items()}
-    names.update({new: names[old] for old, new in RENAMED.items()})
-    keys = {names.get(key, key): value for key, value in {**defaults, **passed, **ours}.items()}
-    return _on_device(device, DPOConfig, keys)
+    return _on_device(device, DPOConfig, _as_named(DPOConfig, {**defaults, **passed, **ours}))
+
+
+def reward_config(
+    section: RewardSection,
+    folder: Path,
+    num_steps: int,
+    *,
+    seed: int,
+    device: torch.device,
+    use_cache: bool,
+    passed: Mapping[str, Any] | None = None,
+) -> RewardConfig:
+    """TRL's arguments for a reward model; the departures from its defaults are those of `dpo_config`.
+
+    Args:
+        section: what the recipe says.
+        folder: what the trainer may write to; nothing in it is kept.
+        num_steps: optimizer steps.
+        seed: the run's seed.
+        device: where the model is.
+        use_cache: the model's own setting.
+        passed: the keys that pass through; None takes those of the section.
+
+    Raises:
+        Exception: whatever TrainingArguments says of a value that it refuses; `buildable` has said it in words before.
+    """
+    from trl import RewardConfig
+
+    ours = {
+        "output_dir": str(folder),
+        "max_steps": num_steps,
+        "learning_rate": section.learning_rate,
+        "per_device_train_batch_size": section.per_device_train_batch_size,
+        "gradient_accumulation_steps": section.gradient_accumulation_steps,
+        "center_rewards_coefficient": section.center_rewards_coefficient,
+        "max_length": None,  # lengths are ours
+        "seed": derive_seed(seed, "reward") % 2**32,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "remove_unused_columns": False,
+        "use_cache": use_cache,
+        "ignore_data_skip": True,
+    }
+    defaults = {"bf16": False, "gradient_checkpointing": False, "disable_tqdm": True, "dataloader_pin_memory": False}
+    passed = section.training_arguments if passed is None else passed
+    return _on_device(device, RewardConfig, _as_named(RewardConfig, {**defaults, **passed, **ours}))
 
 
 def sft_arguments(
@@ -123,6 +170,14 @@ def sft_arguments(
         "dataloader_pin_memory": False,
     }
     return _on_device(device, TrainingArguments, keys)
+
+
+def _as_named(kind: type, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys by the names that the installed transformers has for them."""
+    known = {field.name for field in fields(kind)}
+    names = {old: new if new in known else old for old, new in RENAMED.items()}
+    names.update({new: names[old] for old, new in RENAMED.items()})
+    return {names.get(key, key): value for key, value in keys.items()}
 
 
 def _on_device(device: torch.device, kind: type[Arguments], keys: Mapping[str, Any]) -> Arguments:

@@ -1,4 +1,4 @@
-"""Whether what the keys of `train` and `policy.sft` ask for can be had on this machine.
+"""Whether what the keys of `train`, `reward` and `policy.sft` ask for can be had on this machine.
 
 Much of what TrainingArguments takes is looked at only when a Trainer is made, or its optimizer: hours into a run. So
 all of it is made before anything is sampled, by transformers' own code, around a module of two layers: arguments,
@@ -20,7 +20,7 @@ from align_cli.models.devices import find_device
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.training_arguments import training_argument_names
 from align_cli.recipe.written.tree import shown
-from align_cli.training.arguments import dpo_config, sft_arguments
+from align_cli.training.arguments import dpo_config, reward_config, sft_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -59,13 +59,39 @@ def check_train_keys(recipe: Recipe) -> None:
         with ScratchFolder() as scratch:
             _build(dpo_config(recipe, scratch, device=device, use_cache=True, passed=passed))
 
-    written = recipe.train.training_arguments
+    _check_keys(recipe, "train", build, recipe.train.training_arguments)
+
+
+def check_reward_keys(recipe: Recipe) -> None:
+    """Build what `reward` asks for.
+
+    Raises:
+        RecipeError: for each key that cannot be built, with what transformers says of it.
+    """
+    section = recipe.reward
+    if section is None or section.head == "frozen":
+        return
+    device = find_device(recipe.policy.device)
+
+    def build(passed: Keys) -> None:
+        with ScratchFolder() as scratch:
+            _build(reward_config(section, scratch, 1, seed=recipe.seed, device=device, use_cache=True, passed=passed))
+
+    _check_keys(recipe, "reward", build, section.training_arguments)
+
+
+def _check_keys(recipe: Recipe, section: str, build: Callable[[Keys], None], written: Keys) -> None:
+    """Build what a section asks for, and blame the keys that pass through it.
+
+    Raises:
+        RecipeError: if it cannot be built.
+    """
     if _failure(build, written) is None:
         return
     own = _failure(build, {})
-    faults = [_fault(recipe, name, written[name], error) for name, error in _failures(build, written).items()]
+    faults = [_fault(recipe, section, name, written[name], error) for name, error in _failures(build, written).items()]
     if own is not None or not faults:  # it lies in none of the keys that pass through
-        raise RecipeError.of([recipe.fault("train", f"training cannot be set up: {_words(own)}", "change the section")])
+        raise RecipeError.of([recipe.fault(section, f"training cannot be set up: {_words(own)}", "change the section")])
     raise RecipeError.of(faults)
 
 
@@ -212,21 +238,19 @@ def _environment_restored() -> Iterator[None]:
                 del os.environ[name]
 
 
-def _fault(recipe: Recipe, name: str, value: Any, error: Exception) -> Fault:
-    words = _words(error)
+def _fault(recipe: Recipe, section: str, name: str, value: Any, error: Exception) -> Fault:
+    key, words = f"{section}.{name}", _words(error)
     choices = re.findall(r"'([\w-]+)'", words) if "select one of" in words else []
     others = [key for key in training_argument_names() if key != name and re.search(rf"\b{key}\b", words)]
     if isinstance(error, ImportError) or "install" in words:
-        hint = f"install it, or change train.{name}"
+        hint = f"install it, or change {key}"
     elif others:
-        hint = f"set train.{others[0]}, or change train.{name}"
+        hint = f"set {section}.{others[0]}, or change {key}"
     elif choices and (near := nearest(str(value), choices)):
-        hint = f"did you mean train.{name}={near}?"
+        hint = f"did you mean {key}={near}?"
     else:
-        hint = FORMS.get(name, f"change train.{name}, or leave it out")
-    return recipe.fault(
-        f"train.{name}", f"train.{name} is {shown(value)}; training cannot be set up with it: {words}", hint
-    )
+        hint = FORMS.get(name, f"change {key}, or leave it out")
+    return recipe.fault(key, f"{key} is {shown(value)}; training cannot be set up with it: {words}", hint)
 
 
 def _words(error: Exception | None) -> str:

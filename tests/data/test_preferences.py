@@ -27,7 +27,7 @@ def to_preference(row: dict[str, Any]) -> dict[str, Any] | Dropped:
     if isinstance(said, Dropped):
         return said
     assert isinstance(said, Exchange)
-    ((better, worse, label),) = said.verdicts
+    ((better, worse, label, _),) = said.verdicts
     pair = {"prompt": said.prompt, "chosen": said.answers[better].text, "rejected": said.answers[worse].text}
     return pair if label is None else {**pair, "label": label}
 

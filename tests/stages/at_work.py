@@ -66,6 +66,10 @@ class Folders:
     def checkpoint(self, round_number: int) -> Path:
         return self.folders[round_number]
 
+    def artifact(self, name: str) -> Path | None:
+        place = self.folders[0] / name if 0 in self.folders else None
+        return place if place is not None and place.exists() else None
+
     def best_round(self) -> int | None:
         return self.best
 

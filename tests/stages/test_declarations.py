@@ -25,6 +25,7 @@ from align_cli.stages.inputs import Inputs
 from align_cli.stages.train import pair_rounds
 
 TinyRecipe = Callable[..., Recipe]
+REWARD = "reward={model_name_or_path: org/base}"
 OFFLINE = "method.sources={offline: {mixing: 1}}"
 SELF_LABELLED = "method.sources={dpp: {mixing: 1}}"
 MIXED = ("method.sources={dmd: {mixing: 1}}", "data.demonstrations=playground")
@@ -56,7 +57,7 @@ def due(recipe: Recipe, round_number: int) -> list[str]:
 
 
 def test_stages_are_found_by_name_and_stand_in_the_order_of_a_round() -> None:
-    assert [stage.name for stage in STAGES] == ["sft", "generate", "label", "train", "evaluate"]
+    assert [stage.name for stage in STAGES] == ["sft", "reward", "generate", "label", "train", "evaluate"]
     assert all(stage_named(stage.name) is stage for stage in STAGES)
 
 
@@ -64,6 +65,7 @@ def test_each_stage_says_what_it_writes() -> None:
     """The names are those of a run's folder: other ones would be other runs."""
     assert {stage.name: stage.writes for stage in STAGES} == {
         "sft": ("checkpoint", "training.jsonl"),
+        "reward": ("reward_model", "reward_training.jsonl", "reward.json"),
         "generate": ("completions.jsonl",),
         "label": ("preferences.jsonl",),
         "train": ("checkpoint", "training.jsonl"),
@@ -95,6 +97,7 @@ def test_round_zero_makes_and_measures_the_policy_and_the_others_train_it(
 ) -> None:
     assert due(recipe(policy={"model_name_or_path": str(tmp_path)}), 0) == ["evaluate"], "it is there already"
     assert due(recipe(), 0) == ["sft", "evaluate"]
+    assert due(recipe(REWARD), 0) == ["sft", "reward", "evaluate"]
     for number in (1, 2, 7):
         assert due(recipe(), number) == ["generate", "label", "train", "evaluate"]
         assert due(recipe(OFFLINE), number) == ["train", "evaluate"]
@@ -106,9 +109,13 @@ def test_round_zero_makes_and_measures_the_policy_and_the_others_train_it(
     ("key", "stages"),
     [
         *(
-            (key, "sft generate label train evaluate")
-            for key in ("seed", "policy.dtype", "playground.setting", "reviews.liked")
+            (key, "sft reward generate label train evaluate")
+            for key in ("seed", "policy.model_name_or_path", "playground.setting", "reviews.liked", "data.as_chat")
         ),
+        ("policy.dtype", "sft generate label train evaluate"),
+        ("reward.learning_rate", "reward"),
+        ("label.thinking", "reward label train evaluate"),
+        ("data.max_prompt_tokens", "sft generate label train evaluate"),
         ("data.prompts", "generate"),
         ("generate.temperature", "generate evaluate"),
         ("label.ties", "label train evaluate"),
@@ -161,12 +168,26 @@ def test_a_round_goes_on_from_the_policy_before(
     def reads(name: str, *overrides: str) -> list[Artifact]:
         return stage_named(name).reads(recipe(*overrides), history, 3)
 
-    assert reads("sft") == []
+    assert reads("sft") == reads("reward") == []
     assert reads("generate") == [policy]
     assert reads("generate", WITH_REFERENCE) == [policy, Artifact(0, CHECKPOINT)]
     assert reads("label") == [policy, Artifact(3, COMPLETIONS)]
     assert reads("train") == [policy, Artifact(3, PREFERENCES)]
     assert reads("evaluate") == [Artifact(3, CHECKPOINT), Artifact(0, SAMPLES), Artifact(base, SAMPLES)]
+
+
+def test_who_asks_the_runs_reward_model_is_made_from_it(recipe: Callable[..., Recipe]) -> None:
+    mine = "labelers.mine={kind: reward_model, model_name_or_path: run}"
+    both = "labelers.both={kind: combination, of: {mine: 1, hidden: 1}}"
+    model = Artifact(0, "reward_model")
+
+    def asks(name: str, *overrides: str) -> bool:
+        return model in stage_named(name).reads(recipe(REWARD, mine, both, *overrides), Known(), 3)
+
+    for labeler, is_asked in (("mine", True), ("both", True), ("hidden", False)):
+        assert asks("label", f"method.sources.dpr.labeler={labeler}") is is_asked
+        assert asks("evaluate", f"evaluate.scorer={labeler}") is is_asked
+        assert not asks("train", f"method.sources.dpr.labeler={labeler}")
 
 
 def test_the_initial_policy_is_measured_against_nobody(recipe: Callable[..., Recipe]) -> None:
@@ -189,7 +210,7 @@ def test_what_has_to_be_loaded(recipe: Callable[..., Recipe]) -> None:
     def needs(name: str, *overrides: str) -> tuple[str, ...]:
         return stage_named(name).needs(recipe(*overrides))
 
-    assert needs("sft") == ()
+    assert needs("sft") == needs("reward") == ()
     assert needs("generate") == ("policy",)
     assert needs("generate", WITH_REFERENCE) == ("policy", "reference")
     assert needs("label") == (), "the labeler alone"
@@ -216,7 +237,8 @@ def test_what_there_is_too_little_of_is_said(recipe: Callable[..., Recipe]) -> N
 def test_a_fork_keeps_the_initial_policy_and_how_policies_are_measured(recipe: Callable[..., Recipe]) -> None:
     fixed = {stage.name: stage.fork_keys(recipe()).fixed for stage in STAGES}
     free = {stage.name: stage.fork_keys(recipe()).free for stage in STAGES}
-    assert [name for name, keys in fixed.items() if keys] == ["sft", "evaluate"]
+    assert [name for name, keys in fixed.items() if keys] == ["sft", "reward", "evaluate"]
+    assert (fixed["reward"], free["reward"]) == (("reward",), ())
     assert "policy" in fixed["sft"] and set(free["sft"]) == {"policy.reference", "policy.lora.between_rounds", "seed"}
     assert {"evaluate", "data.eval_prompts", "generate"} <= set(fixed["evaluate"])
     assert {"method.beta", "label", "generate.prompts_per_round"} <= set(free["evaluate"])

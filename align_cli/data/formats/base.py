@@ -68,11 +68,13 @@ class Verdict(NamedTuple):
         chosen: the better one's place among the answers.
         rejected: the other one's.
         label: the probability that it is the better one; None where the dataset just says so; one half is a tie.
+        margin: by how much it is better, in the unit of a reward model's scores; None where the dataset says nothing.
     """
 
     chosen: int
     rejected: int
     label: float | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)

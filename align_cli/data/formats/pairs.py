@@ -14,7 +14,8 @@
                                     text that could be the prompt
 
 `chosen_messages` and `rejected_messages` are other names for messages of the pair. With `system`, a text prompt and its
-completions become a conversation. `label`, where there is one, is the probability that `chosen` is the better one.
+completions become a conversation. `label`, where there is one, is the probability that `chosen` is the better one, and
+`margin` by how much it is better (TRL's, of reward models: their scores are to be at least so far apart).
 Text is kept to the letter: an empty completion, or one of white space, stays as it is, and so do pairs of two equal
 ones; whoever pairs and trains decides on those.
 """
@@ -22,6 +23,7 @@ ones; whoever pairs and trains decides on those.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from os.path import commonprefix
 from typing import Any
 
@@ -39,6 +41,7 @@ from align_cli.data.formats.base import (
     Wanted,
     at,
     holds,
+    number_of,
 )
 from align_cli.data.messages import (
     Message,
@@ -54,8 +57,8 @@ from align_cli.data.transcripts import REPLY_MARKER
 
 NAMES, LONG_NAMES = ("chosen", "rejected"), ("chosen_messages", "rejected_messages")
 PROMPT_KEYS = ("prompt", "conversations", "instruction", "question")
-KNOWN_KEYS = (*PROMPT_KEYS, "input", "system", *NAMES, *LONG_NAMES, "label")
-PAIR_KEYS = (*NAMES, "label", "system")
+KNOWN_KEYS = (*PROMPT_KEYS, "input", "system", *NAMES, *LONG_NAMES, "label", "margin")
+PAIR_KEYS = (*NAMES, "label", "margin", "system")
 KINDS = {"prompt": "", "conversations": "ShareGPT", "instruction": "Alpaca", "question": "question"}
 WHOLE, TRANSCRIPTS, SHARED = "whole conversations", "hh-rlhf transcripts", "texts that begin alike"
 SHOWN_OTHERWISE = ("completion", "messages", "output", "text")
@@ -80,6 +83,9 @@ class Pairs(Format):
         chosen, rejected = _completions(row)
         label = None if row.get("label") is None else probability_of(row["label"], "label")
         pair = _joined(row, chosen, rejected, label)
+        if isinstance(pair, Exchange) and row.get("margin") is not None:
+            margin = number_of(row["margin"], "margin")
+            pair = replace(pair, verdicts=tuple(verdict._replace(margin=margin) for verdict in pair.verdicts))
         yield pair if isinstance(pair, Dropped) else pair.with_system(row.get("system"))
 
 

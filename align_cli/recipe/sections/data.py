@@ -125,7 +125,11 @@ def _mixed_pairs_need_demonstrations(view: View) -> Iterator[RuleFault]:
 def _reviews_are_described(view: View) -> Iterator[RuleFault]:
     if view.has("reviews"):
         return
-    users = [key for key in (*_KEYS, "policy.sft.dataset") if view.sound(key) == "reviews"]
+    users = [
+        key
+        for key in (*_KEYS, "policy.sft.dataset", "reward.preferences", "reward.eval_preferences")
+        if view.sound(key) == "reviews"
+    ]
     if users:
         what = f"{users[0]} is reviews, and the recipe has no section reviews"
         yield rule_fault(users[0], what, "add the section reviews with liked and disliked, a text file each")

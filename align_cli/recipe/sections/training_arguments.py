@@ -1,4 +1,4 @@
-"""Keys of `train` that pass through to transformers' TrainingArguments: which there are, and which align sets itself.
+"""Keys of `train` and `reward` that pass through to TrainingArguments: which there are, and which align sets itself.
 
 The names and types are read off the source of the installed transformers, which is parsed and never imported: importing
 it would take seconds and load torch.
@@ -17,9 +17,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from align_cli.errors import nearest
+from align_cli.recipe.checking.section import Section
+from align_cli.recipe.sections.reward import RewardSection
 from align_cli.recipe.sections.train import TrainSection
 from align_cli.recipe.written.scalars import rewritten
 from align_cli.recipe.written.tree import shown
+
+PASSING_SECTIONS: dict[str, type[Section]] = {"train": TrainSection, "reward": RewardSection}
+"""The sections of a recipe whose other keys pass through, by name."""
 
 _RESUME = "align goes on where a run stopped; run the same command again"
 _CHECKPOINTS = "align writes a checkpoint each round; for more, set checkpoints.every_steps"
@@ -115,6 +120,15 @@ _FROM_TRL = {
 }
 
 
+_NOT_OF_REWARD = {
+    "report_to": "its figures are in reward.json, reward_training.jsonl and the ledger; leave it out",
+    "logging_dir": "no tracker is told of it; leave it out",
+    "run_name": "no tracker is told of it; leave it out",
+    "project": "no tracker is told of it; leave it out",
+}
+"""Keys that `train` passes through and `reward` does not."""
+
+
 class PassThroughFault(NamedTuple):
     """What is wrong with a pass-through key, and the remedy."""
 
@@ -140,17 +154,17 @@ def training_argument_names() -> list[str]:
     return [name for name in training_argument_types() if _refusal(name) is None]
 
 
-def check_training_argument(name: str, value: Any) -> PassThroughFault | None:
-    """What is wrong with a key of `train` that is not in the schema, if anything."""
-    key = f"train.{shown(name)[1:-1]}"
-    refusal = _refusal(name)
+def check_training_argument(name: str, value: Any, section: str = "train") -> PassThroughFault | None:
+    """What is wrong with a key of `train` or `reward` that is not in the schema, if anything."""
+    key = f"{section}.{shown(name)[1:-1]}"
+    refusal = _refusal(name) if section == "train" else _refusal_of_reward(name)
     if refusal is not None:
         return PassThroughFault(False, f"{key} is refused: {refusal[0]}", refusal[1])
     known = training_argument_types()
     if not known:
         return None
     if name not in known:
-        return PassThroughFault(False, f"unknown key {key}", _suggestion(name))
+        return PassThroughFault(False, f"unknown key {key}", _suggestion(name, section))
     words = _wanted(known[name], value)
     if not words:
         return None
@@ -168,12 +182,20 @@ def _refusal(name: str) -> tuple[str, str] | None:
     return ("it is TRL's, not TrainingArguments'", _FROM_TRL[name]) if name in _FROM_TRL else None
 
 
-def _suggestion(name: str) -> str:
-    near = nearest(name, [*TrainSection.model_fields, *training_argument_names()])
+def _refusal_of_reward(name: str) -> tuple[str, str] | None:
+    """As for `train`, whose hints are about preference training; but steps and epochs are keys of its own."""
+    if name in _NOT_OF_REWARD:
+        return "align sets it itself", _NOT_OF_REWARD[name]
+    refusal = _refusal(name)
+    return None if refusal is None else (refusal[0], "leave it out")
+
+
+def _suggestion(name: str, section: str) -> str:
+    near = nearest(name, [*PASSING_SECTIONS[section].model_fields, *training_argument_names()])
     return (
-        f"did you mean train.{near}?"
+        f"did you mean {section}.{near}?"
         if near
-        else "train takes its own keys and those of transformers' TrainingArguments"
+        else f"{section} takes its own keys and those of transformers' TrainingArguments"
     )
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from align_cli import stages
 from align_cli.artifacts.checksums import STRANGERS, checksum, folder_checksum, member_checksums
 from align_cli.artifacts.files import remove
 from align_cli.errors import DataError, RunError
@@ -106,6 +107,8 @@ class Manifests:
             entry["planned_rounds"] = done.planned_rounds
         manifest = copy.deepcopy(self.of_round(step.round))
         manifest["stages"][step.stage] = entry
+        order = {stage.name: place for place, stage in enumerate(stages.STAGES)}
+        manifest["stages"] = dict(sorted(manifest["stages"].items(), key=lambda item: order.get(item[0], len(order))))
         self.write(step.round, manifest)
 
     def write(self, round_number: int, manifest: Manifest) -> None:

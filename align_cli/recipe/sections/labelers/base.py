@@ -34,3 +34,7 @@ class LabelerSection(Section):
     def asks(self) -> list[str]:
         """The labelers that it asks in its turn, by name."""
         return []
+
+    def artifacts(self) -> tuple[str, ...]:
+        """What of the run's own round 0 it reads, by the artifact's name."""
+        return ()
