@@ -51,13 +51,13 @@ def test_ten_faults_are_reported_at_once_in_these_words(monkeypatch):
         ),
         (
             "labelers.hidden.kind=fuction",
-            "labelers.hidden.kind is 'fuction'; it must be one of combination, dataset, function, reward_model",
+            "labelers.hidden.kind is 'fuction'; it must be one of combination, dataset, function, person, reward_model",
             "did you mean function?",
         ),
         (
             "labelers.other.batch_size=3",
             "labelers.other.kind is missing",
-            "set it to one of combination, dataset, function, reward_model",
+            "set it to one of combination, dataset, function, person, reward_model",
         ),
         ("data=5", "data is 5; it must be a section", ""),
         (
