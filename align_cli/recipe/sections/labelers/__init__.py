@@ -17,12 +17,15 @@ from align_cli.recipe.checking.devices import no_device
 from align_cli.recipe.checking.files import near_file
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
 from align_cli.recipe.data_names import exists
+from align_cli.recipe.sections.labelers import judge, reward_server
 from align_cli.recipe.sections.labelers.base import Gives, LabelerSection
 from align_cli.recipe.sections.labelers.code import is_place_of_code
 from align_cli.recipe.sections.labelers.combination import CombinationLabelerSection
 from align_cli.recipe.sections.labelers.dataset import DatasetLabelerSection
 from align_cli.recipe.sections.labelers.function import FunctionLabelerSection
+from align_cli.recipe.sections.labelers.judge import JudgeLabelerSection
 from align_cli.recipe.sections.labelers.reward_model import RewardModelLabelerSection
+from align_cli.recipe.sections.labelers.reward_server import RewardServerLabelerSection
 from align_cli.recipe.written.tree import KeyPath, escaped, shown
 
 
@@ -44,9 +47,11 @@ LABELER_KINDS: dict[str, LabelerKind] = {
     "combination": LabelerKind(CombinationLabelerSection, "align_cli.labelers.combination:Combination"),
     "dataset": LabelerKind(DatasetLabelerSection),
     "function": LabelerKind(FunctionLabelerSection, "align_cli.labelers.function:FunctionLabeler"),
+    "judge": LabelerKind(JudgeLabelerSection, "align_cli.labelers.judge:judge_labeler"),
     "reward_model": LabelerKind(RewardModelLabelerSection, "align_cli.labelers.reward_model:RewardModelLabeler"),
+    "reward_server": LabelerKind(RewardServerLabelerSection, "align_cli.labelers.reward_server:RewardServerLabeler"),
 }
-NOT_SERVED_KINDS = dict.fromkeys(("policy", "judge", "person"), "call it from a labeler of kind function")
+NOT_SERVED_KINDS = dict.fromkeys(("policy", "person"), "call it from a labeler of kind function")
 
 
 def _of_its_kind(value: Any) -> Any:
@@ -166,5 +171,7 @@ RULES: tuple[Rule, ...] = (
     _dataset_is_no_other_labelers_name,
     _members_can_be_asked,
     _devices_have_names,
+    *judge.RULES,
+    *reward_server.RULES,
 )
 FILE_RULES: tuple[Rule, ...] = (_code_and_files_can_be_found,)
