@@ -1,6 +1,6 @@
-"""A judge's server on loopback that counts every request and can go wrong in every way; or such a proxy before a real one.
+"""A judge's server on loopback that counts every request and can go wrong in every way, or a proxy that can.
 
-    with JudgeServer(longer_wins, {3: "500"}) as server: ...     # the third request for an answer meets an error
+with JudgeServer(longer_wins, {3: "500"}) as server: ...     # the third request for an answer meets an error
 """
 
 from __future__ import annotations

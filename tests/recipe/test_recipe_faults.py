@@ -189,7 +189,6 @@ def test_a_key_by_another_tools_name_gets_its_name_here(faults_of, override, hin
     [
         "preset=self-rewarding",
         "labelers.x.kind=policy",
-        "labelers.x={kind: judge, model: m}",
         "labelers.x.kind=person",
         "generate.engine=openai",
         "generate.engine=vllm",

@@ -149,7 +149,7 @@ class Endpoint:
                 trouble = PassingError(f"its answer cannot be read: {unreadable}")
             except NotThereError as fault:
                 watch.failed()
-                raise await self._not_there(fault) from None
+                raise await self._not_there(fault, path) from None
             except BaseException:
                 watch.failed()
                 raise
@@ -209,11 +209,12 @@ class Endpoint:
             shown = self.shown(text)
             raise UnreadableError(f"it is no JSON: {shown}" if shown else "it is empty") from None
 
-    async def _not_there(self, fault: NotThereError) -> LabelerError:
+    async def _not_there(self, fault: NotThereError, path: str) -> LabelerError:
         """What is not there: the model, where the server names others, or the path of the request."""
         names = await self.models()
         if names is None or self._section.model in names:
-            return LabelerError(fault.what, where=f"{self.place}.{self.url_key}", hint="is it the server's address?")
+            hint = f"is it the server's address, and is it asked by {path} there?"
+            return LabelerError(fault.what, where=f"{self.place}.{self.url_key}", hint=hint)
         hint = f"the server has the models {self.shown(', '.join(names) or 'none')}"
         return LabelerError(fault.what, where=f"{self.place}.model", hint=hint)
 

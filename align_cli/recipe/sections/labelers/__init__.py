@@ -17,7 +17,7 @@ from align_cli.recipe.checking.devices import no_device
 from align_cli.recipe.checking.files import near_file
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
 from align_cli.recipe.data_names import exists
-from align_cli.recipe.sections.labelers import judge, reward_server
+from align_cli.recipe.sections.labelers import judge, reward_server, server
 from align_cli.recipe.sections.labelers.base import Gives, LabelerSection
 from align_cli.recipe.sections.labelers.code import is_place_of_code
 from align_cli.recipe.sections.labelers.combination import CombinationLabelerSection
@@ -171,6 +171,7 @@ RULES: tuple[Rule, ...] = (
     _dataset_is_no_other_labelers_name,
     _members_can_be_asked,
     _devices_have_names,
+    *server.RULES,
     *judge.RULES,
     *reward_server.RULES,
 )

@@ -68,7 +68,7 @@ class JudgeLabelerSection(ServerLabelerSection):
         description="whether a pair is shown in both orders, or in one that is drawn by what it says; pairwise only",
     )
     votes: int = Field(1, ge=1, le=1000, description="answers to each question; they are averaged")
-    temperature: Annotated[float, Usual("0 for one vote, 0.7 for several")] | None = Field(
+    temperature: Annotated[float | None, Usual("0 for one vote, 0.7 for several")] = Field(
         0.0, ge=0, le=2, description="of the judge's sampling; null leaves it to the server"
     )
     max_tokens: int | None = Field(

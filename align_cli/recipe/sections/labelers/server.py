@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from align_cli.recipe.checking.section import Usual
-from align_cli.recipe.checking.view import RuleFault, rule_fault
+from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
 from align_cli.recipe.sections.labelers.base import LabelerSection
 from align_cli.recipe.written.tree import shown
-
-VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
 class ServerLabelerSection(LabelerSection):
@@ -28,8 +25,8 @@ class ServerLabelerSection(LabelerSection):
     )
 
     model: str = Field(min_length=1, description="the name under which the server has the model")
-    api_key_env: Annotated[str, Usual("the name of an environment variable, as in OPENAI_API_KEY")] | None = Field(
-        None, pattern=VARIABLE, description="the environment variable that holds the key; no key is ever in a recipe"
+    api_key_env: str | None = Field(
+        None, description="the environment variable that holds the key; no key is ever in a recipe"
     )
     concurrency: int = Field(8, ge=1, le=1024, description="requests under way at once")
     max_retries: int = Field(
@@ -47,3 +44,18 @@ def no_address(key: str, value: str) -> Iterator[RuleFault]:
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         what = f"{key} is {shown(value)}; it must be an address"
         yield rule_fault(key, what, "as in http://127.0.0.1:8000/v1")
+
+
+def _keys_stand_in_variables(view: View) -> Iterator[RuleFault]:
+    for name in view.labeler_names():
+        try:
+            variable = view.labeler(name).get("api_key_env")
+        except UnsoundError:
+            continue
+        if variable is not None and not (variable.isascii() and variable.isidentifier()):
+            key = f"labelers.{name}.api_key_env"
+            what = f"{key} is {shown(variable)}; it must be the name of an environment variable"
+            yield rule_fault(key, what, "as in OPENAI_API_KEY")
+
+
+RULES: tuple[Rule, ...] = (_keys_stand_in_variables,)
