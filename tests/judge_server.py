@@ -65,14 +65,14 @@ class JudgeServer:
     Args:
         answering: what it says.
         faults: what goes wrong, by the number of the request for an answer, from 1.
-        models: that it names; None where it does not.
+        models: that it names; None where it does not, [500] where it goes wrong over them.
         base: the path that everything stands below.
         on_request: told of each request for an answer, before it is answered.
     """
 
     answering: Answering
     faults: Mapping[int, str] = field(default_factory=dict)
-    models: list[str] | None = field(default_factory=lambda: ["judge"])
+    models: list[Any] | None = field(default_factory=lambda: ["judge"])
     base: str = "/v1"
     on_request: Callable[[int, Body], None] = lambda number, body: None
 
@@ -148,7 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing is printed."""
 
     def do_GET(self) -> None:
-        if self.path == f"{self.judge.base}/models" and self.judge.models is not None:
+        if self.path == f"{self.judge.base}/models" and self.judge.models == [500]:
+            self._send(500, {"error": {"message": "Internal Server Error"}})
+        elif self.path == f"{self.judge.base}/models" and self.judge.models is not None:
             self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.judge.models]})
         else:
             self._send(404, {"error": {"message": "there is nothing here"}})

@@ -25,6 +25,7 @@ from align_cli.artifacts.answers import Answers
 from align_cli.errors import LabelerError
 from align_cli.labelers import Comparer, Scorer, build_labeler
 from align_cli.labelers.server import endpoint
+from align_cli.labelers.server.pace import Pace
 from align_cli.recipe.sections.labelers import JudgeLabelerSection
 
 Make = Callable[..., Any]
@@ -250,6 +251,16 @@ def test_a_server_that_does_not_answer_in_time_is_asked_again(make: Make, serve:
     assert len(server.asked) == 7
 
 
+def test_a_wait_that_a_server_asks_for_holds_all_requests(
+    make: Make, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[float] = []
+    hold = Pace.hold
+    monkeypatch.setattr(Pace, "hold", lambda pace, seconds: (held.append(seconds), hold(pace, seconds)))
+    make(serve(longer_wins, {2: "429 for a second", 5: "429"})).compare(PROMPTS, FIRSTS, SECONDS)
+    assert held == [1.0]
+
+
 def test_a_wait_that_is_longer_than_ten_minutes_is_told_and_not_waited_for(make: Make, serve: Serve) -> None:
     server = serve(longer_wins, {1: "429 for a second"})
     judge = make(server)
@@ -290,6 +301,7 @@ def test_a_check_asks_for_nothing_that_costs_and_tells_of_a_model_that_is_not_na
     assert notes == ["labelers.j: judge is not among the models that the server names: another"]
     silent: list[str] = []
     make(serve(models=None), silent).check(PROMPTS)  # a server that names none
+    make(serve(models=[500]), silent).check(PROMPTS)  # `transformers serve` without a cache of models
     assert silent == []
 
 

@@ -117,9 +117,7 @@ def test_a_budget_that_ran_out_stops_in_words_and_a_larger_one_goes_on(
     assert figures_of(folder) == figures_of(whole)
 
 
-def test_a_chain_keeps_answers_too(
-    make_folder: MakeFolder, align: Align, tmp_path: Path, server: JudgeServer
-) -> None:
+def test_a_chain_keeps_answers_too(make_folder: MakeFolder, align: Align, tmp_path: Path, server: JudgeServer) -> None:
     folder = make_judged(make_folder, tmp_path, server)
     completions = align("generate", "recipe.yaml", cwd=folder).out
     stop = Stop("after fsync", 6)

@@ -178,6 +178,8 @@ class Endpoint:
                 what = f"there is nothing at {self.base_url}, and a server at {below}"
                 raise LabelerError(what, where=f"{self.place}.{self.url_key}", hint=f"set it to {below}")
         except PassingError as trouble:
+            if trouble.is_answered:  # some have trouble with their list alone
+                return None
             raise self._given_up(trouble, 1) from None
         return names
 
@@ -213,7 +215,9 @@ class Endpoint:
         """What is not there: the model, where the server names others, or the path of the request."""
         names = await self.models()
         if names is None or self._section.model in names:
-            hint = f"is it the server's address, and is it asked by {path} there?"
+            is_v1 = self.base_url.endswith("/v1") or self.url_key != "base_url"
+            hint = "is it the server's address" + ("" if is_v1 else ", which ends in /v1 for most")
+            hint += f", and is it asked by {path} there?"
             return LabelerError(fault.what, where=f"{self.place}.{self.url_key}", hint=hint)
         hint = f"the server has the models {self.shown(', '.join(names) or 'none')}"
         return LabelerError(fault.what, where=f"{self.place}.model", hint=hint)

@@ -25,11 +25,12 @@ class PassingError(Exception):
         what: happened, in words that follow "the server was asked, and".
         wait_seconds: how long the server asks to wait; 0 where it does not say.
         hint: what to do where it does not pass.
+        is_answered: whether the server is there, and said so itself.
     """
 
-    def __init__(self, what: str, wait_seconds: float = 0.0, hint: str = "") -> None:
+    def __init__(self, what: str, wait_seconds: float = 0.0, hint: str = "", *, is_answered: bool = False) -> None:
         super().__init__(what)
-        self.wait_seconds = wait_seconds
+        self.wait_seconds, self.is_answered = wait_seconds, is_answered
         self.hint = hint or KEPT
 
 
@@ -78,7 +79,7 @@ def fault_of(error: Exception, asked: Asked) -> Exception:
     status, said = error.status_code, asked.shown(f"{error.status_code} {error.response.text}")
     is_spent = any(code in said for code in SPENT_CODES)
     if (status in PASSING_STATUS or status >= 500) and status not in NOT_THERE_STATUS and not is_spent:
-        return PassingError(f"it answered {said}", retry_after(error.response.headers))
+        return PassingError(f"it answered {said}", retry_after(error.response.headers), is_answered=True)
     what = f"the server at {asked.base_url} refused: {said}"
     if status in NOT_THERE_STATUS:
         return NotThereError(what)
