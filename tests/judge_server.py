@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -78,7 +79,7 @@ class JudgeServer:
 
     def __post_init__(self) -> None:
         self.asked: list[Asked] = []
-        self.most_at_once = self._at_once = 0
+        self.most_at_once = self.num_under_way = 0
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -129,14 +130,14 @@ class JudgeServer:
         """A request came: its number."""
         with self._lock:
             self.asked.append(asked)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.num_under_way += 1
+            self.most_at_once = max(self.most_at_once, self.num_under_way)
             return len(self.asked)
 
     def went(self) -> None:
         """It is answered."""
         with self._lock:
-            self._at_once -= 1
+            self.num_under_way -= 1
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -196,6 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(data[: len(data) // 2])
             self._hang_up()
+        elif fault == "drip":
+            self._drip(data)
         elif fault == "half json":
             self._send_bytes(200, data[: len(data) // 2], {})
         else:
@@ -211,6 +214,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+    def _drip(self, data: bytes) -> None:
+        """An answer that is never silent for long, and never done."""
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        with suppress(OSError):
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                time.sleep(SECONDS_OF_SLOW / 10)
 
     def _hang_up(self) -> None:
         self.wfile.flush()

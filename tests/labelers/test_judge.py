@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,8 +246,9 @@ def test_a_refusal_is_not_asked_again_and_says_what_to_do(fault: str, hint: str,
     assert len(server.asked) == 1
 
 
-def test_a_server_that_does_not_answer_in_time_is_asked_again(make: Make, serve: Serve) -> None:
-    server = serve(longer_wins, {1: "slow"})
+@pytest.mark.parametrize("fault", ["slow", "drip"])
+def test_a_server_that_does_not_answer_in_time_is_asked_again(fault: str, make: Make, serve: Serve) -> None:
+    server = serve(longer_wins, {1: fault})
     assert make(server, timeout_seconds=0.3).compare(PROMPTS, FIRSTS, SECONDS) == WINNERS
     assert len(server.asked) == 7
 
@@ -431,6 +433,20 @@ def test_a_slow_answer_holds_no_other_up_and_no_more_than_concurrency_are_under_
     judge.compare([f"p{n}" for n in range(10)], ["a"] * 10, ["bb"] * 10)
     assert late == [False]  # the first was answered after all others
     assert server.most_at_once <= 3
+
+
+def test_after_a_refusal_nothing_new_begins_and_what_is_under_way_is_kept(make: Make, serve: Serve) -> None:
+    def wait_for_the_refusal(number: int, body: Body) -> None:
+        while number == 2 and server.num_under_way > 1:
+            time.sleep(0.01)
+        time.sleep(0.3 if number == 2 else 0)
+
+    server = serve(longer_wins, {1: "401"}, on_request=wait_for_the_refusal)
+    with pytest.raises(LabelerError, match="401"):
+        make(server, concurrency=2).compare(PROMPTS, FIRSTS, SECONDS)
+    assert len(server.asked) == 2
+    make(server).compare(PROMPTS, FIRSTS, SECONDS)
+    assert len(server.asked) == 7
 
 
 def test_figures_of_nothing_are_nothing(make: Make, serve: Serve) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +133,28 @@ def test_a_chain_keeps_answers_too(make_folder: MakeFolder, align: Align, tmp_pa
     assert len(server.asked) == asked
 
 
+def test_an_interrupt_ends_it_at_once_though_an_answer_is_still_to_come(
+    make_folder: MakeFolder, align: Align, tmp_path: Path
+) -> None:
+    has_ended, labelling = threading.Event(), list[subprocess.Popen[str]]()
+
+    def never_answer(number: int, body: dict[str, Any]) -> None:
+        labelling[0].send_signal(signal.SIGINT)
+        has_ended.wait(100)
+
+    with JudgeServer(longer_wins, on_request=never_answer) as server:
+        folder = make_judged(make_folder, tmp_path, server)
+        (folder / "completions.jsonl").write_text(align("generate", "recipe.yaml", cwd=folder).out, encoding="utf-8")
+        command = [sys.executable, "-c", "from align_cli.cli.main import main; main()", "label", "recipe.yaml"]
+        labelling.append(
+            subprocess.Popen([*command, "-i", "completions.jsonl"], cwd=folder, stderr=subprocess.PIPE, text=True)
+        )
+        _, err = labelling[0].communicate(timeout=90)
+        has_ended.set()
+    assert labelling[0].returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+
+
 def test_what_is_wrong_with_a_judge_is_told_before_anything_is_sampled(
     make_folder: MakeFolder, align: Align, tmp_path: Path, server: JudgeServer
 ) -> None:
@@ -167,8 +191,6 @@ def test_a_judge_that_answers_nonsense_stops_the_stage_and_what_it_wrote_is_esca
 
 
 def test_importing_the_command_line_loads_no_client() -> None:
-    import subprocess
-
     code = "import sys, align_cli.cli.main, align_cli.labelers.judge; print('openai' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
