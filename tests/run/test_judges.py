@@ -151,7 +151,7 @@ def test_an_interrupt_ends_it_at_once_though_an_answer_is_still_to_come(
         )
         _, err = labelling[0].communicate(timeout=90)
         has_ended.set()
-    assert labelling[0].returncode == 130
+    assert labelling[0].returncode == 130, err
     assert err.splitlines()[-1] == "interrupted"
 
 
