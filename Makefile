@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
+SERVERS := .venv-servers
 INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install quickstart smollm2 test test-all test-oldest check docs bench clean
+.PHONY: install quickstart smollm2 test test-all test-oldest test-servers check docs bench clean
 
 install: $(INSTALLED)
 
@@ -26,10 +27,10 @@ smollm2: install
 	$(BIN)/python recipes/fetch_models.py models
 
 test: install
-	$(BIN)/pytest -m "not long" -n 2
+	$(BIN)/pytest -m "not long and not servers" -n 2
 
 test-all: install
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -m "not servers" -n 2
 
 # The lowest versions that pyproject.toml admits, in an environment of their own, where libraries meet the code.
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
@@ -40,6 +41,16 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/pytest -m "not long" -n 2 tests/recipe tests/data tests/models tests/engines tests/labelers tests/training
+
+# A judge behind a real server, `transformers serve` with SmolLM2, in an environment of their own.
+$(SERVERS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(SERVERS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . "transformers[serving]" pytest hypothesis
+	touch $@
+
+test-servers: smollm2 $(SERVERS)/.installed
+	$(SERVERS)/bin/pytest -m servers tests/servers
 
 check: install
 	$(BIN)/ruff check .
@@ -55,4 +66,4 @@ bench: install
 	@echo "run one with $(BIN)/python benchmarks/NAME.py; each says what it measures and how long it takes"
 
 clean:
-	rm -rf $(VENV) $(OLDEST) *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(SERVERS) *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -73,7 +73,8 @@ def _suggestion(path: KeyPath, rest: KeyPath) -> str:
     near = nearest(name, siblings)
     if near and rest and keys.field_at((*path[:-1], near, *rest)):
         return f"did you mean {dotted((*path[:-1], near, *rest))}?"
-    elsewhere = keys.paths_ending_in(last)
+    is_labelers = path[0] == "labelers"  # whose keys are many, and named as those of sections
+    elsewhere = [key for key in keys.paths_ending_in(last) if is_labelers or not key.startswith("labelers.")]
     if elsewhere:
         return f"did you mean {' or '.join(elsewhere[:3])}?"
     if near:

@@ -16,6 +16,7 @@ from align_cli import stages
 from align_cli.artifacts.checksums import checksum
 from align_cli.artifacts.records import SCHEMA_VERSION
 from align_cli.recipe import Recipe, differences, resolved
+from align_cli.recipe.sections.labelers import LABELER_KINDS
 from align_cli.run.folder.layout import ROUNDS
 from align_cli.run.folder.manifests import Manifests
 from align_cli.run.plan import Step
@@ -34,7 +35,7 @@ UNRECORDED_KEYS = (
     "train.trackio_bucket_id",
     "train.trackio_static_space_id",
 )
-"""Keys that may change under a run, like a labeler's `batch_size`: they decide how fast, or who is told, not what.
+"""Keys that may change under a run, like a labeler's `FREE_KEYS`: they decide how fast, or who is told, not what.
 Another batch size moves a log-probability's last digits and no token; another kind of device may move more."""
 
 LARGE_FILE_BYTES = 1 << 26
@@ -143,21 +144,26 @@ def _model_checksum_as_of(folder: Path, files: FileStates) -> str:
 def _part(tree: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     """Of a tree of settings, what lies at or below these dotted keys, without what may change."""
     part: dict[str, Any] = {}
+    free = {*UNRECORDED_KEYS, *_free_keys_of_labelers(tree["labelers"])}
     for key in keys:
         *sections, name = key.split(".")
         source, target = tree, part
         for section in sections:
             source, target = source[section], target.setdefault(section, {})
-        target[name] = _without(source[name], f"{key}.")
+        target[name] = _without(free, source[name], f"{key}.")
     return part
 
 
-def _without(value: Any, prefix: str) -> Any:
+def _without(free: Collection[str], value: Any, prefix: str) -> Any:
     if not isinstance(value, dict):
         return value
-    is_labeler = prefix.startswith("labelers.")
     return {
-        name: _without(child, f"{prefix}{name}.")
+        name: _without(free, child, f"{prefix}{name}.")
         for name, child in value.items()
-        if f"{prefix}{name}" not in UNRECORDED_KEYS and not (is_labeler and name == "batch_size")
+        if f"{prefix}{name}" not in free
     }
+
+
+def _free_keys_of_labelers(labelers: Mapping[str, Any]) -> list[str]:
+    kinds = {name: LABELER_KINDS[labeler["kind"]].section for name, labeler in labelers.items()}
+    return [f"labelers.{name}.{key}" for name, section in kinds.items() for key in section.FREE_KEYS]

@@ -93,7 +93,10 @@ def test_its_keys_are_described() -> None:
     docs = {doc.path: doc for doc in describe_keys()}
     weight = docs["labelers.<name>.weight"]
     assert (weight.type, weight.range, weight.default) == ("a number", "above 0", "1.0")
-    assert docs["labelers.<name>.kind"].type == "one of combination, dataset, function, person, reward_model, words"
+    assert (
+        docs["labelers.<name>.kind"].type
+        == "one of combination, dataset, function, judge, person, reward_model, reward_server, words"
+    )
 
 
 def test_it_is_described_no_longer_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +113,8 @@ def test_it_is_described_no_longer_when_it_is_gone(monkeypatch: pytest.MonkeyPat
         ("labelers.wordy={kind: words}", "labelers.wordy.wanted is missing", "add it: text file, one word a line"),
         (
             "labelers.given.kind=word",
-            "labelers.given.kind is 'word'; it must be one of combination, dataset, function, person, reward_model, words",
+            "labelers.given.kind is 'word'; it must be one of combination, dataset, function, judge, person, reward_model, "
+            "reward_server, words",
             "did you mean words?",
         ),
         (

@@ -51,13 +51,13 @@ def test_ten_faults_are_reported_at_once_in_these_words(monkeypatch):
         ),
         (
             "labelers.hidden.kind=fuction",
-            "labelers.hidden.kind is 'fuction'; it must be one of combination, dataset, function, person, reward_model",
+            "labelers.hidden.kind is 'fuction'; it must be one of combination, dataset, function, judge, person, reward_model, reward_server",
             "did you mean function?",
         ),
         (
             "labelers.other.batch_size=3",
             "labelers.other.kind is missing",
-            "set it to one of combination, dataset, function, person, reward_model",
+            "set it to one of combination, dataset, function, judge, person, reward_model, reward_server",
         ),
         ("data=5", "data is 5; it must be a section", ""),
         (
@@ -193,7 +193,6 @@ def test_a_key_by_another_tools_name_gets_its_name_here(faults_of, override, hin
     [
         "preset=self-rewarding",
         "labelers.x.kind=policy",
-        "labelers.x={kind: judge, model: m}",
         "generate.engine=openai",
         "generate.engine=vllm",
     ],

@@ -285,7 +285,10 @@ def test_every_key_is_documented():
         "at least 0 and at most 1",
         "a list, each a number",
     )
-    assert by_path["labelers.<name>.kind"].type == "one of combination, dataset, function, person, reward_model"
+    assert (
+        by_path["labelers.<name>.kind"].type
+        == "one of combination, dataset, function, judge, person, reward_model, reward_server"
+    )
 
 
 def test_robust_without_smoothing_is_worth_a_warning(load):

@@ -17,13 +17,16 @@ from align_cli.recipe.checking.devices import no_device
 from align_cli.recipe.checking.files import near_file
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
 from align_cli.recipe.data_names import exists
+from align_cli.recipe.sections.labelers import judge, reward_server, server
 from align_cli.recipe.sections.labelers.base import Gives, LabelerSection
 from align_cli.recipe.sections.labelers.code import is_place_of_code
 from align_cli.recipe.sections.labelers.combination import CombinationLabelerSection
 from align_cli.recipe.sections.labelers.dataset import DatasetLabelerSection
 from align_cli.recipe.sections.labelers.function import FunctionLabelerSection
+from align_cli.recipe.sections.labelers.judge import JudgeLabelerSection
 from align_cli.recipe.sections.labelers.person import PersonLabelerSection
 from align_cli.recipe.sections.labelers.reward_model import RewardModelLabelerSection
+from align_cli.recipe.sections.labelers.reward_server import RewardServerLabelerSection
 from align_cli.recipe.written.tree import KeyPath, escaped, shown
 
 
@@ -45,12 +48,14 @@ LABELER_KINDS: dict[str, LabelerKind] = {
     "combination": LabelerKind(CombinationLabelerSection, "align_cli.labelers.combination:Combination"),
     "dataset": LabelerKind(DatasetLabelerSection),
     "function": LabelerKind(FunctionLabelerSection, "align_cli.labelers.function:FunctionLabeler"),
+    "judge": LabelerKind(JudgeLabelerSection, "align_cli.labelers.judge:judge_labeler"),
     "person": LabelerKind(PersonLabelerSection, "align_cli.labelers.person:PersonLabeler"),
     "reward_model": LabelerKind(RewardModelLabelerSection, "align_cli.labelers.reward_model:RewardModelLabeler"),
+    "reward_server": LabelerKind(RewardServerLabelerSection, "align_cli.labelers.reward_server:RewardServerLabeler"),
 }
 PERSON = "person"
 """The kind that is asked by `align label` alone."""
-NOT_SERVED_KINDS = dict.fromkeys(("policy", "judge"), "call it from a labeler of kind function")
+NOT_SERVED_KINDS = dict.fromkeys(("policy",), "call it from a labeler of kind function")
 
 
 def _of_its_kind(value: Any) -> Any:
@@ -180,5 +185,8 @@ RULES: tuple[Rule, ...] = (
     _dataset_is_no_other_labelers_name,
     _members_can_be_asked,
     _devices_have_names,
+    *server.RULES,
+    *judge.RULES,
+    *reward_server.RULES,
 )
 FILE_RULES: tuple[Rule, ...] = (_code_and_files_can_be_found,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,13 @@ Gives = Literal["scores", "verdicts"]
 
 
 class LabelerSection(Section):
-    """A labeler of any kind."""
+    """A labeler of any kind.
+
+    Attributes:
+        FREE_KEYS: those that may change under a run: they decide how fast, by which way or at which cost, not what.
+    """
+
+    FREE_KEYS: ClassVar[tuple[str, ...]] = ("batch_size",)
 
     kind: str = Field(description="what gives the labels")
 

@@ -1,0 +1,61 @@
+"""What the sections of labelers that ask a server have in common, and what of it decides no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
+from align_cli.recipe.sections.labelers.base import LabelerSection
+from align_cli.recipe.written.tree import shown
+
+
+class ServerLabelerSection(LabelerSection):
+    """A labeler that asks a server over HTTP."""
+
+    FREE_KEYS: ClassVar[tuple[str, ...]] = (
+        *LabelerSection.FREE_KEYS,
+        "api_key_env",
+        "concurrency",
+        "max_retries",
+        "timeout_seconds",
+    )
+
+    model: str = Field(min_length=1, description="the name under which the server has the model")
+    api_key_env: str | None = Field(
+        None, description="the environment variable that holds the key; no key is ever in a recipe"
+    )
+    concurrency: int = Field(8, ge=1, le=1024, description="requests under way at once")
+    max_retries: int = Field(
+        6, ge=0, le=100, description="times that one request is sent again, after 429, 5xx, no answer or half a one"
+    )
+    timeout_seconds: float = Field(120.0, gt=0, le=86400, description="how long a request may take")
+    extra_body: dict[str, Any] | None = Field(
+        None, description="what requests say besides, as in `{chat_template_kwargs: {enable_thinking: false}}`"
+    )
+
+
+def no_address(key: str, value: str) -> Iterator[RuleFault]:
+    """The fault of a key that is no address of a server."""
+    parts = urlsplit(value) if "[" not in value and "]" not in value else None  # half a bracket is a ValueError
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        what = f"{key} is {shown(value)}; it must be an address"
+        yield rule_fault(key, what, "as in http://127.0.0.1:8000/v1")
+
+
+def _keys_stand_in_variables(view: View) -> Iterator[RuleFault]:
+    for name in view.labeler_names():
+        try:
+            variable = view.labeler(name).get("api_key_env")
+        except UnsoundError:
+            continue
+        if variable is not None and not (variable.isascii() and variable.isidentifier()):
+            key = f"labelers.{name}.api_key_env"
+            what = f"{key} is {shown(variable)}; it must be the name of an environment variable"
+            yield rule_fault(key, what, "as in OPENAI_API_KEY")
+
+
+RULES: tuple[Rule, ...] = (_keys_stand_in_variables,)
