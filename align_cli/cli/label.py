@@ -48,7 +48,7 @@ def command(
     from align_cli.cli.streams import read_stream
     from align_cli.recipe import load_recipe
     from align_cli.recipe.chosen_labeler import chosen_labeler
-    from align_cli.report.tables import in_words
+    from align_cli.report.tables import figures_in_words
     from align_cli.run.single import label_once
     from align_cli.stages.base import PREFERENCES
 
@@ -71,5 +71,6 @@ def command(
     else:
         with talk.reporter() as reporter:
             labelled = label_once(loaded, completions, policy, reporter)
-    talk.note(in_words(labelled.figures))
+    for line in figures_in_words(labelled.figures):
+        talk.note(line)
     talk.records(labelled.written[PREFERENCES], output or "-")

@@ -88,6 +88,20 @@ def in_words(counts: Mapping[str, Any]) -> str:
     return ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in numbers.items())
 
 
+def figures_in_words(figures: Mapping[str, Any]) -> list[str]:
+    """A label stage's figures, one line each: what became of the candidates, the labels' health, labelers' own."""
+    health = figures.get("health", {})
+    agreements = {f"agreement of {who}": found["agreement"] for who, found in health.get("agreement", {}).items()}
+    shown = {name.replace("_", " "): value for name, value in health.items() if isinstance(value, float)}
+    lines = {"labels": shown | agreements, **figures.get("labelers", {})}
+    return [in_words(figures), *(_named(name, numbers) for name, numbers in lines.items() if numbers)]
+
+
+def _named(name: str, numbers: Mapping[str, Any]) -> str:
+    words = (f"{key.replace('_', ' ')} {value:.3g}" for key, value in numbers.items() if isinstance(value, int | float))
+    return f"{name}: {', '.join(words)}"
+
+
 def span(seconds: float) -> str:
     """A stretch of time as people say it: `35s`, `1m35s`, `2h05m`, `3d04h`."""
     whole = max(round(seconds), 0)

@@ -81,18 +81,18 @@ class Evaluate(Stage):
         return recipe.data.eval_prompts is not None
 
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
-        labelers = labeler_keys(recipe, recipe.evaluate.scorers)
+        labelers = labeler_keys(recipe, recipe.evaluate.all_scorers)
         held_out = ("data.eval_prompts", "data.eval_preferences")
         return (*POLICY_KEYS, *READING_KEYS, *held_out, "generate", "label", "method.beta", "evaluate", *labelers)
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         opponents = opponent_rounds(recipe, history, round_number).values()
-        labelers = labeler_artifacts(recipe, recipe.evaluate.scorers)
+        labelers = labeler_artifacts(recipe, recipe.evaluate.all_scorers)
         return [policy_artifact(history, round_number), *(Artifact(number, SAMPLES) for number in opponents), *labelers]
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
-            lambda: check_labelers(map(loaded.labeler, recipe.evaluate.scorers), loaded.inputs.eval_prompts),
+            lambda: check_labelers(map(loaded.labeler, recipe.evaluate.all_scorers), loaded.inputs.eval_prompts),
             lambda: loaded.inputs.eval_prompts,
             lambda: loaded.inputs.eval_rows,
         )
@@ -133,7 +133,7 @@ class Evaluate(Stage):
             drawn=drawn,
             opponents=opponents,
             pairs=loaded.inputs.eval_pairs.preferences,
-            scorers=[loaded.labeler(name) for name in context.recipe.evaluate.scorers],
+            scorers=[loaded.labeler(name) for name in context.recipe.evaluate.all_scorers],
             asking=Asking(context.progress, context.work, context.recipe.label.thinking),
         )
         if number == 0 and evaluation.eos_rate == 0:

@@ -130,7 +130,7 @@ def _health(
 
 def _scorers_to_compare(recipe: Recipe) -> list[str]:
     """Those that cost little to ask, and that are not the training labeler."""
-    names = [name for name in recipe.evaluate.scorers if name not in _reward_labelers(recipe)]
+    names = [name for name in recipe.evaluate.all_scorers if name not in _reward_labelers(recipe)]
     return [name for name in names if recipe.labelers[name].gives == "scores"] if recipe.label.compared_pairs else []
 
 

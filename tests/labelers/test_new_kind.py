@@ -14,6 +14,8 @@ from align_cli.labelers import Scorer, build_labeler
 from align_cli.recipe import code_that_runs, describe_keys, dump, load_recipe, resolved
 from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerKind, LabelerSection
 
+KINDS = ", ".join(LABELER_KINDS)
+
 RECIPE = """\
 output_dir: runs/first
 policy: {model_name_or_path: playground}
@@ -93,10 +95,7 @@ def test_its_keys_are_described() -> None:
     docs = {doc.path: doc for doc in describe_keys()}
     weight = docs["labelers.<name>.weight"]
     assert (weight.type, weight.range, weight.default) == ("a number", "above 0", "1.0")
-    assert (
-        docs["labelers.<name>.kind"].type
-        == "one of combination, dataset, function, judge, person, reward_model, reward_server, words"
-    )
+    assert docs["labelers.<name>.kind"].type == f"one of {KINDS}, words"
 
 
 def test_it_is_described_no_longer_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +112,7 @@ def test_it_is_described_no_longer_when_it_is_gone(monkeypatch: pytest.MonkeyPat
         ("labelers.wordy={kind: words}", "labelers.wordy.wanted is missing", "add it: text file, one word a line"),
         (
             "labelers.given.kind=word",
-            "labelers.given.kind is 'word'; it must be one of combination, dataset, function, judge, person, reward_model, "
-            "reward_server, words",
+            f"labelers.given.kind is 'word'; it must be one of {KINDS}, words",
             "did you mean words?",
         ),
         (

@@ -9,6 +9,9 @@ import pytest
 from align_cli.errors import RecipeError
 from align_cli.recipe import load_recipe
 from align_cli.recipe.sections.label import LabelSection
+from align_cli.recipe.sections.labelers import LABELER_KINDS
+
+KINDS = ", ".join(LABELER_KINDS)
 
 HERE = Path(__file__).parent
 LOSSES = (
@@ -51,13 +54,13 @@ def test_ten_faults_are_reported_at_once_in_these_words(monkeypatch):
         ),
         (
             "labelers.hidden.kind=fuction",
-            "labelers.hidden.kind is 'fuction'; it must be one of combination, dataset, function, judge, person, reward_model, reward_server",
+            f"labelers.hidden.kind is 'fuction'; it must be one of {KINDS}",
             "did you mean function?",
         ),
         (
             "labelers.other.batch_size=3",
             "labelers.other.kind is missing",
-            "set it to one of combination, dataset, function, judge, person, reward_model, reward_server",
+            f"set it to one of {KINDS}",
         ),
         ("data=5", "data is 5; it must be a section", ""),
         (

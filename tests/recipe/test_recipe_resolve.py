@@ -18,7 +18,10 @@ from align_cli.recipe import (
     resolved,
     warnings_for,
 )
+from align_cli.recipe.sections.labelers import LABELER_KINDS
 from align_cli.recipe.sections.method import REPLAY_CAP
+
+KINDS = ", ".join(LABELER_KINDS)
 
 
 @pytest.mark.parametrize(("gradient", "value"), [("0.3", "keep"), ("0", "drop")])
@@ -285,10 +288,7 @@ def test_every_key_is_documented():
         "at least 0 and at most 1",
         "a list, each a number",
     )
-    assert (
-        by_path["labelers.<name>.kind"].type
-        == "one of combination, dataset, function, judge, person, reward_model, reward_server"
-    )
+    assert by_path["labelers.<name>.kind"].type == f"one of {KINDS}"
 
 
 def test_robust_without_smoothing_is_worth_a_warning(load):

@@ -37,6 +37,7 @@ from align_cli.run.single import evaluate_once
 from align_cli.run.status import run_status
 from align_cli.run.step import StepRunner
 from align_cli.stages.base import Artifact
+from align_cli.stages.evaluate import Measured
 
 Outcome = str | None
 Use = Callable[[], object]
@@ -281,8 +282,8 @@ def recorded_stages(three_rounds: Path, monkeypatch: pytest.MonkeyPatch) -> None
     def samples(*_: object, **__: object) -> list[Completion]:
         return read_records(third / "samples.jsonl", Completion)
 
-    def evaluation(*_: object, **__: object) -> Evaluation:
-        return read_record(third / "evaluation.json", Evaluation)
+    def evaluation(*_: object, **__: object) -> Measured:
+        return Measured(read_record(third / "evaluation.json", Evaluation), samples())
 
     monkeypatch.setattr("align_cli.run.loop.check_inputs", lambda *_: None)
     monkeypatch.setattr("align_cli.stages.generate.generate_completions", generate)

@@ -61,6 +61,7 @@ def test_a_chain_in_a_shell_makes_what_the_first_round_makes(
         "round 1 generate: ",
         "round 1 label: ",
         "16 pairs",
+        "labels: tie share 0.0625, longer won 0.4, agreement of labels and hidden 1",
         "round 1 train: ",
         "round 1 is in next: ",
     ]

@@ -33,11 +33,16 @@ class EvaluateSection(Section):
         None, gt=0, description="sampling temperature of held-out responses; unset: `generate.temperature`"
     )
 
+    @property
+    def all_scorers(self) -> list[str]:
+        """The scorer, and those beside it; none is named twice."""
+        return list(dict.fromkeys([*([self.scorer] if self.scorer else []), *self.scorers]))
+
 
 def with_automatic_values(evaluate: EvaluateSection) -> EvaluateSection:
-    """`evaluate.scorer` is among `evaluate.scorers`, and the first of them."""
-    names = dict.fromkeys([*([evaluate.scorer] if evaluate.scorer else []), *evaluate.scorers])
-    return evaluate.model_copy(update={"scorer": next(iter(names), None), "scorers": list(names)})
+    """`evaluate.scorer` is set where there is any scorer, and the others stand in `evaluate.scorers`."""
+    names = evaluate.all_scorers
+    return evaluate.model_copy(update={"scorer": names[0] if names else None, "scorers": names[1:]})
 
 
 def _scorers_judge(view: View) -> Iterator[RuleFault]:
