@@ -142,9 +142,9 @@ def test_what_stands_in_the_files_place_is_neither_written_to_nor_read(
     path: Path, stranger: Callable[[Path], Path]
 ) -> None:
     stranger(path)
-    with pytest.raises(WriteError, match="judge.jsonl"):
+    with pytest.raises(WriteError, match=r"judge\.jsonl"):
         Answers(path).get(ASKED)
-    with pytest.raises(WriteError, match="judge.jsonl"):
+    with pytest.raises(WriteError, match=r"judge\.jsonl"):
         Answers(path).keep(ASKED, ANSWER)
 
 
@@ -152,5 +152,5 @@ def test_a_link_to_answers_of_somebody_else_is_not_followed(path: Path, tmp_path
     Answers(tmp_path / "others.jsonl").keep(ASKED, "somebody else's")
     path.parent.mkdir()
     path.symlink_to(tmp_path / "others.jsonl")
-    with pytest.raises(WriteError, match="judge.jsonl"):
+    with pytest.raises(WriteError, match=r"judge\.jsonl"):
         Answers(path).get(ASKED)
