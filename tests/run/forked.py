@@ -224,10 +224,10 @@ def _amid_moments() -> dict[str, tuple[_Moment, Callable[..., None]]]:
     """Moments in the middle of a write, and what is written of it by then."""
     from transformers import PreTrainedTokenizerBase
 
-    from align_cli.artifacts.journal import Journal, _line
+    from align_cli.artifacts.journal import Journal, line_of
 
     def append_half(journal: Journal, rows: Any) -> None:
-        written = b"".join(_line(row) for row in rows)
+        written = b"".join(line_of(row) for row in rows)
         if journal._stream is not None:
             journal._stream.write(written[: len(written) // 2])
             journal._stream.flush()

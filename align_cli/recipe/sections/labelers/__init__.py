@@ -104,8 +104,11 @@ def _members_can_be_asked(view: View) -> Iterator[RuleFault]:
         except UnsoundError:
             continue
         section = LABELER_KINDS[written["kind"]].section.model_validate(written)
+        key = f"labelers.{name}.of"
+        if "of" in written and len(section.asks()) < 2:
+            what = f"{key} names {len(section.asks()) or 'no'} labeler; it must name two or more"
+            yield rule_fault(key, what, "name another one, or use the one alone")
         for member in section.asks():
-            key = f"labelers.{name}.of"
             yield from unknown_labeler(view, key, member)
             if member in view.labeler_names() and (gives := labeler_gives(view, member)) != "scores":
                 kind = view.labeler(member)["kind"]
