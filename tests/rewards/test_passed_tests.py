@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from align_cli.errors import LabelerError
+from align_cli.labelers.function import FunctionLabeler
+from align_cli.recipe.sections.labelers import FunctionLabelerSection
 from align_cli.rewards import PassedTests, sandbox
 from align_cli.rewards.passed_tests import UNISOLATED, code_of
 from align_cli.rewards.sandbox import Limits, Ran, has_namespaces, run_python
@@ -318,6 +320,21 @@ def test_an_answer_that_avoids_its_tests_passes_none(tmp_path: Path, cheat: str)
 def test_a_program_of_its_own_in_an_answer_is_not_run_by_tests_of_its_functions(tmp_path: Path) -> None:
     code = "def add(a, b):\n    return a + b\nif __name__ == '__main__':\n    print(add(*map(int, input().split())))"
     assert made(tmp_path)([PROMPT], [f"```\n{code}\n```"]) == [pytest.approx(2 / 3)]
+
+
+def test_a_labeler_of_a_recipe_runs_them_and_changes_nothing_of_the_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Code of answers runs in children of the process in which labelers are contained."""
+    path = tmp_path / "tests.json"
+    path.write_text(json.dumps(ROWS), encoding="utf-8")
+    arguments = {"tests": str(path), "workers": 2}
+    section = FunctionLabelerSection(kind="function", function="align_cli.rewards:PassedTests", arguments=arguments)
+    notes: list[str] = []
+    labeler = FunctionLabeler("passes", section, notes.append)
+    assert labeler.score([PROMPT, PROMPT], [ADD, "no"]) == [pytest.approx(2 / 3), 0.0]
+    assert notes == []
+    assert capfd.readouterr().out == ""
 
 
 def test_several_tests_at_once_give_what_one_after_the_other_does(tmp_path: Path) -> None:

@@ -1,18 +1,20 @@
 """`labelers`: who gives scores and verdicts, by name; a section for each kind, one file each, and the table of kinds.
 
-A new labeler is a file in `align_cli/labelers`, a section here, a line in `LABELER_KINDS` and a test.
+A new labeler is a file in `align_cli/labelers`, a section here, a line in `LABELER_KINDS` and a test; or a package of
+somebody else's, with an entry point (`PLUGINS`). docs/labelers.md shows both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 from pydantic_core import PydanticKnownError
 
-from align_cli.errors import nearest
+from align_cli.errors import RecipeError, first_line, nearest
 from align_cli.recipe.checking.devices import no_device
 from align_cli.recipe.checking.files import near_file
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
@@ -46,6 +48,9 @@ LABELER_KINDS: dict[str, LabelerKind] = {
     "function": LabelerKind(FunctionLabelerSection, "align_cli.labelers.function:FunctionLabeler"),
     "reward_model": LabelerKind(RewardModelLabelerSection, "align_cli.labelers.reward_model:RewardModelLabeler"),
 }
+PLUGINS = "align_cli.labelers"
+"""The group of entry points by which an installed package brings a kind: its name, and where a `LabelerKind` is."""
+
 NOT_SERVED_KINDS = dict.fromkeys(("policy", "judge", "person"), "call it from a labeler of kind function")
 
 
@@ -56,11 +61,23 @@ def _of_its_kind(value: Any) -> Any:
     if "kind" not in value:
         raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
     kind = value["kind"]
-    if not isinstance(kind, str) or kind not in LABELER_KINDS:
+    if not isinstance(kind, str) or not _is_known(kind):
         known = ", ".join(map(repr, LABELER_KINDS))
         context = {"discriminator": "'kind'", "tag": str(kind), "expected_tags": known}
         raise PydanticKnownError("union_tag_invalid", context)
     return LABELER_KINDS[kind].section.model_validate(value)
+
+
+def _is_known(kind: str) -> bool:
+    """Whether there is such a kind; one that an installed package brings is loaded when a recipe first names it."""
+    if kind not in LABELER_KINDS:
+        for point in entry_points(group=PLUGINS, name=kind):
+            try:
+                LABELER_KINDS[kind] = point.load()
+            except Exception as error:  # whatever its module raises when it is imported
+                what = f"the installed package that brings labelers of kind {kind!r} ({point.value}) does not load"
+                raise RecipeError(f"{what}: {first_line(error)}", where="labelers", hint="mend or remove it") from error
+    return kind in LABELER_KINDS
 
 
 Labeler = SerializeAsAny[Annotated[LabelerSection, BeforeValidator(_of_its_kind)]]
