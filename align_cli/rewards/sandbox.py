@@ -88,6 +88,31 @@ def run_python(code: str, given: str, limits: Limits) -> Ran:
     Raises:
         LabelerError: if the bounds cannot be had.
     """
+    ended = _run(code, given, limits, in_namespaces=has_namespaces())
+    if ended.output.startswith(READY):
+        return Ran(ended.is_in_bounds and ended.status == 0, ended.output[len(READY) :])
+    if not ended.is_in_bounds or ended.status < 0:
+        return Ran(False, b"")  # as where the machine is so busy that time was up at the start
+    what = f"the sandbox did not come up: {ended.said or ended.status}"
+    raise LabelerError(what, where="align_cli.rewards", hint="is this a Linux or macOS with a whole Python?")
+
+
+@cache
+def has_namespaces() -> bool:
+    """Whether the system lets its users make namespaces, and mount in them; tried once in a process."""
+    if sys.platform != "linux" or shutil.which("unshare") is None:
+        return False
+    return _run("", "", Limits(seconds=20), in_namespaces=True).output.startswith(READY)
+
+
+class _Ended(NamedTuple):
+    output: bytes
+    is_in_bounds: bool
+    status: int
+    said: str
+
+
+def _run(code: str, given: str, limits: Limits, *, in_namespaces: bool) -> _Ended:
     with _folder() as folder:
         work = folder / "work"
         work.mkdir()
@@ -95,7 +120,7 @@ def run_python(code: str, given: str, limits: Limits) -> Ran:
         (folder / "given").write_text(given, encoding="utf-8", errors="surrogatepass")
         with (folder / "given").open("rb") as given_to_it:
             process = subprocess.Popen(
-                _command(folder, limits),
+                _command(folder, limits, in_namespaces=in_namespaces),
                 stdin=given_to_it,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -103,36 +128,20 @@ def run_python(code: str, given: str, limits: Limits) -> Ran:
                 env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(work)},
                 start_new_session=True,
             )
-            try:
-                output, is_in_bounds = _read(process, limits)
-            finally:
-                _end(process)
+        try:
+            output, is_in_bounds = _read(process, limits)
+        finally:
+            _end(process)
         assert process.stderr is not None
         with process.stderr:
-            said = process.stderr.read(2000)
-    if not output.startswith(READY):
-        if not is_in_bounds or process.returncode < 0:
-            return Ran(False, b"")  # as where the machine is so busy that time was up at the start
-        what = f"the sandbox did not come up: {said.decode(errors='replace').strip() or process.returncode}"
-        raise LabelerError(what, where="align_cli.rewards", hint="is this a Linux or macOS with a whole Python?")
-    return Ran(is_in_bounds and process.returncode == 0, output[len(READY) :])
+            said = process.stderr.read(2000).decode(errors="replace").strip()
+    return _Ended(output, is_in_bounds, process.returncode, said)
 
 
-@cache
-def has_namespaces() -> bool:
-    """Whether the system lets its users make namespaces; tried once in a process."""
-    unshare = shutil.which("unshare")
-    if sys.platform != "linux" or unshare is None:
-        return False
-    with suppress(OSError, subprocess.SubprocessError):
-        return not subprocess.run([unshare, *NAMESPACES, "true"], capture_output=True, timeout=20).returncode
-    return False
-
-
-def _command(folder: Path, limits: Limits) -> Sequence[str]:
+def _command(folder: Path, limits: Limits, *, in_namespaces: bool) -> Sequence[str]:
     python = [sys.executable, "-I", "-S", str(INSIDE)]
-    arguments = [str(folder), str(int(has_namespaces())), *map(str, astuple(limits))]
-    return [*(["unshare", *NAMESPACES] if has_namespaces() else []), *python, *arguments]
+    arguments = [str(folder), str(int(in_namespaces)), *map(str, astuple(limits))]
+    return [*(["unshare", *NAMESPACES] if in_namespaces else []), *python, *arguments]
 
 
 @contextmanager

@@ -400,6 +400,12 @@ def test_where_there_are_no_namespaces_it_says_so_or_refuses(
         made(tmp_path, isolation="required")
 
 
+def test_namespaces_in_which_nothing_can_be_mounted_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a system lets its users make them, and takes every right away there."""
+    monkeypatch.setattr(sandbox, "NAMESPACES", ("--user", "--fork"))
+    assert sandbox.has_namespaces.__wrapped__() is False
+
+
 def test_a_sandbox_that_does_not_come_up_is_no_wrong_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reward = made(tmp_path)
     monkeypatch.setattr(sandbox, "INSIDE", tmp_path / "not_there.py")
