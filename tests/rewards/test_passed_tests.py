@@ -199,7 +199,7 @@ class TestAttacks:
             libc.umount2(b'/', 2)
             mine = {str(mine)!r}
             changes = (lambda: open(mine, 'w'), lambda: os.unlink(mine), lambda: os.rename(mine, 'a'))
-            for way in (*changes, lambda: open('../more', 'w'), lambda: os.mkdir('/tmp/x-align')):
+            for way in (*changes, lambda: open('../more', 'w'), lambda: os.mkdir(mine + '-more')):
                 try:
                     way()
                     print('done')
