@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
@@ -71,6 +70,8 @@ def _of_its_kind(value: Any) -> Any:
 def _is_known(kind: str) -> bool:
     """Whether there is such a kind; one that an installed package brings is loaded when a recipe first names it."""
     if kind not in LABELER_KINDS:
+        from importlib.metadata import entry_points
+
         for point in entry_points(group=PLUGINS, name=kind):
             try:
                 LABELER_KINDS[kind] = point.load()
