@@ -2,7 +2,7 @@
 
 Answers to n prompts differ in length by a normal amount, of some mean in standard deviations; the outcomes are drawn
 from the very model that is fitted, so that the truth, the rate at equal lengths, is known. The interval is 95%'s.
-A minute or two on one core.
+Some five minutes on one core.
 
     python benchmarks/length_control.py > benchmarks/results/length_control.md
 """
