@@ -7,13 +7,16 @@ everything that the answer depends on, so the file outlives the stage, the run's
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from align_cli.artifacts.files import append_line
+from align_cli.artifacts.disk import WriteError, writing
+from align_cli.artifacts.files import append_line, open_own
 from align_cli.artifacts.journal import line_of, row_of
 
 
@@ -34,6 +37,9 @@ class Answers:
 
         Args:
             asked: everything that the answer depends on, as JSON.
+
+        Raises:
+            WriteError: if what stands in the file's place is a link, a folder, a pipe or a device.
         """
         self._read()
         return self._kept.get(_key(asked))
@@ -60,8 +66,7 @@ class Answers:
     def _read(self) -> list[dict[str, Any]]:
         if self._rows is None:
             self._rows = []
-            lines = self._path.read_bytes().splitlines(keepends=True) if self._path and self._path.is_file() else []
-            for row in map(row_of, lines):
+            for row in map(row_of, _lines(self._path) if self._path else []):
                 if row is not None:
                     self._take(row, self._rows)
         return self._rows
@@ -70,6 +75,17 @@ class Answers:
         rows.append(row)
         if "for" in row:
             self._kept[row["for"]] = row["answer"]
+
+
+def _lines(path: Path) -> list[bytes]:
+    """What a file of ours holds; nothing where there is none yet."""
+    try:
+        with writing(path), os.fdopen(open_own(path, os.O_RDONLY), "rb") as stream:
+            return stream.readlines()
+    except WriteError as error:
+        if error.errno == errno.ENOENT:
+            return []
+        raise
 
 
 def _key(asked: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ the prompts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,9 +24,12 @@ RIDGE = 1e-9
 """Weight of (a² + b²) / 2 beside the mean negative log-likelihood: it moves no estimate in a digit that is shown, and
 keeps one finite where length alone decides every outcome."""
 
-MOST_STEPS = 100
-LARGEST_STEP = 2.0
-"""Of a or b in a step of Newton's method: farther out the logistic function is flat, and a full step overshoots."""
+MOST_STEPS = 200
+SMALLEST_STEP = 1e-9
+"""Of a and b: a smaller one ends the fit."""
+
+LARGEST_BLOCK = 1 << 16
+"""Outcomes that are fitted together, over all resamples: what a processor's cache holds."""
 
 
 class LengthControlled(NamedTuple):
@@ -76,46 +80,79 @@ def length_controlled_win_rate(
     if num_resamples < 1 or not 0.0 < confidence < 1.0:
         raise ValueError("num_resamples must be at least 1, and confidence above 0 and below 1")
     num_prompts = outcomes_N.size
-    draws = np.random.default_rng(seed).multinomial(num_prompts, np.full(num_prompts, 1 / num_prompts), num_resamples)
-    weights_RN = np.concatenate([np.ones((1, num_prompts)), draws])
-    intercepts_R, slopes_R = _fit(outcomes_N, differences_N, weights_RN)
-    win_rates_R = _sigmoid(intercepts_R)
-    interval = percentile_interval(win_rates_R[1:], confidence)
-    return LengthControlled(float(win_rates_R[0]), interval, float(slopes_R[0]))
+    whole_2 = _fit(outcomes_N, differences_N, np.ones((1, num_prompts)), np.zeros(2))[0]
+    draws_RN = np.random.default_rng(seed).multinomial(
+        num_prompts, np.full(num_prompts, 1 / num_prompts), num_resamples
+    )
+    num_blocks = math.ceil(draws_RN.size / LARGEST_BLOCK)
+    blocks = np.array_split(draws_RN, min(num_blocks, num_resamples))
+    fits_R2 = np.concatenate([_fit(outcomes_N, differences_N, block_RN, whole_2) for block_RN in blocks])
+    interval = percentile_interval(_sigmoid(fits_R2[:, 0]), confidence)
+    return LengthControlled(float(_sigmoid(whole_2[0])), interval, float(whole_2[1]))
 
 
-def _fit(outcomes_N: np.ndarray, differences_N: np.ndarray, weights_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """a and b for each row of weights, each a resample of the N prompts, by Newton's method."""
+def _fit(outcomes_N: np.ndarray, differences_N: np.ndarray, weights_RN: np.ndarray, start_2: np.ndarray) -> np.ndarray:
+    """(a, b) for each row of weights, each a resample of the N prompts.
+
+    Newton's method; a step that makes the likelihood smaller is halved.
+    """
     shares_RN = weights_RN / weights_RN.sum(axis=1, keepdims=True)
     features_RN = np.tanh(differences_N / _deviations(differences_N, weights_RN)[:, None])
-    intercepts_R = np.zeros(len(weights_RN))
-    slopes_R = np.zeros(len(weights_RN))
+    fits_R2 = np.broadcast_to(start_2, (len(weights_RN), 2)).copy()
+    left_R = np.arange(len(weights_RN))
+    steps_R2, scales_R = np.zeros_like(fits_R2), np.ones(len(fits_R2))
+    heights_R = np.full(len(fits_R2), -np.inf)
     for _ in range(MOST_STEPS):
-        fitted_RN = _sigmoid(intercepts_R[:, None] + slopes_R[:, None] * features_RN)
-        residuals_RN = shares_RN * (outcomes_N - fitted_RN)
-        gradient_a_R = residuals_RN.sum(axis=1) - RIDGE * intercepts_R
-        gradient_b_R = (residuals_RN * features_RN).sum(axis=1) - RIDGE * slopes_R
-        curvature_RN = shares_RN * fitted_RN * (1 - fitted_RN)
-        aa_R = curvature_RN.sum(axis=1) + RIDGE
-        ab_R = (curvature_RN * features_RN).sum(axis=1)
-        bb_R = (curvature_RN * features_RN**2).sum(axis=1) + RIDGE
-        determinant_R = aa_R * bb_R - ab_R**2
-        step_a_R = np.clip((bb_R * gradient_a_R - ab_R * gradient_b_R) / determinant_R, -LARGEST_STEP, LARGEST_STEP)
-        step_b_R = np.clip((aa_R * gradient_b_R - ab_R * gradient_a_R) / determinant_R, -LARGEST_STEP, LARGEST_STEP)
-        intercepts_R, slopes_R = intercepts_R + step_a_R, slopes_R + step_b_R
-        if max(np.abs(step_a_R).max(), np.abs(step_b_R).max()) < 1e-10:
+        tried_R2 = fits_R2[left_R] + scales_R[left_R, None] * steps_R2[left_R]
+        found = _quadratic(outcomes_N, features_RN[left_R], shares_RN[left_R], tried_R2)
+        is_higher_R = found.heights_R >= heights_R[left_R]
+        higher_R = left_R[is_higher_R]
+        fits_R2[higher_R], heights_R[higher_R] = tried_R2[is_higher_R], found.heights_R[is_higher_R]
+        steps_R2[higher_R], scales_R[higher_R] = found.steps_R2[is_higher_R], 1.0
+        scales_R[left_R[~is_higher_R]] /= 2
+        left_R = left_R[np.abs(scales_R[left_R, None] * steps_R2[left_R]).max(axis=1) > SMALLEST_STEP]
+        if not left_R.size:
             break
-    return intercepts_R, slopes_R
+    return fits_R2
+
+
+class _Quadratic(NamedTuple):
+    """The penalised mean log-likelihood at an (a, b) for each resample, and the step to its parabola's highest one."""
+
+    heights_R: np.ndarray
+    steps_R2: np.ndarray
+
+
+def _quadratic(
+    outcomes_N: np.ndarray, features_RN: np.ndarray, shares_RN: np.ndarray, fits_R2: np.ndarray
+) -> _Quadratic:
+    a_R1, b_R1 = fits_R2[:, :1], fits_R2[:, 1:]
+    logits_RN = a_R1 + b_R1 * features_RN
+    small_RN = np.exp(-np.abs(logits_RN))
+    softplus_RN = np.maximum(logits_RN, 0.0) + np.log1p(small_RN)  # numpy's logaddexp takes eight times as long
+    fitted_RN = np.where(logits_RN >= 0, 1.0, small_RN) / (1.0 + small_RN)
+    heights_R = (shares_RN * (outcomes_N * logits_RN - softplus_RN)).sum(axis=1) - RIDGE / 2 * (fits_R2**2).sum(axis=1)
+    residuals_RN = shares_RN * (outcomes_N - fitted_RN)
+    gradient_a_R = residuals_RN.sum(axis=1) - RIDGE * fits_R2[:, 0]
+    gradient_b_R = (residuals_RN * features_RN).sum(axis=1) - RIDGE * fits_R2[:, 1]
+    curvature_RN = shares_RN * fitted_RN * (1 - fitted_RN)
+    bent_RN = curvature_RN * features_RN
+    aa_R, ab_R = curvature_RN.sum(axis=1) + RIDGE, bent_RN.sum(axis=1)
+    bb_R = (bent_RN * features_RN).sum(axis=1) + RIDGE
+    determinant_R = aa_R * bb_R - ab_R**2
+    step_a_R = (bb_R * gradient_a_R - ab_R * gradient_b_R) / determinant_R
+    step_b_R = (aa_R * gradient_b_R - ab_R * gradient_a_R) / determinant_R
+    return _Quadratic(heights_R, np.stack([step_a_R, step_b_R], axis=1))
 
 
 def _deviations(differences_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
     """The standard deviation, with Bessel's n − 1, of each resample; infinite where all differences are equal."""
-    count = weights_RN.sum(axis=1)
-    means_R = weights_RN @ differences_N / count
+    count_R = weights_RN.sum(axis=1)
+    means_R = weights_RN @ differences_N / count_R
     squares_R = (weights_RN * (differences_N - means_R[:, None]) ** 2).sum(axis=1)
     drawn_RN = np.where(weights_RN > 0, differences_N, np.nan)
     are_equal_R = np.nanmax(drawn_RN, axis=1) == np.nanmin(drawn_RN, axis=1)
-    return np.where(are_equal_R, np.inf, np.sqrt(squares_R / np.maximum(count - 1, 1)))
+    return np.where(are_equal_R, np.inf, np.sqrt(squares_R / np.maximum(count_R - 1, 1)))
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

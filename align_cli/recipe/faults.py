@@ -116,7 +116,7 @@ def _wanted(path: KeyPath, value: Any) -> tuple[str, str]:
         return f"one of {', '.join(keys.labeler_kinds())}", _did_you_mean(value, keys.labeler_kinds())
     if path[0] == "labelers" and len(path) == 2:
         return "a section with a kind", "as in hidden: {kind: function, function: package.module:name}"
-    info = keys.field_at(path)
+    info = keys.field_at(path) or keys.value_at(path)
     if info is None:
         return "something else", ""
     if keys.section_models(info.annotation) or path == ("labelers",):

@@ -54,6 +54,13 @@ def field_at(path: tuple[str | int, ...]) -> FieldInfo | None:
     return _all_fields().get(pattern(path))
 
 
+def value_at(path: tuple[str | int, ...]) -> FieldInfo | None:
+    """What the values are of a mapping whose keys are anybody's choice; None where the path leads to no such value."""
+    mapping = field_at(path[:-1])
+    arguments = get_args(mapping.annotation) if mapping and get_origin(mapping.annotation) is dict else ()
+    return FieldInfo.from_annotation(arguments[1]) if arguments else None
+
+
 def field_names(path: tuple[str | int, ...]) -> list[str]:
     """The keys of the section at a path."""
     here = pattern(path)

@@ -35,8 +35,13 @@ def missing_data(view: View, *keys: str) -> Iterator[RuleFault]:
         if place in _WORLDS and name != DataName(place) and not exists(place):
             what = f"{key} is {shown(value)}; a built-in world has neither splits nor parts"
             yield rule_fault(key, what, f"write {place} alone, or name a file")
-        if place.startswith(PATH_STARTS) or place.lower().endswith(_DATA_EXTENSIONS):
+        if is_path(place):
             yield from missing_file(key, place)
+
+
+def is_path(place: str) -> bool:
+    """Whether what could be a Hub id too is a file or folder, by the looks of it."""
+    return place.startswith(PATH_STARTS) or place.lower().endswith(_DATA_EXTENSIONS)
 
 
 def missing_file(key: str, value: str) -> Iterator[RuleFault]:

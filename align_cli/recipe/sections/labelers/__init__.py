@@ -1,6 +1,7 @@
 """`labelers`: who gives scores and verdicts, by name; a section for each kind, one file each, and the table of kinds.
 
-A new labeler is a file in `align_cli/labelers`, a section here, a line in `LABELER_KINDS` and a test.
+A new labeler is a file in `align_cli/labelers`, a section here, a line in `LABELER_KINDS` and a test; or a package of
+somebody else's, with an entry point (`PLUGINS`). docs/labelers.md shows both.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 from pydantic_core import PydanticKnownError
 
-from align_cli.errors import nearest
+from align_cli.errors import RecipeError, first_line, nearest
 from align_cli.recipe.checking.devices import no_device
 from align_cli.recipe.checking.files import near_file
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
@@ -55,6 +56,8 @@ LABELER_KINDS: dict[str, LabelerKind] = {
 }
 PERSON = "person"
 """The kind that is asked by `align label` alone."""
+PLUGINS = "align_cli.labelers"
+"""The group of entry points by which an installed package brings a kind: its name, and where a `LabelerKind` is."""
 NOT_SERVED_KINDS = dict.fromkeys(("policy",), "call it from a labeler of kind function")
 
 
@@ -65,11 +68,25 @@ def _of_its_kind(value: Any) -> Any:
     if "kind" not in value:
         raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
     kind = value["kind"]
-    if not isinstance(kind, str) or kind not in LABELER_KINDS:
+    if not isinstance(kind, str) or not _is_known(kind):
         known = ", ".join(map(repr, LABELER_KINDS))
         context = {"discriminator": "'kind'", "tag": str(kind), "expected_tags": known}
         raise PydanticKnownError("union_tag_invalid", context)
     return LABELER_KINDS[kind].section.model_validate(value)
+
+
+def _is_known(kind: str) -> bool:
+    """Whether there is such a kind; one that an installed package brings is loaded when a recipe first names it."""
+    if kind not in LABELER_KINDS:
+        from importlib.metadata import entry_points
+
+        for point in entry_points(group=PLUGINS, name=kind):
+            try:
+                LABELER_KINDS[kind] = point.load()
+            except Exception as error:  # whatever its module raises when it is imported
+                what = f"the installed package that brings labelers of kind {kind!r} ({point.value}) does not load"
+                raise RecipeError(f"{what}: {first_line(error)}", where="labelers", hint="mend or remove it") from error
+    return kind in LABELER_KINDS
 
 
 Labeler = SerializeAsAny[Annotated[LabelerSection, BeforeValidator(_of_its_kind)]]
@@ -123,8 +140,11 @@ def _members_can_be_asked(view: View) -> Iterator[RuleFault]:
         except UnsoundError:
             continue
         section = LABELER_KINDS[written["kind"]].section.model_validate(written)
+        key = f"labelers.{name}.of"
+        if "of" in written and len(section.asks()) < 2:
+            what = f"{key} names {len(section.asks()) or 'no'} labeler; it must name two or more"
+            yield rule_fault(key, what, "name another one, or use the one alone")
         for member in section.asks():
-            key = f"labelers.{name}.of"
             yield from unknown_labeler(view, key, member)
             if member in view.labeler_names() and (gives := labeler_gives(view, member)) != "scores":
                 kind = view.labeler(member)["kind"]

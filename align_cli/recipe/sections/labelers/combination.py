@@ -15,7 +15,7 @@ class CombinationLabelerSection(LabelerSection):
     """A labeler of kind `combination`: several others, by a weighted sum of scores, a vote, or agreement."""
 
     kind: Literal["combination"] = Field(description="what gives the labels")
-    of: dict[str, Weight] = Field(min_length=2, description="labelers by name, each with its weight")
+    of: dict[str, Weight] = Field(description="two labelers or more by name, each with its weight, above 0")
     by: Literal["sum", "vote", "agreement"] = Field(
         "sum",
         description="the weighted sum of scores; the weighted share of votes, which `label.labels: soft` keeps; or no "

@@ -6,7 +6,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from align_cli.recipe.checking.files import is_path
 from align_cli.recipe.sections.labelers.base import LabelerSection
+
+OWN_REWARDS = "align_cli.rewards"
+FILE_ARGUMENTS = ("gold", "tests")
+"""Of these rewards: what names a file, a folder or a Hub id."""
 
 
 class FunctionLabelerSection(LabelerSection):
@@ -21,3 +26,10 @@ class FunctionLabelerSection(LabelerSection):
 
     def code(self) -> dict[str, str]:
         return {"function": self.function}
+
+    def files(self) -> dict[str, str]:
+        """Of the rewards that come with align, also what they are made of; nobody knows what those of others read."""
+        is_own = self.function.startswith(f"{OWN_REWARDS}:")
+        named = {name: value for name, value in (self.arguments or {}).items() if is_own and name in FILE_ARGUMENTS}
+        paths = {name: value for name, value in named.items() if isinstance(value, str) and is_path(value)}
+        return {**super().files(), **{f"arguments.{name}": path for name, path in paths.items()}}
