@@ -21,6 +21,7 @@ from align_cli.stages.base import (
     Done,
     History,
     Loaded,
+    NoProgress,
     Stage,
     labeler_artifacts,
     labeler_keys,
@@ -120,7 +121,7 @@ def _health(
     if not pairs:
         return {}
     health = label_health(pairs, counts)
-    asking = Asking(context.progress, context.work, recipe.label.thinking)
+    asking = Asking(NoProgress(), context.work, recipe.label.thinking)  # who watches, watches what is labelled
     for name in _scorers_to_compare(recipe):
         found = scorers_agreement(pairs, completions, context.loaded.labeler(name), asking, recipe.label.compared_pairs)
         if found:
