@@ -6,6 +6,7 @@ Heavy libraries load inside the fixtures that need them, so that a test of a rec
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 # Before any import of torch, transformers or tokenizers reads them.
@@ -22,6 +23,15 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 import yaml
+
+# A shell that runs the tests in the background has them ignore these, and so would all that they start and interrupt.
+for name, handler in {
+    "SIGINT": signal.default_int_handler,
+    "SIGHUP": signal.SIG_DFL,
+    "SIGQUIT": signal.SIG_DFL,
+}.items():
+    if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 sys.path.append(str(Path(__file__).parent))  # for `chat_models` and `small_llama`
 
