@@ -8,7 +8,6 @@ first process of its own: when it ends, the kernel kills all others there.
 import ctypes
 import errno
 import os
-import resource
 import signal
 import struct
 import sys
@@ -134,6 +133,8 @@ def children() -> "list[int]":
 
 
 def limit(seconds: float, memory_mb: int, file_mb: int, processes: "int | None", open_files: int) -> None:
+    import resource  # which not every system has
+
     cpu = max(1, round(seconds + 0.5))
     bounds = {
         resource.RLIMIT_CPU: cpu,
