@@ -291,6 +291,7 @@ def _judge(
 
     An opponent that is there under two names, as the initial policy after the first round, is asked about once.
     """
+    journal = f"judged.{scorer.name}"
     versions = {responses[0].policy: responses for responses in opponents.values()}
     figures: dict[str, dict[str, float]] = {}
     outcomes: dict[str, list[float | None]] = {}
@@ -298,11 +299,11 @@ def _judge(
     if scorer.gives_verdicts:
         pairs = [pair for responses in versions.values() for pair in zip(samples, responses, strict=True)]
         if pairs:
-            said = asking.verdicts(scorer, pairs, scorer.name)
+            said = asking.verdicts(scorer, pairs, journal)
             figures = said.figures
             outcomes = dict(zip(versions, _in_turn(said.values, len(samples)), strict=True))
     else:
-        said = asking.scores(scorer, [one for side in (samples, *versions.values()) for one in side], scorer.name)
+        said = asking.scores(scorer, [one for side in (samples, *versions.values()) for one in side], journal)
         scores, *others = _in_turn(said.values, len(samples))
         figures = said.figures
         for version, theirs in zip(versions, others, strict=True):

@@ -73,7 +73,8 @@ def scorers_agreement(
             labels.append(pair.label)
     if not asked:
         return None
-    said = asking.verdicts(scorer, asked, f"agreement-{scorer.name}").values
+    # `most` may change under a run: what was kept for another number of pairs is in another journal.
+    said = asking.verdicts(scorer, asked, f"agreement.{most}.{scorer.name}").values
     found = agreement(labels, said)
     return found._asdict() if found else None
 
