@@ -74,15 +74,18 @@ class Label(Stage):
         completions = context.artifacts.read(Artifact(context.round, COMPLETIONS), Completion) or []
         preferences: list[Preference] = []
         counts: Counter[str] = Counter()
+        labelled_by_dpr: Mapping[str, int] = {}
         labelers: dict[str, Any] = {}
         for name, pairing in _pairings(context.recipe).items():
             labelled = pairing.pair(completions, context)
             _check_some_are_left(name, labelled, context)
             preferences += labelled.preferences
             counts.update(labelled.counts)
+            if name == "dpr":
+                labelled_by_dpr = labelled.counts
             labelers.update(labelled.labelers)
         context.artifacts.write(PREFERENCES, preferences)
-        health = _health(context, completions, preferences, counts)
+        health = _health(context, completions, preferences, labelled_by_dpr)
         told = {"labelers": labelers, "health": health}
         return Done({**dict(sorted(counts.items())), **{name: figures for name, figures in told.items() if figures}})
 

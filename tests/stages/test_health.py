@@ -32,8 +32,10 @@ def test_ties_are_counted_whether_they_were_kept_or_not() -> None:
 
 
 def test_a_verdicts_margin_is_that_of_its_probability() -> None:
-    assert margin_of(pair(1, 1, verdicts={"judge": 0.75})) == 0.5
-    assert margin_of(pair(1, 1, verdicts={"one": 1.0, "other": 0.5})) == 0.5
+    assert margin_of(pair(1, 1, labeler="judge", verdicts={"judge": 0.75})) == 0.5
+    both = {"one": 1.0, "other": 0.0}
+    assert margin_of(pair(1, 1, labeler="both", verdicts={"both": 0.75, **both})) == 0.5  # by the weights of the two
+    assert margin_of(pair(1, 1, labeler="both", verdicts=both)) is None
     assert margin_of(pair(1, 1)) is None
 
 
@@ -43,7 +45,9 @@ def test_labelers_that_were_put_together_are_compared_two_by_two() -> None:
         {"verdicts": {"judge": 1.0}, "chosen_scores": {"words": 0.0}, "rejected_scores": {"words": 1.0}},
         {"verdicts": {"judge": 0.5}, "chosen_scores": {"words": 0.0}, "rejected_scores": {"words": 1.0}},
     ]
-    health = label_health([pair(1, 1, **one) for one in said], {})
+    for one in said:
+        one["verdicts"]["both"] = 1.0
+    health = label_health([pair(1, 1, labeler="both", **one) for one in said], {})
     assert health["agreement"] == {"words and judge": {"agreement": 0.5, "num_pairs": 2}}
     assert longer_won([pair(1, 1)]) is None
 
