@@ -134,7 +134,12 @@ def _health(
 def _scorers_to_compare(recipe: Recipe) -> list[str]:
     """Those that cost little to ask, and that are not the training labeler."""
     names = [name for name in recipe.evaluate.all_scorers if name not in _reward_labelers(recipe)]
-    return [name for name in names if recipe.labelers[name].gives == "scores"] if recipe.label.compared_pairs else []
+    return [name for name in names if _gives_scores_for_nothing(recipe, name)] if recipe.label.compared_pairs else []
+
+
+def _gives_scores_for_nothing(recipe: Recipe, name: str) -> bool:
+    labeler = recipe.labelers[name]
+    return labeler.gives == "scores" and not any(recipe.labelers[one].COSTS for one in (name, *labeler.asks()))
 
 
 def _reward_labelers(recipe: Recipe) -> list[str]:

@@ -67,9 +67,9 @@ def test_what_can_loads(load, overrides) -> None:
     ("overrides", "scorer", "scorers"),
     [
         ([], None, []),
-        (["evaluate.scorer=hidden"], "hidden", ["hidden"]),
-        (["evaluate.scorers=[other, hidden]"], "other", ["other", "hidden"]),
-        (["evaluate.scorer=hidden", "evaluate.scorers=[other, hidden, other]"], "hidden", ["hidden", "other"]),
+        (["evaluate.scorer=hidden"], "hidden", []),
+        (["evaluate.scorers=[other, hidden]"], "other", ["hidden"]),
+        (["evaluate.scorer=hidden", "evaluate.scorers=[other, hidden, other]"], "hidden", ["other"]),
     ],
 )
 def test_the_scorer_is_the_first_of_the_scorers(load, overrides, scorer, scorers) -> None:

@@ -80,6 +80,17 @@ def test_what_another_source_left_out_is_no_candidate_of_the_labelers(
     assert done.figures["health"]["tie_share"] == 0.5  # one of two, and the other has an empty text
 
 
+def test_a_scorer_that_costs_money_is_not_asked_about_labels(begin: Callable[..., AtWork], tmp_path: Path) -> None:
+    """Neither it nor a sum of it: nobody answers at its address."""
+    code = tmp_path / "judge.py"
+    code.write_text("def score(prompts, completions):\n    return [float(c.split()[1]) for c in completions]\n")
+    own = {"kind": "function", "function": f"{code}:score"}
+    paid = {"kind": "judge", "model": "m", "base_url": "http://127.0.0.1:9/v1", "template": "score", "max_retries": 0}
+    labelers = {"hidden": own, "own": own, "paid": paid, "sum": {"kind": "combination", "of": {"own": 1, "paid": 1}}}
+    done = Label().carry_out(begin(REWARDED, "evaluate.scorers=[paid, sum, own]", labelers=labelers))
+    assert list(done.figures["health"]["agreement"]) == ["labels and own"]
+
+
 def test_a_round_that_sampled_nothing_is_told_and_writes_nothing(begin: Callable[..., AtWork]) -> None:
     context = begin(REWARDED, held={})
     with pytest.raises(DataError, match="source 'dpr' has a share of 1, and no pair was made"):

@@ -17,9 +17,11 @@ class LabelerSection(Section):
 
     Attributes:
         FREE_KEYS: those that may change under a run: they decide how fast, by which way or at which cost, not what.
+        COSTS: whether asking it may cost money, so that it is asked for nothing but what the recipe asks of it.
     """
 
     FREE_KEYS: ClassVar[tuple[str, ...]] = ("batch_size",)
+    COSTS: ClassVar[bool] = False
 
     kind: str = Field(description="what gives the labels")
 
