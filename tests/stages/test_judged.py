@@ -232,7 +232,7 @@ def test_labelers_put_together_judge_as_one(
         expected = [(one + other) / 2 for one, other in zip(scored, VERDICTS, strict=True)]
     else:
         both_say = list(zip(scored, VERDICTS, strict=True))
-        agree = [(one > 0.5) == (other > 0.5) and 0.5 not in (one, other) for one, other in both_say]
+        agree = [(one - 0.5) * (other - 0.5) > 0 or one == other == 0.5 for one, other in both_say]
         expected = [sum(pair) / 2 if same else None for pair, same in zip(both_say, agree, strict=True)]
     known = [outcome for outcome in expected if outcome is not None]
     assert against["win_rate"] == pytest.approx(math.fsum(known) / len(known))

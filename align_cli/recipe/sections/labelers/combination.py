@@ -19,7 +19,7 @@ class CombinationLabelerSection(LabelerSection):
     by: Literal["sum", "vote", "agreement"] = Field(
         "sum",
         description="the weighted sum of scores; the weighted share of votes, which `label.labels: soft` keeps; or no "
-        "verdict unless all name the same winner",
+        "verdict unless all say the same",
     )
     standardize: bool = Field(
         True,
