@@ -30,6 +30,11 @@ class LabelerSection(Section):
         """What it answers with."""
         return "scores"
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether its scores say something only beside others that were given together, and nothing of other rounds."""
+        return False
+
     def code(self) -> dict[str, str]:
         """The Python that it runs, by key: `package.module:name` or `path/to/file.py:name`."""
         return {}

@@ -30,5 +30,9 @@ class CombinationLabelerSection(LabelerSection):
     def gives(self) -> Gives:
         return "scores" if self.by == "sum" else "verdicts"
 
+    @property
+    def is_relative(self) -> bool:
+        return self.by == "sum" and self.standardize
+
     def asks(self) -> list[str]:
         return list(self.of)
