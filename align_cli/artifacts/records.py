@@ -162,7 +162,8 @@ class Preference(OfPrompt):
         rejected_score: likewise.
         chosen_scores: where several labelers were put together, the score of each, by name; else left out.
         rejected_scores: likewise.
-        verdicts: the probability that `chosen` is better by each labeler that gave a verdict, by name; likewise.
+        verdicts: the probability that `chosen` is better by the labeler, and by each that it put together, by name;
+            left out where it gives scores.
         chosen_logp: log-probability of the whole response when it was sampled, in nats.
         rejected_logp: likewise.
         round: the round that made the pair; 0 for offline pairs.

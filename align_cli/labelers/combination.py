@@ -2,7 +2,7 @@
 
     sum        Σ w_m (s_m − mean_m) / sd_m, over what is scored together; without `standardize`, Σ w_m s_m
     vote       Σ w_m v_m / Σ w_m, where v_m is a member's verdict in [0, 1]; members that say nothing have no vote
-    agreement  the vote where all members say the same winner, else nothing
+    agreement  the vote where all members say the same, one winner or a tie, else nothing
 
 A member that gives scores votes for the higher one, and one half where they are equal.
 """
@@ -69,7 +69,7 @@ class Combination(Labeler):
         votes = {name: verdict for name, verdict in verdicts.items() if verdict is not None}
         if self._section.by == "agreement":
             sides = {(verdict > 0.5) - (verdict < 0.5) for verdict in votes.values()}
-            if len(votes) < len(verdicts) or sides not in ({1}, {-1}):
+            if len(votes) < len(verdicts) or len(sides) != 1:
                 return None
         weight = math.fsum(self._section.of[name] for name in votes)
         if not weight:

@@ -37,7 +37,7 @@ _SYMBOLS = re.compile(r"\\?[$€£%]|\\text\s*\{|\\left|\\right|\*\*")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([-−+]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _NUMBER = re.compile(
-    rf"(?:(?<![\w)\]}}.])[-−+]\s?)?(?<![\w.])(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{{1,2}}(?!\d))?"
+    rf"(?:(?<![\w)\]}}.])[-−+][^\S\n]?)?(?<![\w.])(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{{1,2}}(?!\d))?"
     rf"(?:\s?/\s?(?:{_DIGITS}(?:\.\d+)?))?"
 )
 _MARKS = (
@@ -151,7 +151,7 @@ def _plain(text: str) -> str:
 
 
 def _number(text: str) -> Fraction | None:
-    text = text.replace(",", "").replace("−", "-").replace(" ", "")
+    text = "".join(text.replace(",", "").replace("−", "-").split())
     if len(text) > MOST_DIGITS:
         return None
     numerator, _, denominator = text.partition("/")

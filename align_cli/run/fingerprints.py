@@ -16,7 +16,9 @@ from align_cli import stages
 from align_cli.artifacts.checksums import checksum
 from align_cli.artifacts.records import SCHEMA_VERSION
 from align_cli.recipe import Recipe, differences, resolved
+from align_cli.recipe.keys import field_at
 from align_cli.recipe.sections.labelers import LABELER_KINDS
+from align_cli.recipe.written.tree import KeyPath
 from align_cli.run.folder.layout import ROUNDS
 from align_cli.run.folder.manifests import Manifests
 from align_cli.run.plan import Step
@@ -92,8 +94,12 @@ def lies_below(key: str, sections: Collection[str]) -> bool:
 
 
 def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What differs between two results of `Fingerprints.of`, one sentence each, recipe keys first."""
-    keys, files, upstream = (differences(recorded[part], current[part]) for part in ("recipe", "files", "upstream"))
+    """What differs between two results of `Fingerprints.of`, one sentence each, recipe keys first.
+
+    A key that an earlier align did not have yet is no change while it has its default.
+    """
+    keys = differences(_with_new_keys(recorded["recipe"], current["recipe"]), current["recipe"])
+    files, upstream = (differences(recorded[part], current[part]) for part in ("files", "upstream"))
     found = [f"{change.key} was {change.old!r} and is now {change.new!r}" for change in keys]
     found += [f"the contents of {change.key} have changed" for change in files]
     found += [f"{change.key} was made anew" for change in upstream]
@@ -102,6 +108,26 @@ def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str
             f"it was written with artifact schema {recorded['schema_version']}, this is {current['schema_version']}"
         )
     return found
+
+
+def _with_new_keys(recorded: Mapping[str, Any], current: Mapping[str, Any], path: KeyPath = ()) -> dict[str, Any]:
+    """What was recorded, and what it lacks of the keys of now that have their defaults."""
+    filled = dict(recorded)
+    for name, value in current.items():
+        here, before = (*path, name), recorded.get(name)
+        if name not in recorded and _is_default(here, value, current):
+            filled[name] = value
+        elif isinstance(before, Mapping) and isinstance(value, Mapping):
+            filled[name] = _with_new_keys(before, value, here)
+    return filled
+
+
+def _is_default(path: KeyPath, value: Any, section: Mapping[str, Any]) -> bool:
+    """Whether a key has its default; kinds of labelers may have keys of one name with defaults of their own."""
+    is_labelers = len(path) == 3 and path[0] == "labelers"
+    fields = LABELER_KINDS[section["kind"]].section.model_fields if is_labelers else {}
+    field = fields.get(str(path[-1])) if is_labelers else field_at(path)
+    return field is not None and not field.is_required() and bool(field.get_default(call_default_factory=True) == value)
 
 
 def _input_checksum(path: Path) -> str:

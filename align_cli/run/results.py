@@ -132,8 +132,13 @@ class Results:
 
     def rewarded_rounds(self, standing: Sequence[int]) -> Sequence[int]:
         """The rounds whose pairs' scores a guard looks at, of those that will have evaluations when it looks."""
-        guard = self.recipe.guards.reward_gap
-        if guard is None or "dpr" not in self.recipe.method.sources.in_use():
+        guard, recipe = self.recipe.guards.reward_gap, self.recipe
+        if guard is None or "dpr" not in recipe.method.sources.in_use() or recipe.evaluate.scorer is None:
+            return []
+        assert recipe.method.sources.dpr is not None and recipe.method.sources.dpr.labeler is not None
+        if any(
+            recipe.labelers[name].is_relative for name in (recipe.method.sources.dpr.labeler, recipe.evaluate.scorer)
+        ):
             return []
         return standing[-guard.rounds - 1 :]
 

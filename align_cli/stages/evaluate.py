@@ -291,6 +291,7 @@ def _judge(
 
     An opponent that is there under two names, as the initial policy after the first round, is asked about once.
     """
+    journal = f"judged.{scorer.name}"
     versions = {responses[0].policy: responses for responses in opponents.values()}
     figures: dict[str, dict[str, float]] = {}
     outcomes: dict[str, list[float | None]] = {}
@@ -298,17 +299,18 @@ def _judge(
     if scorer.gives_verdicts:
         pairs = [pair for responses in versions.values() for pair in zip(samples, responses, strict=True)]
         if pairs:
-            said = asking.verdicts(scorer, pairs, scorer.name)
+            said = asking.verdicts(scorer, pairs, journal)
             figures = said.figures
             outcomes = dict(zip(versions, _in_turn(said.values, len(samples)), strict=True))
     else:
-        said = asking.scores(scorer, [one for side in (samples, *versions.values()) for one in side], scorer.name)
+        said = asking.scores(scorer, [one for side in (samples, *versions.values()) for one in side], journal)
         scores, *others = _in_turn(said.values, len(samples))
         figures = said.figures
         for version, theirs in zip(versions, others, strict=True):
             outcomes[version] = [higher_wins(*both) for both in zip(scores, theirs, strict=True)]
     against = {
-        name: _compare(samples, responses, outcomes[responses[0].policy], seed) for name, responses in opponents.items()
+        name: _compare(samples, responses, outcomes[responses[0].policy], scorer.name, seed)
+        for name, responses in opponents.items()
     }
     return Judged(against, figures, scores)
 
@@ -319,7 +321,11 @@ def _in_turn(values: Sequence[float | None], count: int) -> list[list[float | No
 
 
 def _compare(
-    samples: Sequence[Completion], responses: Sequence[Completion], outcomes: Sequence[float | None], seed: int
+    samples: Sequence[Completion],
+    responses: Sequence[Completion],
+    outcomes: Sequence[float | None],
+    scorer: str,
+    seed: int,
 ) -> dict[str, float | int | str]:
     """Who wins, plainly and at equal lengths; prompts without an outcome are left out and counted."""
     known = [
@@ -329,7 +335,9 @@ def _compare(
     ]
     unanswered = {"unanswered": len(samples) - len(known)} if len(known) < len(samples) else {}
     if not known:
-        raise LabelerError(f"of {len(samples)} pairs of responses none has a verdict", where="evaluate.scorer")
+        hint = "an evaluation needs a scorer that says something: this one cannot judge these responses"
+        what = f"of {len(samples)} pairs of responses none has a verdict"
+        raise LabelerError(what, where=f"labelers.{scorer}", hint=hint)
     bootstrap_seed = derive_seed(seed, "bootstrap") % 2**32
     won, lengths, their_lengths = (list(column) for column in zip(*known, strict=True))
     plain = win_rate_of(won, seed=bootstrap_seed)

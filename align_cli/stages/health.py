@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ def label_health(pairs: Sequence[Preference], counts: Mapping[str, int]) -> dict
 
     Args:
         pairs: those that it labelled and that are left.
-        counts: what became of all candidates.
+        counts: what became of that labeler's candidates, and of no other's.
 
     Returns:
         `tie_share` of all candidates; of the pairs that are left the mean `margin` between chosen and rejected with its
@@ -73,7 +72,8 @@ def scorers_agreement(
             labels.append(pair.label)
     if not asked:
         return None
-    said = asking.verdicts(scorer, asked, f"agreement-{scorer.name}").values
+    # `most` may change under a run: what was kept for another number of pairs is in another journal.
+    said = asking.verdicts(scorer, asked, f"agreement.{most}.{scorer.name}").values
     found = agreement(labels, said)
     return found._asdict() if found else None
 
@@ -82,8 +82,8 @@ def margin_of(pair: Preference) -> float | None:
     """By how much the chosen response is better, in its labeler's unit: a difference of scores, or 2 p − 1."""
     if pair.chosen_score is not None and pair.rejected_score is not None:
         return pair.chosen_score - pair.rejected_score
-    verdicts = list((pair.verdicts or {}).values())
-    return math.fsum(2 * verdict - 1 for verdict in verdicts) / len(verdicts) if verdicts else None
+    verdict = (pair.verdicts or {}).get(pair.labeler)
+    return None if verdict is None else 2 * verdict - 1
 
 
 def _agreement_among(pairs: Sequence[Preference]) -> dict[str, dict[str, float]]:
@@ -100,14 +100,14 @@ def _agreement_among(pairs: Sequence[Preference]) -> dict[str, dict[str, float]]
 
 
 def _who_said_what(pair: Preference) -> dict[str, float]:
-    """By name, the probability that the chosen response is better; of two scores the higher one wins."""
+    """Of labelers that were put together, each one's probability that the chosen response is better, by name."""
     scores, others = pair.chosen_scores or {}, pair.rejected_scores or {}
     won = {
         name: 0.5 if scores[name] == others[name] else float(scores[name] > others[name])
         for name in scores
         if name in others
     }
-    return {**won, **(pair.verdicts or {})}
+    return {**won, **{name: verdict for name, verdict in (pair.verdicts or {}).items() if name != pair.labeler}}
 
 
 def _sides(pairs: Sequence[Preference]) -> tuple[list[list[int] | None], list[list[int] | None]]:

@@ -75,15 +75,18 @@ class Label(Stage):
         completions = context.artifacts.read(Artifact(context.round, COMPLETIONS), Completion) or []
         preferences: list[Preference] = []
         counts: Counter[str] = Counter()
+        labelled_by_dpr: Mapping[str, int] = {}
         labelers: dict[str, Any] = {}
         for name, pairing in _pairings(context.recipe).items():
             labelled = pairing.pair(completions, context)
             _check_some_are_left(name, labelled, context)
             preferences += labelled.preferences
             counts.update(labelled.counts)
+            if name == "dpr":
+                labelled_by_dpr = labelled.counts
             labelers.update(labelled.labelers)
         context.artifacts.write(PREFERENCES, preferences)
-        health = _health(context, completions, preferences, counts)
+        health = _health(context, completions, preferences, labelled_by_dpr)
         told = {"labelers": labelers, "health": health}
         return Done({**dict(sorted(counts.items())), **{name: figures for name, figures in told.items() if figures}})
 
@@ -132,7 +135,12 @@ def _health(
 def _scorers_to_compare(recipe: Recipe) -> list[str]:
     """Those that cost little to ask, and that are not the training labeler."""
     names = [name for name in recipe.evaluate.all_scorers if name not in _reward_labelers(recipe)]
-    return [name for name in names if recipe.labelers[name].gives == "scores"] if recipe.label.compared_pairs else []
+    return [name for name in names if _gives_scores_for_nothing(recipe, name)] if recipe.label.compared_pairs else []
+
+
+def _gives_scores_for_nothing(recipe: Recipe, name: str) -> bool:
+    labeler = recipe.labelers[name]
+    return labeler.gives == "scores" and not any(recipe.labelers[one].COSTS for one in (name, *labeler.asks()))
 
 
 def _reward_labelers(recipe: Recipe) -> list[str]:

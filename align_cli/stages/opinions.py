@@ -58,10 +58,10 @@ class Asking:
         Args:
             labeler: whom to ask.
             completions: what to score.
-            name: of the journal; unique in the stage.
+            name: of the journal; unique in the stage. Those of members stand behind a dot, which no labeler's name has.
         """
         if isinstance(labeler, Combination):
-            return self._combined(labeler, [self.scores(one, completions, f"{name}-{one.name}") for one in labeler])
+            return self._combined(labeler, [self.scores(one, completions, f"{name}.{one.name}") for one in labeler])
         assert isinstance(labeler, Scorer)  # a rule of the recipe's
 
         def score(batch: Sequence[Completion]) -> Sequence[float | None]:
@@ -80,7 +80,7 @@ class Asking:
             name: of the journal; unique in the stage.
         """
         if isinstance(labeler, Combination) and labeler.gives_verdicts:
-            return self._combined(labeler, [self.verdicts(one, pairs, f"{name}-{one.name}") for one in labeler])
+            return self._combined(labeler, [self.verdicts(one, pairs, f"{name}.{one.name}") for one in labeler])
         if isinstance(labeler, Comparer):
 
             def compare(batch: Sequence[Pair]) -> Sequence[float | None]:

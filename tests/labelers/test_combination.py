@@ -54,13 +54,13 @@ def test_a_score_that_lacks_makes_no_sum_and_does_not_shift_the_others() -> None
         ((0.6, 0.8, 0.9), (0.6 * 1 + 0.8 * 2 + 0.9) / 4, (0.6 * 1 + 0.8 * 2 + 0.9) / 4),
         ((0.0, 0.25, 0.0), 0.125, 0.125),
         ((0.5, 1.0, 1.0), 0.875, None),
-        ((0.5, 0.5, 0.5), 0.5, None),
+        ((0.5, 0.5, 0.5), 0.5, 0.5),
         ((None, 1.0, 0.0), 2 / 3, None),
         ((None, None, 0.0), 0.0, None),
         ((None, None, None), None, None),
     ],
 )
-def test_votes_are_weighted_and_agreement_wants_one_winner_of_all(
+def test_votes_are_weighted_and_agreement_wants_all_to_say_the_same(
     verdicts: tuple[float | None, ...], vote: float | None, agreement: float | None
 ) -> None:
     weights = {"a": 1.0, "b": 2.0, "c": 1.0}

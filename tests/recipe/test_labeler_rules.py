@@ -37,7 +37,12 @@ BROKEN = [
     (["labelers.both={kind: combination, of: {both: 1, hidden: 1}}"], "of kind combination itself", ""),
     (["evaluate.scorers=[hidden, hiden]"], "evaluate.scorers is 'hiden'; labelers defines no such labeler", "hidden"),
     (["evaluate.scorers=[given]"], "evaluate.scorers is 'given', of kind dataset", "name another labeler"),
-    (["evaluate.temperature=0"], "evaluate.temperature is 0; it must be above 0", ""),
+    (["evaluate.temperature=0"], "evaluate.temperature is 0; it must be at least 1e-06", ""),
+    (
+        ["evaluate.scorers=[hidden]", "data.eval_prompts=null"],
+        "data.eval_prompts is not set; evaluate.scorers scores completions",
+        "leave evaluate.scorers out",
+    ),
 ]
 
 
@@ -56,6 +61,7 @@ def test_what_cannot_judge_or_be_put_together_is_a_fault(faults_of, overrides, w
         [both("by: vote"), OTHER, "method.sources.dpr.labeler=both"],
         [both("by: agreement"), OTHER, "evaluate.scorers=[both, other, hidden]", "evaluate.temperature=0.7"],
         [both("standardize: false"), OTHER, "evaluate.scorer=both"],
+        ["evaluate.scorers=[hidden]", "guards.win_rate.action=rollback"],
         ["labelers.rule={kind: function, function: 'align_cli.rewards:ExactAnswer', arguments: {gold: org/name}}"],
     ],
 )
@@ -67,9 +73,9 @@ def test_what_can_loads(load, overrides) -> None:
     ("overrides", "scorer", "scorers"),
     [
         ([], None, []),
-        (["evaluate.scorer=hidden"], "hidden", ["hidden"]),
-        (["evaluate.scorers=[other, hidden]"], "other", ["other", "hidden"]),
-        (["evaluate.scorer=hidden", "evaluate.scorers=[other, hidden, other]"], "hidden", ["hidden", "other"]),
+        (["evaluate.scorer=hidden"], "hidden", []),
+        (["evaluate.scorers=[other, hidden]"], "other", ["hidden"]),
+        (["evaluate.scorer=hidden", "evaluate.scorers=[other, hidden, other]"], "hidden", ["other"]),
     ],
 )
 def test_the_scorer_is_the_first_of_the_scorers(load, overrides, scorer, scorers) -> None:

@@ -60,6 +60,8 @@ SERVER = "labelers.r={kind: reward_server, url: 'http://127.0.0.1:8000', model: 
             "labelers.j.extra_body.auth.api_key looks like a secret",
             "name the environment variable",
         ),
+        ("labelers.r.url=http://h:99999", "labelers.r.url is 'http://h:99999'; it must be an address", "as in"),
+        ("labelers.j.base_url='http://[h'", "labelers.j.base_url is 'http://[h'; it must be an address", "as in"),
         ("labelers.r.url=ftp://h", "labelers.r.url is 'ftp://h'; it must be an address", "as in"),
         ("labelers.r.endpoint=rerank", "labelers.r.endpoint is 'rerank'; it must be one of classify, score", ""),
     ],
@@ -68,6 +70,11 @@ def test_a_fault_says_what_and_what_to_do(override: str, what: str, hint: str, f
     found = faults_of(JUDGE, SERVER, override)
     assert any(fault.what.startswith(what) and fault.hint.startswith(hint) for fault in found), found
     assert "hunter2" not in str(found) and "sk-abc" not in str(found)
+
+
+@pytest.mark.parametrize("address", ["http://[::1]:8000/v1", "https://h/v1", "http://h:8000"])
+def test_addresses_of_every_form_are_taken(address: str, load: Load) -> None:
+    assert load(JUDGE, SERVER, f"labelers.j.base_url='{address}'", f"labelers.r.url='{address}'")
 
 
 def test_a_tokenizer_for_two_texts_has_no_use(faults_of: FaultsOf) -> None:

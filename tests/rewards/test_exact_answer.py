@@ -33,6 +33,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     ("text", "number"),
     [
         ("#### 42", 42),
+        ("-\t5", -5),
+        ("so it is -\n5", 5),
+        ("3\t/\n4", Fraction(3, 4)),
         ("so 3 + 4 = 7.\n#### 1,234\n", 1234),
         ("#### $18.00 per day", 18),
         ("#### 5\nno, wait\n#### 6\nin all 7", 6),

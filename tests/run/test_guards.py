@@ -21,9 +21,12 @@ from safetensors.torch import load_file
 from align_cli.artifacts.records import Evaluation
 from align_cli.errors import DivergedError, GuardError
 from align_cli.models.load import weights_version
+from align_cli.recipe import load_recipe
 from align_cli.recipe.sections.guards import GuardsSection
 from align_cli.recipe.sections.method import MethodSection
+from align_cli.run.folder import RunFolder
 from align_cli.run.guards import Finding, RoundFigures, decided, findings
+from align_cli.run.results import Results
 from align_cli.training.resumable import _BeginAndEnd
 from align_cli.training.zero_margin import LN_2
 
@@ -291,6 +294,19 @@ def folder(watched: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.
     copy = Path(shutil.copytree(watched[0], tmp_path / "copy"))
     monkeypatch.chdir(copy)
     return copy
+
+
+def test_means_of_standardised_sums_are_not_compared_between_rounds(folder: Path) -> None:
+    """Each round's are brought to a mean of 0: they would rise and fall by chance."""
+
+    def compared(*overrides: str) -> list[int]:
+        recipe = load_recipe("recipe.yaml", ["output_dir=run", *overrides])
+        return list(Results(recipe, RunFolder("run")).rewarded_rounds([0, 1, 2, 3]))
+
+    both = "labelers.both={kind: combination, of: {ours: 1, longer: 1}}"
+    assert compared() == compared(both, "labelers.both.standardize=false", "evaluate.scorer=both") == [1, 2, 3]
+    for key in ("evaluate.scorer=both", "method.sources.dpr.labeler=both"):
+        assert compared(both, key) == []
 
 
 def place(run: str, number: int, name: str) -> Path:

@@ -29,6 +29,7 @@ PREVIOUS = (*SPARSE, "policy.reference=previous")
     [
         (Stop("ledger", within="round 4 train"), PREVIOUS),
         (Stop("manifest", within="round 3 evaluate"), PREVIOUS),
+        (Stop("ledger", within="round 2 train"), ("guards.reward_gap=null",)),
         pytest.param(Stop("ledger", within="round 5 label"), SPARSE, marks=pytest.mark.long),
         pytest.param(Stop("append", 2, within="round 3 generate"), PREVIOUS, marks=pytest.mark.long),
         pytest.param(Stop("manifest", within="round 5 evaluate"), SPARSE, marks=pytest.mark.long),

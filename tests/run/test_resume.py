@@ -24,6 +24,7 @@ from run_fixtures import (
 )
 
 from align_cli.run.folder import RunFolder
+from align_cli.run.folder.manifest import write_manifest
 
 CHANGES = {
     "train.learning_rate=1e-4": "train.learning_rate was 0.0005 and is now 0.0001",
@@ -73,6 +74,38 @@ def test_a_changed_key_is_refused_by_name_and_nothing_is_touched(finished: Path,
     assert CHANGES[override] in refused.err
     assert files_below(finished) == files
     assert times_below(finished) == times
+
+
+def as_an_earlier_align_wrote_it(folder: Path, *keys: str) -> None:
+    """Let the finished stages of a run know nothing of some keys."""
+    manifests = RunFolder(folder).manifests
+    for number in manifests.rounds():
+        manifest = manifests.of_round(number)
+        for record in manifest["stages"].values():
+            for key in keys:
+                *sections, name = key.split(".")
+                place = record["inputs"]["recipe"]
+                for section in sections:
+                    place = place.get(section, {})
+                place.pop(name, None)
+        write_manifest(folder / "rounds" / f"{number:03d}" / "manifest.json", manifest)
+
+
+@pytest.mark.parametrize(
+    ("override", "change"),
+    [
+        ("evaluate.temperature=0.5", "evaluate.temperature was None and is now 0.5"),
+        ("evaluate.scorers=[ours]", "evaluate.scorers was None and is now ['ours']"),
+    ],
+)
+def test_a_key_that_an_earlier_align_had_not_is_a_change_only_where_it_is_set(
+    finished_copy: Path, align: Align, override: str, change: str
+) -> None:
+    as_an_earlier_align_wrote_it(finished_copy / "run", "evaluate.scorers", "evaluate.temperature")
+    assert align("train", "recipe.yaml", cwd=finished_copy).code == 0
+    refused = align("train", "recipe.yaml", override, cwd=finished_copy)
+    assert_refused(refused)
+    assert change in refused.err
 
 
 def test_the_refusal_names_every_changed_key_and_every_way_out(finished: Path, align: Align) -> None:

@@ -66,7 +66,7 @@ def test_pairs_say_what_each_labeler_said(whole: tuple[str, Path]) -> None:
             wins = len(pair["chosen"]) < len(pair["rejected"])
             assert verdicts["short"] == (0.5 if len(pair["chosen"]) == len(pair["rejected"]) else float(wins))
             share = (verdicts["hidden"] + 0.5 * verdicts["short"]) / 1.5
-            agrees = (verdicts["hidden"] > 0.5) == (verdicts["short"] > 0.5) and 0.5 not in verdicts.values()
+            agrees = (verdicts["hidden"] - 0.5) * (verdicts["short"] - 0.5) > 0
             assert pair["label"] == pytest.approx(share if by == "vote" or agrees else 0.5)
             assert pair["chosen_score"] is None and "chosen_scores" not in pair
     assert any(pair["label"] != 0.5 for pair in pairs)

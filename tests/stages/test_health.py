@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.labelers import Comparer, Scorer
+from align_cli.run.folder.work import WorkInProgress
 from align_cli.stages.base import NoProgress
 from align_cli.stages.health import label_health, longer_won, margin_of, scorers_agreement
 from align_cli.stages.opinions import Asking
@@ -30,8 +32,10 @@ def test_ties_are_counted_whether_they_were_kept_or_not() -> None:
 
 
 def test_a_verdicts_margin_is_that_of_its_probability() -> None:
-    assert margin_of(pair(1, 1, verdicts={"judge": 0.75})) == 0.5
-    assert margin_of(pair(1, 1, verdicts={"one": 1.0, "other": 0.5})) == 0.5
+    assert margin_of(pair(1, 1, labeler="judge", verdicts={"judge": 0.75})) == 0.5
+    both = {"one": 1.0, "other": 0.0}
+    assert margin_of(pair(1, 1, labeler="both", verdicts={"both": 0.75, **both})) == 0.5  # by the weights of the two
+    assert margin_of(pair(1, 1, labeler="both", verdicts=both)) is None
     assert margin_of(pair(1, 1)) is None
 
 
@@ -41,7 +45,9 @@ def test_labelers_that_were_put_together_are_compared_two_by_two() -> None:
         {"verdicts": {"judge": 1.0}, "chosen_scores": {"words": 0.0}, "rejected_scores": {"words": 1.0}},
         {"verdicts": {"judge": 0.5}, "chosen_scores": {"words": 0.0}, "rejected_scores": {"words": 1.0}},
     ]
-    health = label_health([pair(1, 1, **one) for one in said], {})
+    for one in said:
+        one["verdicts"]["both"] = 1.0
+    health = label_health([pair(1, 1, labeler="both", **one) for one in said], {})
     assert health["agreement"] == {"words and judge": {"agreement": 0.5, "num_pairs": 2}}
     assert longer_won([pair(1, 1)]) is None
 
@@ -81,3 +87,18 @@ def test_a_scorer_is_asked_about_the_first_pairs_and_told_apart_from_the_labels(
     assert scorers_agreement(pairs, completions, Longest(), asking, 1) == {"agreement": 1.0, "num_pairs": 1}
     assert scorers_agreement(pairs, completions, First(), asking, 9) == {"agreement": 1.0, "num_pairs": 2}
     assert scorers_agreement(pairs, [], Longest(), asking, 9) is None
+
+
+def test_fewer_pairs_may_be_compared_where_a_stage_was_killed(
+    make_completion: Callable[..., Completion], tmp_path: Path
+) -> None:
+    """The key is none that a stage's results depend on, so the work of before is found again."""
+    completions = [
+        make_completion(prompt, sample, completion="x" * (1 + sample)) for prompt in (0, 1) for sample in (0, 1)
+    ]
+    sides = {"chosen_by": "policy", "rejected_by": "policy"}
+    pairs = [pair(1, 1, prompt_index=prompt, chosen_index=1, rejected_index=0, **sides) for prompt in (0, 1)]
+    asking = Asking(NoProgress(), WorkInProgress(tmp_path, {"key": 1}))
+    scorers_agreement(pairs, completions, Longest(), asking, 9)
+    found = scorers_agreement(pairs, completions, Longest(), asking, 1)
+    assert found == {"agreement": 1.0, "num_pairs": 1}

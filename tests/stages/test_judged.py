@@ -232,7 +232,7 @@ def test_labelers_put_together_judge_as_one(
         expected = [(one + other) / 2 for one, other in zip(scored, VERDICTS, strict=True)]
     else:
         both_say = list(zip(scored, VERDICTS, strict=True))
-        agree = [(one > 0.5) == (other > 0.5) and 0.5 not in (one, other) for one, other in both_say]
+        agree = [(one - 0.5) * (other - 0.5) > 0 or one == other == 0.5 for one, other in both_say]
         expected = [sum(pair) / 2 if same else None for pair, same in zip(both_say, agree, strict=True)]
     known = [outcome for outcome in expected if outcome is not None]
     assert against["win_rate"] == pytest.approx(math.fsum(known) / len(known))
@@ -291,3 +291,23 @@ def test_evaluation_samples_at_its_own_temperature_and_measures_the_kl_at_one(
     assert [one.completion_ids for one in cooler_samples] != [one.completion_ids for one in plain_samples]
     assert cooler.kl == plain.kl, "which is of the policy itself"
     assert cooler.reward != plain.reward
+
+
+def test_no_name_of_a_labeler_makes_it_read_what_was_kept_for_something_else(
+    recipe: Recipe, tiny_policy: Policy, sides: dict[str, list[Completion]], tmp_path: Path
+) -> None:
+    """Labelers may be called as journals are, and as a member of a combination beside it."""
+
+    def scorers() -> list[Labeler]:
+        section = CombinationLabelerSection(kind="combination", of={"kl": 1.0, "margins": 2.0}, standardize=False)
+        both = Combination("both", section)
+        both.members = {"kl": Lengths("kl"), "margins": Lengths("margins", without=[3])}
+        return [*both, both, Lengths("both-kl", -1.0)]
+
+    asking = Asking(NoProgress(), WorkInProgress(tmp_path, {"key": 1}))
+    kept = evaluated(recipe, tiny_policy, sides, *scorers(), asking=asking)
+    assert kept == evaluated(recipe, tiny_policy, sides, *scorers())
+    assert kept.evaluation.kl["mean"] == 0
+    assert [sample.scores["both-kl"] for sample in kept.samples if sample.scores] == [
+        -len(str(sample.completion)) for sample in kept.samples
+    ]

@@ -64,6 +64,33 @@ def test_what_a_labeler_scores_comes_first_and_all_counts_are_told_together(
     assert list(done.figures) == sorted(done.figures)
 
 
+def test_what_another_source_left_out_is_no_candidate_of_the_labelers(
+    begin: Callable[..., AtWork], make_completion: Callable[..., Completion], tmp_path: Path
+) -> None:
+    shown = write(tmp_path / "shown.jsonl", *({"prompt": f"prompt {n} :", "completion": " shown ."} for n in range(2)))
+    judge = tmp_path / "judge.py"
+    judge.write_text("def score(prompts, completions):\n    return [0.0] * len(prompts)\n")
+    hidden = {"hidden": {"kind": "function", "function": f"{judge}:score"}}
+    both = "method.sources={dmd: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: hidden}}"
+    kept = ("label.ties=keep", "label.empty_texts=drop", f"data.demonstrations={shown}", "data.prompts=null")
+    empty = make_completion(1, 1, completion="")
+    completions = [make_completion(0, 0), make_completion(0, 1), make_completion(1, 0), empty]
+    done = Label().carry_out(begin(both, *kept, held={Artifact(1, COMPLETIONS): completions}, labelers=hidden))
+    assert done.figures["empty_texts_dropped"] == 2
+    assert done.figures["health"]["tie_share"] == 0.5  # one of two, and the other has an empty text
+
+
+def test_a_scorer_that_costs_money_is_not_asked_about_labels(begin: Callable[..., AtWork], tmp_path: Path) -> None:
+    """Neither it nor a sum of it: nobody answers at its address."""
+    code = tmp_path / "judge.py"
+    code.write_text("def score(prompts, completions):\n    return [float(c.split()[1]) for c in completions]\n")
+    own = {"kind": "function", "function": f"{code}:score"}
+    paid = {"kind": "judge", "model": "m", "base_url": "http://127.0.0.1:9/v1", "template": "score", "max_retries": 0}
+    labelers = {"hidden": own, "own": own, "paid": paid, "sum": {"kind": "combination", "of": {"own": 1, "paid": 1}}}
+    done = Label().carry_out(begin(REWARDED, "evaluate.scorers=[paid, sum, own]", labelers=labelers))
+    assert list(done.figures["health"]["agreement"]) == ["labels and own"]
+
+
 def test_a_round_that_sampled_nothing_is_told_and_writes_nothing(begin: Callable[..., AtWork]) -> None:
     context = begin(REWARDED, held={})
     with pytest.raises(DataError, match="source 'dpr' has a share of 1, and no pair was made"):

@@ -88,9 +88,10 @@ def with_automatic_values(data: DataSection) -> DataSection:
 
 
 def _scorer_needs_prompts(view: View) -> Iterator[RuleFault]:
-    if view.get("evaluate.scorer") is not None and view.get("data.eval_prompts") is None:
-        what = "data.eval_prompts is not set; evaluate.scorer scores completions of held-out prompts"
-        yield rule_fault("data.eval_prompts", what, "set data.eval_prompts, or leave evaluate.scorer out")
+    named = [name for name in ("evaluate.scorer", "evaluate.scorers") if view.get(name)]
+    if named and view.get("data.eval_prompts") is None:
+        what = f"data.eval_prompts is not set; {named[0]} scores completions of held-out prompts"
+        yield rule_fault("data.eval_prompts", what, f"set data.eval_prompts, or leave {named[0]} out")
 
 
 def _dataset_sources_need_preferences(view: View) -> Iterator[RuleFault]:

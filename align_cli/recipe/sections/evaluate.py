@@ -30,7 +30,7 @@ class EvaluateSection(Section):
         default=[], description="labelers that judge beside it, each on its own; the first is the scorer if none is set"
     )
     temperature: float | None = Field(
-        None, gt=0, description="sampling temperature of held-out responses; unset: `generate.temperature`"
+        None, ge=1e-6, description="sampling temperature of held-out responses; unset: `generate.temperature`"
     )
 
     @property

@@ -98,7 +98,8 @@ def _rollback_knows_the_best(view: View) -> Iterator[RuleFault]:
     for name in GuardsSection.model_fields:
         key = f"guards.{name}.action"
         if view.has(f"guards.{name}") and view.sound(key) == "rollback":
-            measured = view.get("evaluate.scorer") is not None and "initial" in view.get("evaluate.against")
+            scored = view.get("evaluate.scorer") is not None or bool(view.get("evaluate.scorers"))
+            measured = scored and "initial" in view.get("evaluate.against")
             if not measured:
                 what = f"{key} is rollback, but no win rate against the initial policy says which round is the best"
                 yield rule_fault(key, what, "set evaluate.scorer and evaluate.against: [initial], or another action")

@@ -42,7 +42,7 @@ class LabelSection(Section):
     compared_pairs: int = Field(
         100,
         ge=0,
-        description="pairs a round on which scorers that give scores are asked too: how far they agree",
+        description="pairs a round on which scorers that give scores at no cost are asked too: how far they agree",
     )
     thinking: Literal["keep", "strip"] = Field(
         "keep", description="`<think>…</think>` in what labelers and scorers read: keep, or strip"

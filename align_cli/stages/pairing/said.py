@@ -131,7 +131,7 @@ class Compared:
         return (1 + margin) / 2
 
     def record(self, chosen: Completion, rejected: Completion) -> dict[str, Any]:
-        said = self.opinions.members or {self.name: self.opinions.values}
+        said = {self.name: self.opinions.values, **self.opinions.members}
         verdicts = {name: self._of_pair(values, chosen, rejected) for name, values in said.items()}
         given = {name: verdict for name, verdict in verdicts.items() if verdict is not None}
         return {"chosen_score": None, "rejected_score": None, "verdicts": given}

@@ -273,13 +273,13 @@ class TestCombinations:
         vote = together("vote", judge, scorer, judge=3.0)
         (pair,) = label(responses(draw, 2), vote, labels="soft").preferences
         assert pair.label == pytest.approx((3 * 0.4 + 1.0) / 4)
-        assert pair.verdicts == {"judge": 0.4, "scorer": 1.0}
+        assert pair.verdicts == {"together": pytest.approx(0.55), "judge": 0.4, "scorer": 1.0}
         assert (pair.chosen_index, pair.labeler, pair.chosen_score, pair.chosen_scores) == (0, "together", None, None)
 
     def test_a_member_that_says_nothing_has_no_vote_and_no_record(self, draw: Callable[..., Drawn]) -> None:
         vote = together("vote", GivenVerdicts({(0, 1): None}), GivenScores([1.0, 2.0]))
         (pair,) = label(responses(draw, 2), vote).preferences
-        assert (pair.chosen_index, pair.label, pair.verdicts) == (1, 1.0, {"scorer": 1.0})
+        assert (pair.chosen_index, pair.label, pair.verdicts) == (1, 1.0, {"together": 1.0, "scorer": 1.0})
 
     def test_agreement_leaves_out_what_members_see_differently(self, draw: Callable[..., Drawn]) -> None:
         judge, scorer = GivenVerdicts(IN_ORDER), GivenScores([3.0, 1.0, 2.0])

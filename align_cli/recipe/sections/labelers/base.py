@@ -17,9 +17,11 @@ class LabelerSection(Section):
 
     Attributes:
         FREE_KEYS: those that may change under a run: they decide how fast, by which way or at which cost, not what.
+        COSTS: whether asking it may cost money, so that it is asked for nothing but what the recipe asks of it.
     """
 
     FREE_KEYS: ClassVar[tuple[str, ...]] = ("batch_size",)
+    COSTS: ClassVar[bool] = False
 
     kind: str = Field(description="what gives the labels")
 
@@ -27,6 +29,11 @@ class LabelerSection(Section):
     def gives(self) -> Gives:
         """What it answers with."""
         return "scores"
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether its scores say something only beside others that were given together, and nothing of other rounds."""
+        return False
 
     def code(self) -> dict[str, str]:
         """The Python that it runs, by key: `package.module:name` or `path/to/file.py:name`."""

@@ -19,7 +19,7 @@ class CombinationLabelerSection(LabelerSection):
     by: Literal["sum", "vote", "agreement"] = Field(
         "sum",
         description="the weighted sum of scores; the weighted share of votes, which `label.labels: soft` keeps; or no "
-        "verdict unless all name the same winner",
+        "verdict unless all say the same",
     )
     standardize: bool = Field(
         True,
@@ -29,6 +29,10 @@ class CombinationLabelerSection(LabelerSection):
     @property
     def gives(self) -> Gives:
         return "scores" if self.by == "sum" else "verdicts"
+
+    @property
+    def is_relative(self) -> bool:
+        return self.by == "sum" and self.standardize
 
     def asks(self) -> list[str]:
         return list(self.of)

@@ -55,6 +55,7 @@ class JudgeLabelerSection(ServerLabelerSection):
         "price",
         "max_unparsable",
     )
+    COSTS: ClassVar[bool] = True
 
     kind: Literal["judge"] = Field(description="what gives the labels")
     base_url: str = Field(min_length=1, description="the endpoint's address, as in `http://127.0.0.1:8000/v1`")

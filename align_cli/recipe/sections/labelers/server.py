@@ -40,10 +40,17 @@ class ServerLabelerSection(LabelerSection):
 
 def no_address(key: str, value: str) -> Iterator[RuleFault]:
     """The fault of a key that is no address of a server."""
-    parts = urlsplit(value) if "[" not in value and "]" not in value else None  # half a bracket is a ValueError
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_address(value):
         what = f"{key} is {shown(value)}; it must be an address"
         yield rule_fault(key, what, "as in http://127.0.0.1:8000/v1")
+
+
+def _is_address(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half a bracket, or a port that there is not
+        return False
 
 
 def _keys_stand_in_variables(view: View) -> Iterator[RuleFault]:
