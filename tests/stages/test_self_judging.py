@@ -51,15 +51,22 @@ def judged(tiny_recipe: TinyRecipe, tmp_path: Path) -> Judged:
 
 def responses(recipe: Recipe) -> list[Completion]:
     """Those of a round, as long as each other."""
+    fixed: Any = {"logps": [-1.0], "finish_reason": "stop", "num_tokens": 1, "round": 1, "policy": "p", "sampling": {}}
     return [
         Completion(
-            prompt=f"prompt {index}", completion=f" is {index * sample}", prompt_ids=[1, 2],
-            completion_ids=[5 + sample], logps=[-1.0], finish_reason="stop", num_tokens=1, round=1, prompt_index=index, sample_index=sample, seed=0,
-            policy="p", engine="transformers", sampling={},
+            prompt=f"prompt {index}",
+            completion=f" is {index * sample}",
+            prompt_ids=[1, 2],
+            completion_ids=[5 + sample],
+            prompt_index=index,
+            sample_index=sample,
+            seed=0,
+            engine="transformers",
+            **fixed,
         )
         for index in range(NUM_PROMPTS)
         for sample in range(NUM_RESPONSES)
-    ]  # fmt: skip
+    ]
 
 
 def at_work(recipe: Recipe, work: Work | None = None, killed_at: int | None = None) -> AtWork:
