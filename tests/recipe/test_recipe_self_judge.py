@@ -30,7 +30,12 @@ CHANGES = "which asks the policy itself; what it says changes from round to roun
         ),
         (("labelers.own.template=mine.txt",), "labelers.own.template: there is no file 'mine.txt'", ""),
         (("labelers.own.votes=0",), "labelers.own.votes is 0; it must be at least 1", ""),
-        (("labelers.own.temperature=0",), "labelers.own.temperature is 0; it must be at least", "0.7"),
+        (
+            ("labelers.own.temperature=0",),
+            "labelers.own.temperature is 0; it must be at least 1e-06",
+            "0.7 is the paper's",
+        ),
+        (("labelers.own.top_p=2",), "labelers.own.top_p is 2; it must be above 0 and at most 1", "0.9 is the paper's"),
         (("labelers.own.max_new_token=5",), "unknown key labelers.own.max_new_token", "labelers.own.max_new_tokens"),
     ],
 )
