@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from chat_models import make_chat_model
 from finished_runs import FinishedRun
 
 from align_cli.artifacts.records import Evaluation
@@ -32,6 +33,7 @@ generate: {{prompts_per_round: 16, max_new_tokens: 16}}
 train: {{steps_per_round: 2, per_device_train_batch_size: 8, learning_rate: 1.0e-3}}
 evaluate: {{num_prompts: 16, scorer: reward}}
 """
+DIGITS = "answer: (\\d)\nlowest: 0\nhighest: 9\n--- user\n{prompt}|{completion}"
 STEPS, BATCH = 2, 8
 NUM_PROMPTS = 16
 
@@ -70,9 +72,23 @@ def keys_of(preset: str) -> dict[str, Any]:
 def run_preset(preset: str, folder: Path) -> Run:
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(preset=preset, folder=folder / "run"), encoding="utf-8")
-    labeler = ["method.sources.dpr.labeler=reward"] if "dpr" in keys_of(preset)["method"]["sources"] else []
-    recipe = load_recipe(path, labeler)
+    labels = keys_of(preset)["method"]["sources"].get("dpr")
+    labeler = ["method.sources.dpr.labeler=reward"] if labels is not None and "labeler" not in labels else []
+    judging = policy_that_judges(folder) if preset == "self-rewarding" else []
+    recipe = load_recipe(path, [*labeler, *judging])
     return Run(folder / "run", recipe, align_rounds(recipe, RunReporter()))
+
+
+def policy_that_judges(folder: Path) -> list[str]:
+    """A tiny model whose letters are bytes, so that a digit is soon among them: the playground's knows no numbers."""
+    make_chat_model(folder / "model", context_length=256)
+    (folder / "digits.txt").write_text(DIGITS, encoding="utf-8")
+    return [
+        f"policy={{model_name_or_path: {folder / 'model'}}}",
+        f"labelers.self.template={folder / 'digits.txt'}",
+        "labelers.self.max_new_tokens=40",
+        "labelers.self.max_unparsable=0.9",
+    ]
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -147,6 +163,22 @@ def check_xpo(run: Run) -> None:
     assert_replays(run, "dpr")
 
 
+def check_self_rewarding(run: Run) -> None:
+    for number in (1, 2):
+        pairs, figures = run.preferences(number), run.figures(number, "label")["labelers"]["self"]
+        assert len(run.completions(number)) == figures["completions"] == 4 * NUM_PROMPTS
+        assert figures["answers"] + figures["unparsable"] == 3 * figures["completions"]
+        assert len(pairs) >= NUM_PROMPTS / 2
+        assert {(pair.source, pair.labeler, pair.label) for pair in pairs} == {("dpr", "self", 1.0)}
+        before = run.evaluations[number - 1].policy  # the initial one is the recipe's model as it is
+        assert {(pair.policy, pair.chosen_by, pair.rejected_by) for pair in pairs} == {(before, "policy", "policy")}
+        for pair in pairs:
+            assert 0 <= pair.rejected_score < pair.chosen_score <= 9, "the same score is no pair"
+            # The mean of three votes, or of those that can be read.
+            assert any((pair.chosen_score * votes) % 1 in (0, pytest.approx(1)) for votes in (1, 2, 3))
+        assert run.trained(number)["reference"] == before
+
+
 def assert_replays(run: Run, source: str) -> None:
     """Round 2 trains on the pairs of both rounds: none is used again before all were."""
     upstream = read_json(run.round(2) / "manifest.json")["stages"]["train"]["inputs"]["upstream"]
@@ -155,5 +187,5 @@ def assert_replays(run: Run, source: str) -> None:
     assert num_different == min(STEPS * BATCH, len(run.preferences(1)) + len(run.preferences(2)))
 
 
-CHECKS = {"spin": check_spin, "selm": check_selm, "xpo": check_xpo}
+CHECKS = {"spin": check_spin, "selm": check_selm, "xpo": check_xpo, "self-rewarding": check_self_rewarding}
 """What the artifacts of a preset say besides."""

@@ -104,19 +104,19 @@ def _wrong_value(root: Node, tree: Any, path: KeyPath) -> PlacedFault:
     hint = hint_for_value(path, value)
     if hint is not None:
         return PlacedFault(place, f"{dotted(path)} {value} is not served yet", hint, path)
-    words, hint = _wanted(path, value)
+    words, hint = _wanted(path, value, _kind_at(tree, path))
     entry = find(root, path)
     found = shown(value) if entry is not None else "missing"
     return PlacedFault(place, f"{dotted(path)} is {found}; it must be {words}", hint, path)
 
 
-def _wanted(path: KeyPath, value: Any) -> tuple[str, str]:
-    """What a key's value must be, and the remedy."""
+def _wanted(path: KeyPath, value: Any, kind: str | None) -> tuple[str, str]:
+    """What the value of a key, perhaps of a labeler of some kind, must be, and the remedy."""
     if path[0] == "labelers" and path[-1] == "kind":
         return f"one of {', '.join(keys.labeler_kinds())}", _did_you_mean(value, keys.labeler_kinds())
     if path[0] == "labelers" and len(path) == 2:
         return "a section with a kind", "as in hidden: {kind: function, function: package.module:name}"
-    info = keys.field_at(path) or keys.value_at(path)
+    info = keys.field_at(path, kind) or keys.value_at(path)
     if info is None:
         return "something else", ""
     if keys.section_models(info.annotation) or path == ("labelers",):
@@ -151,6 +151,12 @@ def _is_of_type(type_words: str, value: Any) -> bool:
 def _did_you_mean(value: Any, choices: Sequence[str]) -> str:
     near = nearest(value, choices) if isinstance(value, str) else None
     return f"did you mean {near}?" if near else ""
+
+
+def _kind_at(tree: Any, path: KeyPath) -> str | None:
+    """The kind of the labeler whose key this is; None for other keys, and where there is no such kind."""
+    kind = _value_at(tree, (*path[:2], "kind")) if path[0] == "labelers" else None
+    return kind if isinstance(kind, str) and kind in keys.labeler_kinds() else None
 
 
 def _value_at(tree: Any, path: KeyPath) -> Any:

@@ -49,9 +49,15 @@ def describe_keys() -> list[KeyDoc]:
     return [_describe(path, info) for path, info in _all_fields().items()]
 
 
-def field_at(path: tuple[str | int, ...]) -> FieldInfo | None:
-    """The field of a key path, or None for a path that the schema does not know."""
-    return _all_fields().get(pattern(path))
+def field_at(path: tuple[str | int, ...], kind: str | None = None) -> FieldInfo | None:
+    """The field of a key path, or None for a path that the schema does not know.
+
+    Args:
+        path: the key's.
+        kind: of a labeler's key, the labeler's kind: several kinds have keys of one name. None is any that has it.
+    """
+    fields = _all_fields() if kind is None else _fields_with((LABELER_KINDS[kind],))
+    return fields.get(pattern(path))
 
 
 def value_at(path: tuple[str | int, ...]) -> FieldInfo | None:

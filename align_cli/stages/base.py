@@ -49,16 +49,19 @@ READING_KEYS = (*FORM_KEYS, *(f"data.{name}" for name in _LENGTHS))
 """Keys that every stage which reads data depends on: what is made of its rows, and how long they may be."""
 
 
+def asked_labelers(recipe: Recipe, names: Iterable[str]) -> list[str]:
+    """Labelers, and those that they ask in their turn; none is named twice."""
+    return list(dict.fromkeys(one for name in names for one in (name, *recipe.labelers[name].asks())))
+
+
 def labeler_keys(recipe: Recipe, names: Iterable[str]) -> tuple[str, ...]:
     """The recipe keys of labelers, and of those that they ask in their turn."""
-    asked = [one for name in names for one in (name, *recipe.labelers[name].asks())]
-    return tuple(f"labelers.{name}" for name in dict.fromkeys(asked))
+    return tuple(f"labelers.{name}" for name in asked_labelers(recipe, names))
 
 
 def labeler_artifacts(recipe: Recipe, names: Iterable[str]) -> list[Artifact]:
     """The artifacts of round 0 that labelers, and those that they ask in their turn, are made from."""
-    asked = [one for name in names for one in (name, *recipe.labelers[name].asks())]
-    read = [artifact for name in asked for artifact in recipe.labelers[name].artifacts()]
+    read = [artifact for name in asked_labelers(recipe, names) for artifact in recipe.labelers[name].artifacts()]
     return [Artifact(0, name) for name in dict.fromkeys(read)]
 
 

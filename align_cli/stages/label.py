@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from align_cli.stages.health import label_health, scorers_agreement
 from align_cli.stages.opinions import Asking, check_labelers
 from align_cli.stages.pairing.pairs import LabelledPairs, Pairing, none_is_left
 from align_cli.stages.readable import RowsToRead
+from align_cli.stages.self_judging import check_question, self_judges
 
 if TYPE_CHECKING:
     from align_cli.stages.inputs import Inputs
@@ -60,11 +62,14 @@ class Label(Stage):
         ]
 
     def needs(self, recipe: Recipe) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(need for pairing in _pairings(recipe).values() for need in pairing.needs))
+        needs = [need for pairing in _pairings(recipe).values() for need in pairing.needs]
+        asks_policy = bool(self_judges(recipe, _reward_labelers(recipe)))
+        return tuple(dict.fromkeys([*needs, *["policy"] * asks_policy]))
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
             lambda: check_labelers(map(loaded.labeler, _reward_labelers(recipe)), loaded.inputs.prompts),
+            *(partial(check_question, recipe, name, loaded) for name in self_judges(recipe, _reward_labelers(recipe))),
             lambda: loaded.inputs.demonstration_rows,
         )
 

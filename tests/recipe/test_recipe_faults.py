@@ -194,7 +194,6 @@ def test_a_key_by_another_tools_name_gets_its_name_here(faults_of, override, hin
 @pytest.mark.parametrize(
     "override",
     [
-        "preset=self-rewarding",
         "labelers.x.kind=policy",
         "generate.engine=openai",
         "generate.engine=vllm",

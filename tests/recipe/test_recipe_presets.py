@@ -57,6 +57,7 @@ def test_every_preset_loads_and_says_its_paper(preset: str, tmp_path: Path) -> N
         ("xpo", {"dpr": (1.0, 0.0)}),
         ("iterative-dpo", {"dpr": (1.0, 0.0)}),
         ("online-dpo", {"dpr": (1.0, 0.0)}),
+        ("self-rewarding", {"dpr": (1.0, 0.0)}),
         ("sail-ddp", {"offline": (0.6, None), "ddp": (0.4, 0.2)}),
         ("sail-dpp", {"offline": (0.7, None), "dpp": (0.3, 0.2)}),
         ("sail-dpr", {"offline": (0.7, None), "dpr": (0.3, 0.3)}),
@@ -122,6 +123,29 @@ def test_a_preset_is_the_mixture_of_its_method(
             },
         ),
         (
+            "self-rewarding",
+            {
+                "method.loss_type": "sigmoid",
+                "method.beta": 0.1,
+                "method.sources.dpr.labeler": "self",
+                "labelers.self.kind": "self_judge",
+                "labelers.self.template": "additive",
+                "labelers.self.votes": 3,
+                "labelers.self.temperature": 0.7,
+                "labelers.self.top_p": 0.9,
+                "policy.reference": "previous",
+                "generate.num_generations": 4,
+                "generate.temperature": 0.7,
+                "generate.top_p": 0.9,
+                "label.pairs": "best_worst",
+                "label.labels": "hard",
+                "label.ties": "drop",
+                "train.schedule": "round",
+                "train.reset_optimizer_each_round": True,
+                "train.replay_rounds": 0,
+            },
+        ),
+        (
             "xpo",
             {
                 "method.loss_type": "sigmoid",
@@ -172,6 +196,16 @@ def test_what_the_recipe_says_wins_key_by_key(tmp_path: Path) -> None:
     recipe = load(tmp_path, "iterative-dpo", "generate.num_generations=4", "method.beta=0.3")
     assert recipe.generate.num_generations == 4 and recipe.method.beta == 0.3
     assert recipe.train.schedule == "round" and recipe.train.steps_per_round == 2
+
+
+def test_a_presets_labeler_is_changed_key_by_key_or_replaced_by_one_of_another_kind(tmp_path: Path) -> None:
+    labelers = load(tmp_path, "self-rewarding", "labelers.self.votes=5").labelers
+    assert sorted(labelers) == ["reward", "self"]
+    changed = labelers["self"].model_dump()
+    assert (changed["kind"], changed["votes"], changed["top_p"]) == ("self_judge", 5, 0.9)
+    other = "{kind: function, function: 'align_cli.playground:hidden_reward', batch_size: 8}"
+    replaced = load(tmp_path, "self-rewarding", f"labelers.self={other}").labelers["self"]
+    assert (replaced.kind, replaced.model_dump()["batch_size"]) == ("function", 8)
 
 
 def test_a_preset_expands_to_keys_and_nothing_else(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ TinyRecipe = Callable[..., Recipe]
 REWARD = "reward={model_name_or_path: org/base}"
 OFFLINE = "method.sources={offline: {mixing: 1}}"
 SELF_LABELLED = "method.sources={dpp: {mixing: 1}}"
+SELF_JUDGED = ("labelers.own={kind: self_judge}", "method.sources={dpr: {mixing: 1, labeler: own}}")
 MIXED = ("method.sources={dmd: {mixing: 1}}", "data.demonstrations=playground")
 UNMEASURED = {"data__eval_prompts": None, "evaluate": None}
 WITH_REFERENCE = "generate.num_reference_generations=1"
@@ -216,6 +217,8 @@ def test_what_has_to_be_loaded(recipe: Callable[..., Recipe]) -> None:
     assert needs("label") == (), "the labeler alone"
     assert needs("label", *MIXED) == (), "demonstrations are tokens already"
     assert needs("label", SELF_LABELLED) == ("policy", "reference")
+    assert needs("label", *SELF_JUDGED) == ("policy",)
+    assert needs("label", SELF_JUDGED[0]) == (), "one that nobody asks"
     both = "method.sources={dmd: {mixing: 0.5}, dpp: {mixing: 0.5}}"
     assert sorted(needs("label", both, MIXED[1])) == ["policy", "reference"]
     assert needs("train") == needs("evaluate") == ("policy", "reference")

@@ -349,6 +349,7 @@ CASES = {
     "offline-simpo": Case(offline_pairs, simpo),
     "iterative-dpo": Case(reward_pairs, dpo),
     "online-dpo": Case(reward_pairs, dpo),
+    "self-rewarding": Case(reward_pairs, dpo),
     "spin": Case(mixed_pairs, spin),
     "selm": Case(reward_pairs, selm, selm_with_gradient),
     "xpo": Case(reference_pairs, xpo, xpo_with_gradient),

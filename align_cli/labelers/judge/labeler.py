@@ -15,16 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from align_cli.artifacts.records import Text
-from align_cli.errors import LabelerError, all_at_once
+from align_cli.errors import all_at_once
 from align_cli.labelers.base import Comparer, Labeler, Scorer
 from align_cli.labelers.judge.inquiry import Inquiry
 from align_cli.labelers.judge.questions import Answer, Question, question_of
 from align_cli.labelers.judge.tally import (
+    check_unparsable,
     counts_of_answers,
     counts_of_orders,
     counts_of_positions,
     figures_of,
-    unparsable_share,
+    mean_of_votes,
 )
 from align_cli.labelers.judge.template import Template, read_template
 from align_cli.labelers.judge.texts import text_to_read
@@ -35,8 +36,6 @@ from align_cli.seeds import derive_seed
 
 ROUNDS_A_BATCH = 8
 """Times that all requests under way at once are done in a batch: its end, where some wait for the last, is rare."""
-FEWEST_ANSWERS = 20
-"""Of which a share of unparsable ones says something."""
 
 
 class Judge(Labeler):
@@ -73,19 +72,7 @@ class Judge(Labeler):
         Raises:
             LabelerError: if it is above `max_unparsable`; shows such an answer.
         """
-        num_came = counts.get("answers", 0) + counts.get("unparsable", 0)
-        share = unparsable_share(counts)
-        if num_came < FEWEST_ANSWERS or share <= self._section.max_unparsable:
-            return
-        what = f"{counts['unparsable']:g} of {num_came:g} answers hold no verdict, more than max_unparsable allows"
-        if self._unparsable:
-            what += f" ({self._section.max_unparsable:g}); one of them: {self._unparsable!r}"
-        raise LabelerError(
-            what,
-            where=f"{self._place}.max_unparsable",
-            hint="look at the template: does it say how the verdict is written, and is max_tokens enough for it? "
-            "What could be read is kept",
-        )
+        check_unparsable(counts, self._section.max_unparsable, self._unparsable, self._place, "max_tokens")
 
     def figures(self, counts: Mapping[str, float]) -> dict[str, float]:
         """Calls, tokens, their cost where the price is known, position bias, and shares of ties, flips and nonsense."""
@@ -171,10 +158,10 @@ class ComparingJudge(Judge, Comparer):
         for is_swapped, questions in orders.items():
             values = [answers[question.key].value for question in questions]
             self._counts.update(counts_of_positions(values))
-            mean = _mean(values)
+            mean = mean_of_votes(values)
             by_order.append(1 - mean if mean is not None and is_swapped else mean)
         self._counts.update(counts_of_orders(by_order))
-        return _mean(by_order)
+        return mean_of_votes(by_order)
 
 
 class ScoringJudge(Judge, Scorer):
@@ -194,9 +181,4 @@ class ScoringJudge(Judge, Scorer):
         ]
         answers = self._answers([question for questions in asked for question in questions])
         self._counts["completions"] += len(asked)
-        return [_mean([answers[question.key].value for question in questions]) for questions in asked]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    said = [value for value in values if value is not None]
-    return math.fsum(said) / len(said) if said else None
+        return [mean_of_votes([answers[question.key].value for question in questions]) for questions in asked]

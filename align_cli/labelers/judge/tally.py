@@ -1,4 +1,4 @@
-"""Counts of what a judge did in a stage, which add up, and the figures that they come to.
+"""Counts of what a judge did in a stage, which add up, the figures that they come to, and when they say: stop.
 
 An answer that is found in the file of kept ones counts with what it took when it came: so a stage that was killed has
 the figures of one that was not.
@@ -6,12 +6,23 @@ the figures of one that was not.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from align_cli.errors import LabelerError
 from align_cli.labelers.judge.questions import Answer
 from align_cli.labelers.judge.spending import cost
 from align_cli.recipe.sections.labelers.judge import PriceSection
+
+FEWEST_ANSWERS = 20
+"""Of which a share of unparsable ones says something."""
+
+
+def mean_of_votes(values: Sequence[float | None]) -> float | None:
+    """The mean of what could be read; None where nothing could."""
+    said = [value for value in values if value is not None]
+    return math.fsum(said) / len(said) if said else None
 
 
 def counts_of_answers(answers: Iterable[Answer]) -> Counter[str]:
@@ -44,6 +55,33 @@ def unparsable_share(counts: Mapping[str, float]) -> float:
     """Of all answers, the share without a verdict."""
     came = counts.get("answers", 0) + counts.get("unparsable", 0)
     return counts.get("unparsable", 0) / came if came else 0.0
+
+
+def check_unparsable(counts: Mapping[str, float], most: float, example: str, place: str, longest: str) -> None:
+    """Look at the share of answers without a verdict.
+
+    Args:
+        counts: of the stage so far.
+        most: the largest share that is allowed.
+        example: such an answer, in one line; empty where none is known.
+        place: the labeler's, as `labelers.ours`.
+        longest: the key that bounds an answer's length.
+
+    Raises:
+        LabelerError: if the share is larger; shows the example.
+    """
+    num_came = counts.get("answers", 0) + counts.get("unparsable", 0)
+    if num_came < FEWEST_ANSWERS or unparsable_share(counts) <= most:
+        return
+    what = f"{counts['unparsable']:g} of {num_came:g} answers hold no verdict, more than max_unparsable allows"
+    if example:
+        what += f" ({most:g}); one of them: {example!r}"
+    raise LabelerError(
+        what,
+        where=f"{place}.max_unparsable",
+        hint=f"look at the template: does it say how the verdict is written, and is {longest} enough for it? "
+        "What could be read is kept",
+    )
 
 
 def figures_of(counts: Mapping[str, float], price: PriceSection | None) -> dict[str, float]:

@@ -90,7 +90,7 @@ def read_template(name: str, gives: Gives, where: str) -> Template:
     """The template of a judge.
 
     Args:
-        name: `pairwise`, `score`, or the path of a file.
+        name: `pairwise`, `score`, `additive`, or the path of a file.
         gives: what it has to give.
         where: the key that names it, for errors.
 
@@ -102,7 +102,7 @@ def read_template(name: str, gives: Gives, where: str) -> Template:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         what = f"the template {name} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
-        raise LabelerError(what, where=where, hint="name a text file, or use pairwise or score") from None
+        raise LabelerError(what, where=where, hint=f"name a text file, or use {' or '.join(TEMPLATES)}") from None
     return _Reader(str(path), gives).template(text)
 
 

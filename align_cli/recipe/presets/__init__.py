@@ -1,6 +1,7 @@
 """Presets: prior methods as recipe keys, one file each. A preset expands to keys and does nothing else.
 
-What a recipe or an override says wins over its preset, key by key.
+What a recipe or an override says wins over its preset, key by key; a labeler of another kind than the preset's keeps
+its own keys.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, show
 
 FOLDER = Path(__file__).parent
 PRESET = ("preset",)
-NOT_SERVED_YET = ("self-rewarding",)
 
 
 def preset_names() -> list[str]:
@@ -48,13 +48,21 @@ def _fill(target: Node, preset: Node) -> None:
         own = target.value.get(key)
         if own is None:
             target.value[key] = entry
-        elif isinstance(own.node.value, dict) and isinstance(entry.node.value, dict):
+        elif (
+            isinstance(own.node.value, dict)
+            and isinstance(entry.node.value, dict)
+            and _is_of_its_kind(own.node, entry.node)
+        ):
             _fill(own.node, entry.node)
 
 
+def _is_of_its_kind(own: Node, preset: Node) -> bool:
+    """Whether a section has the keys of the preset's: no kind of labeler has another one's."""
+    kinds = [node.value["kind"].node.value for node in (own, preset) if "kind" in node.value]
+    return len(kinds) < 2 or kinds[0] == kinds[1]
+
+
 def _unknown(place: Place, name: str) -> PlacedFault:
-    if name in NOT_SERVED_YET:
-        return PlacedFault(place, f"preset {name} is not served yet", f"there are {', '.join(preset_names())}", PRESET)
     known = preset_names()
     near = f"offline-{name}" if f"offline-{name}" in known else nearest(name, known)
     hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"

@@ -9,7 +9,12 @@ from pydantic import Field
 
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.labelers import asks_a_person, kind_that_labels_nothing, unknown_labeler
+from align_cli.recipe.sections.labelers import (
+    asks_a_person,
+    asks_the_policy,
+    kind_that_labels_nothing,
+    unknown_labeler,
+)
 from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
@@ -56,6 +61,9 @@ def _scorers_judge(view: View) -> Iterator[RuleFault]:
         if asks_a_person(view, one):
             what = f"{key} is {shown(one)}, which asks a person; in an evaluation nobody is asked"
             yield rule_fault(key, what, "name a labeler that answers by itself, or leave it out: no win rate then")
+        if asks_the_policy(view, one):
+            what = f"{key} is {shown(one)}, which asks the policy itself; what it says changes from round to round"
+            yield rule_fault(key, what, "name a labeler that stays the same, or leave it out: no win rate then")
 
 
 def _opponents_differ(view: View) -> Iterator[RuleFault]:

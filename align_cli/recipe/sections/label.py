@@ -93,7 +93,7 @@ RULES: tuple[Rule, ...] = (_expectations_keep_every_pair,)
 
 def _completions_in_vain(recipe: Recipe) -> list[str]:
     number, sources = recipe.generate.num_generations, recipe.method.sources
-    if recipe.preset == "iterative-dpo":  # which is just that
+    if recipe.preset in ("iterative-dpo", "self-rewarding"):  # which are just that
         return []
     if "dpr" in sources.in_use() and number > 2 and recipe.label.pairs == "best_worst" and not sources.has_gradient:
         return [f"of generate.num_generations {number} completions a prompt, label.pairs best_worst trains on two"]

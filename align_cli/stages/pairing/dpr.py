@@ -22,6 +22,7 @@ from align_cli.stages.opinions import Asking
 from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, Undecided, by_draw, is_kept, make_pair
 from align_cli.stages.pairing.said import Compared, Said, Scored
 from align_cli.stages.pools import needs_others
+from align_cli.stages.self_judging import policy_handed_to
 
 
 class Dpr:
@@ -34,16 +35,18 @@ class Dpr:
         recipe = context.recipe
         source = recipe.method.sources.dpr
         assert source is not None and source.labeler is not None  # a rule of the recipe's
-        return label_completions(
-            completions,
-            context.loaded.labeler(source.labeler),
-            recipe.label,
-            num_generations=recipe.generate.num_generations,
-            num_reference_generations=recipe.generate.num_reference_generations,
-            keep_others=needs_others(recipe, "dpr"),
-            run_seed=recipe.seed,
-            asking=Asking(context.progress, context.work, recipe.label.thinking),
-        )
+        labeler = context.loaded.labeler(source.labeler)
+        with policy_handed_to(labeler, context):
+            return label_completions(
+                completions,
+                labeler,
+                recipe.label,
+                num_generations=recipe.generate.num_generations,
+                num_reference_generations=recipe.generate.num_reference_generations,
+                keep_others=needs_others(recipe, "dpr"),
+                run_seed=recipe.seed,
+                asking=Asking(context.progress, context.work, recipe.label.thinking),
+            )
 
 
 def label_completions(

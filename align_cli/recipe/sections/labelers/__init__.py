@@ -18,7 +18,7 @@ from align_cli.recipe.checking.devices import no_device
 from align_cli.recipe.checking.files import near_file
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
 from align_cli.recipe.data_names import exists
-from align_cli.recipe.sections.labelers import judge, reward_server, server
+from align_cli.recipe.sections.labelers import judge, reward_server, self_judge, server
 from align_cli.recipe.sections.labelers.base import Gives, LabelerSection
 from align_cli.recipe.sections.labelers.code import is_place_of_code
 from align_cli.recipe.sections.labelers.combination import CombinationLabelerSection
@@ -28,6 +28,7 @@ from align_cli.recipe.sections.labelers.judge import JudgeLabelerSection
 from align_cli.recipe.sections.labelers.person import PersonLabelerSection
 from align_cli.recipe.sections.labelers.reward_model import RewardModelLabelerSection
 from align_cli.recipe.sections.labelers.reward_server import RewardServerLabelerSection
+from align_cli.recipe.sections.labelers.self_judge import SELF_JUDGE, SelfJudgeLabelerSection
 from align_cli.recipe.written.tree import KeyPath, escaped, shown
 
 
@@ -53,6 +54,7 @@ LABELER_KINDS: dict[str, LabelerKind] = {
     "person": LabelerKind(PersonLabelerSection, "align_cli.labelers.person:PersonLabeler"),
     "reward_model": LabelerKind(RewardModelLabelerSection, "align_cli.labelers.reward_model:RewardModelLabeler"),
     "reward_server": LabelerKind(RewardServerLabelerSection, "align_cli.labelers.reward_server:RewardServerLabeler"),
+    "self_judge": LabelerKind(SelfJudgeLabelerSection, "align_cli.labelers.self_judge:SelfJudge"),
 }
 PERSON = "person"
 """The kind that is asked by `align label` alone."""
@@ -124,12 +126,22 @@ def labeler_gives(view: View, name: str) -> Gives | None:
 
 def asks_a_person(view: View, name: str) -> bool:
     """Whether a labeler that the recipe defines is a person, or asks one."""
+    return _asks(view, name, PERSON)
+
+
+def asks_the_policy(view: View, name: str) -> bool:
+    """Whether a labeler that the recipe defines is the round's policy as judge, or asks it."""
+    return _asks(view, name, SELF_JUDGE)
+
+
+def _asks(view: View, name: str, kind: str) -> bool:
+    """Whether a labeler that the recipe defines is of a kind, or asks one that is."""
     known = view.labeler_names()
     if name not in known:
         return False
     written = view.labeler(name)
     members = LABELER_KINDS[written["kind"]].section.model_validate(written).asks()
-    return any(view.labeler(one)["kind"] == PERSON for one in (name, *members) if one in known)
+    return any(view.labeler(one)["kind"] == kind for one in (name, *members) if one in known)
 
 
 def _members_can_be_asked(view: View) -> Iterator[RuleFault]:
@@ -208,5 +220,6 @@ RULES: tuple[Rule, ...] = (
     *server.RULES,
     *judge.RULES,
     *reward_server.RULES,
+    *self_judge.RULES,
 )
 FILE_RULES: tuple[Rule, ...] = (_code_and_files_can_be_found,)

@@ -14,7 +14,7 @@ from align_cli.recipe.sections.labelers.base import Gives
 from align_cli.recipe.sections.labelers.server import ServerLabelerSection, no_address
 from align_cli.recipe.written.tree import shown
 
-TEMPLATES: dict[str, Gives] = {"pairwise": "verdicts", "score": "scores"}
+TEMPLATES: dict[str, Gives] = {"pairwise": "verdicts", "score": "scores", "additive": "scores"}
 """The templates that come with align, and what a judge answers with by each."""
 OWN_KEYS = {
     "model": "model",
@@ -62,7 +62,7 @@ class JudgeLabelerSection(ServerLabelerSection):
     template: str = Field(
         "pairwise",
         min_length=1,
-        description="what the judge is told: `pairwise`, `score`, or a text file of yours (docs/judge.md)",
+        description="what the judge is told: `pairwise`, `score`, `additive`, or a text file of yours (docs/judge.md)",
     )
     orders: Literal["both", "one"] = Field(
         "both",
