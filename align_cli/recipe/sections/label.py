@@ -28,9 +28,11 @@ class LabelSection(Section):
         "hard", description="higher score wins; drawn by Bradley-Terry; or the Bradley-Terry probability itself"
     )
     temperature: Annotated[float, Usual("1.0 is Bradley-Terry as it stands")] = Field(
-        1.0, gt=0, description="Bradley-Terry temperature of sampled and soft labels"
+        1.0, gt=0, description="Bradley-Terry temperature of sampled and soft labels by scores; verdicts have none"
     )
-    min_margin: float = Field(0.0, ge=0, description="smallest score difference; closer pairs are dropped")
+    min_margin: float = Field(
+        0.0, ge=0, description="smallest score difference, of a verdict p 2 p - 1; closer pairs are dropped"
+    )
     ties: KeepOrDrop | None = Field(
         None,
         description="pairs of equal score: keep (label one half) or drop; unset: keep with gradient, full KL, optimism",
