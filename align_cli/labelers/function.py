@@ -234,5 +234,6 @@ def _signature_hint(error: BaseException) -> str:
     while trace is not None and is_aligns(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     if isinstance(error, TypeError) and trace is None:
-        return "it is called with prompts= and completions=; let it take these two, and **kwargs"
+        takes = "it is called with prompts= and completions=; let it take these two, and **kwargs"
+        return f"{takes}; a class needs `arguments`, if only {{}}"
     return ""

@@ -98,8 +98,14 @@ def figures_in_words(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _named(name: str, numbers: Mapping[str, Any]) -> str:
-    words = (f"{key.replace('_', ' ')} {value:.3g}" for key, value in numbers.items() if isinstance(value, int | float))
+    figures = {key.replace("_", " "): value for key, value in numbers.items() if isinstance(value, int | float)}
+    words = (f"{key} {_figure(value)}" for key, value in figures.items())
     return f"{name}: {', '.join(words)}"
+
+
+def _figure(value: float) -> str:
+    """Three digits; a count is shown whole, also one that is kept as a float."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}"
 
 
 def span(seconds: float) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion, Preference, Text
 from align_cli.data.thinking import without_thinking
+from align_cli.errors import LabelerError
 from align_cli.labelers import Comparer, Labeler, Scorer
 from align_cli.labelers.combination import Combination
 from align_cli.stages.base import NoWork, Progress, Work
@@ -86,7 +88,7 @@ class Asking:
             def compare(batch: Sequence[Pair]) -> Sequence[float | None]:
                 prompts, places = [one.prompt for one, _ in batch], [one.prompt_index for one, _ in batch]
                 firsts, seconds = ([self._shown(pair[side]) for pair in batch] for side in (0, 1))
-                return labeler.compare(prompts, firsts, seconds, places)
+                return _checked_verdicts(labeler, labeler.compare(prompts, firsts, seconds, places), len(batch))
 
             return self._asked(labeler, pairs, "pairs", compare, name, None)
         each = list({id(one): one for pair in pairs for one in pair}.values())
@@ -171,6 +173,19 @@ def kept_values(
         journal.append([{"values": found, **({"counts": counts} if counts else {})}])
         progress.advance(len(found))
     return [value for _, value in sorted(zip(order, values, strict=True), key=lambda placed: placed[0])]
+
+
+def _checked_verdicts(labeler: Comparer, said: Sequence[float | None], num_pairs: int) -> list[float | None]:
+    """Verdicts as they have to be, since a labeler may be of a kind that somebody else wrote."""
+    verdicts, where = list(said), f"labelers.{labeler.name}"
+    if len(verdicts) != num_pairs:
+        what = f"it gave {len(verdicts)} verdicts on {num_pairs} pairs"
+        raise LabelerError(what, where=where, hint="return one for each pair, in their order; None is no verdict")
+    for verdict in verdicts:
+        if verdict is not None and not (isinstance(verdict, Real) and 0 <= verdict <= 1):
+            hint = "a verdict is the probability that the first is better, from 0 to 1, or None"
+            raise LabelerError(f"its verdict on a pair is {str(verdict)[:80]!r}", where=where, hint=hint)
+    return [verdict if verdict is None else float(verdict) for verdict in verdicts]
 
 
 def num_sequence_tokens(completion: Completion) -> int:

@@ -87,7 +87,7 @@ class Spending:
         spent, budget = self._spent, self._budget
         tokens = spent["prompt_tokens"] + spent["completion_tokens"]
         if budget.calls is not None and spent["calls"] + self._num_under_way >= budget.calls:
-            raise self._out("calls", budget.calls, f"{spent['calls']} requests were sent")
+            raise self._out("calls", budget.calls, f"{spent['calls'] + self._num_under_way} requests were sent")
         if budget.tokens is not None and tokens >= budget.tokens:
             raise self._out("tokens", budget.tokens, f"{tokens} tokens were used")
         if budget.money is not None and self._price is not None:
