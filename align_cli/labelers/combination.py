@@ -56,6 +56,11 @@ class Combination(Labeler):
             return [self._sum(dict(zip(said, row, strict=True))) for row in zip(*said.values(), strict=True)]
         return [self._vote(dict(zip(said, row, strict=True))) for row in zip(*said.values(), strict=True)]
 
+    def release(self) -> None:
+        """Has each member let go."""
+        for labeler in self:
+            labeler.release()
+
     def check(self, prompts: Sequence[Text]) -> None:
         """Has each member find out."""
         for labeler in self:

@@ -130,6 +130,8 @@ def _health(
         return {}
     health = label_health(pairs, counts)
     asking = Asking(NoProgress(), context.work, recipe.label.thinking)  # who watches, watches what is labelled
+    for name in _reward_labelers(recipe):
+        context.loaded.labeler(name).release()  # its weights are not needed beside those of a scorer
     for name in _scorers_to_compare(recipe):
         found = scorers_agreement(pairs, completions, context.loaded.labeler(name), asking, recipe.label.compared_pairs)
         if found:

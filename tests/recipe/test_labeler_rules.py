@@ -36,6 +36,11 @@ BROKEN = [
     ),
     (["labelers.both={kind: combination, of: {both: 1, hidden: 1}}"], "of kind combination itself", ""),
     (["evaluate.scorers=[hidden, hiden]"], "evaluate.scorers is 'hiden'; labelers defines no such labeler", "hidden"),
+    (
+        [f"labelers.{'long' * 40}={{kind: dataset}}"],
+        "the labeler's name has 160 bytes; it must have at most 100",
+        "shorter",
+    ),
     (["evaluate.scorers=[given]"], "evaluate.scorers is 'given', of kind dataset", "name another labeler"),
     (["evaluate.temperature=0"], "evaluate.temperature is 0; it must be at least 1e-06", ""),
     (

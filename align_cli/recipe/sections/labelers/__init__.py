@@ -56,6 +56,8 @@ LABELER_KINDS: dict[str, LabelerKind] = {
     "reward_server": LabelerKind(RewardServerLabelerSection, "align_cli.labelers.reward_server:RewardServerLabeler"),
     "self_judge": LabelerKind(SelfJudgeLabelerSection, "align_cli.labelers.self_judge:SelfJudge"),
 }
+LONGEST_NAME = 100
+"""Bytes of a labeler's name: files are called by it, and by two of them."""
 PERSON = "person"
 """The kind that is asked by `align label` alone."""
 PLUGINS = "align_cli.labelers"
@@ -174,6 +176,9 @@ def _names_are_words(view: View) -> Iterator[RuleFault]:
         if not name.replace("-", "_").isidentifier():
             what = f"the labeler's name {shown(name)} is not a word"
             yield rule_fault(("labelers", name), what, "use letters, digits, - and _, so that overrides can name it")
+        elif len(name.encode()) > LONGEST_NAME:
+            what = f"the labeler's name has {len(name.encode())} bytes; it must have at most {LONGEST_NAME}"
+            yield rule_fault(("labelers", name), what, "choose a shorter one: files are called by it")
 
 
 def _dataset_is_no_other_labelers_name(view: View) -> Iterator[RuleFault]:
