@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from align_cli.cli.shown import drawn, fits, visible
 from align_cli.redaction import without_secrets
-from align_cli.report.tables import rounds_table, span
+from align_cli.report.tables import rounds_table, scorers_table, span
 from align_cli.run.at_work import CountedProgress
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ class PlainReporter(RunReporter):
         pairs = zip(table.columns[1:], table.rows[0][1:], strict=True)
         figures = ", ".join(f"{name} {value}" for name, value in pairs)
         self._note(f"round {evaluation.round}: {figures}")
+        others = scorers_table([evaluation])
+        for _, scorer, *cells in others.rows:
+            said = ", ".join(f"{name} {value}" for name, value in zip(others.columns[2:], cells, strict=True))
+            self._note(f"round {evaluation.round}, by {scorer}: {said}")
 
 
 class _LineProgress(StageProgress):

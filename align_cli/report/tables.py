@@ -36,6 +36,20 @@ def rounds_table(evaluations: Sequence[Evaluation]) -> TextTable:
     return TextTable(columns, [_round_row(one, opponents, controlled) for one in evaluations])
 
 
+def scorers_table(evaluations: Sequence[Evaluation]) -> TextTable:
+    """One row a round and scorer beside the one that decides: its win rates and its mean score; often without a row."""
+    said = [(one, name, found) for one in evaluations for name, found in (one.other_scorers or {}).items()]
+    opponents = list(dict.fromkeys(name for _, _, found in said for name in found["against"]))
+    columns = ["round", "scorer"]
+    for name in opponents:
+        columns += [f"win vs {name}", f"LC vs {name}"]
+    rows = []
+    for one, scorer, found in said:
+        wins = [_win(found["against"].get(name), kind) for name in opponents for kind in ("", "length_controlled_")]
+        rows.append([str(one.round), scorer, *wins, _estimate(found["reward"], 2)])
+    return TextTable([*columns, "reward"], rows)
+
+
 def reward_table(report: RewardReport) -> TextTable:
     """One row for held-out pairs and one for those that it was fitted on."""
     columns = [

@@ -443,10 +443,8 @@ def test_only_what_can_be_called_is_offered_in_a_names_place(labeler: MakeLabele
 
 def test_a_function_that_does_not_take_what_it_is_called_with_is_told_what_to_take(labeler: MakeLabeler) -> None:
     fault = fault_of(lambda: labeler("def score(completions):\n    return [1.0]\n").score(["p"], ["a"]))
-    assert (
-        fault.hint == "it is called with prompts= and completions=; let it take these two, and **kwargs; "
-        "a class needs `arguments`, if only {}"
-    )
+    takes = "it is called with prompts= and completions=; let it take these two, and **kwargs"
+    assert fault.hint == f"{takes}; a class needs `arguments`, if only {{}}"
 
 
 @pytest.mark.parametrize("raised", ["TypeError('unexpected')", "ValueError('no')"])

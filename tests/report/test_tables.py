@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from align_cli.artifacts.records import Evaluation
-from align_cli.report.tables import TextTable, markdown, rounds_table, stages_table
+from align_cli.report.tables import TextTable, markdown, rounds_table, scorers_table, stages_table
 
 
 def evaluation(round_number: int, **changes: Any) -> Evaluation:
@@ -64,6 +64,23 @@ def test_the_length_controlled_win_rate_stands_beside_the_plain_one() -> None:
     assert table.columns[:4] == ["round", "win vs initial", "LC vs initial", "win vs previous"]
     assert [row[2] for row in table.rows] == ["–", "0.55 [0.50, 0.60]"]
     assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
+def test_other_scorers_have_rows_of_their_own() -> None:
+    lengths = {"length_controlled_win_rate": 0.55, "length_controlled_low": 0.5, "length_controlled_high": 0.6}
+    said = {
+        "jury": {"reward": None, "against": {"initial": win(0.6) | lengths}},
+        "brief": {"reward": {"mean": 1.0, "standard_error": 0.5}, "against": {"initial": win(0.7)}},
+    }
+    table = scorers_table([evaluation(1), evaluation(2, other_scorers=said)])
+    assert table == TextTable(
+        ["round", "scorer", "win vs initial", "LC vs initial", "reward"],
+        [
+            ["2", "jury", "0.60 [0.50, 0.70]", "0.55 [0.50, 0.60]", "–"],
+            ["2", "brief", "0.70 [0.60, 0.80]", "–", "1.00 ± 0.50"],
+        ],
+    )
+    assert scorers_table([evaluation(1)]).rows == []
 
 
 def test_what_was_not_measured_is_a_dash() -> None:

@@ -77,9 +77,16 @@ RULES: tuple[Rule, ...] = (_scorers_judge, _opponents_differ)
 
 def _scorer_is_the_training_labeler(recipe: Recipe) -> list[str]:
     scorer, dpr = recipe.evaluate.scorer, recipe.method.sources.dpr
-    if scorer is not None and recipe.is_online and dpr is not None and dpr.labeler == scorer:
+    if scorer is None or dpr is None or dpr.labeler is None or not recipe.is_online:
+        return []
+    if dpr.labeler == scorer:
         return [f"evaluate.scorer is the training labeler, {scorer}: its win rate cannot tell learning from gaming it"]
-    return []
+    together = {name: {name, *recipe.labelers[name].asks()} for name in (scorer, dpr.labeler)}
+    shared = sorted(together[scorer] & together[dpr.labeler])
+    if not shared:
+        return []
+    both = f"evaluate.scorer, {scorer}, and the training labeler, {dpr.labeler}, have {' and '.join(shared)} in common"
+    return [f"{both}: its win rate cannot tell learning from gaming that"]
 
 
 def _no_win_rate(recipe: Recipe) -> list[str]:
