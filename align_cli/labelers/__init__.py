@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 
 from align_cli.artifacts.answers import Answers
 from align_cli.labelers.base import Comparer, Labeler, Scorer
+from align_cli.labelers.kinds_of_others import OWN, made_elsewhere
 from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerSection
 
 
@@ -37,7 +38,10 @@ def build_labeler(
     if place is None:
         what = f"a labeler of kind {section.kind!r} labels nothing that the policy writes"
         raise LabelerError(what, where=f"labelers.{name}")
-    labeler: Labeler = resolve_name(place)(name, section, note)
+    if place.startswith(OWN):
+        labeler: Labeler = resolve_name(place)(name, section, note)
+    else:
+        labeler = made_elsewhere(name, place, section, note)
     labeler.answers = answers or Answers()
     return labeler
 

@@ -27,6 +27,7 @@ class Labeler(ABC):
         artifact: finds an artifact of the run's round 0 by its name; None where the run has none yet.
         members: the labelers that it puts together, by name; none for most.
         gives_verdicts: whether it says who of two is better, rather than scoring each.
+        is_of_others: whether its kind is not align's own, so that what it raises is its own fault.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Labeler(ABC):
     artifact: Callable[[str], Path | None] = staticmethod(lambda name: None)
     members: Mapping[str, Labeler] = MappingProxyType({})
     gives_verdicts: bool = False
+    is_of_others: bool = False
 
     @abstractmethod
     def check(self, prompts: Sequence[Text]) -> None:

@@ -6,6 +6,7 @@ that puts others together asks each of them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from align_cli.data.thinking import without_thinking
 from align_cli.errors import LabelerError
 from align_cli.labelers import Comparer, Labeler, Scorer
 from align_cli.labelers.combination import Combination
+from align_cli.labelers.kinds_of_others import telling_faults
 from align_cli.stages.base import NoWork, Progress, Work
 
 ItemType = TypeVar("ItemType")
@@ -68,7 +70,9 @@ class Asking:
 
         def score(batch: Sequence[Completion]) -> Sequence[float | None]:
             prompts, places = [one.prompt for one in batch], [one.prompt_index for one in batch]
-            return labeler.score(prompts, [self._shown(one) for one in batch], places)
+            with telling_faults(labeler, "scoring"):
+                found = labeler.score(prompts, [self._shown(one) for one in batch], places)
+            return _checked_scores(labeler, found, len(batch))
 
         length = num_sequence_tokens if labeler.by_length else None
         return self._asked(labeler, completions, "completions", score, name, length)
@@ -88,7 +92,9 @@ class Asking:
             def compare(batch: Sequence[Pair]) -> Sequence[float | None]:
                 prompts, places = [one.prompt for one, _ in batch], [one.prompt_index for one, _ in batch]
                 firsts, seconds = ([self._shown(pair[side]) for pair in batch] for side in (0, 1))
-                return _checked_verdicts(labeler, labeler.compare(prompts, firsts, seconds, places), len(batch))
+                with telling_faults(labeler, "comparing"):
+                    found = labeler.compare(prompts, firsts, seconds, places)
+                return _checked_verdicts(labeler, found, len(batch))
 
             return self._asked(labeler, pairs, "pairs", compare, name, None)
         each = list({id(one): one for pair in pairs for one in pair}.values())
@@ -175,6 +181,19 @@ def kept_values(
     return [value for _, value in sorted(zip(order, values, strict=True), key=lambda placed: placed[0])]
 
 
+def _checked_scores(labeler: Scorer, said: Sequence[float | None], num_completions: int) -> list[float | None]:
+    """Scores as they have to be, likewise."""
+    scores, where = list(said), f"labelers.{labeler.name}"
+    if len(scores) != num_completions:
+        what = f"it gave {len(scores)} scores for {num_completions} completions"
+        raise LabelerError(what, where=where, hint="return one for each completion, in their order; None is no score")
+    for score in scores:
+        if score is not None and not (isinstance(score, Real) and math.isfinite(score)):
+            hint = "a score is a finite number, or None"
+            raise LabelerError(f"its score of a completion is {str(score)[:80]!r}", where=where, hint=hint)
+    return [score if score is None else float(score) for score in scores]
+
+
 def _checked_verdicts(labeler: Comparer, said: Sequence[float | None], num_pairs: int) -> list[float | None]:
     """Verdicts as they have to be, since a labeler may be of a kind that somebody else wrote."""
     verdicts, where = list(said), f"labelers.{labeler.name}"
@@ -209,4 +228,5 @@ def check_labelers(labelers: Iterable[Labeler], rows: Sequence[Mapping[str, Any]
         LabelerError: if one will not work.
     """
     for labeler in labelers:
-        labeler.check([row["prompt"] for row in rows[:NUM_PROBES]])
+        with telling_faults(labeler, "its check"):
+            labeler.check([row["prompt"] for row in rows[:NUM_PROBES]])

@@ -9,10 +9,13 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from align_cli.errors import RecipeError
+from align_cli.artifacts.records import Completion
+from align_cli.errors import LabelerError, RecipeError
 from align_cli.labelers import Scorer, build_labeler
 from align_cli.recipe import code_that_runs, describe_keys, dump, load_recipe, resolved
 from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerKind, LabelerSection
+from align_cli.stages.base import NoProgress
+from align_cli.stages.opinions import Asking
 
 KINDS = ", ".join(LABELER_KINDS)
 
@@ -149,3 +152,70 @@ def test_its_code_is_shown() -> None:
     assert code_that_runs(load_recipe("recipe.yaml", ["labelers.wordy.hook=hooks.py:f"])) == [
         "labelers.wordy: hooks.py:f"
     ]
+
+
+class Unmade(WordsLabeler):
+    def __init__(self, name: str) -> None:
+        raise AssertionError("never reached: it is made of three things")
+
+
+class Nameless(WordsLabeler):
+    def __init__(self, name: str, section: WordsLabelerSection, note: Callable[[str], None]) -> None:
+        """It forgets who it is."""
+
+
+class Raising(WordsLabeler):
+    def score(self, prompts: object, completions: object, prompt_indices: object = None) -> list[float]:
+        raise SystemExit("no more")
+
+
+class Short(WordsLabeler):
+    def score(self, prompts: object, completions: object, prompt_indices: object = None) -> list[float]:
+        return [1.0]
+
+
+class Endless(WordsLabeler):
+    def score(self, prompts: object, completions: Sequence[str], prompt_indices: object = None) -> list[float]:
+        return [float("inf")] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("made", "what", "hint"),
+    [
+        ("Unmade", "making it, {place}, raised", ""),
+        ("Absent", "making it, {place}, raised", ""),
+        ("RECIPE.count", "making it, {place}, raised", ""),
+        ("Nameless", "{place} made a labeler whose name is no str", "set self.name in its __init__"),
+    ],
+)
+def test_a_labeler_of_others_that_cannot_be_made_is_told_in_words(
+    made: str, what: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{__name__}:{made}"
+    monkeypatch.setitem(LABELER_KINDS, "words", LabelerKind(WordsLabelerSection, place))
+    with pytest.raises(LabelerError) as caught:
+        build_labeler("wordy", load_recipe("recipe.yaml").labelers["wordy"])
+    (fault,) = caught.value.faults
+    assert (fault.where, fault.what, fault.hint) == ("labelers.wordy", what.format(place=place), hint)
+    assert "align_cli/labelers" not in (fault.snippet or ""), "its traceback is its own"
+
+
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [
+        ("Raising", "scoring raised"),
+        ("Short", "it gave 1 scores for 2 completions"),
+        ("Endless", "its score of a completion is 'inf'"),
+    ],
+)
+def test_what_a_labeler_of_others_does_wrong_is_told_in_words(
+    made: str, what: str, monkeypatch: pytest.MonkeyPatch, make_completion: Callable[..., Completion]
+) -> None:
+    monkeypatch.setitem(LABELER_KINDS, "words", LabelerKind(WordsLabelerSection, f"{__name__}:{made}"))
+    labeler = build_labeler("wordy", load_recipe("recipe.yaml").labelers["wordy"])
+    with pytest.raises(LabelerError) as caught:
+        Asking(NoProgress()).scores(labeler, [make_completion(0, 0), make_completion(0, 1)], "scores")
+    (fault,) = caught.value.faults
+    assert (fault.where, fault.what) == ("labelers.wordy", what)
+    if made == "Raising":
+        assert "SystemExit: no more" in (fault.snippet or "")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from align_cli.recipe import resolved
+from align_cli.recipe import resolved, warnings_for
 
 OTHER = "labelers.other={kind: function, function: 'package.module:other'}"
 
@@ -86,6 +86,18 @@ def test_what_can_loads(load, overrides) -> None:
 def test_the_scorer_is_the_first_of_the_scorers(load, overrides, scorer, scorers) -> None:
     evaluate = resolved(load(OTHER, *overrides))["evaluate"]
     assert (evaluate["scorer"], evaluate["scorers"]) == (scorer, scorers)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "shared"),
+    [("other", "other"), ("hidden", "hidden"), ("apart", None), ("both", "is the training labeler")],
+)
+def test_a_scorer_that_the_training_labeler_asks_is_warned_of(load, scorer: str, shared: str | None) -> None:
+    apart = "labelers.apart={kind: function, function: 'package.module:apart'}"
+    recipe = load(both(), OTHER, apart, "method.sources.dpr.labeler=both", f"evaluate.scorer={scorer}")
+    said = [warning for warning in warnings_for(recipe) if "cannot tell learning from gaming" in warning]
+    assert len(said) == (shared is not None)
+    assert all(str(shared) in warning for warning in said)
 
 
 def test_a_files_name_in_the_arguments_of_aligns_own_rewards_is_one_that_the_recipe_reads(load, faults_of) -> None:
