@@ -158,6 +158,7 @@ def test_ctrl_c_stops_an_answer_and_a_second_one_ends(chatting: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.long
 def test_two_rounds_stand_side_by_side_where_there_is_room(columns: int, adapters: Path, align: Align) -> None:
     options = ("--round", "2", "--beside", "initial", "--max-new-tokens", "4")
     done = align("chat", "run", "--json", *options, cwd=adapters, stdin="the hotel\n")

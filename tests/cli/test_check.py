@@ -56,7 +56,7 @@ def test_a_preset_is_shown_as_the_keys_that_it_expands_to(
 ) -> None:
     changes: dict[str, Any] = {"method": None, "generate": None, "label": None, "method__sources__dpr__labeler": None}
     expansion = yaml.safe_load((FOLDER / f"{preset}.yaml").read_text(encoding="utf-8"))
-    if "dpr" in expansion["method"]["sources"]:
+    if "labeler" not in expansion["method"]["sources"].get("dpr", {"labeler": None}):
         changes |= {"method": {"sources": {"dpr": {"labeler": "ours"}}}}
     # A preset may say how many steps a round has; what the recipe says would win.
     steps = {} if "steps_per_round" in expansion.get("train", {}) else {"steps_per_round": 2}

@@ -48,6 +48,7 @@ def test_a_folder_is_uploaded_to_a_private_repository_in_the_place_of_the_model_
     assert TOKEN not in done.stderr
 
 
+@pytest.mark.long
 def test_a_new_repository_is_private(finished: Path, tmp_path: Path) -> None:
     hub = Hub()
     with hub_server(hub) as endpoint:
@@ -82,6 +83,7 @@ def test_what_will_not_be_uploaded_is_told_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_where_the_upload_is_refused_the_folder_stays_and_the_command_that_tries_again_is_told(
     finished: Path, tmp_path: Path
 ) -> None:

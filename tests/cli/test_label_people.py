@@ -70,6 +70,7 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         table.writerows(rows)
 
 
+@pytest.mark.long
 def test_somebody_labels_at_a_terminal_quits_and_goes_on(folder: Path) -> None:
     arguments = (*LABEL, "ann", "-o", "preferences.jsonl")
     with terminal(*arguments, cwd=folder, columns=80) as shown:

@@ -154,6 +154,7 @@ def test_killed_anywhere_a_run_ends_in_the_same_bytes(
     assert differing_files(killed, straight) == []
 
 
+@pytest.mark.long
 def test_a_chain_of_commands_makes_what_the_first_round_makes(whole: Path, tmp_path: Path) -> None:
     folder, first = make_run(tmp_path / "chain", WARM), whole / "run" / "rounds" / "001"
     chain = (
@@ -171,6 +172,7 @@ def test_a_chain_of_commands_makes_what_the_first_round_makes(whole: Path, tmp_p
     assert evaluated.out.encode() == (first / "evaluation.json").read_bytes()
 
 
+@pytest.mark.long
 def test_a_chain_of_commands_makes_what_a_later_round_of_merged_updates_makes(merged: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(merged, tmp_path / "copy"))
     policy, second = "--policy run/rounds/001/checkpoint", folder / "run" / "rounds" / "002"

@@ -128,6 +128,7 @@ def test_a_full_disk_under_a_single_stages_output_is_told(finished_copy: Path, a
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.long
 def test_an_answer_that_standard_output_does_not_take_is_no_success(finished: Path) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(

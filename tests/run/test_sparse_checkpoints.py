@@ -217,6 +217,7 @@ def test_a_run_that_is_over_sooner_than_was_planned_says_that_its_last_round_has
         (MERGED, "round 5 train"),
     ],
 )
+@pytest.mark.long
 def test_a_round_that_was_rolled_back_between_checkpoints_is_followed_by_the_same_bytes(
     variant: str, within: str, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def test_a_round_that_was_rolled_back_between_checkpoints_is_followed_by_the_sam
 
 
 @pytest.mark.parametrize("rounds", [7, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_rounds_may_be_raised_or_lowered_between_checkpoints(rounds: int, tmp_path: Path) -> None:
     """What is trained again follows the learning rates that it had, which a schedule over the whole run has changed."""
     folders = [make_run(tmp_path / name, VARIANT) for name in ("killed", "straight")]
