@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from align_cli.artifacts.records import Evaluation, Preference
 from align_cli.artifacts.store import read_record, read_records
@@ -18,6 +18,18 @@ from align_cli.run.guards import RoundFigures
 from align_cli.run.plan import Step
 from align_cli.stages.base import CHECKPOINT, EVALUATION, PREFERENCES, TRAINING, Artifact
 from align_cli.stages.health import longer_won
+
+
+class PairFigures(NamedTuple):
+    """What the pairs of a round come to.
+
+    Args:
+        reward: the labeler's mean score; None without any.
+        longer_won: how often the longer response won, and of how many pairs; None where all are of equal length.
+    """
+
+    reward: float | None = None
+    longer_won: tuple[float, int] | None = None
 
 
 class Results:
@@ -32,7 +44,7 @@ class Results:
         self.recipe = recipe
         self.folder = folder
         self._evaluations: dict[int, Evaluation] = {}
-        self._rewards: dict[int, float | None] = {}
+        self._pair_figures: dict[int, PairFigures] = {}
 
     def evaluation(self, round_number: int) -> Evaluation | None:
         """The evaluation of a round; None where it has none.
@@ -126,9 +138,10 @@ class Results:
         training = Artifact(round_number, TRAINING)
         path = manifests.verified(training) if manifests.holds(training) else manifests.place(training)
         steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        rewards = {one: self._training_reward(one) for one in self.rewarded_rounds([item.round for item in standing])}
+        rewards = {one: self._of_pairs(one).reward for one in self.rewarded_rounds([item.round for item in standing])}
         known = {one: reward for one, reward in rewards.items() if reward is not None}
-        return RoundFigures(standing, steps, known, self._longer_won(round_number))
+        looked_at = self._of_pairs(round_number).longer_won if self.recipe.guards.labels is not None else None
+        return RoundFigures(standing, steps, known, looked_at)
 
     def rewarded_rounds(self, standing: Sequence[int]) -> Sequence[int]:
         """The rounds whose pairs' scores a guard looks at, of those that will have evaluations when it looks."""
@@ -146,22 +159,17 @@ class Results:
         """Whether a round's policy is its own and can be gone back to."""
         return self.is_kept(round_number) and self.base(round_number) == round_number
 
-    def _longer_won(self, round_number: int) -> tuple[float, int] | None:
-        """How often the longer response of a labeler's pairs won in a round, and of how many; None without any."""
+    def _of_pairs(self, round_number: int) -> PairFigures:
+        """What a labeler's pairs of a round come to, read once; nothing of a round that has none."""
         pairs = Artifact(round_number, PREFERENCES)
-        if self.recipe.guards.labels is None or not self.folder.manifests.holds(pairs):
-            return None
-        read = read_records(self.folder.manifests.verified(pairs), Preference)
-        return longer_won([pair for pair in read if pair.source == "dpr"])
-
-    def _training_reward(self, round_number: int) -> float | None:
-        """The labeler's mean score of a round's pairs; None where it has none."""
-        pairs = Artifact(round_number, PREFERENCES)
-        if round_number not in self._rewards and self.folder.manifests.holds(pairs):
+        if round_number not in self._pair_figures and self.folder.manifests.holds(pairs):
             read = read_records(self.folder.manifests.verified(pairs), Preference)
             scores = [score for pair in read for score in (pair.chosen_score, pair.rejected_score) if score is not None]
-            self._rewards[round_number] = math.fsum(scores) / len(scores) if scores else None
-        return self._rewards.get(round_number)
+            reward = math.fsum(scores) / len(scores) if scores else None
+            self._pair_figures[round_number] = PairFigures(
+                reward, longer_won([pair for pair in read if pair.source == "dpr"])
+            )
+        return self._pair_figures.get(round_number, PairFigures())
 
 
 def optimizer_name(train: Mapping[str, Any]) -> str:
