@@ -1,9 +1,10 @@
 """A model's log-probabilities at response positions, and their exact KL to another model, without a batch's logits.
 
 Logits are most of a training step's memory: a number for every token of the vocabulary at every position. Here the LM
-head runs within the model's own forward pass, at the response's positions alone and a chunk of them at a time; where
-there are several chunks, each one's logits are made again for its gradient. Whatever the forward pass does around its
-head, as switching adapters or casting, it does for the chunks too. `scoring` asks; nothing else does.
+head runs within the model's own forward pass, at the response's positions alone and a chunk of them at a time. A head
+that is a linear layer has a gradient of its own (`linear_head`); of others, where there are several chunks, each one's
+logits are made again for it. Whatever the forward pass does around its head, as switching adapters or casting, it does
+for the chunks too. `scoring` asks; nothing else does.
 
 Shapes: B sequences of T tokens, N response tokens of the whole batch in the order of its rows, n of them in a chunk,
 V vocabulary, H width.
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from align_cli.methods.logprobs import token_kl, token_logps
 from align_cli.models.devices import in_float64
+from align_cli.models.linear_head import LinearHead, linear_scores
 
 CHUNK_LOGITS = 2**24
 """The most logits that are made at once: 64 MiB of them, and with an exact KL five times that."""
@@ -34,13 +36,13 @@ class Tokens(NamedTuple):
     """Which tokens are scored.
 
     Args:
-        inputs: `input_ids` and `attention_mask`, (B, T) each, as the model takes them.
-        predicts_BT: where the next token is scored: N times true.
-        targets_N: those next tokens.
+        inputs: `input_ids` (B, T), and whatever else the model is to be called with.
+        before_N: the place in the flattened (B · T) rows where each is predicted; several may be predicted at one.
+        targets_N: their ids.
     """
 
     inputs: dict[str, torch.Tensor]
-    predicts_BT: torch.Tensor
+    before_N: torch.Tensor
     targets_N: torch.Tensor
 
 
@@ -51,11 +53,13 @@ class Anchor(NamedTuple):
         model: which one.
         states_NH: what its head was given.
         wanted_N: at which tokens the KL is wanted.
+        head: the head; None for the model's own.
     """
 
     model: Any
     states_NH: torch.Tensor
     wanted_N: torch.Tensor
+    head: Head | None = None
 
 
 class TokenScores(NamedTuple):
@@ -72,27 +76,35 @@ class TokenScores(NamedTuple):
     states_NH: torch.Tensor
 
 
-def score_tokens(model: Any, tokens: Tokens, anchor: Anchor | None = None) -> TokenScores:
+def score_tokens(model: Any, tokens: Tokens, anchor: Anchor | None = None, *, plain: bool = False) -> TokenScores:
     """One forward pass.
 
     Args:
         model: a causal language model of transformers, or what stands for one.
         tokens: on the model's device.
         anchor: what the KL is taken to; None for none.
+        plain: whether all logits are made by the model itself, and stand for states; the anchor's too.
     """
-    head = head_of(model)
+    head = Head() if plain else head_of(model)
+    if anchor is not None and plain:
+        anchor = anchor._replace(head=head)
     if head.module is None:
-        states_NH = model(**tokens.inputs, use_cache=False).logits[tokens.predicts_BT]
+        states_NH = _picked(model(**tokens.inputs, use_cache=False).logits, tokens)
         return _score_states(head, states_NH, tokens.targets_N, anchor)
     found: list[TokenScores] = []
 
     def score_in_passing(states_BTH: torch.Tensor) -> torch.Tensor:
-        found.append(_score_states(head, states_BTH[tokens.predicts_BT], tokens.targets_N, anchor))
+        found.append(_score_states(head, _picked(states_BTH, tokens), tokens.targets_N, anchor))
         return states_BTH[..., :1]  # for whatever the model does with its logits behind the head
 
     with _forward_replaced(head.module, score_in_passing):
         model(**tokens.inputs, use_cache=False)
     return found[0]
+
+
+def _picked(states_BTH: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    # Not by indexing: on several threads its gradient adds up what is picked more than once in any order.
+    return states_BTH.flatten(0, 1).index_select(0, tokens.before_N)
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,16 @@ class Head:
     def logits(self, states_NH: torch.Tensor) -> torch.Tensor:
         """(N, V)."""
         return states_NH if self.module is None else self.finished(self.module(states_NH))
+
+    def linear(self) -> LinearHead | None:
+        """The head as a matrix; None where it is more than one, or somebody listens to what it does."""
+        module = self.module
+        if type(module) is not torch.nn.Linear or self.softcap is not None:
+            return None
+        listeners = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+        if any(listeners) or "forward" in module.__dict__:
+            return None
+        return LinearHead(module.weight, module.bias, self.scale)
 
     def finished(self, outputs_NV: torch.Tensor) -> torch.Tensor:
         """What the model does with its head's outputs."""
@@ -190,13 +212,19 @@ def _forward_replaced(module: torch.nn.Module, forward: Callable[[torch.Tensor],
 
 
 def _score_states(head: Head, states_NH: torch.Tensor, targets_N: torch.Tensor, anchor: Anchor | None) -> TokenScores:
+    if linear := head.linear():
+        return _score_linearly(linear, states_NH, targets_N, anchor)
+
     def score(states_nH: torch.Tensor, targets_n: torch.Tensor, *anchored: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits_nV = head.logits(states_nH)
         logps_n = token_logps(logits_nV, targets_n)
         kl_n = torch.zeros_like(logps_n)
-        return logps_n, _add_kl(kl_n, logits_nV, Anchor(anchor.model, *anchored)) if anchor else kl_n
+        if anchor is not None:
+            states_nA, wanted_n = anchored
+            kl_n = _add_kl(kl_n, logits_nV, anchor._replace(states_NH=states_nA, wanted_N=wanted_n))
+        return logps_n, kl_n
 
-    columns = (states_NH, targets_N, *(anchor[1:] if anchor else ()))
+    columns = (states_NH, targets_N, *((anchor.states_NH, anchor.wanted_N) if anchor else ()))
     size = max(1, CHUNK_LOGITS // _vocabulary(head, states_NH))
     parts = list(zip(*(column.split(size) for column in columns), strict=True))
     is_remade = len(parts) > 1 and torch.is_grad_enabled()
@@ -205,14 +233,31 @@ def _score_states(head: Head, states_NH: torch.Tensor, targets_N: torch.Tensor, 
     return TokenScores(logps_N, kl_N, states_NH.detach())
 
 
+def _score_linearly(
+    linear: LinearHead, states_NH: torch.Tensor, targets_N: torch.Tensor, anchor: Anchor | None
+) -> TokenScores:
+    def anchored(rows: slice, wanted_n: torch.Tensor) -> torch.Tensor:
+        assert anchor is not None
+        return _anchored_logits(anchor, anchor.states_NH[rows][wanted_n])
+
+    size = max(1, CHUNK_LOGITS // len(linear.weight_VH))
+    wanted_N = anchor.wanted_N if anchor else None
+    logps_N, kl_N = linear_scores(linear, states_NH, targets_N, wanted_N, anchored if anchor else None, size)
+    return TokenScores(logps_N, kl_N, states_NH.detach())
+
+
 def _add_kl(kl_n: torch.Tensor, logits_nV: torch.Tensor, anchor: Anchor) -> torch.Tensor:
     wanted_n = anchor.wanted_N
     if not wanted_n.any():
         return kl_n
-    head = head_of(anchor.model)
-    with torch.no_grad(), _at_work(anchor.model, head):
-        anchored_kV = head.logits(anchor.states_NH[wanted_n])
+    anchored_kV = _anchored_logits(anchor, anchor.states_NH[wanted_n])
     return kl_n.masked_scatter(wanted_n, token_kl(logits_nV[wanted_n], anchored_kV))
+
+
+def _anchored_logits(anchor: Anchor, states_kH: torch.Tensor) -> torch.Tensor:
+    head = anchor.head or head_of(anchor.model)
+    with torch.no_grad(), _at_work(anchor.model, head):
+        return head.logits(states_kH)
 
 
 def _at_work(model: Any, head: Head) -> AbstractContextManager[Any]:

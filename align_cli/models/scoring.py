@@ -1,7 +1,7 @@
 """What models say of given responses: log-probabilities, and the exact KL between two models along them.
 
 One way to run a model over responses, used by training (with gradient) and by evaluation and labels (without). How no
-batch's logits are made for it is `head`'s.
+batch's logits are made for it is `head`'s, how a prompt is read once for all of its responses `layout`'s.
 
 Shapes: B sequences, T tokens of prompt and response, C = T − 1 of them that a model can be asked for, N tokens of the
 batch's responses in the order of its rows, H width.
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from align_cli.artifacts.records import Preference
-    from align_cli.models.head import Tokens
     from align_cli.models.load import Policy
 
 
@@ -94,16 +93,20 @@ def response_logps(model: PreTrainedModel | torch.nn.Module, batch: TokenBatch) 
     return score_responses(model, batch).logps_BC.sum(-1)
 
 
-def reference_scores(model: PreTrainedModel | torch.nn.Module, batch: TokenBatch) -> ReferenceScores:
-    """One forward pass of a frozen model, without gradient."""
+def reference_scores(
+    model: PreTrainedModel | torch.nn.Module, batch: TokenBatch, *, plain: bool = False
+) -> ReferenceScores:
+    """One forward pass of a frozen model, without gradient; see `score_responses`."""
     import torch
 
     from align_cli.models.head import score_tokens
+    from align_cli.models.layout import each_alone, lay_out
 
-    tokens = _response_tokens(batch)
+    layout = each_alone(batch) if plain else lay_out(model, batch)
     with torch.no_grad():
-        found = score_tokens(model, tokens)
-    return ReferenceScores(model, _spread(found.logps_N, tokens).sum(-1), found.states_NH)
+        found = score_tokens(model, layout.tokens, plain=plain)
+    logps_N, states_NH = layout.for_batch(found.logps_N), layout.for_batch(found.states_NH)
+    return ReferenceScores(model, _spread(logps_N, batch).sum(-1), states_NH)
 
 
 def score_responses(
@@ -111,39 +114,36 @@ def score_responses(
     batch: TokenBatch,
     reference: ReferenceScores | None = None,
     kl_of_B: torch.Tensor | None = None,
+    *,
+    plain: bool = False,
 ) -> ResponseScores:
     """One forward pass.
 
     Args:
         model: a causal language model of transformers.
         batch: tokens on the model's device.
-        reference: of this batch, where the KL to it is wanted.
+        reference: of this batch, where the KL to it is wanted; plain too where this is.
         kl_of_B: the sequences that it is wanted of; None for all.
+        plain: whether each sequence is read alone and all logits are made, as a model does by itself.
     """
     from align_cli.models.head import Anchor, score_tokens
+    from align_cli.models.layout import each_alone, lay_out
 
-    tokens, anchor = _response_tokens(batch), None
+    layout, mask_BC = each_alone(batch) if plain else lay_out(model, batch), batch.completion_mask_BT[:, 1:]
+    anchor, wanted_BC = None, mask_BC.bool()
     if reference is not None:
-        wanted_BT = tokens.predicts_BT if kl_of_B is None else tokens.predicts_BT & kl_of_B[:, None]
-        anchor = Anchor(reference.model, reference.states_NH, wanted_BT[tokens.predicts_BT])
-    found = score_tokens(model, tokens, anchor)
-    return ResponseScores(_spread(found.logps_N, tokens), _spread(found.kl_N, tokens), batch.completion_mask_BT[:, 1:])
+        wanted_BC = wanted_BC if kl_of_B is None else wanted_BC & kl_of_B[:, None]
+        wanted_M = layout.wanted(wanted_BC[mask_BC.bool()])
+        anchor = Anchor(reference.model, layout.of_batch(reference.states_NH), wanted_M)
+    found = score_tokens(model, layout.tokens, anchor, plain=plain)
+    logps_BC, kl_BC = (_spread(layout.for_batch(column), batch) for column in (found.logps_N, found.kl_N))
+    return ResponseScores(logps_BC, kl_BC * wanted_BC, mask_BC)
 
 
-def _spread(values_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+def _spread(values_N: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
     """(B, C) each token's value at its place, 0 elsewhere."""
-    predicts_BC = tokens.predicts_BT[:, :-1]
-    return values_N.new_zeros(predicts_BC.shape).masked_scatter(predicts_BC, values_N)
-
-
-def _response_tokens(batch: TokenBatch) -> Tokens:
-    from align_cli.models.head import Tokens
-
-    predicts_BT = batch.completion_mask_BT.roll(-1, dims=1).bool()
-    predicts_BT[:, -1] = False
-    targets_N = batch.input_ids_BT[:, 1:][predicts_BT[:, :-1]]
-    inputs = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
-    return Tokens(inputs, predicts_BT, targets_N)
+    mask_BC = batch.completion_mask_BT[:, 1:].bool()
+    return values_N.new_zeros(mask_BC.shape).masked_scatter(mask_BC, values_N)
 
 
 def implicit_reward_margins(policy: Policy, reference: Policy, pairs: Sequence[Preference], beta: float) -> list[float]:

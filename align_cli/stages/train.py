@@ -193,6 +193,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     within = _resumed(context)
     policy = loaded.policy_after(number - 1)
     reference, trainer = loaded.reference_for(number), loaded.trainer(number)
+    _note_unshared(context, policy)
     adopted = adopted_pairs(pairs, policy, loaded.inputs.limits())
     if found := too_long_words(adopted.counts, len(pairs), "pairs"):
         context.note(f"note: round {number} train: {found}")
@@ -226,6 +227,18 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     state = replace(outcome.state, parent=start.parent)
     loaded.trained(number, state)
     return _Trained(policy, reference, state, outcome)
+
+
+def _note_unshared(context: Context, policy: Policy) -> None:
+    from align_cli.models.layout import shares_prompts
+
+    recipe = context.recipe
+    is_fast = recipe.train.kernel == "fast" and not recipe.method.uses_trl_loss
+    if context.round == 1 and is_fast and not shares_prompts(policy.model):
+        context.note(
+            "note: train: this model does not keep to a mask and positions that it is given, or its attention takes "
+            "none: a prompt is read once for each of its responses"
+        )
 
 
 def _train(

@@ -81,6 +81,7 @@ class Objective:
         optimism_coefficient: weight, in every step, of the mean optimism over the batch's pairs that carry it; 0 leaves
             it out.
         importance_weight_cap: largest weight of a pair whose responses come from the policy; None weighs none.
+        plain: whether the models read each sequence alone and make all logits: slower, and the same to rounding.
     """
 
     sources: tuple[SourceTerms, ...]
@@ -92,6 +93,7 @@ class Objective:
     kl_gradient: str = "full"
     optimism_coefficient: float = 0.0
     importance_weight_cap: float | None = None
+    plain: bool = False
 
     @property
     def needs_baseline(self) -> bool:
@@ -222,7 +224,7 @@ def reference_columns(objective: Objective, reference: torch.nn.Module, inputs: 
     """
     if not objective.needs_reference:
         return {}
-    found = reference_scores(reference, token_batch(inputs))
+    found = reference_scores(reference, token_batch(inputs), plain=objective.plain)
     columns = {"reference_logps": found.logps_B}
     return {**columns, "reference_states": found.states_NH} if objective.kl_coefficient else columns
 
@@ -356,11 +358,11 @@ def _scores(
     """What the policy says of a micro-batch's responses; the KL is left out where no gradient is wanted."""
     batch = token_batch(inputs)
     if reference is None or not (objective.kl_coefficient and torch.is_grad_enabled()):
-        return score_responses(model, batch)
+        return score_responses(model, batch, plain=objective.plain)
     anchored = ReferenceScores(reference, inputs["reference_logps"], inputs["reference_states"])
     carries_S = carries_kl_B2.new_zeros(len(batch.input_ids_BT))
     carries_S[: carries_kl_B2.numel()] = carries_kl_B2.T.flatten()
-    return score_responses(model, batch, anchored, carries_S)
+    return score_responses(model, batch, anchored, carries_S, plain=objective.plain)
 
 
 def _pair_kl(objective: Objective, scores: ResponseScores, carries_B2: torch.Tensor) -> torch.Tensor:
@@ -418,4 +420,5 @@ def recipe_objective(recipe: Recipe) -> Objective:
         kl_gradient=method.kl.gradient,
         optimism_coefficient=method.optimism.coefficient,
         importance_weight_cap=method.importance_weight_cap,
+        plain=recipe.train.kernel == "plain",
     )

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig, Qwen2Config
 
 from align_cli.methods.logprobs import token_kl, token_logps
-from align_cli.models import head
+from align_cli.models import head, linear_head
 from align_cli.models.scoring import pad_batch, reference_scores, score_responses
 from align_cli.recipe.sections.policy import PolicySection
 
@@ -61,12 +61,14 @@ def gradients(model: Any, logps: torch.Tensor, kl: torch.Tensor) -> list[torch.T
     return list(torch.autograd.grad(((logps + 0.7 * kl) * weights).sum(), list(model.parameters())))
 
 
+@pytest.mark.parametrize("kept", [0, 2**26], ids=["made again", "kept"])
 @pytest.mark.parametrize("chunk", [1, 150, 2**25], ids=["a token a chunk", "three tokens a chunk", "one chunk"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_values_and_gradients_are_the_whole_forward_passes(
-    name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+    name: str, chunk: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(linear_head, "KEPT_NUMBERS", kept)
     model, reference = made(name), made(name, seed=1)
     assert head.head_of(model).module is model.get_output_embeddings()
     found = score_responses(model, BATCH, reference_scores(reference, BATCH), KL_OF)

@@ -180,6 +180,17 @@ def test_steps_do_not_depend_on_how_many_tokens_go_together(
     assert_same_records(cut.records, whole["sigmoid"].records)
 
 
+@pytest.mark.parametrize("micro", [4, BATCH])
+def test_with_every_term_the_fast_kernels_steps_are_the_plain_ones(
+    model_folders: list[Path], tmp_path: Path, whole: dict[str, Trained], micro: int
+) -> None:
+    """A prompt is read once for all of its responses, a response once for all of its pairs: three stand in two each."""
+    plain = trained(model_folders, tmp_path, replace(OBJECTIVE, plain=True), micro, "step")
+    torch.testing.assert_close(plain.weights, whole["sigmoid"].weights, rtol=1e-6, atol=1e-6)
+    assert_same_records(plain.records, whole["sigmoid"].records)
+    assert not torch.equal(plain.weights, whole["sigmoid"].weights)
+
+
 def test_every_terms_size_is_logged_per_source(whole: dict[str, Trained]) -> None:
     record = whole["sigmoid"].records[0]
 

@@ -32,6 +32,7 @@ from trl import DPOConfig, DPOTrainer
 
 from align_cli.errors import AlignError
 from align_cli.models.head import head_of
+from align_cli.models.layout import shares_prompts
 from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.objective import Objective, SourceTerms
@@ -214,6 +215,7 @@ def test_a_pass_that_measures_baselines_keeps_nothing_for_a_gradient(
     """Where a batch is cut, all its losses are measured before the first micro-batch is trained on."""
     trainer, models = make(model_folders, tmp_path, two_sources(0.3), micro=micro)
     kept: list[bool] = []
+    shares_prompts(models.policy.model)  # its head and its layout are tried before anybody counts
     head_of(models.policy.model)
     models.policy.model.register_forward_hook(lambda *found: kept.append(found[-1].logits.requires_grad))
     trainer.train_round(batches(1), START)
@@ -224,6 +226,7 @@ class TestSimpoRunsNoReference:
     def calls(self, folders: list[Path], scratch: Path, objective: Objective, micro: int) -> int:
         trainer, models = make(folders, scratch, objective, micro=micro, source_grad_norms="step")
         found = []
+        shares_prompts(models.reference.model)
         head_of(models.reference.model)
         models.reference.model.register_forward_hook(lambda *_: found.append(1))
         trainer.train_round(batches(2), START)

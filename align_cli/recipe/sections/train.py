@@ -34,6 +34,11 @@ class TrainSection(Section):
         description="most tokens of a forward pass, padding among them: a batch is then cut by its lengths too, at the "
         "same global batch; a single pair may have more; unset: by pairs alone",
     )
+    kernel: Literal["fast", "plain"] = Field(
+        "fast",
+        description="how models read a batch: a prompt once for all of its responses, and the head at responses alone; "
+        "or each sequence as it is, all logits made, to compare with",
+    )
     steps_per_round: int = Field(ge=1, description="optimizer steps a round")
     schedule: Literal["run", "round"] = Field(
         "run", description="the learning-rate schedule spans the whole run, or starts anew each round"
