@@ -21,6 +21,7 @@ def command(
     run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)], as_json: AsJson = False
 ) -> None:
     """Show where a run stands: at work or not, time left, rounds, stages, memory, metrics."""
+    from align_cli.report.labels import labels_table
     from align_cli.report.tables import rounds_table, scorers_table, stages_table
     from align_cli.run.status import run_status
 
@@ -40,6 +41,8 @@ def command(
         talk.table(rounds_table(status.evaluations))
         if (others := scorers_table(status.evaluations)).rows:
             talk.table(others)
+    if (labels := labels_table(status.ledger)).rows:
+        talk.table(labels)
     talk.table(stages_table(status.ledger))
 
 

@@ -44,12 +44,14 @@ class RoundFigures:
         steps: figures of the round's optimizer steps.
         training_rewards: the labeler's mean score of each round's pairs, by round; empty without a labeler.
         longer_won: how often the longer response of a pair won in the round, and of how many pairs; None without any.
+        longer_won_first: the same of round 1.
     """
 
     evaluations: Sequence[Evaluation]
     steps: Sequence[Mapping[str, float]]
     training_rewards: Mapping[int, float]
     longer_won: tuple[float, int] | None = None
+    longer_won_first: tuple[float, int] | None = None
 
 
 def findings(guards: GuardsSection, figures: RoundFigures, method: MethodSection) -> list[Finding]:
@@ -141,14 +143,24 @@ def _reward_gap(guards: GuardsSection, figures: RoundFigures) -> Iterator[Findin
 
 
 def _labels(guards: GuardsSection, figures: RoundFigures) -> Iterator[Finding]:
-    if not guards.labels or figures.longer_won is None or figures.longer_won[1] < guards.labels.pairs:
+    guard = guards.labels
+    if not guard or figures.longer_won is None or figures.longer_won[1] < guard.pairs:
         return
     share, pairs = figures.longer_won
-    if max(share, 1 - share) >= guards.labels.longer_won:
+    first, first_pairs = figures.longer_won_first or figures.longer_won
+    if abs(share - first) >= guard.drifted and first_pairs >= guard.pairs:
+        yield Finding(
+            "labels",
+            guard.action,
+            f"the longer response won {share:.0%} of {pairs} pairs, {first:.0%} of {first_pairs} in round 1: the "
+            "labels reward something else than they did. Likely: the policy has found what the labeler overrates, or the "
+            "labeler is another one now",
+        )
+    if max(share, 1 - share) >= guard.longer_won:
         side = "longer" if share > 0.5 else "shorter"
         yield Finding(
             "labels",
-            guards.labels.action,
+            guard.action,
             f"the {side} response won {max(share, 1 - share):.0%} of {pairs} pairs: length alone says which one wins, "
             "and that is what the policy will learn. Likely: a labeler that counts words, or adds up over them",
         )

@@ -69,8 +69,7 @@ def _read_on(results: Results, plan: Sequence[Step], steps: Sequence[Step]) -> I
     for step in (*again, *steps):
         yield from stages.stage_named(step.stage).reads(recipe, manifests, step.round)
     yield from (Artifact(number, TRAINING) for number in {now, *(step.round for step in again)})
-    looked_at = [now] if recipe.guards.labels is not None else []
-    looked_at += results.rewarded_rounds(_standing(results, steps))
+    looked_at = [*results.labelled_rounds(now), *results.rewarded_rounds(_standing(results, steps))]
     yield from (Artifact(number, PREFERENCES) for number in looked_at)
 
 

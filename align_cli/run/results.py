@@ -140,8 +140,12 @@ class Results:
         steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         rewards = {one: self._of_pairs(one).reward for one in self.rewarded_rounds([item.round for item in standing])}
         known = {one: reward for one, reward in rewards.items() if reward is not None}
-        looked_at = self._of_pairs(round_number).longer_won if self.recipe.guards.labels is not None else None
-        return RoundFigures(standing, steps, known, looked_at)
+        longer = [self._of_pairs(one).longer_won for one in self.labelled_rounds(round_number)]
+        return RoundFigures(standing, steps, known, *longer)
+
+    def labelled_rounds(self, round_number: int) -> list[int]:
+        """The rounds whose labels a guard looks at when this one is over: it, and the first."""
+        return [] if self.recipe.guards.labels is None else [round_number, 1]
 
     def rewarded_rounds(self, standing: Sequence[int]) -> Sequence[int]:
         """The rounds whose pairs' scores a guard looks at, of those that will have evaluations when it looks."""

@@ -12,6 +12,7 @@ from typing import Any
 from align_cli.artifacts.records import Evaluation
 from align_cli.errors import Fault, GuardError
 from align_cli.recipe import Recipe
+from align_cli.report.labels import labels_by_round
 from align_cli.run.at_work import AtWork, read_at_work
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lock import Holder
@@ -88,6 +89,7 @@ class RunStatus:
             "planned": [step._asdict() for step in self.planned],
             "finished": [step._asdict() for step in self.finished],
             "evaluations": [evaluation.to_dict() for evaluation in self.evaluations],
+            "labels": labels_by_round(self.ledger),
             "ledger": self.ledger,
             "lineage": self.lineage,
             "guards": self.guards,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
 from align_cli.errors import DivergedError, OutOfMemoryError, RunError, all_at_once
+from align_cli.metrics.labels import agreement
 from align_cli.models.load import Policy
+from align_cli.models.scoring import implicit_reward_margins
 from align_cli.recipe import Recipe
 from align_cli.stages.adopted import adopted_pairs
 from align_cli.stages.base import (
@@ -109,6 +111,7 @@ class Train(Stage):
                 "usage": outcome.usage,
                 "clipped_steps": _num_clipped(outcome.steps, loaded.trainer(number).args.max_grad_norm),
                 "last_step": outcome.steps[-1],
+                **({"health": {"agreement": {"labels and policy": trained.agreement}}} if trained.agreement else {}),
             },
             planned_rounds=recipe.rounds if is_scheduled else None,
         )
@@ -138,6 +141,7 @@ class _Trained(NamedTuple):
     reference: Policy
     state: TrainingState
     outcome: TrainOutcome
+    agreement: dict[str, float] | None
 
 
 def pair_rounds(recipe: Recipe, history: History, round_number: int) -> list[int]:
@@ -197,6 +201,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     adopted = adopted_pairs(pairs, policy, loaded.inputs.limits())
     if found := too_long_words(adopted.counts, len(pairs), "pairs"):
         context.note(f"note: round {number} train: {found}")
+    agreement = None if is_replay else _agreement_with_policy(context, policy, reference, adopted.preferences, within)
     pairs = [*loaded.inputs.offline_pairs.preferences, *adopted.preferences]
     start = loaded.state = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
 
@@ -226,7 +231,32 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
             trainer, within = loaded.trainer(number), None
     state = replace(outcome.state, parent=start.parent)
     loaded.trained(number, state)
-    return _Trained(policy, reference, state, outcome)
+    return _Trained(policy, reference, state, outcome, agreement)
+
+
+def _agreement_with_policy(
+    context: Context, policy: Policy, reference: Policy, pairs: Sequence[Preference], within: Path | None
+) -> dict[str, float] | None:
+    """How often the policy's implicit reward, before it is trained, names the winner that a round's labels name.
+
+    Measured once, though the process be killed; on `label.compared_pairs` pairs.
+    """
+    from align_cli.methods.preference import REFERENCE_FREE
+
+    recipe = context.recipe
+    asked = [pair for pair in pairs if pair.source == "dpr" and pair.round == context.round]
+    asked = asked[: recipe.label.compared_pairs]
+    if not asked or recipe.method.loss_types[0] in REFERENCE_FREE:
+        return None
+    with context.work.journal("agreement-with-policy") as journal:
+        if not journal.rows and within is None:
+            size = context.loaded.trainer(context.round).pairs_per_pass
+            parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+            margins = [implicit_reward_margins(policy, reference, part, recipe.method.beta) for part in parts]
+            prefers = [float(one > 0) if one else 0.5 for part in margins for one in part]
+            found = agreement([pair.label for pair in asked], prefers)
+            journal.append([found._asdict() if found else {}])
+        return journal.rows[0] or None if journal.rows else None
 
 
 def _note_unshared(context: Context, policy: Policy) -> None:

@@ -174,6 +174,27 @@ def test_labels_that_follow_length_are_told(longer_won: tuple[float, int] | None
     assert all(finding.message.startswith(f"the {side} response won 95% of 60 pairs") for finding in found)
 
 
+@pytest.mark.parametrize(
+    ("first", "now", "is_told"),
+    [
+        ((0.5, 60), (0.81, 60), True),
+        ((0.8, 60), (0.4, 60), True),
+        ((0.5, 60), (0.79, 60), False),
+        ((0.2, 49), (0.8, 60), False),
+        ((0.2, 60), (0.8, 49), False),
+        (None, (0.8, 60), False),
+        ((0.2, 60), None, False),
+    ],
+)
+def test_labels_that_drift_are_told(
+    first: tuple[float, int] | None, now: tuple[float, int] | None, is_told: bool
+) -> None:
+    found = findings(GuardsSection(), RoundFigures([], [], {}, now, first), method())
+    assert [finding.guard for finding in found] == ["labels"] * is_told
+    if now and first:
+        assert all(f"won {now[0]:.0%} of 60 pairs, {first[0]:.0%} of 60 in round 1" in one.message for one in found)
+
+
 @pytest.mark.parametrize("name", FIRING)
 def test_a_guard_fires_beyond_its_bound_with_figures_and_likely_causes(name: str) -> None:
     fired, words = FIRING[name]

@@ -72,10 +72,13 @@ class RewardGapGuardSection(Section):
 
 
 class LabelsGuardSection(Section):
-    """`guards.labels`: length alone says which response wins, so that training teaches length."""
+    """`guards.labels`: length alone says which response wins, or says another thing than in the first round."""
 
     longer_won: float = Field(
         0.9, gt=0.5, le=1, description="share of pairs won by the longer response, or by the shorter one, at least"
+    )
+    drifted: float = Field(
+        0.3, gt=0, le=1, description="change since round 1 of the share of pairs won by the longer response, at least"
     )
     pairs: int = Field(50, ge=1, description="fewer pairs of different length say nothing")
     action: GuardAction = Field("warn", description=_ACTION)
