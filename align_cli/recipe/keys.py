@@ -95,6 +95,16 @@ def labeler_kinds() -> list[str]:
     return list(LABELER_KINDS)
 
 
+def is_list(info: FieldInfo) -> bool:
+    """Whether a field may be a list."""
+    return list in _origins(info.annotation)
+
+
+def is_mapping(info: FieldInfo) -> bool:
+    """Whether a field is a mapping whose keys are anybody's choice."""
+    return dict in _origins(info.annotation)
+
+
 def type_words(info: FieldInfo) -> str:
     """What a field's value is, in words."""
     for mark in info.metadata:
@@ -175,6 +185,10 @@ def _default_words(path: tuple[str, ...], info: FieldInfo) -> str:
     if isinstance(default, list):
         return f"[{', '.join(map(str, default))}]"
     return str(default)
+
+
+def _origins(annotation: Any) -> list[Any]:
+    return [get_origin(kind) for kind in (annotation, *get_args(annotation))]
 
 
 def _literals(annotation: Any) -> list[Any]:

@@ -102,6 +102,9 @@ class JudgeLabelerSection(ServerLabelerSection):
     def files(self) -> dict[str, str]:
         return {} if self.template in TEMPLATES else {"template": self.template}
 
+    def names_of_files(self) -> dict[str, list[str]]:
+        return {"template": list(TEMPLATES)}
+
 
 def _judges(view: View) -> Iterator[tuple[str, JudgeLabelerSection]]:
     """The sound judges, by name."""
