@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.records import Text
-from align_cli.errors import LabelerError, nearest
+from align_cli.errors import LabelerError, counted, nearest
 from align_cli.labelers.base import Scorer
 from align_cli.labelers.contained import UserCodeError, contained, is_aligns, own_traceback
 from align_cli.models.text import plain_text
@@ -131,7 +131,7 @@ class FunctionLabeler(Scorer):
             )
         if len(values) != len(places):
             raise LabelerError(
-                f"the function returned {len(values)} scores for {len(places)} completions "
+                f"the function returned {counted(len(values), 'score')} for {counted(len(places), 'completion')} "
                 f"(prompts {places[0]} to {places[-1]})",
                 where=self._place,
                 hint="return one number a completion, in their order",

@@ -90,9 +90,7 @@ def _suggestion(path: KeyPath, rest: KeyPath) -> str:
 
 
 def _missing(root: Node, path: KeyPath) -> PlacedFault:
-    hint = (
-        f"set it to one of {', '.join(known_kinds())}" if path[-1] == "kind" else f"add it: {_described(path)}"
-    )
+    hint = f"set it to one of {', '.join(known_kinds())}" if path[-1] == "kind" else f"add it: {_described(path)}"
     return PlacedFault(section_place(root, path[:-1]), f"{dotted(path)} is missing", hint, path)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion, Preference, Text
 from align_cli.data.thinking import without_thinking
-from align_cli.errors import LabelerError
+from align_cli.errors import LabelerError, counted
 from align_cli.labelers import Comparer, Labeler, Scorer
 from align_cli.labelers.combination import Combination
 from align_cli.labelers.kinds_of_others import telling_faults
@@ -185,7 +185,7 @@ def _checked_scores(labeler: Scorer, said: Sequence[float | None], num_completio
     """Scores as they have to be, likewise."""
     scores, where = list(said), f"labelers.{labeler.name}"
     if len(scores) != num_completions:
-        what = f"it gave {len(scores)} scores for {num_completions} completions"
+        what = f"it gave {counted(len(scores), 'score')} for {counted(num_completions, 'completion')}"
         raise LabelerError(what, where=where, hint="return one for each completion, in their order; None is no score")
     for score in scores:
         if score is not None and not (isinstance(score, Real) and math.isfinite(score)):
@@ -198,7 +198,7 @@ def _checked_verdicts(labeler: Comparer, said: Sequence[float | None], num_pairs
     """Verdicts as they have to be, since a labeler may be of a kind that somebody else wrote."""
     verdicts, where = list(said), f"labelers.{labeler.name}"
     if len(verdicts) != num_pairs:
-        what = f"it gave {len(verdicts)} verdicts on {num_pairs} pairs"
+        what = f"it gave {counted(len(verdicts), 'verdict')} on {counted(num_pairs, 'pair')}"
         raise LabelerError(what, where=where, hint="return one for each pair, in their order; None is no verdict")
     for verdict in verdicts:
         if verdict is not None and not (isinstance(verdict, Real) and 0 <= verdict <= 1):

@@ -167,7 +167,7 @@ def test_no_completions_have_no_scores_and_need_no_call(labeler: MakeLabeler) ->
 @pytest.mark.parametrize(
     ("result", "what"),
     [
-        ("[1.0]", "the function returned 1 scores for 2 completions (prompts 2 to 3)"),
+        ("[1.0]", "the function returned 1 score for 2 completions (prompts 2 to 3)"),
         ("[1.0] * 5", "the function returned 5 scores for 2 completions (prompts 2 to 3)"),
         ("[]", "the function returned 0 scores for 2 completions (prompts 2 to 3)"),
         ("[1.0, float('nan')]", "the function returned nan for the prompt with index 3"),

@@ -204,7 +204,7 @@ def test_a_labeler_of_others_that_cannot_be_made_is_told_in_words(
     ("made", "what"),
     [
         ("Raising", "scoring raised"),
-        ("Short", "it gave 1 scores for 2 completions"),
+        ("Short", "it gave 1 score for 2 completions"),
         ("Endless", "its score of a completion is 'inf'"),
     ],
 )

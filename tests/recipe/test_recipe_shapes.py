@@ -63,7 +63,8 @@ def test_what_was_meant_is_written_in_the_shape_of_its_key(override: str, hint: 
 
 
 @pytest.mark.parametrize(
-    "override", ["labelers.both.of={hidden: 1, other: 1}", "labelers.j.budget={calls: 100}", "evaluate.scorers=[hidden]"]
+    "override",
+    ["labelers.both.of={hidden: 1, other: 1}", "labelers.j.budget={calls: 100}", "evaluate.scorers=[hidden]"],
 )
 def test_what_is_proposed_loads(override: str, load: Load) -> None:
     assert load(JUDGE, OTHER, BOTH, override)
