@@ -45,11 +45,11 @@ def placed_fault(root: Node, tree: Any, error: ErrorDetails) -> PlacedFault:
     path = key_path_of(error)
     match error["type"]:
         case "missing":
-            return _missing(root, path)
+            return _missing(root, path, _kind_at(tree, path))
         case "extra_forbidden":
             return unknown_key(root, path)
         case "union_tag_not_found":
-            return _missing(root, (*path, "kind"))
+            return _missing(root, (*path, "kind"), None)
         case "union_tag_invalid":
             return _wrong_value(root, tree, (*path, "kind"))
         case _:
@@ -89,14 +89,16 @@ def _suggestion(path: KeyPath, rest: KeyPath) -> str:
     return f"{dotted(path[:-1]) or 'a recipe'} has the keys {', '.join(siblings)}"
 
 
-def _missing(root: Node, path: KeyPath) -> PlacedFault:
-    hint = f"set it to one of {', '.join(known_kinds())}" if path[-1] == "kind" else f"add it: {_described(path)}"
+def _missing(root: Node, path: KeyPath, kind: str | None) -> PlacedFault:
+    hint = f"set it to one of {', '.join(known_kinds())}" if path[-1] == "kind" else f"add it: {_described(path, kind)}"
     return PlacedFault(section_place(root, path[:-1]), f"{dotted(path)} is missing", hint, path)
 
 
-def _described(path: KeyPath) -> str:
+def _described(path: KeyPath, kind: str | None) -> str:
+    """What a key, perhaps of a labeler of some kind, is for."""
     name = ".".join(keys.pattern(path))
-    return next(doc.description for doc in keys.describe_keys() if doc.path == name)
+    docs = [doc for doc in keys.describe_keys() if doc.path == name]
+    return next((doc.description for doc in docs if kind in doc.kinds), docs[0].description)
 
 
 def _wrong_value(root: Node, tree: Any, path: KeyPath) -> PlacedFault:

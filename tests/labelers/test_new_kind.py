@@ -99,6 +99,7 @@ def test_its_keys_are_described() -> None:
     docs = {doc.path: doc for doc in describe_keys()}
     weight = docs["labelers.<name>.weight"]
     assert (weight.type, weight.range, weight.default) == ("a number", "above 0", "1.0")
+    assert weight.kinds == ("words",)
     assert docs["labelers.<name>.kind"].type == f"one of {KINDS}, words"
 
 
