@@ -102,7 +102,7 @@ def _is_number(annotation: Any) -> bool:
 
 
 def _fits(value: Any, info: FieldInfo) -> bool:
-    kind = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
     try:
         TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError:

@@ -8,8 +8,8 @@ from align_cli.report.tables import TextTable, markdown
 INTRODUCTION = """# Every key of a recipe
 
 Made from the schema by `make docs`. Keys are dotted paths, as in overrides: `align train recipe.yaml method.beta=0.2`.
-Any other key of transformers' TrainingArguments may stand in `train` and passes through. Keys that labelers of some kinds
-have say first of which.
+Any other key of transformers' TrainingArguments may stand in `train` and passes through. Keys that labelers of some
+kinds have say first of which.
 """
 
 
