@@ -24,6 +24,8 @@ class Labeler(ABC):
         name: the labeler's name in the recipe.
         batch_size: completions, or pairs, that are best asked for together.
         by_length: whether those of a length are best asked for together.
+        scores_once: whether completions that read the same are scored once for all: what is computed in batches differs
+            in its last digits from batch to batch, and what is the same would be no tie.
         answers: where a labeler whose answers cost money or time keeps them, so that none is asked for twice.
         artifact: finds an artifact of the run's round 0 by its name; None where the run has none yet.
         members: the labelers that it puts together, by name; none for most.
@@ -35,6 +37,7 @@ class Labeler(ABC):
     name: str
     batch_size: int
     by_length: bool = False
+    scores_once: bool = False
     answers: Answers
     artifact: Callable[[str], Path | None] = staticmethod(lambda name: None)
     members: Mapping[str, Labeler] = MappingProxyType({})

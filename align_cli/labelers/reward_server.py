@@ -46,6 +46,8 @@ class RewardServerLabeler(Scorer):
         note: not told anything.
     """
 
+    scores_once = True
+
     def __init__(
         self, name: str, section: RewardServerLabelerSection, note: Callable[[str], None] = lambda text: None
     ) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from align_cli.artifacts.journal import Journal
+from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Completion, Preference, Text
 from align_cli.data.thinking import without_thinking
 from align_cli.labelers import Comparer, Labeler, Scorer
@@ -73,7 +74,11 @@ class Asking:
             return checked_scores(labeler.name, found, len(batch))
 
         length = num_sequence_tokens if labeler.by_length else None
-        return self._asked(labeler, completions, "completions", score, name, length)
+
+        def ask(asked: Sequence[Completion]) -> Opinions:
+            return self._asked(labeler, asked, "completions", score, name, length)
+
+        return self._once(completions, ask) if labeler.scores_once else ask(completions)
 
     def verdicts(self, labeler: Labeler, pairs: Sequence[Pair], name: str) -> Opinions:
         """For each pair the probability that its first completion is better, by any labeler.
@@ -125,6 +130,16 @@ class Asking:
             values = kept_values(items, labeler.batch_size, measure, self.progress, journal, length, count)
         figures = labeler.figures(counts)
         return Opinions(values, {labeler.name: figures} if figures else {}, {})
+
+    def _once(self, completions: Sequence[Completion], ask: Callable[[Sequence[Completion]], Opinions]) -> Opinions:
+        """One score for all completions that read the same."""
+        read = [to_json([one.prompt, self._shown(one)]) for one in completions]
+        firsts: dict[str, Completion] = {}
+        for text, one in zip(read, completions, strict=True):
+            firsts.setdefault(text, one)
+        said = ask(list(firsts.values()))
+        score_of = dict(zip(firsts, said.values, strict=True))
+        return said._replace(values=[score_of[text] for text in read])
 
     def _combined(self, labeler: Combination, said: Sequence[Opinions]) -> Opinions:
         members = {one.name: opinions.values for one, opinions in zip(labeler, said, strict=True)}

@@ -1,10 +1,11 @@
 """What a judge has cost so far, by all that its file of answers records, and the budget that bounds it.
 
-The file spans stages, rounds and runs into one folder, and so does the budget. The file is called by the labeler's name,
-which may have been another model's before, or a person's: what they answered is not of this judge's budget. Calls are
-every request that went out, those that came to nothing too; tokens are what the server counted. What is under way when a
-budget of tokens or money runs out is let finish: it is exceeded by at most as many answers as are under way at once. A
-budget of calls never is.
+The file spans stages, rounds and runs into one folder, and so does the budget. It is called by the labeler's name,
+which may have been another model's before, or a person's: what these answered is not of this judge's budget.
+
+Calls are every request that went out, those that came to nothing too; tokens are what the server counted. What is under
+way when a budget of tokens or money runs out is let finish: it is exceeded by at most as many answers as are under way
+at once. A budget of calls never is.
 """
 
 from __future__ import annotations
