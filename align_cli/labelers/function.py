@@ -73,7 +73,7 @@ class FunctionLabeler(Scorer):
             return target
         try:
             with contained(self._changed):
-                check_names(target, section.arguments, f"{self._place}.arguments")
+                check_names(target, section.arguments, section.function, f"{self._place}.arguments")
                 made = target(**section.arguments)
         except UserCodeError as raised:
             raise LabelerError(
@@ -189,12 +189,13 @@ def find_function(place: str, where: str, tell: Callable[[str], None] = lambda n
     )
 
 
-def check_names(target: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> None:
+def check_names(target: Callable[..., Any], arguments: Mapping[str, Any], place: str, where: str) -> None:
     """Whether something that is called once has its arguments by the names that it takes.
 
     Args:
         target: a function or a class of the user's; one that does not say what it takes may take anything.
         arguments: by name.
+        place: where it stands, as it is named.
         where: their key, for errors.
 
     Raises:
@@ -211,13 +212,12 @@ def check_names(target: Callable[..., Any], arguments: Mapping[str, Any], where:
     if unknown:
         near = nearest(unknown[0], [name for name in names if name not in arguments])
         hint = f"did you mean {near}? {takes}" if near else takes
-        raise LabelerError(f"there is no argument {_shortened(unknown[0])}", where=where, hint=hint)
+        raise LabelerError(f"{place} has no argument {_shortened(unknown[0])}", where=where, hint=hint)
     lacking = [one.name for one in named if one.default is one.empty and one.name not in arguments]
-    if {"completions", "prompts"} & set(lacking):
-        hint = "leave out `arguments`: it is the scoring function itself"
-        raise LabelerError(f"it needs {' and '.join(lacking)}", where=where, hint=hint)
     if lacking:
-        raise LabelerError(f"it needs {' and '.join(lacking)}", where=where, hint=f"add what is lacking: {takes}")
+        scores = {"completions", "prompts"} & set(lacking)
+        hint = "leave out `arguments`: it is the scoring function itself" if scores else f"add what is lacking: {takes}"
+        raise LabelerError(f"{place} needs {' and '.join(lacking)}", where=where, hint=hint)
 
 
 def _function_of(module: Any, name: str, module_name: str, where: str) -> Callable[..., Any]:

@@ -516,13 +516,18 @@ ANSWERS = """
 @pytest.mark.parametrize(
     ("made", "arguments", "what", "hint"),
     [
-        ("Answers", {"golf": "a"}, "there is no argument 'golf'", "did you mean gold? it takes gold, column"),
-        ("Answers", {"gold": "a", "size": 3}, "there is no argument 'size'", "it takes gold, column"),
-        ("Answers", {"gold": "a", "Gold": 3}, "there is no argument 'Gold'", "it takes gold, column"),
-        ("Answers", {}, "it needs gold", "add what is lacking: it takes gold, column"),
-        ("Answers", {"self": 1, "gold": 2}, "there is no argument 'self'", "it takes gold, column"),
-        ("anything", {"colour": "a"}, "it needs gold", "add what is lacking: it takes gold"),
-        ("nothing", {"gold": "a"}, "there is no argument 'gold'", "it takes none"),
+        (
+            "Answers",
+            {"golf": "a"},
+            "scores.py:Answers has no argument 'golf'",
+            "did you mean gold? it takes gold, column",
+        ),
+        ("Answers", {"gold": "a", "size": 3}, "scores.py:Answers has no argument 'size'", "it takes gold, column"),
+        ("Answers", {"gold": "a", "Gold": 3}, "scores.py:Answers has no argument 'Gold'", "it takes gold, column"),
+        ("Answers", {}, "scores.py:Answers needs gold", "add what is lacking: it takes gold, column"),
+        ("Answers", {"self": 1, "gold": 2}, "scores.py:Answers has no argument 'self'", "it takes gold, column"),
+        ("anything", {"colour": "a"}, "scores.py:anything needs gold", "add what is lacking: it takes gold"),
+        ("nothing", {"gold": "a"}, "scores.py:nothing has no argument 'gold'", "it takes none"),
     ],
 )
 def test_arguments_of_other_names_are_told_with_those_that_it_takes(
@@ -541,7 +546,7 @@ def test_arguments_that_it_takes_by_any_name_are_its_own_business(labeler: MakeL
 
 
 def test_a_scoring_function_with_arguments_is_told_to_have_none(labeler: MakeLabeler) -> None:
-    with pytest.raises(LabelerError, match="it needs prompts and completions") as caught:
+    with pytest.raises(LabelerError, match="scores.py:score needs prompts and completions") as caught:
         labeler(LENGTHS, arguments={})
     assert caught.value.faults[0].hint == "leave out `arguments`: it is the scoring function itself"
 
