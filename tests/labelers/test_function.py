@@ -546,7 +546,7 @@ def test_arguments_that_it_takes_by_any_name_are_its_own_business(labeler: MakeL
 
 
 def test_a_scoring_function_with_arguments_is_told_to_have_none(labeler: MakeLabeler) -> None:
-    with pytest.raises(LabelerError, match="scores.py:score needs prompts and completions") as caught:
+    with pytest.raises(LabelerError, match=r"scores\.py:score needs prompts and completions") as caught:
         labeler(LENGTHS, arguments={})
     assert caught.value.faults[0].hint == "leave out `arguments`: it is the scoring function itself"
 
