@@ -177,7 +177,8 @@ def error_of_rows(faults: Sequence[Fault], source: str) -> DataError:
     shown = list(kinds.items())[:MAX_KINDS]
     error = DataError.of([Fault(what + _likewise(places[1:]), places[0], hint) for (what, hint), places in shown])
     num_hidden = len(faults) - sum(len(places) for _, places in shown)
-    hidden = f"{num_hidden} more rows of {source} that cannot be used" if num_hidden else ""
+    more = counted(num_hidden, "more row")
+    hidden = f"{more} of {source} that cannot be used" if num_hidden else ""
     unread = f"what follows in {source}, which was not read" if len(faults) >= MAX_ROWS else ""
     error.not_shown = " and ".join(filter(None, (hidden, unread)))
     return error
@@ -196,7 +197,18 @@ def _likewise(places: Sequence[str]) -> str:
     if not spans:
         return ""
     listed = ", ".join("-".join(span) for span in spans[:MAX_SPANS]) + (", ..." if len(spans) > MAX_SPANS else "")
-    return f"; and so in {len(places)} more {'row' if len(places) == 1 else 'rows'}: {listed}"
+    return f"; and so in {counted(len(places), 'more row')}: {listed}"
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number with what there are so many of: `1 pair`, `2 pairs`, `1 tie is kept`.
+
+    Args:
+        number: how many.
+        one: what one is called.
+        several: what others are called; `one` with an s where it is not said.
+    """
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from align_cli.errors import AlignError, DataError, Fault, LabelerError, RecipeError, RunError, all_at_once, nearest
+from align_cli.errors import (
+    AlignError,
+    DataError,
+    Fault,
+    LabelerError,
+    RecipeError,
+    RunError,
+    all_at_once,
+    counted,
+    nearest,
+)
 
 
 def test_a_fault_says_where_and_what_then_the_snippet_then_the_hint() -> None:
@@ -72,3 +82,17 @@ def test_what_several_checks_find_is_told_together_and_each_thing_once() -> None
     with pytest.raises(DataError):
         all_at_once(refuse("a"), refuse("a"))
     all_at_once(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "text"),
+    [
+        (0, ("pair",), "0 pairs"),
+        (1, ("pair",), "1 pair"),
+        (2, ("pair",), "2 pairs"),
+        (1, ("pass", "passes"), "1 pass"),
+        (3, ("pair waits", "pairs wait"), "3 pairs wait"),
+    ],
+)
+def test_one_is_counted_as_one(number: int, words: tuple[str, ...], text: str) -> None:
+    assert counted(number, *words) == text

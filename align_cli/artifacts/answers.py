@@ -44,16 +44,22 @@ class Answers:
         self._read()
         return self._kept.get(_key(asked))
 
-    def keep(self, asked: Mapping[str, Any], answer: Any) -> None:
-        """Keep an answer, which is JSON and not None; when this returns it is durable."""
-        self._add({"for": _key(asked), "answer": answer})
+    def keep(self, asked: Mapping[str, Any], answer: Any, by: Mapping[str, str] | None = None) -> None:
+        """Keep an answer, which is JSON and not None; when this returns it is durable.
 
-    def spent(self, amounts: Mapping[str, float]) -> None:
-        """Keep what an answer has cost that is itself not kept, or will be asked for again."""
-        self._add({"spent": dict(amounts)})
+        Args:
+            asked: everything that the answer depends on, as JSON.
+            answer: what was answered.
+            by: whose answer it is, such as a kind and a model, where others may keep theirs here too.
+        """
+        self._add({"for": _key(asked), "answer": answer, **({"by": dict(by)} if by else {})})
+
+    def spent(self, amounts: Mapping[str, float], by: Mapping[str, str] | None = None) -> None:
+        """Keep what an answer has cost that is itself not kept, or will be asked for again; `by` as of `keep`."""
+        self._add({"spent": dict(amounts), **({"by": dict(by)} if by else {})})
 
     def rows(self) -> list[dict[str, Any]]:
-        """All that was kept, in its order: `{"for": …, "answer": …}` and `{"spent": …}`."""
+        """All that was kept, in its order: `{"for": …, "answer": …}` and `{"spent": …}`, with `by`, if told."""
         return list(self._read())
 
     def _add(self, row: dict[str, Any]) -> None:

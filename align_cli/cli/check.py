@@ -11,7 +11,7 @@ import typer
 
 from align_cli.cli.options import AsJson, ForkOrigin, Overrides, RecipePath
 from align_cli.cli.output import Output, guarded
-from align_cli.errors import AlignError
+from align_cli.errors import AlignError, counted
 
 if TYPE_CHECKING:
     from align_cli.recipe import Recipe
@@ -76,7 +76,7 @@ def _show(talk: Output, recipe: Recipe, outlook: list[str], notes: list[str], *,
         if stages:
             talk.text(f"  round {number}: {', '.join(stages)}")
     pairs, steps_per_round = recipe.global_batch_size, recipe.train.steps_per_round
-    talk.text(f"  global batch size {pairs} pairs, {steps_per_round} steps a round")
+    talk.text(f"  global batch size {counted(pairs, 'pair')}, {counted(steps_per_round, 'step')} a round")
     for line in outlook:
         talk.text(f"  {line}")
     for note in notes:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from align_cli.artifacts.disk import disk_error
 from align_cli.cli.shown import drawn, json_in, visible, visible_json
 from align_cli.cli.streams import OutputClosedError, write_out
-from align_cli.errors import AlignError, ExitCode, OutOfMemoryError
+from align_cli.errors import AlignError, ExitCode, OutOfMemoryError, counted
 from align_cli.models.memory import memory_fault
 from align_cli.redaction import without_secrets
 
@@ -87,7 +87,7 @@ def _show(error: AlignError) -> None:
         is_told_below = following is not None and following.hint == fault.hint
         print(visible(without_secrets(str(replace(fault, hint="") if is_told_below else fault))), file=sys.stderr)
     if len(error.faults) > 1 or error.not_shown:
-        shown = f"{len(error.faults)} faults" if len(error.faults) > 1 else "1 fault"
+        shown = counted(len(error.faults), "fault")
         total = f"{shown}, and {error.not_shown}" if error.not_shown else shown
         print(visible(without_secrets(total)), file=sys.stderr)
 
@@ -211,7 +211,7 @@ class Output:
             write_out(_json(shown(to_json(row))) for row in rows)
         else:
             write_rows(Path(place), rows)
-            self.note(f"{len(rows)} lines in {place}")
+            self.note(f"{counted(len(rows), 'line')} in {place}")
 
     def reporter(self) -> AbstractContextManager[RunReporter]:
         """What a run talks to: live on a terminal, plain lines elsewhere, nothing if quiet."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 
 from align_cli.cli.output import Output
+from align_cli.errors import counted
 from align_cli.labelers.person import PairsWaitError
 from align_cli.labelers.verdicts import Pair, Said, Verdicts
 
@@ -163,9 +164,8 @@ class _Asking:
         if self._wishes.is_of_files:
             self._talk.note(_what_is_next(waiting.num_waiting))
         else:
-            self._talk.note(
-                f"{waiting.num_waiting} pairs wait for a verdict; what was judged is kept, to go on: {again}"
-            )
+            waits = counted(waiting.num_waiting, "pair waits", "pairs wait")
+            self._talk.note(f"{waits} for a verdict; what was judged is kept, to go on: {again}")
 
     def _ask(self, pairs: Sequence[Pair], verdicts: Verdicts) -> None:
         from align_cli.cli.judging import Sitting, sit
@@ -195,11 +195,12 @@ class _Asking:
             return
         num_long = write_pairs(path, waiting, self._annotator)
         self._talk.note(
-            f"{len(waiting)} pairs in {path}: write left, right, tie or skip into the column verdict; "
+            f"{counted(len(waiting), 'pair')} in {path}: write left, right, tie or skip into the column verdict; "
             "--import takes them in"
         )
         if num_long:
-            self._talk.warn(f"{num_long} texts are longer than {LONGEST_CELL} characters, which Excel cuts")
+            long = counted(num_long, "text is", "texts are")
+            self._talk.warn(f"{long} longer than {LONGEST_CELL} characters, which Excel cuts")
 
     def _take_in(self, path: Path, pairs: Sequence[Pair], verdicts: Verdicts) -> None:
         from align_cli.labelers.person_csv import read_verdicts
@@ -211,11 +212,11 @@ class _Asking:
             verdicts.keep(pair, self._annotator, *found.said[pair])
         num_replaced = sum(before[pair] is not None for pair in changed)
         told = [f"{count} {word}" for word, count in sorted(found.counts.items())]
-        parts = [f"{path}: {len(found.said)} verdicts of {self._annotator} ({', '.join(told) or 'none'})"]
+        parts = [f"{path}: {counted(len(found.said), 'verdict')} of {self._annotator} ({', '.join(told) or 'none'})"]
         parts += [f"{num_replaced} in the place of earlier ones"] * bool(num_replaced)
-        parts += [f"{found.num_empty} rows without one"] * bool(found.num_empty)
+        parts += [f"{counted(found.num_empty, 'row')} without one"] * bool(found.num_empty)
         num_absent = len(pairs) - len(found.said) - found.num_empty
-        parts += [f"{num_absent} pairs are not in it"] * bool(num_absent)
+        parts += [f"{counted(num_absent, 'pair is', 'pairs are')} not in it"] * bool(num_absent)
         self._talk.note(", ".join(parts))
 
 
@@ -234,13 +235,14 @@ def agreement_in_words(verdicts: Verdicts, pairs: Sequence[Pair]) -> list[str]:
 
 def _what_is_next(num_waiting: int) -> str:
     if num_waiting:
-        return f"{num_waiting} pairs wait for a verdict: fill in more, and take the file in again"
+        waits = counted(num_waiting, "pair waits", "pairs wait")
+        return f"{waits} for a verdict: fill in more, and take the file in again"
     return "every pair has been judged: -o FILE writes the preferences, and `align train` goes on"
 
 
 def _judged_in_words(annotator: str, pairs: Sequence[Pair], verdicts: Verdicts) -> str:
     said: Counter[Said] = Counter(word for pair in pairs if (word := verdicts.of(pair).get(annotator)) is not None)
-    ties = f", {said['tie']} of them ties" if said["tie"] else ""
+    ties = f", {counted(said['tie'], 'of them a tie', 'of them ties')}" if said["tie"] else ""
     skipped = f", {said['skip']} skipped" if said["skip"] else ""
     num_verdicts = said.total() - said["skip"]
     return f"{annotator}: {num_verdicts} of {len(pairs)} pairs have a verdict{ties}{skipped}"

@@ -14,7 +14,7 @@ from align_cli.data.faults import FaultLog, RowError
 from align_cli.data.messages import with_system
 from align_cli.data.rows import Row
 from align_cli.data.thinking import without_thinking
-from align_cli.errors import DataError
+from align_cli.errors import DataError, counted
 
 RESPONSES = ("chosen", "rejected", "completion")
 
@@ -68,8 +68,8 @@ def _check_alike(rows: Sequence[Row], key: str) -> None:
     if texts and len(texts) < len(rows):
         chat = next(row for row in rows if not isinstance(row["prompt"], str))
         raise DataError(
-            f"{len(texts)} rows are plain text, the first {texts[0].where}, and {len(rows) - len(texts)} are "
-            f"conversations, the first {chat.where}",
+            f"{counted(len(texts), 'row is', 'rows are')} plain text, the first {texts[0].where}, and "
+            f"{counted(len(rows) - len(texts), 'is a conversation', 'are conversations')}, the first {chat.where}",
             where=key,
             hint="set data.as_chat to always, which makes conversations of all; or to never, which leaves them as they "
             "are",

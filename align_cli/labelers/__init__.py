@@ -42,7 +42,7 @@ def build_labeler(
         labeler: Labeler = resolve_name(place)(name, section, note)
     else:
         labeler = made_elsewhere(name, place, section, note)
-    labeler.answers = answers or Answers()
+    labeler.answers, labeler.costs = answers or Answers(), section.COSTS
     return labeler
 
 

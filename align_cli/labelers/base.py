@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from align_cli.artifacts.answers import Answers
 from align_cli.artifacts.records import Text
+from align_cli.labelers.checked import checked_scores, checked_verdicts
 
 
 class Labeler(ABC):
@@ -23,20 +24,25 @@ class Labeler(ABC):
         name: the labeler's name in the recipe.
         batch_size: completions, or pairs, that are best asked for together.
         by_length: whether those of a length are best asked for together.
+        scores_once: whether completions that read the same are scored once for all: what is computed in batches differs
+            in its last digits from batch to batch, and what is the same would be no tie.
         answers: where a labeler whose answers cost money or time keeps them, so that none is asked for twice.
         artifact: finds an artifact of the run's round 0 by its name; None where the run has none yet.
         members: the labelers that it puts together, by name; none for most.
         gives_verdicts: whether it says who of two is better, rather than scoring each.
+        costs: whether asking it may cost money, so that nobody asks it on trial.
         is_of_others: whether its kind is not align's own, so that what it raises is its own fault.
     """
 
     name: str
     batch_size: int
     by_length: bool = False
+    scores_once: bool = False
     answers: Answers
     artifact: Callable[[str], Path | None] = staticmethod(lambda name: None)
     members: Mapping[str, Labeler] = MappingProxyType({})
     gives_verdicts: bool = False
+    costs: bool = False
     is_of_others: bool = False
 
     @abstractmethod
@@ -88,14 +94,21 @@ class Scorer(Labeler):
         """
 
     def check(self, prompts: Sequence[Text]) -> None:
-        """Scores them."""
-        self.score(prompts, prompts)
+        """Scores them, unless that costs."""
+        if not self.costs:
+            checked_scores(self.name, self.score(prompts, prompts), len(prompts))
 
 
 class Comparer(Labeler):
     """A labeler that says which of two completions is better."""
 
     gives_verdicts = True
+
+    def check(self, prompts: Sequence[Text]) -> None:
+        """Compares each with the next, unless that costs."""
+        if not self.costs:
+            others = [*prompts[1:], *prompts[:1]]
+            checked_verdicts(self.name, self.compare(prompts, prompts, others), len(prompts))
 
     @abstractmethod
     def compare(

@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.records import Text
-from align_cli.errors import LabelerError, nearest
+from align_cli.errors import LabelerError, counted, nearest
 from align_cli.labelers.base import Scorer
 from align_cli.labelers.contained import UserCodeError, contained, is_aligns, own_traceback
 from align_cli.models.text import plain_text
@@ -72,6 +73,7 @@ class FunctionLabeler(Scorer):
             return target
         try:
             with contained(self._changed):
+                check_names(target, section.arguments, section.function, f"{self._place}.arguments")
                 made = target(**section.arguments)
         except UserCodeError as raised:
             raise LabelerError(
@@ -129,7 +131,7 @@ class FunctionLabeler(Scorer):
             )
         if len(values) != len(places):
             raise LabelerError(
-                f"the function returned {len(values)} scores for {len(places)} completions "
+                f"the function returned {counted(len(values), 'score')} for {counted(len(places), 'completion')} "
                 f"(prompts {places[0]} to {places[-1]})",
                 where=self._place,
                 hint="return one number a completion, in their order",
@@ -147,7 +149,8 @@ class FunctionLabeler(Scorer):
         return numbers
 
     def _fault(self, error: BaseException, what: str) -> LabelerError:
-        return LabelerError(what, where=self._place, snippet=own_traceback(error), hint=_signature_hint(error))
+        hint = _signature_hint(error) or _messages_hint(error)
+        return LabelerError(what, where=self._place, snippet=own_traceback(error), hint=hint)
 
 
 def find_function(place: str, where: str, tell: Callable[[str], None] = lambda name: None) -> Callable[..., Any]:
@@ -184,6 +187,37 @@ def find_function(place: str, where: str, tell: Callable[[str], None] = lambda n
     raise LabelerError(
         f"there is no module {module_name!r}", where=where, hint="give package.module:name or path/to/file.py:name"
     )
+
+
+def check_names(target: Callable[..., Any], arguments: Mapping[str, Any], place: str, where: str) -> None:
+    """Whether something that is called once has its arguments by the names that it takes.
+
+    Args:
+        target: a function or a class of the user's; one that does not say what it takes may take anything.
+        arguments: by name.
+        place: where it stands, as it is named.
+        where: their key, for errors.
+
+    Raises:
+        LabelerError: if it does not take one of them, or needs another one.
+    """
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # of classes written in C, and signatures that are none
+        return
+    named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    names, takes_any = [one.name for one in named], any(one.kind is one.VAR_KEYWORD for one in parameters)
+    takes = f"it takes {', '.join(names)}" if names else "it takes none"
+    unknown = [] if takes_any else [name for name in arguments if name not in names]
+    if unknown:
+        near = nearest(unknown[0], [name for name in names if name not in arguments])
+        hint = f"did you mean {near}? {takes}" if near else takes
+        raise LabelerError(f"{place} has no argument {_shortened(unknown[0])}", where=where, hint=hint)
+    lacking = [one.name for one in named if one.default is one.empty and one.name not in arguments]
+    if lacking:
+        scores = {"completions", "prompts"} & set(lacking)
+        hint = "leave out `arguments`: it is the scoring function itself" if scores else f"add what is lacking: {takes}"
+        raise LabelerError(f"{place} needs {' and '.join(lacking)}", where=where, hint=hint)
 
 
 def _function_of(module: Any, name: str, module_name: str, where: str) -> Callable[..., Any]:
@@ -236,4 +270,14 @@ def _signature_hint(error: BaseException) -> str:
     if isinstance(error, TypeError) and trace is None:
         takes = "it is called with prompts= and completions=; let it take these two, and **kwargs"
         return f"{takes}; a class needs `arguments`, if only {{}}"
+    return ""
+
+
+def _messages_hint(error: BaseException) -> str:
+    """What to do about a function that takes a text for a conversation, as TRL passes those of conversational data."""
+    is_index = isinstance(error, TypeError) and str(error).startswith("string indices must be integers")
+    is_field = isinstance(error, AttributeError) and isinstance(error.obj, str) and hasattr(dict, str(error.name))
+    if is_index or is_field:
+        takes = "prompts and completions come as text, also of conversations: their words, one message below the other"
+        return f"{takes}; take `completion` where the function takes `completion[0]['content']`"
     return ""

@@ -35,6 +35,7 @@ class RewardModelLabeler(Scorer):
     """
 
     by_length = True
+    scores_once = True
 
     def __init__(
         self, name: str, section: RewardModelLabelerSection, note: Callable[[str], None] = lambda text: None

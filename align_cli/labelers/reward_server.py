@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.records import Text
-from align_cli.errors import LabelerError
+from align_cli.errors import LabelerError, counted
 from align_cli.labelers.base import Scorer
 from align_cli.labelers.server import Endpoint, UnreadableError, ask_all
 from align_cli.labelers.server.pace import Pace
@@ -45,6 +45,8 @@ class RewardServerLabeler(Scorer):
         section: which server, and how it is asked.
         note: not told anything.
     """
+
+    scores_once = True
 
     def __init__(
         self, name: str, section: RewardServerLabelerSection, note: Callable[[str], None] = lambda text: None
@@ -118,7 +120,7 @@ class RewardServerLabeler(Scorer):
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
             raise UnreadableError(f"it has no data: {self._endpoint.shown(str(data))}")
         if len(items) != num:
-            raise NoRewardError(f"{len(items)} for {num} completions")
+            raise NoRewardError(f"{len(items)} for {counted(num, 'completion')}")
         placed = sorted(enumerate(items), key=lambda item: item[1].get("index", item[0]))
         return [self._reward(item) for _, item in placed]
 

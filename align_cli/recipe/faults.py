@@ -13,7 +13,9 @@ from pydantic_core import ErrorDetails
 
 from align_cli.errors import nearest
 from align_cli.recipe import keys
+from align_cli.recipe.other_shapes import written_in_shape
 from align_cli.recipe.other_words import hint_for_key, hint_for_value
+from align_cli.recipe.sections.labelers import known_kinds
 from align_cli.recipe.sections.training_arguments import training_argument_names
 from align_cli.recipe.written.overrides import override_key
 from align_cli.recipe.written.scalars import rewritten
@@ -43,11 +45,11 @@ def placed_fault(root: Node, tree: Any, error: ErrorDetails) -> PlacedFault:
     path = key_path_of(error)
     match error["type"]:
         case "missing":
-            return _missing(root, path)
+            return _missing(root, path, _kind_at(tree, path))
         case "extra_forbidden":
             return unknown_key(root, path)
         case "union_tag_not_found":
-            return _missing(root, (*path, "kind"))
+            return _missing(root, (*path, "kind"), None)
         case "union_tag_invalid":
             return _wrong_value(root, tree, (*path, "kind"))
         case _:
@@ -87,16 +89,16 @@ def _suggestion(path: KeyPath, rest: KeyPath) -> str:
     return f"{dotted(path[:-1]) or 'a recipe'} has the keys {', '.join(siblings)}"
 
 
-def _missing(root: Node, path: KeyPath) -> PlacedFault:
-    hint = (
-        f"set it to one of {', '.join(keys.labeler_kinds())}" if path[-1] == "kind" else f"add it: {_described(path)}"
-    )
+def _missing(root: Node, path: KeyPath, kind: str | None) -> PlacedFault:
+    hint = f"set it to one of {', '.join(known_kinds())}" if path[-1] == "kind" else f"add it: {_described(path, kind)}"
     return PlacedFault(section_place(root, path[:-1]), f"{dotted(path)} is missing", hint, path)
 
 
-def _described(path: KeyPath) -> str:
+def _described(path: KeyPath, kind: str | None) -> str:
+    """What a key, perhaps of a labeler of some kind, is for."""
     name = ".".join(keys.pattern(path))
-    return next(doc.description for doc in keys.describe_keys() if doc.path == name)
+    docs = [doc for doc in keys.describe_keys() if doc.path == name]
+    return next((doc.description for doc in docs if kind in doc.kinds), docs[0].description)
 
 
 def _wrong_value(root: Node, tree: Any, path: KeyPath) -> PlacedFault:
@@ -104,7 +106,9 @@ def _wrong_value(root: Node, tree: Any, path: KeyPath) -> PlacedFault:
     hint = hint_for_value(path, value)
     if hint is not None:
         return PlacedFault(place, f"{dotted(path)} {value} is not served yet", hint, path)
-    words, hint = _wanted(path, value, _kind_at(tree, path))
+    kind = _kind_at(tree, path)
+    words, hint = _wanted(path, value, kind)
+    hint = hint or _in_its_shape(path, value, kind)
     entry = find(root, path)
     found = shown(value) if entry is not None else "missing"
     return PlacedFault(place, f"{dotted(path)} is {found}; it must be {words}", hint, path)
@@ -113,14 +117,14 @@ def _wrong_value(root: Node, tree: Any, path: KeyPath) -> PlacedFault:
 def _wanted(path: KeyPath, value: Any, kind: str | None) -> tuple[str, str]:
     """What the value of a key, perhaps of a labeler of some kind, must be, and the remedy."""
     if path[0] == "labelers" and path[-1] == "kind":
-        return f"one of {', '.join(keys.labeler_kinds())}", _did_you_mean(value, keys.labeler_kinds())
+        return f"one of {', '.join(known_kinds())}", _did_you_mean(value, known_kinds())
     if path[0] == "labelers" and len(path) == 2:
         return "a section with a kind", "as in hidden: {kind: function, function: package.module:name}"
     info = keys.field_at(path, kind) or keys.value_at(path)
     if info is None:
         return "something else", ""
     if keys.section_models(info.annotation) or path == ("labelers",):
-        return "a section", _section_hint(path) if value is None else ""
+        return "a section", f"leave the key out, or give it {_inside(path)}" if value is None else ""
     type_words, choices = keys.type_words(info), keys.choices(info)
     if isinstance(path[-1], int):
         type_words = type_words.removeprefix("a list, each ")
@@ -137,9 +141,24 @@ def _wanted_of_type(type_words: str, range_words: str, value: Any, usual: str) -
     return f"{type_words} {range_words}".rstrip(), f"write {written}" if written else usual
 
 
-def _section_hint(path: KeyPath) -> str:
-    names = "labelers by name" if path == ("labelers",) else f"keys: {', '.join(keys.field_names(path))}"
-    return f"leave the key out, or give it {names}"
+def _in_its_shape(path: KeyPath, value: Any, kind: str | None) -> str:
+    """The remedy where a value has another shape than its key, as a number for a section or a name for a list."""
+    info = keys.field_at(path, kind) or keys.value_at(path)
+    if info is None or isinstance(path[-1], int):
+        return ""
+    if written := written_in_shape(value, info):
+        return f"write {written}"
+    several = (*path[:-1], f"{path[-1]}s")
+    if isinstance(value, list) and keys.field_at(several, kind) and not keys.is_list(info):
+        return f"{dotted(several)} takes several"
+    if keys.is_mapping(info):
+        return f"give it {_inside(path)}" if path == ("labelers",) else info.description or ""
+    return f"give it {_inside(path)}" if keys.section_models(info.annotation) else ""
+
+
+def _inside(path: KeyPath) -> str:
+    """What a section holds."""
+    return "labelers by name" if path == ("labelers",) else f"keys: {', '.join(keys.field_names(path))}"
 
 
 def _is_of_type(type_words: str, value: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -35,6 +35,7 @@ class KeyDoc:
         range: the values allowed, as `above 0`; empty where all of the type are.
         default: the default as YAML writes it; `required` where there is none.
         description: what it is for.
+        kinds: of a labeler's key, the kinds of labelers that have it; empty for keys of all, and of other sections.
     """
 
     path: str
@@ -42,11 +43,15 @@ class KeyDoc:
     range: str
     default: str
     description: str
+    kinds: tuple[str, ...] = ()
 
 
 def describe_keys() -> list[KeyDoc]:
-    """Every key of a recipe, in the order of the schema; sections stand before their keys."""
-    return [_describe(path, info) for path, info in _all_fields().items()]
+    """Every key of a recipe, in the order of the schema; sections stand before their keys.
+
+    A key that labelers of several kinds have stands there once for all of whom the same holds.
+    """
+    return [doc for path, info in _all_fields().items() for doc in _describe_all(path, info)]
 
 
 def field_at(path: tuple[str | int, ...], kind: str | None = None) -> FieldInfo | None:
@@ -95,6 +100,16 @@ def labeler_kinds() -> list[str]:
     return list(LABELER_KINDS)
 
 
+def is_list(info: FieldInfo) -> bool:
+    """Whether a field may be a list."""
+    return list in _origins(info.annotation)
+
+
+def is_mapping(info: FieldInfo) -> bool:
+    """Whether a field is a mapping whose keys are anybody's choice."""
+    return dict in _origins(info.annotation)
+
+
 def type_words(info: FieldInfo) -> str:
     """What a field's value is, in words."""
     for mark in info.metadata:
@@ -129,7 +144,7 @@ def _all_fields() -> Mapping[tuple[str, ...], FieldInfo]:
     return _fields_with(tuple(LABELER_KINDS.values()))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _fields_with(kinds: tuple[LabelerKind, ...]) -> Mapping[tuple[str, ...], FieldInfo]:
     """Every field by its key path, where labelers may be of these kinds."""
     fields: dict[tuple[str, ...], FieldInfo] = {}
@@ -148,6 +163,19 @@ def _walk(
         below = (*here, NAME) if is_labelers else here
         for section in [kind.section for kind in kinds] if is_labelers else section_models(info.annotation):
             yield from _walk(section, below, kinds)
+
+
+def _describe_all(path: tuple[str, ...], info: FieldInfo) -> list[KeyDoc]:
+    """A key; one of labelers as often as it differs between their kinds."""
+    if path[:2] != ("labelers", NAME):
+        return [_describe(path, info)]
+    of_kinds: dict[KeyDoc, list[str]] = {}
+    for name, kind in LABELER_KINDS.items():
+        if found := _fields_with((kind,)).get(path):
+            of_kinds.setdefault(_describe(path, found), []).append(name)
+    return [
+        doc if len(names) == len(LABELER_KINDS) else replace(doc, kinds=tuple(names)) for doc, names in of_kinds.items()
+    ]
 
 
 def _describe(path: tuple[str, ...], info: FieldInfo) -> KeyDoc:
@@ -175,6 +203,10 @@ def _default_words(path: tuple[str, ...], info: FieldInfo) -> str:
     if isinstance(default, list):
         return f"[{', '.join(map(str, default))}]"
     return str(default)
+
+
+def _origins(annotation: Any) -> list[Any]:
+    return [get_origin(kind) for kind in (annotation, *get_args(annotation))]
 
 
 def _literals(annotation: Any) -> list[Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.records import Evaluation, RewardReport
+from align_cli.errors import counted
 
 NOTHING = "–"
 
@@ -98,21 +100,30 @@ def stages_table(ledger: Sequence[Mapping[str, Any]]) -> TextTable:
 
 def in_words(counts: Mapping[str, Any]) -> str:
     """A label stage's figures: what became of the candidates."""
-    numbers = {key: value for key, value in counts.items() if isinstance(value, int)}
-    return ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in numbers.items())
+    numbers = {_words(key): value for key, value in counts.items() if isinstance(value, int)}
+    return ", ".join(counted(value, _singular(words), words) for words, value in numbers.items())
 
 
 def figures_in_words(figures: Mapping[str, Any]) -> list[str]:
     """A label stage's figures, one line each: what became of the candidates, the labels' health, labelers' own."""
     health = figures.get("health", {})
     agreements = {f"agreement of {who}": found["agreement"] for who, found in health.get("agreement", {}).items()}
-    shown = {name.replace("_", " "): value for name, value in health.items() if isinstance(value, float)}
+    shown = {_words(name): value for name, value in health.items() if isinstance(value, float)}
     lines = {"labels": shown | agreements, **figures.get("labelers", {})}
     return [in_words(figures), *(_named(name, numbers) for name, numbers in lines.items() if numbers)]
 
 
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _singular(words: str) -> str:
+    """What one is called of what these words count; a pair of equal texts has two of them."""
+    return re.sub(r"\b(?<!equal )(pair|tie|text|completion|response|prompt)s\b", r"\1", words)
+
+
 def _named(name: str, numbers: Mapping[str, Any]) -> str:
-    figures = {key.replace("_", " "): value for key, value in numbers.items() if isinstance(value, int | float)}
+    figures = {_words(key): value for key, value in numbers.items() if isinstance(value, int | float)}
     words = (f"{key} {_figure(value)}" for key, value in figures.items())
     return f"{name}: {', '.join(words)}"
 
@@ -200,16 +211,17 @@ def _memory(event: Mapping[str, Any]) -> str:
 def _main_figure(event: Mapping[str, Any]) -> str:
     figures, stage = event.get("figures") or {}, event["stage"]
     if stage == "generate":
-        return f"{figures['completions']} completions, {figures['tokens'] / max(event['seconds'], 1e-3):.0f} tokens/s"
+        speed = figures["tokens"] / max(event["seconds"], 1e-3)
+        return f"{counted(figures['completions'], 'completion')}, {speed:.0f} tokens/s"
     if stage == "label":
         return in_words(figures)
     if stage == "train" and "diverged" in figures:
         return f"diverged; its policy is that of round {figures['policy_of_round']}"
     if stage == "train":
-        clipped = f", {figures['clipped_steps']} steps clipped" if figures.get("clipped_steps") else ""
+        clipped = f", {counted(figures['clipped_steps'], 'step')} clipped" if figures.get("clipped_steps") else ""
         return f"loss {figures['last_step']['loss']:.3f} at step {figures['last_step']['step']}{clipped}"
     if stage == "sft" and figures.get("final_loss") is not None:
-        return f"loss {figures['final_loss']:.2f} nats a token after {figures['steps']} steps"
+        return f"loss {figures['final_loss']:.2f} nats a token after {counted(figures['steps'], 'step')}"
     if stage == "reward":
         return f"accuracy {figures['accuracy']:.2f} on held-out pairs, of length alone {figures['length_accuracy']:.2f}"
     if stage == "evaluate":

@@ -8,7 +8,10 @@ An answer's final answer is the first of these that is there:
     4. the last number of the text
 
 Of 1 to 3 the first number counts. Numbers are compared as numbers: 1,234.0 is 1234, `\\frac{1}{2}` and 1/2 are 0.5, and
-signs of currency and of percent are dropped, so 50% is 50. Where the gold answer is no number, words are compared:
+signs of currency and of percent are dropped, so 50% is 50. A minus belongs to the number that it touches, unless it
+touches a word or a number before it as well, as in 10-20. One with a space behind it does where nothing can be taken
+from: at the start of 1 to 3, behind a sign such as = and behind an opening bracket; in 3 - 5 and before an item of a
+list it does not. Where the gold answer is no number, words are compared:
 without regard to case, spaces and a full stop, and never by rule 4.
 
 Symbolic answers (`2x + 1`, sets, intervals) are not compared. math-verify does that; it brings sympy and an ANTLR
@@ -33,13 +36,17 @@ MOST_DIGITS = 400
 """Of a number; longer ones are no answers, and would take long to compare."""
 
 _SPACING = re.compile(r"\\[,!;: ]|\{,\}|[\u00a0\u2009\u202f]")
-_SYMBOLS = re.compile(r"\\?[$€£%]|\\text\s*\{|\\left|\\right|\*\*")
-_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([-−+]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}")
+_SYMBOLS = re.compile(r"(?<=[-+])\\?[$€£][^\S\n]+|\\?[$€£%]|\\text\s*\{|\\left|\\right|\*\*")
+_MINUS = re.compile("[\u2212\u2013\ufe63\uff0d]")
+"""The minus itself, and what is written for it: a dash, and its small and wide forms."""
+_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _NUMBER = re.compile(
-    rf"(?:(?<![\w)\]}}.])[-−+][^\S\n]?)?(?<![\w.])(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{{1,2}}(?!\d))?"
+    rf"(?:(?<![\w)\]}}.])(?P<sign>[-+])(?P<space>[^\S\n]?))?(?<![\w.])(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{{1,2}}(?!\d))?"
     rf"(?:\s?/\s?(?:{_DIGITS}(?:\.\d+)?))?"
 )
+_BEFORE_A_SIGN = "=<>≈~:,;(["
+"""Behind which a sign is a number's own, though a space stands between them."""
 _MARKS = (
     re.compile(r"####[ \t]*(?P<rest>[^\n]*)"),
     re.compile(r"\\boxed\s*(?P<rest>\{)"),
@@ -79,10 +86,10 @@ class ExactAnswer:
 def final_number(text: str) -> Fraction | None:
     """The number that a text ends in, by the rules above; None without any."""
     for marked in _marked(text):
-        numbers = _numbers(marked)
+        numbers = _numbers(marked, is_answer=True)
         if numbers:
             return numbers[0]
-    numbers = _numbers(text)
+    numbers = _numbers(text, is_answer=False)
     return numbers[-1] if numbers else None
 
 
@@ -95,8 +102,8 @@ def _gold_answer(answer: str, prompt: str, place: str) -> Answer:
     """Of a text without any mark, the text itself where it is one number or one line of words."""
     marked = next((words for one in _marked(answer) if (words := _as_words(one))), None)
     whole = marked if marked is not None else _as_words(answer)
-    numbers = _numbers(whole)
-    if numbers and (marked is not None or _NUMBER.sub("", _plain(whole)).strip() == ""):
+    numbers = _numbers(whole, is_answer=True)
+    if numbers and (marked is not None or _NUMBER.fullmatch(_plain(whole).strip())):
         return numbers[0]
     if whole and "\n" not in answer.strip():
         return whole
@@ -140,18 +147,36 @@ def _braced(text: str, start: int) -> str:
     return text[start:]
 
 
-def _numbers(text: str) -> list[Fraction]:
-    found = (_number(match.group()) for match in _NUMBER.finditer(_plain(text)))
+def _numbers(text: str, *, is_answer: bool) -> list[Fraction]:
+    """The numbers of a text.
+
+    Args:
+        text: as it was written.
+        is_answer: whether it is nothing but an answer, so that what it starts with is no item of a list.
+    """
+    plain = _plain(text)
+    found = (_number(_signed(match, is_answer)) for match in _NUMBER.finditer(plain))
     return [number for number in found if number is not None]
 
 
+def _signed(match: re.Match[str], is_answer: bool) -> str:
+    """A number with the sign before it, where that is its own."""
+    if not match["space"]:
+        return match.group()
+    text, place = match.string, match.start()
+    while place and text[place - 1] in " \t":
+        place -= 1
+    is_own = text[place - 1] in _BEFORE_A_SIGN if place else is_answer
+    return match.group() if is_own else match.group()[len(match["sign"] + match["space"]) :]
+
+
 def _plain(text: str) -> str:
-    """Without what surrounds numbers: currency, percent, LaTeX's spaces; its fractions with a slash."""
-    return _SYMBOLS.sub("", _LATEX_FRACTION.sub(r"\1/\2", _SPACING.sub("", text)))
+    """Without what surrounds numbers: currency, percent, LaTeX's spaces; fractions with a slash, one kind of minus."""
+    return _SYMBOLS.sub("", _LATEX_FRACTION.sub(r"\1/\2", _MINUS.sub("-", _SPACING.sub("", text))))
 
 
 def _number(text: str) -> Fraction | None:
-    text = "".join(text.replace(",", "").replace("−", "-").split())
+    text = "".join(text.replace(",", "").split())
     if len(text) > MOST_DIGITS:
         return None
     numerator, _, denominator = text.partition("/")

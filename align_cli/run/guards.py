@@ -153,8 +153,8 @@ def _labels(guards: GuardsSection, figures: RoundFigures) -> Iterator[Finding]:
             "labels",
             guard.action,
             f"the longer response won {share:.0%} of {pairs} pairs, {first:.0%} of {first_pairs} in round 1: the "
-            "labels reward something else than they did. Likely: the policy has found what the labeler overrates, or the "
-            "labeler is another one now",
+            "labels reward something else than they did. Likely: the policy has found what the labeler overrates, or "
+            "the labeler is another one now",
         )
     if max(share, 1 - share) >= guard.longer_won:
         side = "longer" if share > 0.5 else "shorter"

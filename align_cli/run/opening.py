@@ -9,7 +9,7 @@ from typing import Protocol
 
 from align_cli import stages
 from align_cli.artifacts.records import Evaluation
-from align_cli.errors import AlignError, all_at_once
+from align_cli.errors import AlignError, all_at_once, counted
 from align_cli.recipe import Recipe, differences, resolved
 from align_cli.run.fingerprints import lies_below
 from align_cli.run.folder import RunFolder
@@ -137,7 +137,7 @@ def outlook(folder: RunFolder, recipe: Recipe, plan: Sequence[Step], steps: Sequ
     num_finished, origin = len(plan) - len(steps), folder.lineage.origin
     forked = [f"{folder.path}: forked from {origin.run} after round {origin.round}"] if origin is not None else []
     if not steps:
-        rounds = "1 round" if recipe.rounds == 1 else f"{recipe.rounds} rounds"
+        rounds = counted(recipe.rounds, "round")
         return [*forked, f"{folder.path} is finished: {rounds}; raise rounds= to go on"]
     if num_finished:
         return [*forked, f"{folder.path}: going on after {plan[num_finished - 1]}, with {steps[0]}"]

@@ -9,6 +9,7 @@ from typing import Any
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import NO_ARGUMENTS, Completion, Sampler, TemplateArguments, Text
 from align_cli.engines.base import Engine, Request, Sample, SamplingSettings, sampling_settings
+from align_cli.errors import counted
 from align_cli.models.load import Policy
 from align_cli.models.text import decode_completion, prompt_token_ids
 from align_cli.recipe import Recipe
@@ -60,7 +61,9 @@ class Generate(Stage):
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
         wanted, there = recipe.generate.prompts_per_round, inputs.prompts_to_sample.num_kept
-        return [f"{there} prompts for {wanted} a round: each is sampled several times in a round"] * (wanted > there)
+        return [f"{counted(there, 'prompt')} for {wanted} a round: each is sampled several times in a round"] * (
+            wanted > there
+        )
 
     def carry_out(self, context: Context) -> Done:
         section, loaded, number = context.recipe.generate, context.loaded, context.round

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion
-from align_cli.errors import LabelerError
+from align_cli.errors import LabelerError, counted
 from align_cli.labelers import Labeler
 from align_cli.metrics.estimates import estimate
 from align_cli.metrics.length_control import length_controlled_win_rate
@@ -92,7 +92,7 @@ def _compare(
     unanswered = {"unanswered": len(samples) - len(known)} if len(known) < len(samples) else {}
     if not known:
         hint = "an evaluation needs a scorer that says something: this one cannot judge these responses"
-        what = f"of {len(samples)} pairs of responses none has a verdict"
+        what = f"of {counted(len(samples), 'pair')} of responses none has a verdict"
         raise LabelerError(what, where=f"labelers.{scorer}", hint=hint)
     bootstrap_seed = derive_seed(seed, "bootstrap") % 2**32
     won, lengths, their_lengths = (list(column) for column in zip(*known, strict=True))

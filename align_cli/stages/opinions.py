@@ -6,18 +6,18 @@ that puts others together asks each of them.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from align_cli.artifacts.journal import Journal
+from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Completion, Preference, Text
 from align_cli.data.thinking import without_thinking
-from align_cli.errors import LabelerError
 from align_cli.labelers import Comparer, Labeler, Scorer
+from align_cli.labelers.checked import checked_scores, checked_verdicts
 from align_cli.labelers.combination import Combination
 from align_cli.labelers.kinds_of_others import telling_faults
 from align_cli.stages.base import NoWork, Progress, Work
@@ -72,10 +72,16 @@ class Asking:
             prompts, places = [one.prompt for one in batch], [one.prompt_index for one in batch]
             with telling_faults(labeler, "scoring"):
                 found = labeler.score(prompts, [self._shown(one) for one in batch], places)
-            return _checked_scores(labeler, found, len(batch))
+            return checked_scores(labeler.name, found, len(batch))
 
         length = num_sequence_tokens if labeler.by_length else None
-        return self._asked(labeler, completions, "completions", score, name, length)
+
+        def ask(asked: Sequence[Completion], journal: str) -> Opinions:
+            return self._asked(labeler, asked, "completions", score, journal, length)
+
+        # A journal of their own: what an older one holds was asked for each completion.
+        distinct = partial(ask, journal=f"{name}.distinct")
+        return self._once(completions, distinct) if labeler.scores_once else ask(completions, name)
 
     def verdicts(self, labeler: Labeler, pairs: Sequence[Pair], name: str) -> Opinions:
         """For each pair the probability that its first completion is better, by any labeler.
@@ -94,7 +100,7 @@ class Asking:
                 firsts, seconds = ([self._shown(pair[side]) for pair in batch] for side in (0, 1))
                 with telling_faults(labeler, "comparing"):
                     found = labeler.compare(prompts, firsts, seconds, places)
-                return _checked_verdicts(labeler, found, len(batch))
+                return checked_verdicts(labeler.name, found, len(batch))
 
             return self._asked(labeler, pairs, "pairs", compare, name, None)
         each = list({id(one): one for pair in pairs for one in pair}.values())
@@ -127,6 +133,16 @@ class Asking:
             values = kept_values(items, labeler.batch_size, measure, self.progress, journal, length, count)
         figures = labeler.figures(counts)
         return Opinions(values, {labeler.name: figures} if figures else {}, {})
+
+    def _once(self, completions: Sequence[Completion], ask: Callable[[Sequence[Completion]], Opinions]) -> Opinions:
+        """One score for all completions that read the same."""
+        read = [to_json([one.prompt, self._shown(one)]) for one in completions]
+        firsts: dict[str, Completion] = {}
+        for text, one in zip(read, completions, strict=True):
+            firsts.setdefault(text, one)
+        said = ask(list(firsts.values()))
+        score_of = dict(zip(firsts, said.values, strict=True))
+        return said._replace(values=[score_of[text] for text in read])
 
     def _combined(self, labeler: Combination, said: Sequence[Opinions]) -> Opinions:
         members = {one.name: opinions.values for one, opinions in zip(labeler, said, strict=True)}
@@ -179,32 +195,6 @@ def kept_values(
         journal.append([{"values": found, **({"counts": counts} if counts else {})}])
         progress.advance(len(found))
     return [value for _, value in sorted(zip(order, values, strict=True), key=lambda placed: placed[0])]
-
-
-def _checked_scores(labeler: Scorer, said: Sequence[float | None], num_completions: int) -> list[float | None]:
-    """Scores as they have to be, likewise."""
-    scores, where = list(said), f"labelers.{labeler.name}"
-    if len(scores) != num_completions:
-        what = f"it gave {len(scores)} scores for {num_completions} completions"
-        raise LabelerError(what, where=where, hint="return one for each completion, in their order; None is no score")
-    for score in scores:
-        if score is not None and not (isinstance(score, Real) and math.isfinite(score)):
-            hint = "a score is a finite number, or None"
-            raise LabelerError(f"its score of a completion is {str(score)[:80]!r}", where=where, hint=hint)
-    return [score if score is None else float(score) for score in scores]
-
-
-def _checked_verdicts(labeler: Comparer, said: Sequence[float | None], num_pairs: int) -> list[float | None]:
-    """Verdicts as they have to be, since a labeler may be of a kind that somebody else wrote."""
-    verdicts, where = list(said), f"labelers.{labeler.name}"
-    if len(verdicts) != num_pairs:
-        what = f"it gave {len(verdicts)} verdicts on {num_pairs} pairs"
-        raise LabelerError(what, where=where, hint="return one for each pair, in their order; None is no verdict")
-    for verdict in verdicts:
-        if verdict is not None and not (isinstance(verdict, Real) and 0 <= verdict <= 1):
-            hint = "a verdict is the probability that the first is better, from 0 to 1, or None"
-            raise LabelerError(f"its verdict on a pair is {str(verdict)[:80]!r}", where=where, hint=hint)
-    return [verdict if verdict is None else float(verdict) for verdict in verdicts]
 
 
 def num_sequence_tokens(completion: Completion) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 
 from align_cli.artifacts.records import Preference
-from align_cli.errors import DataError
+from align_cli.errors import DataError, counted
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.sources import SOURCES
 from align_cli.training.batches import TrainingPair
@@ -89,8 +89,9 @@ def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:
         or (pair.rejected_by == "policy" and pair.rejected_logp is None)
     ]
     if recipe.method.importance_weight_cap is not None and unweighable:
+        hold = counted(len(unweighable), "pair holds", "pairs hold")
         raise DataError(
-            f"{len(unweighable)} pairs hold no log-probabilities of their sampling, which importance weights need",
+            f"{hold} no log-probabilities of their sampling, which importance weights need",
             where="method.importance_weight_cap",
             hint="label completions of `align generate`, or set the key to null",
         )
@@ -104,9 +105,10 @@ def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:
     lacking = [pair for pair in preferences if pair.source == "dpr" and pair.other_ids is None]
     num_responses = recipe.generate.num_generations + recipe.generate.num_reference_generations
     if lacking:
+        were = counted(len(lacking), "pair of source dpr was", "pairs of source dpr were")
         raise DataError(
-            f"{len(lacking)} pairs of source dpr were chosen from {num_responses} responses and hold none of the "
-            "others, which the bilevel response term and importance weights need",
+            f"{were} chosen from {num_responses} responses, with none of the others, which the bilevel response term "
+            "and importance weights need",
             where="method.sources.dpr.gradient",
             hint="label them with this recipe, or set method.sources.dpr.gradient to 0",
         )
@@ -123,9 +125,11 @@ def _check_writers(recipe: Recipe, preferences: Sequence[Preference]) -> None:
         and pair.chosen_by == pair.rejected_by == "dataset"
     ]
     if unsigned:
+        source = unsigned[0].source
+        say = counted(len(unsigned), f"pair of source {source} says", f"pairs of source {source} say")
         raise DataError(
-            f"{len(unsigned)} pairs of source {unsigned[0].source} say of neither response that the policy wrote it",
-            where=f"method.sources.{unsigned[0].source}",
+            f"{say} of neither response that the policy wrote it",
+            where=f"method.sources.{source}",
             hint="label completions of `align generate`; or set chosen_by and rejected_by of each pair",
         )
     unplaced = [
@@ -140,10 +144,11 @@ def _check_writers(recipe: Recipe, preferences: Sequence[Preference]) -> None:
         )
     ]
     if unplaced:
+        source = unplaced[0].source
+        do = counted(len(unplaced), f"pair of source {source} does", f"pairs of source {source} do")
         raise DataError(
-            f"{len(unplaced)} pairs of source {unplaced[0].source} do not say which samples of which prompt they are, "
-            "which the baseline of the bilevel term goes by",
-            where=f"method.sources.{unplaced[0].source}.gradient",
+            f"{do} not say which samples of which prompt they are, which the baseline of the bilevel term goes by",
+            where=f"method.sources.{source}.gradient",
             hint="label completions of `align generate`; or set prompt_index, chosen_index and rejected_index",
         )
 
@@ -152,9 +157,9 @@ def _check_labels(recipe: Recipe, preferences: Sequence[Preference]) -> None:
     """TRL's own losses know that one response won, and no probability of it."""
     uncertain = [pair for pair in preferences if pair.label != 1]
     if recipe.method.uses_trl_loss and uncertain:
+        have = counted(len(uncertain), "pair has", "pairs have")
         raise DataError(
-            f"{len(uncertain)} pairs have a label below 1, the first {uncertain[0].label:g}; TRL's own losses take "
-            "hard labels alone",
+            f"{have} a label below 1, the first {uncertain[0].label:g}; TRL's own losses take hard labels alone",
             where="method.loss_type",
             hint="leave these pairs out, set label.ties to drop, or set method.loss_type to sigmoid, ipo, hinge or "
             "simpo",
@@ -164,8 +169,9 @@ def _check_labels(recipe: Recipe, preferences: Sequence[Preference]) -> None:
 def _check_sources(preferences: Sequence[Preference], known: Sequence[str]) -> None:
     strange = [pair.source for pair in preferences if pair.source not in known]
     if strange:
+        have = counted(len(strange), "pair has", "pairs have")
         raise DataError(
-            f"{len(strange)} pairs have source {strange[0]!r}, which has no share in the recipe's mixture",
+            f"{have} source {strange[0]!r}, which has no share in the recipe's mixture",
             where="method.sources",
             hint=f"give it a share, or leave these pairs out; pairs of {' and '.join(dict.fromkeys(known))} are used",
         )

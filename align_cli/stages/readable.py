@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from align_cli.artifacts.json_text import to_json
 from align_cli.data.rows import place_of
-from align_cli.errors import MAX_KINDS, DataError, Fault
+from align_cli.errors import MAX_KINDS, DataError, Fault, counted
 from align_cli.models.text import PolicyText
 from align_cli.stages.lengths import COMPLETION_KEY, PROMPT_KEY, Limits, ReadRow, read_row
 
@@ -107,7 +107,8 @@ class RowFaults:
             places = [f"{place} ({num_tokens} tokens)" for place, num_tokens in too_long]
             faults.append(self._fault(places, *self._too_long_words(limit, max(tokens for _, tokens in too_long))))
         num_hidden = sum(len(rows) for rows in list(self._kinds.values())[MAX_KINDS:])
-        return [*faults, Fault(f"and {num_hidden} more {self._noun}", self._key)] if num_hidden else faults
+        hidden = counted(num_hidden, f"more {self._noun}".removesuffix("s"))
+        return [*faults, Fault(f"and {hidden}", self._key)] if num_hidden else faults
 
     def _too_long_words(self, limit: str, most: int) -> tuple[str, str]:
         """What is said of rows beyond a limit, of which the longest has so many tokens, and the remedy."""

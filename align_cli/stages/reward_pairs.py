@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import Text
 from align_cli.data.thinking import without_thinking
-from align_cli.errors import DataError
+from align_cli.errors import DataError, counted
 from align_cli.models.text import plain_text
 from align_cli.recipe import Recipe
 from align_cli.seeds import seeded_order
@@ -108,9 +108,13 @@ def _telling(rows: Sequence[Mapping[str, Any]], key: str, recipe: Recipe, counts
             own[reason] += 1
     counts.update({f"{reason}_dropped": count for reason, count in own.items()})
     if not pairs:
-        said = {"ties": "ties", "equal_texts": "pairs of equal texts"}
-        causes = " and ".join(f"{count} {said[reason]}" for reason, count in own.items())
-        what = f"of {len(rows)} pairs none says which response is better: {causes}" if rows else "there are no pairs"
+        said = {"ties": ("tie",), "equal_texts": ("pair of equal texts", "pairs of equal texts")}
+        causes = " and ".join(counted(count, *said[reason]) for reason, count in own.items())
+        what = (
+            f"of {counted(len(rows), 'pair')} none says which response is better: {causes}"
+            if rows
+            else "there are no pairs"
+        )
         raise DataError(what, where=key, hint=f"set {key} to pairs with a better response")
     return pairs
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import Preference
-from align_cli.errors import DivergedError, OutOfMemoryError, RunError, all_at_once
+from align_cli.errors import DivergedError, OutOfMemoryError, RunError, all_at_once, counted
 from align_cli.metrics.labels import agreement
 from align_cli.models.load import Policy
 from align_cli.models.scoring import implicit_reward_margins
@@ -344,8 +344,8 @@ def _halve_passes(trainer: PreferenceTrainer, error: MemoryError) -> str:
         ) from None
     pairs, batch = trainer.pairs_per_pass, trainer.args.per_device_train_batch_size
     return (
-        f"out of memory; the round begins again with {pairs} pairs a forward pass and "
-        f"{batch // pairs} passes a step, which is the same global batch. Set "
+        f"out of memory; the round begins again with {counted(pairs, 'pair')} a forward pass and "
+        f"{counted(batch // pairs, 'pass', 'passes')} a step, which is the same global batch. Set "
         "train.per_device_train_batch_size and train.gradient_accumulation_steps so next time"
     )
 

@@ -60,6 +60,14 @@ def test_what_was_spent_stands_among_the_answers_and_answers_nothing(path: Path)
     assert Answers(path).rows()[0]["spent"] == {"tokens": 7, "dollars": 0.25}
 
 
+def test_whose_an_answer_is_stands_beside_it_and_asks_for_nothing_else(path: Path) -> None:
+    answers = Answers(path)
+    answers.keep(ASKED, ANSWER, by={"kind": "judge"})
+    answers.spent({"calls": 1}, by={"kind": "other"})
+    assert [row["by"]["kind"] for row in Answers(path).rows()] == ["judge", "other"]
+    assert Answers(path).get(ASKED) == ANSWER
+
+
 def test_without_a_path_they_are_kept_in_memory_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     answers = Answers()

@@ -103,7 +103,7 @@ def test_somebody_labels_at_a_terminal_quits_and_goes_on(folder: Path) -> None:
         shown.type("\r")
         code, rest = shown.end()
         assert code == 0
-        assert "ann: 3 of 4 pairs have a verdict, 1 of them ties, 1 skipped" in rest
+        assert "ann: 3 of 4 pairs have a verdict, 1 of them a tie, 1 skipped" in rest
         assert "Traceback" not in rest
     labels = sorted(label for _, label in chosen(folder))
     assert labels == [0.5, 0.5, 1.0, 1.0]

@@ -104,7 +104,7 @@ def test_a_mixture_is_refused_unless_it_is_chosen(tmp_path: Path) -> None:
             in_form(rows, form, "data.prompts")
         (fault,) = caught.value.faults
         assert fault.where == "data.prompts"
-        assert fault.what == f"2 rows are plain text, the first {path}:1, and 1 are conversations, the first {path}:2"
+        assert fault.what == f"2 rows are plain text, the first {path}:1, and 1 is a conversation, the first {path}:2"
         assert fault.hint.startswith("set data.as_chat to always,")
     assert in_form(rows, NEVER, "k") == rows
     assert [row["prompt"] for row in in_form(rows, ALWAYS, "k")] == [[user("p")], [user("q")], [user("r")]]

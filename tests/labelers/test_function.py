@@ -167,7 +167,7 @@ def test_no_completions_have_no_scores_and_need_no_call(labeler: MakeLabeler) ->
 @pytest.mark.parametrize(
     ("result", "what"),
     [
-        ("[1.0]", "the function returned 1 scores for 2 completions (prompts 2 to 3)"),
+        ("[1.0]", "the function returned 1 score for 2 completions (prompts 2 to 3)"),
         ("[1.0] * 5", "the function returned 5 scores for 2 completions (prompts 2 to 3)"),
         ("[]", "the function returned 0 scores for 2 completions (prompts 2 to 3)"),
         ("[1.0, float('nan')]", "the function returned nan for the prompt with index 3"),
@@ -495,3 +495,102 @@ def test_who_is_at_fault_is_looked_for_behind_those_that_the_function_refuses_in
     fault = fault_of(lambda: labeler(code).score(PROMPTS, COMPLETIONS))
     assert fault.what == "the function raised on the prompt with index 2"
     assert fault.snippet.endswith("KeyError: 'no such word'")
+
+
+ANSWERS = """
+    class Answers:
+        def __init__(self, gold, *, column="answer"):
+            self.gold = gold
+
+        def __call__(self, prompts, completions):
+            return [float(text == self.gold) for text in completions]
+
+    def anything(gold, **others):
+        return Answers(gold)
+
+    def nothing():
+        return Answers("a")
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "arguments", "what", "hint"),
+    [
+        (
+            "Answers",
+            {"golf": "a"},
+            "scores.py:Answers has no argument 'golf'",
+            "did you mean gold? it takes gold, column",
+        ),
+        ("Answers", {"gold": "a", "size": 3}, "scores.py:Answers has no argument 'size'", "it takes gold, column"),
+        ("Answers", {"gold": "a", "Gold": 3}, "scores.py:Answers has no argument 'Gold'", "it takes gold, column"),
+        ("Answers", {}, "scores.py:Answers needs gold", "add what is lacking: it takes gold, column"),
+        ("Answers", {"self": 1, "gold": 2}, "scores.py:Answers has no argument 'self'", "it takes gold, column"),
+        ("anything", {"colour": "a"}, "scores.py:anything needs gold", "add what is lacking: it takes gold"),
+        ("nothing", {"gold": "a"}, "scores.py:nothing has no argument 'gold'", "it takes none"),
+    ],
+)
+def test_arguments_of_other_names_are_told_with_those_that_it_takes(
+    made: str, arguments: dict[str, Any], what: str, hint: str, labeler: MakeLabeler
+) -> None:
+    with pytest.raises(LabelerError) as caught:
+        labeler(ANSWERS, f"scores.py:{made}", arguments=arguments)
+    (fault,) = caught.value.faults
+    assert (fault.where, fault.what, fault.hint) == ("labelers.mine.arguments", what, hint)
+    assert not fault.snippet
+
+
+def test_arguments_that_it_takes_by_any_name_are_its_own_business(labeler: MakeLabeler) -> None:
+    made = labeler(ANSWERS, "scores.py:anything", arguments={"gold": "a", "colour": "red"})
+    assert made.score(["p"], ["a"]) == [1.0]
+
+
+def test_a_scoring_function_with_arguments_is_told_to_have_none(labeler: MakeLabeler) -> None:
+    with pytest.raises(LabelerError, match=r"scores\.py:score needs prompts and completions") as caught:
+        labeler(LENGTHS, arguments={})
+    assert caught.value.faults[0].hint == "leave out `arguments`: it is the scoring function itself"
+
+
+def test_a_signature_of_its_own_making_is_the_functions_fault_or_says_nothing(labeler: MakeLabeler) -> None:
+    code = """
+        class Odd:
+            __signature__ = "none"
+
+            def __init__(self, gold):
+                self.gold = gold
+
+            def __call__(self, prompts, completions):
+                return [1.0] * len(completions)
+    """
+    assert labeler(code, "scores.py:Odd", arguments={"gold": 1}).score(["p"], ["a"]) == [1.0]
+
+
+CHAT = [{"role": "user", "content": "Which?"}], [{"role": "assistant", "content": "blue"}]
+
+
+def test_a_reward_function_of_trls_for_text_reads_the_words_of_conversations(labeler: MakeLabeler) -> None:
+    prompt, completion = CHAT
+    assert labeler(LENGTHS).score([prompt, "p"], [completion, "a"]) == [4.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        "completion[0]['content']",
+        "completion[-1].get('content')",
+        "[message['content'] for message in completion]",
+        "completion.items()",
+    ],
+)
+def test_a_reward_function_of_trls_for_conversations_is_told_that_it_gets_text(
+    taken: str, labeler: MakeLabeler
+) -> None:
+    made = labeler(f"def score(completions, **kwargs):\n    return [len({taken}) for completion in completions]\n")
+    fault = fault_of(lambda: made.score([CHAT[0]], [CHAT[1]]))
+    assert fault.hint.startswith("prompts and completions come as text, also of conversations")
+
+
+@pytest.mark.parametrize("broken", ["'text'.no", "[1][str()]", "{}.no", "None.get"])
+def test_another_fault_of_the_functions_brings_no_hint_on_conversations(broken: str, labeler: MakeLabeler) -> None:
+    made = labeler(f"def score(prompts, completions):\n    return {broken}\n")
+    assert fault_of(lambda: made.score(["p"], ["a"])).hint == ""

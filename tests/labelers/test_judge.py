@@ -27,6 +27,7 @@ from align_cli.errors import LabelerError
 from align_cli.labelers import Comparer, Scorer, build_labeler
 from align_cli.labelers.server import endpoint
 from align_cli.labelers.server.pace import Pace
+from align_cli.labelers.verdicts import Pair, Verdicts
 from align_cli.recipe.sections.labelers import JudgeLabelerSection
 
 Make = Callable[..., Any]
@@ -390,6 +391,33 @@ def test_a_budget_of_tokens_or_money_stops_before_the_next_request(make: Make, s
     judge = make(server, price=price)
     assert judge.compare(PROMPTS, FIRSTS, SECONDS) == WINNERS
     assert judge.figures(judge.take_counts())["cost"] == 6 * (1 + 2 * 4)
+
+
+def test_a_budget_is_of_one_model_and_not_of_who_else_answered_under_the_labelers_name(
+    make: Make, serve: Serve, tmp_path: Path
+) -> None:
+    verdicts, pair = Verdicts(answers_in(tmp_path)), Pair.of("p1", "aaaa", "a")
+    for number in range(5):
+        verdicts.keep(pair, f"reader {number}", "first", "first")
+    answers_in(tmp_path).keep({"of": "a kind of somebody else's"}, 0.5)
+    server = serve(longer_wins, {2: "500", 3: "nonsense"})
+    make(server, model="dearer", max_unparsable=1.0).compare(PROMPTS, FIRSTS, SECONDS)
+    assert len(server.asked) == 7
+    assert make(server, budget={"calls": 6}).compare(PROMPTS, FIRSTS, SECONDS) == WINNERS
+    with pytest.raises(LabelerError, match=r"the budget of 6 calls has run out: 6 requests"):
+        make(server, budget={"calls": 6}).compare(["p4"], ["a"], ["b"])
+    with pytest.raises(LabelerError, match=r"the budget of 7 calls has run out: 7 requests"):
+        make(server, model="dearer", budget={"calls": 7}).compare(["p4"], ["a"], ["b"])
+
+
+def test_answers_that_do_not_say_whose_they_are_count_where_they_are_a_judges(
+    make: Make, serve: Serve, tmp_path: Path
+) -> None:
+    took = {"calls": 1, "prompt_tokens": 3, "completion_tokens": 4}
+    answers_in(tmp_path).keep({"body": "of an older align"}, {"text": "[[A]]", "retries": 0, **took})
+    answers_in(tmp_path).spent(took)
+    with pytest.raises(LabelerError, match="the budget of 14 tokens has run out: 14 tokens"):
+        make(serve(), budget={"tokens": 14}).compare(PROMPTS, FIRSTS, SECONDS)
 
 
 def test_a_server_that_counts_no_tokens_cannot_be_held_to_a_budget_of_tokens(make: Make, serve: Serve) -> None:

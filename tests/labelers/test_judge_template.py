@@ -106,6 +106,11 @@ def test_the_templates_of_align_are_sound(name: str, answer: str, value: float) 
     [
         (PAIRWISE.replace("{second}", ""), 6, "the field {second} is nowhere"),
         (PAIRWISE.replace("{prompt}", "{question}"), 6, "{question} is no field"),
+        (
+            "# of {question}\n" + PAIRWISE.replace("{prompt}", "{{question}} or\n{question}"),
+            8,
+            "{question} is no field",
+        ),
         (PAIRWISE.replace("tie: C", "tie: C\nthird: D"), 5, "the head names third, a third answer"),
         (
             PAIRWISE.replace("tie: C", "tie: a."),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import Field
 
 from align_cli.artifacts.records import Completion
 from align_cli.errors import LabelerError, RecipeError
-from align_cli.labelers import Scorer, build_labeler
+from align_cli.labelers import Comparer, Scorer, build_labeler
 from align_cli.recipe import code_that_runs, describe_keys, dump, load_recipe, resolved
 from align_cli.recipe.sections.labelers import LABELER_KINDS, LabelerKind, LabelerSection
+from align_cli.recipe.sections.labelers.base import Gives
 from align_cli.stages.base import NoProgress
-from align_cli.stages.opinions import Asking
+from align_cli.stages.opinions import Asking, check_labelers
 
 KINDS = ", ".join(LABELER_KINDS)
 
@@ -98,6 +99,7 @@ def test_its_keys_are_described() -> None:
     docs = {doc.path: doc for doc in describe_keys()}
     weight = docs["labelers.<name>.weight"]
     assert (weight.type, weight.range, weight.default) == ("a number", "above 0", "1.0")
+    assert weight.kinds == ("words",)
     assert docs["labelers.<name>.kind"].type == f"one of {KINDS}, words"
 
 
@@ -204,7 +206,7 @@ def test_a_labeler_of_others_that_cannot_be_made_is_told_in_words(
     ("made", "what"),
     [
         ("Raising", "scoring raised"),
-        ("Short", "it gave 1 scores for 2 completions"),
+        ("Short", "it gave 1 score for 2 completions"),
         ("Endless", "its score of a completion is 'inf'"),
     ],
 )
@@ -219,3 +221,87 @@ def test_what_a_labeler_of_others_does_wrong_is_told_in_words(
     assert (fault.where, fault.what) == ("labelers.wordy", what)
     if made == "Raising":
         assert "SystemExit: no more" in (fault.snippet or "")
+
+
+class VersusSection(WordsLabelerSection):
+    """A labeler of kind `words`: which of two completions is longer."""
+
+    @property
+    def gives(self) -> Gives:
+        return "verdicts"
+
+
+class PaidSection(VersusSection):
+    """One that costs money."""
+
+    COSTS: ClassVar[bool] = True
+
+
+class Versus(Comparer):
+    """The longer one wins; what it was asked is kept."""
+
+    batch_size = 8
+    asked: ClassVar[list[tuple[str, str, str]]] = []
+
+    def __init__(self, name: str, section: VersusSection, note: Callable[[str], None]) -> None:
+        self.name = name
+        self.asked.clear()
+
+    def compare(
+        self, prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str], prompt_indices: object = None
+    ) -> list[float | None]:
+        self.asked.extend(zip(prompts, firsts, seconds, strict=True))
+        return [float(len(one) > len(other)) for one, other in zip(firsts, seconds, strict=True)]
+
+
+class Torn(Versus):
+    def compare(self, *asked: object) -> list[float | None]:
+        raise KeyError("no such word")
+
+
+class Sure(Versus):
+    def compare(self, prompts: Sequence[str], *asked: object) -> list[float | None]:
+        return [100.0] * len(prompts)
+
+
+class Lone(Versus):
+    def compare(self, *asked: object) -> list[float | None]:
+        return [1.0]
+
+
+ROWS = [{"prompt": "one"}, {"prompt": "three"}, {"prompt": "never looked at"}]
+
+
+def tried(made: str, section: type[LabelerSection], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LABELER_KINDS, "words", LabelerKind(section, f"{__name__}:{made}"))
+    check_labelers([build_labeler("wordy", load_recipe("recipe.yaml").labelers["wordy"])], ROWS)
+
+
+def test_a_comparer_is_tried_on_two_prompts_as_a_scorer_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried("Versus", VersusSection, monkeypatch)
+    assert Versus.asked == [("one", "one", "three"), ("three", "three", "one")]
+
+
+def test_a_comparer_that_costs_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried("Versus", PaidSection, monkeypatch)
+    assert Versus.asked == []
+
+
+@pytest.mark.parametrize(
+    ("made", "section", "what"),
+    [
+        ("Torn", VersusSection, "its check raised"),
+        ("Sure", VersusSection, "its verdict on a pair is '100.0'"),
+        ("Lone", VersusSection, "it gave 1 verdict on 2 pairs"),
+        ("Raising", WordsLabelerSection, "its check raised"),
+        ("Short", WordsLabelerSection, "it gave 1 score for 2 completions"),
+        ("Endless", WordsLabelerSection, "its score of a completion is 'inf'"),
+    ],
+)
+def test_what_it_does_wrong_is_known_before_anything_is_sampled(
+    made: str, section: type[LabelerSection], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(LabelerError) as caught:
+        tried(made, section, monkeypatch)
+    (fault,) = caught.value.faults
+    assert (fault.where, fault.what) == ("labelers.wordy", what)

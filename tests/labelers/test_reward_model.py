@@ -147,6 +147,41 @@ def test_completions_of_a_length_go_together_and_scores_come_in_their_order(fold
     assert scores == pytest.approx(made(folder).score(PROMPTS, COMPLETIONS), abs=1e-5)
 
 
+def test_what_reads_the_same_is_scored_once_and_ties_whatever_else_its_batch_holds(folder: Path) -> None:
+    scorer, seen = made(folder, batch_size=2), []
+    plain = scorer._score_batch
+
+    def score_batch(prompts: list[Text], texts: list[Text]) -> list[float]:
+        seen.extend(zip(prompts, texts, strict=True))
+        return [score + 1e-7 * len(seen) for score in plain(prompts, texts)]  # as other kernels for other shapes do
+
+    scorer._score_batch = score_batch
+    blue = COMPLETIONS[1]
+    rows = [
+        ("Who?", "me", 3),
+        (CHAT, blue, 9),
+        ("Who?", "me", 4),
+        ("Why?", "me", 2),
+        (CHAT, blue, 1),
+        ("Who?", "you", 2),
+    ]
+    asked = [completion(index, *row) for index, row in enumerate(rows)]
+    scores = Asking(NoProgress()).scores(scorer, asked, "scores").values
+    assert scores[0] == scores[2] and scores[1] == scores[4]
+    assert len({scores[place] for place in (0, 1, 3, 5)}) == 4, "another prompt or answer has a score of its own"
+    assert len(seen) == 4 and all(row[:2] in seen for row in rows)
+
+
+def test_what_reads_the_same_without_its_thinking_is_scored_once_too(folder: Path) -> None:
+    thought = [completion(index, "Who?", f"<think>{said}</think>me", 5) for index, said in enumerate(("a", "b"))]
+    for thinking, num_scores in (("strip", 1), ("keep", 2)):
+        scorer, seen = made(folder, batch_size=1), []
+        plain = scorer._score_batch
+        scorer._score_batch = lambda prompts, texts: seen.extend(texts) or plain(prompts, texts)  # noqa: B023
+        Asking(NoProgress(), thinking=thinking).scores(scorer, thought, "scores")
+        assert len(seen) == num_scores
+
+
 def test_of_a_text_that_is_too_long_it_sees_the_end_and_says_so_once(tmp_path: Path) -> None:
     folder, notes = make_folder(tmp_path / "model"), []
     scorer = made(folder, notes.append, batch_size=1)

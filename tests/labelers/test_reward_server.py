@@ -119,7 +119,7 @@ def test_an_embedding_of_one_number_as_sglang_sends_it_is_a_reward_and_reverse_t
         ({"data": [{"index": 0, "probs": [float("nan")]}]}, "no reward: nan"),
         ({"data": [{"index": 0, "probs": []}]}, "0 numbers for one completion"),
         ({"data": [{"index": 0, "score": 0.5}]}, "no reward: {'index': 0, 'score': 0.5}"),
-        ({"data": [{"probs": [1.0]}, {"probs": [1.0]}]}, "2 for 1 completions"),
+        ({"data": [{"probs": [1.0]}, {"probs": [1.0]}]}, "2 for 1 completion"),
     ],
 )
 def test_what_is_no_reward_is_refused_at_once(answer: Any, what: str, serve: Callable[..., JudgeServer]) -> None:

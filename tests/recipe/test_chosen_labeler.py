@@ -57,3 +57,26 @@ def test_a_recipe_that_cannot_be_read_is_left_to_who_loads_it(text: str, tmp_pat
     added = chosen_labeler(broken, [], "person")
     with pytest.raises(RecipeError):
         load_recipe(broken, added)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("persons", "did you mean --labeler person?"),
+        ("hiden", "did you mean --labeler hidden?"),
+        ("function", "did you mean --labeler hidden?"),
+        ("judge", "name one of hidden, given, person; person needs no section"),
+    ],
+)
+def test_a_name_that_no_labeler_has_is_told_with_the_nearest_and_those_of_its_kind(
+    name: str, hint: str, path: Path
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        chosen_labeler(path, ["labelers.given={kind: dataset}"], name)
+    (fault,) = caught.value.faults
+    assert fault.what == f"--labeler is '{name}'; labelers defines no such labeler"
+    assert fault.hint == hint
+
+
+def test_a_labeler_with_a_fault_of_its_own_is_told_of_that(path: Path) -> None:
+    assert chosen_labeler(path, ["labelers.other=3"], "other") == [f"{IN_ITS_PLACE}other"]

@@ -20,7 +20,11 @@ BROKEN = [
     ([both(of="{}")], "labelers.both.of names no labeler; it must name two or more", "name another one"),
     ([both(of="{hidden: 1, other: 0}"), OTHER], "labelers.both.of.other is 0; it must be above 0", ""),
     ([both(of="{hidden: 1, other: x}"), OTHER], "labelers.both.of.other is 'x'; it must be a number above 0", ""),
-    ([both(of="[hidden, other]"), OTHER], "labelers.both.of is ['hidden', 'other']; it must be a section", ""),
+    (
+        [both(of="[hidden, other]"), OTHER],
+        "labelers.both.of is ['hidden', 'other']; it must be a section",
+        "write {hidden: 1, other: 1}",
+    ),
     ([both(of="{hidden: 1, othr: 1}"), OTHER], "labelers.both.of is 'othr'; labelers defines no such labeler", ""),
     ([both(of="{hidden: 1, given: 1}")], "names 'given', of kind dataset, which labels nothing", "leave it out"),
     ([both("by: mean"), OTHER], "labelers.both.by is 'mean'", ""),

@@ -8,6 +8,7 @@ import pytest
 
 from align_cli.errors import RecipeError
 from align_cli.recipe import load_recipe
+from align_cli.recipe.sections.data import DataSection
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.recipe.sections.labelers import LABELER_KINDS
 
@@ -62,7 +63,11 @@ def test_ten_faults_are_reported_at_once_in_these_words(monkeypatch):
             "labelers.other.kind is missing",
             f"set it to one of {KINDS}",
         ),
-        ("data=5", "data is 5; it must be a section", ""),
+        (
+            "data=5",
+            "data is 5; it must be a section",
+            f"give it keys: {', '.join(DataSection.model_fields)}",
+        ),
         (
             "label=",
             "label is empty; it must be a section",
@@ -79,9 +84,9 @@ def test_ten_faults_are_reported_at_once_in_these_words(monkeypatch):
             "did you mean ipo?",
         ),
         ("method.loss_type=[]", f"method.loss_type is []; it must be one of {LOSSES}", ""),
-        ("method.loss_type={dpo: 1}", f"method.loss_type is a section; it must be one of {LOSSES}", ""),
+        ("method.loss_type={dpo: 1}", f"method.loss_type is a section; it must be one of {LOSSES}", "write [dpo]"),
         ("method.loss_type=[dpo, 3]", f"method.loss_type[1] is 3; it must be one of {LOSSES}", ""),
-        ("method.loss_weights=3", "method.loss_weights is 3; it must be a list, each a number", ""),
+        ("method.loss_weights=3", "method.loss_weights is 3; it must be a list, each a number", "write [3]"),
         ("method.simpo_gamma=-1", "method.simpo_gamma is -1; it must be at least 0", ""),
         ("method.label_smoothing=0.5", "method.label_smoothing is 0.5; it must be at least 0 and below 0.5", ""),
         ("method.label_smoothing=-0.1", "method.label_smoothing is -0.1; it must be at least 0 and below 0.5", ""),

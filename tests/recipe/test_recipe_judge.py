@@ -92,6 +92,22 @@ def test_what_a_judge_answers_with_is_said_by_its_template(template: str, gives:
     assert load(JUDGE, f"labelers.j.template={template}").labelers["j"].gives == gives
 
 
+@pytest.mark.parametrize(
+    ("text", "gives"),
+    [
+        ("# not {completion}, but two\n--- user\n{prompt} {first} {second}", "verdicts"),
+        ("answer: {completion}(.)\n--- user\n{prompt} {first} {second}", "verdicts"),
+        ("--- user\n{prompt} {first} {second} {{completion}}", "verdicts"),
+        ("# not {first} or {second}\n--- system\nOf {completion}\n--- user\n{prompt}", "scores"),
+        ("\ufeff--- user\n{completion} {prompt}", "scores"),
+        ("{prompt} {completion}", "verdicts"),
+    ],
+)
+def test_only_a_field_of_its_messages_says_what_a_template_gives(text: str, gives: str, load: Load) -> None:
+    Path("own.txt").write_text(text, encoding="utf-8")
+    assert load(JUDGE, "labelers.j.template=own.txt").labelers["j"].gives == gives
+
+
 def test_the_users_own_template_is_a_file_that_stages_depend_on(load: Load) -> None:
     Path("two.txt").write_text("--- user\n{prompt} {first} {second}", encoding="utf-8")
     assert load(JUDGE, "labelers.j.template=two.txt").labelers["j"].files() == {"template": "two.txt"}

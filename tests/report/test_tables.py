@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from align_cli.artifacts.records import Evaluation
-from align_cli.report.tables import TextTable, markdown, rounds_table, scorers_table, stages_table
+from align_cli.report.tables import TextTable, in_words, markdown, rounds_table, scorers_table, stages_table
 
 
 def evaluation(round_number: int, **changes: Any) -> Evaluation:
@@ -158,3 +158,27 @@ def test_a_table_in_markdown() -> None:
 
 def test_a_table_without_rows_is_its_head() -> None:
     assert markdown(TextTable(["round"], [])) == "| round |\n|---|"
+
+
+def test_one_of_something_is_not_several() -> None:
+    figures = {"pairs": 1, "ties_kept": 1, "ties_dropped": 2, "empty_texts_dropped": 1, "equal_texts_kept": 1, "odd": 1}
+    words = "1 pair, 1 tie kept, 2 ties dropped, 1 empty text dropped, 1 equal texts kept, 1 odd"
+    assert in_words(figures) == words
+    assert (
+        in_words({"pairs": 0, "mixed_pairs": 1, "single_completions": 1})
+        == "0 pairs, 1 mixed pair, 1 single completion"
+    )
+
+
+def test_a_ledger_of_one_completion_and_one_step_counts_one() -> None:
+    generated = {"completions": 1, "tokens": 5}
+    trained = {"last_step": {"loss": 0.5, "step": 1}, "clipped_steps": 1}
+    events = [finish("generate", generated), finish("train", trained)]
+    assert [row[-1] for row in stages_table(events).rows] == [
+        "1 completion, 5 tokens/s",
+        "loss 0.500 at step 1, 1 step clipped",
+    ]
+
+
+def finish(stage: str, figures: dict[str, Any]) -> dict[str, Any]:
+    return {"event": "finish", "round": 1, "stage": stage, "seconds": 1.0, "figures": figures}

@@ -33,7 +33,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     ("text", "number"),
     [
         ("#### 42", 42),
-        ("-\t5", -5),
+        ("x = -\t5", -5),
         ("so it is -\n5", 5),
         ("3\t/\n4", Fraction(3, 4)),
         ("so 3 + 4 = 7.\n#### 1,234\n", 1234),
@@ -74,6 +74,69 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 )
 def test_the_number_that_a_text_ends_in(text: str, number: Any) -> None:
     assert final_number(text) == number
+
+
+@pytest.mark.parametrize("minus", ["-", "−", "–", "﹣", "－"])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("-5", -5),
+        ("it is -5.", -5),
+        ("$-5", -5),
+        ("-$5", -5),
+        ("-$ 5", -5),
+        ("(-5)", -5),
+        ("**-5**", -5),
+        ("x=-5", -5),
+        ("-.5", Fraction(-1, 2)),
+        ("-1/2", Fraction(-1, 2)),
+        (r"$-\frac{1}{2}$", Fraction(-1, 2)),
+        (r"$\frac{-1}{2}$", Fraction(-1, 2)),
+        ("1e-2", Fraction(1, 100)),
+        ("from 3 to -5", -5),
+        ("3 * -5", -5),
+        ("3 - -5", -5),
+        ("x = - 5", -5),
+        ("the sum: - 5", -5),
+        ("(- 5)", -5),
+        (r"\boxed{- 5}", -5),
+        ("#### - 5", -5),
+        ("#### - $5", -5),
+        ("The answer is - 5", -5),
+        ("answer = - 1/2", Fraction(-1, 2)),
+        ("- 5", 5),
+        ("Fruit:\n- 5 figs", 5),
+        ("Fruit:\n  - $5", 5),
+        ("3 - 5", 5),
+        ("(3) - 5", 5),
+        ("5% - 3%", 3),
+        ("$10 - $20", 20),
+        ("x - 5", 5),
+        ("ten - 5", 5),
+        ("in 3.\n- 5", 5),
+        ("3-5", 5),
+        ("$10-$20", 20),
+        ("10-20", 20),
+        ("10 - 20", 20),
+        ("#### 10 - 20", 10),
+        ("in 2024-01-15", 15),
+        ("pages 3-5-7", 7),
+        ("+5", 5),
+        ("3 + 5", 5),
+    ],
+)
+def test_a_minus_is_a_numbers_own_where_nothing_can_be_taken_from(text: str, number: Any, minus: str) -> None:
+    assert final_number(text.replace("-", minus)) == number
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [("- 5", "#### -5", "#### 5"), ("−5", "it is -5", "it is 5"), ("3 - 5", "#### 3 - 5", "#### 3")],
+)
+def test_a_gold_answer_is_one_number_with_its_sign_or_words(tmp_path: Path, gold: str, right: str, wrong: str) -> None:
+    place = write(tmp_path / "gold.jsonl", [{"q": "How many?", "a": gold}])
+    reward = ExactAnswer(place, prompt_column="q", answer_column="a")
+    assert reward(["How many?"] * 2, [right, wrong]) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

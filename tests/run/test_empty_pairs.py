@@ -23,7 +23,7 @@ DROPPING = ("label.equal_texts=drop", "label.ties=drop", "label.empty_texts=drop
     [
         ([SAME] * 4, "of 4 pairs none is left: 4 with the same text or the same tokens as chosen"),
         ([UNKNOWN] * 2, "of 2 pairs none is left: 2 with the same text or the same tokens as chosen"),
-        ([TIE], "of 1 pairs none is left: 1 with equal scores or a label of one half"),
+        ([TIE], "of 1 pair none is left: 1 with equal scores or a label of one half"),
         ([SAME, TIE, EMPTY, EMPTY], "of 4 pairs none is left: 2 with an empty text, 1 with the same text or"),
     ],
 )

@@ -288,8 +288,8 @@ def test_memory_for_no_more_than_one_pair_is_enough_and_for_less_is_a_fault(fold
     memory.in_training = 2
     short = ("rounds=1", "train.steps_per_round=1")
     said = train("output_dir=out", *short)
-    assert [line.split("with ")[1].split(" pairs")[0] for line in said if "memory" in line] == ["4", "2", "1"]
-    assert "with 1 pairs a forward pass and 8 passes a step" in said[-1]
+    assert [line.split("with ")[1].split(" pair")[0] for line in said if "memory" in line] == ["4", "2", "1"]
+    assert "with 1 pair a forward pass and 8 passes a step" in said[-1]
     memory.in_training = 1
     with pytest.raises(AlignError) as caught:
         train("output_dir=out", "rounds=2", *short[1:])

@@ -55,7 +55,7 @@ def test_a_chain_in_a_shell_makes_what_the_first_round_makes(
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     said = [line for line in done.stderr.splitlines() if not re.search(r": \d+ of \d+ ", line)]  # on a slow machine
-    lines = [re.sub(r"[\d.]+ s, .*|loss .*|, 1 ties kept", "", line) for line in said]
+    lines = [re.sub(r"[\d.]+ s, .*|loss .*|, 1 tie kept", "", line) for line in said]
     assert lines == [
         "round 0 sft: ",
         "round 1 generate: ",

@@ -20,7 +20,7 @@ from align_cli.labelers.combination import Combination
 from align_cli.recipe.sections.labelers.combination import CombinationLabelerSection
 from align_cli.run.folder.work import WorkInProgress
 from align_cli.stages.base import NoProgress
-from align_cli.stages.opinions import Asking, _checked_verdicts, kept_values
+from align_cli.stages.opinions import Asking, kept_values
 
 
 class Measured:
@@ -249,28 +249,3 @@ def test_a_journals_rows_hold_counts_only_where_something_was_counted(
         {"counts": {"calls": 1}, "values": [0.0, 1.0]},
         {"counts": {"calls": 1}, "values": [0.5, 1.0]},
     ]
-
-
-class Answering(Comparer):
-    """Gives the verdicts that it was made of, as a kind of somebody else's may."""
-
-    batch_size = 8
-
-    def __init__(self, *verdicts: Any) -> None:
-        self.name, self._verdicts = "theirs", verdicts
-
-    def check(self, prompts: Sequence[Text]) -> None:
-        """Nothing can be wrong."""
-
-    def compare(self, *asked: Any) -> Sequence[Any]:
-        return self._verdicts
-
-
-@pytest.mark.parametrize("said", [(2.0,), (-0.1,), (float("nan"),), ("first",), (), (1.0, 0.0)])
-def test_a_comparer_that_gives_no_probability_for_each_pair_is_named(said: tuple[Any, ...]) -> None:
-    with pytest.raises(LabelerError, match=r"labelers\.theirs"):
-        _checked_verdicts(Answering(*said), Answering(*said).compare(), 1)
-
-
-def test_verdicts_are_kept_as_numbers() -> None:
-    assert _checked_verdicts(Answering(), [True, None, 0.5], 3) == [1.0, None, 0.5]

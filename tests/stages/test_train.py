@@ -153,7 +153,7 @@ def test_labels_below_one_are_refused_where_the_loss_is_trls(
 
 def test_offline_labels_below_one_are_refused_just_so(trained: Callable[..., list[TrainingPair]]) -> None:
     pairs = [pair_of(0, source="offline", label=0.9, **UNSIGNED)]
-    with pytest.raises(DataError, match=r"1 pairs have a label below 1, the first 0\.9; TRL's own losses"):
+    with pytest.raises(DataError, match=r"1 pair has a label below 1, the first 0\.9; TRL's own losses"):
         trained(pairs, OFFLINE, "method.loss_type=apo_zero")
 
 
@@ -173,7 +173,7 @@ def test_a_choice_among_responses_of_policy_and_reference_needs_those_that_were_
     with pytest.raises(DataError) as caught:
         trained([pair_of()], *overrides)
     assert str(caught.value).startswith(
-        "method.sources.dpr.gradient: 1 pairs of source dpr were chosen from 3 responses and hold none of the others"
+        "method.sources.dpr.gradient: 1 pair of source dpr was chosen from 3 responses, with none of the others"
     )
     (pair,) = trained([pair_of(other_ids=[[8, 1]], other_logps=[-0.5])], *overrides)
     assert (pair.other_ids, pair.sampled_logp) == (([8, 1],), -3.5)
@@ -189,7 +189,7 @@ def test_weights_need_the_log_probabilities_of_what_the_policy_sampled_and_no_ot
     weighed = "method.importance_weight_cap=10"
     assert [pair.sampled_logp for pair in trained([mixed()], *MIXED, weighed)] == [-2.0]
     for lacking in (mixed(rejected_logp=None), mixed(1, rejected_logp=None)):
-        with pytest.raises(DataError, match="1 pairs hold no log-probabilities of their sampling"):
+        with pytest.raises(DataError, match="1 pair holds no log-probabilities of their sampling"):
             trained([mixed(), lacking], *MIXED, weighed)
     (pair,) = trained([pair_of(chosen_by="reference", chosen_logp=None)], REWARDED, weighed)
     assert pair.sampled_logp == -2.0
@@ -445,7 +445,7 @@ def test_weights_need_the_log_probability_of_either_response_that_the_policy_sam
     trained: Callable[..., list[TrainingPair]],
 ) -> None:
     for lacking in ({"chosen_logp": None}, {"rejected_logp": None}):
-        with pytest.raises(DataError, match="1 pairs hold no log-probabilities of their sampling"):
+        with pytest.raises(DataError, match="1 pair holds no log-probabilities of their sampling"):
             trained([pair_of(0), pair_of(1, **lacking)], REWARDED, "method.importance_weight_cap=10")
         assert len(trained([pair_of(0), pair_of(1, **lacking)], REWARDED)) == 2, "nothing is weighed"
     of_reference = pair_of(rejected_by="reference", rejected_logp=None)
@@ -459,7 +459,7 @@ def test_a_choice_among_many_needs_the_others_for_the_bilevel_term_and_for_weigh
 ) -> None:
     assert len(trained([pair_of()], REWARDED, "generate.num_generations=4")) == 1
     for needing in ("method.sources.dpr.gradient=0.5", "method.importance_weight_cap=10"):
-        with pytest.raises(DataError, match="1 pairs of source dpr were chosen from 4 responses"):
+        with pytest.raises(DataError, match="1 pair of source dpr was chosen from 4 responses"):
             trained([pair_of()], REWARDED, "generate.num_generations=4", needing)
     both = (
         "method.sources={dpr: {mixing: 0.5, gradient: 0.5, labeler: hidden}, dmd: {mixing: 0.5}}",
@@ -496,7 +496,7 @@ def test_what_a_baseline_goes_by_has_to_be_said(
     with pytest.raises(DataError) as caught:
         trained(pairs, with_term)
     assert str(caught.value) == (
-        "method.sources.dpr.gradient: 1 pairs of source dpr do not say which samples of which prompt they are, "
+        "method.sources.dpr.gradient: 1 pair of source dpr does not say which samples of which prompt they are, "
         "which the baseline of the bilevel term goes by\n"
         "hint: label completions of `align generate`; or set prompt_index, chosen_index and rejected_index"
     )

@@ -281,7 +281,7 @@ class Memory:
 
 HALVED = ("train.per_device_train_batch_size=1", "train.gradient_accumulation_steps=2")
 CUT_NOTE = (
-    "round 1 train: out of memory; the round begins again with 1 pairs a forward pass and 2 passes a step, which is "
+    "round 1 train: out of memory; the round begins again with 1 pair a forward pass and 2 passes a step, which is "
     "the same global batch. Set train.per_device_train_batch_size and train.gradient_accumulation_steps so next time"
 )
 
@@ -507,7 +507,7 @@ def test_keys_and_labels_of_offline_pairs_are_looked_at_before_anything_is_loade
     found = faults(recipe("method.sources={offline: {mixing: 1}}", *wrong, **files))
     assert len(found) == 2
     assert "optim_args" in found[0]
-    assert "1 pairs have a label below 1" in found[1]
+    assert "1 pair has a label below 1" in found[1]
     assert len(faults(recipe(wrong[0]))) == 1
     unused = recipe("method.loss_type=apo_zero", data={**files["data"], "prompts": "playground"})
     Train().check(unused, AtWork(unused, Folders({0: model}), Held(tmp_path)).memory)

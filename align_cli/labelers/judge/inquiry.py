@@ -40,7 +40,7 @@ class Inquiry:
         note: Callable[[str], None],
     ) -> None:
         self._section, self._template, self._endpoint, self._answers = section, template, endpoint, answers
-        self._spending = Spending(answers, section.budget, section.price, endpoint.place)
+        self._spending = Spending(answers, section, endpoint.place)
         self._note, self._noted = note, set[str]()
 
     def answers(self, questions: Sequence[Question]) -> dict[str, Answer]:
@@ -75,10 +75,9 @@ class Inquiry:
         took = self._spending.came(reply.prompt_tokens or 0, reply.completion_tokens or 0)
         value = self._template.read(reply.text)
         if value is not None:
-            kept = {"text": reply.text, "retries": came.num_retries, **took}
-            self._answers.keep(question.asked, kept)
+            self._spending.keep(question.asked, {"text": reply.text, "retries": came.num_retries, **took})
         else:
-            self._answers.spent(took)
+            self._spending.keep_alone(took)
         self._endpoint.took(took["prompt_tokens"] + took["completion_tokens"] - guess)
         self._look_at(reply, value)
         return Answer(value, reply.text, took["prompt_tokens"], took["completion_tokens"], came.num_retries)

@@ -26,7 +26,11 @@ class Question:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """All that its answer depends on."""
+        """All that its answer depends on.
+
+        Not the server's address: the same model at another one is the same judge. Who serves another model by the same
+        name gives the labeler another name.
+        """
         return {"body": self.body, "vote": self.vote}
 
     @cached_property

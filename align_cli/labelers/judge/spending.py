@@ -1,17 +1,22 @@
 """What a judge has cost so far, by all that its file of answers records, and the budget that bounds it.
 
-The file spans stages, rounds and runs into one folder, and so does the budget. Calls are every request that went out,
-those that came to nothing too; tokens are what the server counted. What is under way when a budget of tokens or money
-runs out is let finish: it is exceeded by at most as many answers as are under way at once. A budget of calls never is.
+The file spans stages, rounds and runs into one folder, and so does the budget. It is called by the labeler's name,
+which may have been another model's before, or a person's: what these answered is not of this judge's budget.
+
+Calls are every request that went out, those that came to nothing too; tokens are what the server counted. What is under
+way when a budget of tokens or money runs out is let finish: it is exceeded by at most as many answers as are under way
+at once. A budget of calls never is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from align_cli.artifacts.answers import Answers
 from align_cli.errors import LabelerError
-from align_cli.recipe.sections.labelers.judge import BudgetSection, PriceSection
+from align_cli.recipe.sections.labelers.judge import BudgetSection, JudgeLabelerSection, PriceSection
 
 MILLION = 1_000_000
 COUNTED = ("calls", "prompt_tokens", "completion_tokens")
@@ -27,18 +32,18 @@ class Spending:
 
     Args:
         answers: those that are kept, and what else was spent.
-        section: the budget; None for none.
-        price: of tokens; None where it is not known.
+        section: which model, its budget and its price.
         place: the labeler's key in the recipe, for errors.
     """
 
-    def __init__(self, answers: Answers, section: BudgetSection | None, price: PriceSection | None, place: str) -> None:
-        self._answers, self._budget, self._price, self._place = answers, section or BudgetSection(), price, place
+    def __init__(self, answers: Answers, section: JudgeLabelerSection, place: str) -> None:
+        self._answers, self._price, self._place = answers, section.price, place
+        self._budget = section.budget or BudgetSection()
+        self._by = {"kind": section.kind, "model": section.model}
         self._num_under_way = 0
         self._spent: Counter[str] = Counter()
         for row in answers.rows():
-            kept = {"calls": 1, **row["answer"]} if "for" in row else row["spent"]
-            self._add(kept)
+            self._add(self._cost_of(row))
 
     def sends(self) -> None:
         """A request is about to go out.
@@ -52,23 +57,28 @@ class Spending:
     def failed(self) -> None:
         """It came to nothing."""
         self._num_under_way -= 1
-        self.spend({"calls": 1})
+        took = {"calls": 1}
+        self._add(took)
+        self.keep_alone(took)
 
     def came(self, prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-        """It came; what it took is the caller's to keep.
+        """It came; what it took has to be kept, beside it or alone.
 
         Returns:
-            What it took, to be kept beside it.
+            What it took.
         """
         self._num_under_way -= 1
         took = {"calls": 1, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
         self._add(took)
         return took
 
-    def spend(self, took: dict[str, int]) -> None:
+    def keep(self, asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        """Keep an answer with what it took."""
+        self._answers.keep(asked, dict(answer), self._by)
+
+    def keep_alone(self, took: Mapping[str, int]) -> None:
         """Keep what was spent on what is not kept itself."""
-        self._add(took)
-        self._answers.spent(took)
+        self._answers.spent(took, self._by)
 
     def num_tokens(self, first_guess: float) -> float:
         """Tokens that the next request will take: the mean of those before it."""
@@ -80,7 +90,20 @@ class Spending:
         """Whether it can be held only where the server counts tokens."""
         return self._budget.tokens is not None or self._budget.money is not None
 
-    def _add(self, took: dict[str, int]) -> None:
+    def _cost_of(self, row: Mapping[str, Any]) -> Mapping[str, int]:
+        """What a row of the file has cost this judge; nothing where it is somebody else's.
+
+        Older rows do not say whose they are; a judge's have tokens.
+        """
+        if row.get("by", self._by) != self._by:
+            return {}
+        if "spent" in row:
+            return dict(row["spent"])
+        answer = row["answer"]
+        is_judges = isinstance(answer, dict) and "completion_tokens" in answer
+        return {"calls": 1, **answer} if is_judges else {}
+
+    def _add(self, took: Mapping[str, int]) -> None:
         self._spent.update({name: took.get(name, 0) for name in COUNTED})
 
     def _check(self) -> None:

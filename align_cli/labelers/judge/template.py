@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from align_cli.data.thinking import without_thinking
 from align_cli.errors import LabelerError, nearest
 from align_cli.recipe.sections.labelers.base import Gives
 from align_cli.recipe.sections.labelers.judge import TEMPLATES
+from align_cli.recipe.sections.labelers.template import FIELD, Message, parts_of
 
 FOLDER = Path(__file__).with_name("templates")
 FIELDS: dict[Gives, tuple[str, ...]] = {"verdicts": ("prompt", "first", "second"), "scores": ("prompt", "completion")}
@@ -37,8 +38,6 @@ HEAD: dict[Gives, tuple[str, ...]] = {
 }
 LAST_LINE = "last line"
 
-_FIELD = re.compile(r"\{(\{\w+\})\}|\{([^\W\d]\w*)\}")
-_MARK = re.compile(r"---[ \t]+(system|user)\s*")
 _AROUND = " \t*_\"'`.,:;!()[]{}<>"
 """What may stand around a verdict, as in **A**."""
 
@@ -67,7 +66,7 @@ class Template:
         def text(found: re.Match[str]) -> str:
             return found[1] or fields[found[2]]
 
-        return [{"role": role, "content": _FIELD.sub(text, content)} for role, content in self.messages]
+        return [{"role": role, "content": FIELD.sub(text, content)} for role, content in self.messages]
 
     def read(self, answer: str) -> float | None:
         """What an answer says: for verdicts 1, 0, or one half for a tie; a score; None where it says nothing."""
@@ -114,12 +113,12 @@ class _Reader:
 
     def template(self, text: str) -> Template:
         lines = text.splitlines()
-        marks = [number for number, line in enumerate(lines) if _MARK.fullmatch(line)]
-        if not marks:
+        parts = parts_of(lines)
+        if not parts.messages:
             raise self._fault(len(lines), "no line `--- user` begins what the judge is told", "see docs/judge.md")
-        head = self._head(lines[: marks[0]])
-        messages = self._messages(lines, marks)
-        self._check_fields(messages, lines)
+        head = self._head(parts.head)
+        messages = self._messages(parts.messages)
+        self._check_fields(parts.fields, len(lines))
         pattern = self._pattern(*head["answer"])
         if self._gives == "scores":
             return Template(self._gives, messages, pattern, {}, self._bounds(head))
@@ -148,31 +147,25 @@ class _Reader:
                 raise self._fault(1, f"the head does not say {name}", f"add {name}: ... before the first message")
         return head
 
-    def _messages(self, lines: list[str], marks: list[int]) -> tuple[tuple[str, str], ...]:
-        messages = []
-        for start, end in zip(marks, [*marks[1:], len(lines)], strict=True):
-            role = lines[start].split()[1]
-            content = "\n".join(lines[start + 1 : end]).strip()
-            if not content:
-                raise self._fault(start + 1, f"the {role} message is empty", "write it, or leave it out")
-            messages.append((role, content))
-        if [role for role, _ in messages] not in (["user"], ["system", "user"]):
-            raise self._fault(marks[0] + 1, "there must be one --- user, and before it at most one --- system", "")
-        return tuple(messages)
+    def _messages(self, found: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+        for message in found:
+            if not message.content:
+                raise self._fault(message.line, f"the {message.role} message is empty", "write it, or leave it out")
+        if [message.role for message in found] not in (["user"], ["system", "user"]):
+            raise self._fault(found[0].line, "there must be one --- user, and before it at most one --- system", "")
+        return tuple((message.role, message.content) for message in found)
 
-    def _check_fields(self, messages: tuple[tuple[str, str], ...], lines: list[str]) -> None:
+    def _check_fields(self, used: Mapping[str, int], num_lines: int) -> None:
         wanted = FIELDS[self._gives]
-        used = [found[2] for _, content in messages for found in _FIELD.finditer(content) if found[2]]
-        for name in used:
+        for name, number in used.items():
             if name not in wanted:
-                number = next(at for at, line in enumerate(lines, start=1) if f"{{{name}}}" in line)
                 near = nearest(name, wanted)
                 hint = f"did you mean {{{near}}}? " if near else ""
                 hint += f"fields are {_fields_in_words(wanted)}; {{{{{name}}}}} is text"
                 raise self._fault(number, f"{{{name}}} is no field", hint)
         for name in wanted:
             if name not in used:
-                raise self._fault(len(lines), f"the field {{{name}}} is nowhere", "the judge has to see it")
+                raise self._fault(num_lines, f"the field {{{name}}} is nowhere", "the judge has to see it")
 
     def _pattern(self, value: str, number: int) -> re.Pattern[str] | None:
         if value == LAST_LINE:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from align_cli.errors import counted
 from align_cli.recipe.checking.section import Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections.kl import KlSection
@@ -219,7 +220,7 @@ def _weights_fit_the_losses(view: View, losses: list[str]) -> Iterator[RuleFault
         what = f"{key} is set, but method.loss_type is {losses[0]} alone; weights are for a list of losses"
         yield rule_fault(key, what, "leave it out")
     elif len(weights) != len(losses):
-        numbers = "1 weight" if len(weights) == 1 else f"{len(weights)} weights"
+        numbers = counted(len(weights), "weight")
         yield rule_fault(key, f"{key} has {numbers} for {len(losses)} losses", "give one weight a loss")
 
 

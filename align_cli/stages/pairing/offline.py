@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align_cli.errors import DataError
+from align_cli.errors import DataError, counted
 from align_cli.labelers.dataset import label_pairs
 from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
@@ -72,8 +72,9 @@ def check_labels(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> None:
     labels = [float(row.get("label", 1.0)) for row in rows]
     uncertain = sum(label != 1 and not (label == 0.5 and recipe.label.ties == "drop") for label in labels)
     if recipe.method.uses_trl_loss and uncertain:
+        have = counted(uncertain, "pair has", "pairs have")
         raise DataError(
-            f"{uncertain} pairs have a label below 1, and TRL's own losses take hard labels alone",
+            f"{have} a label below 1, and TRL's own losses take hard labels alone",
             where="data.preferences",
             hint="leave these pairs out, or set method.loss_type to sigmoid, ipo, hinge or simpo",
         )

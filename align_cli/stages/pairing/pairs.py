@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from align_cli.artifacts.records import Completion, Preference
-from align_cli.errors import DataError
+from align_cli.errors import DataError, counted
 from align_cli.models.text import plain_text
 from align_cli.recipe.sections.label import LabelSection
 
@@ -180,7 +180,11 @@ def none_is_left(
     left_out = {name: counts[name] for name in WHY_LEFT_OUT if counts.get(name)}
     not_made = [f"{counts[name]} {words}" for name, words in WHY_NOT_MADE.items() if counts.get(name)]
     causes = [f"{count} {WHY_LEFT_OUT[name][0]}" for name, count in left_out.items()]
-    found = f"of {sum(left_out.values())} pairs none is left: {', '.join(causes)}" if causes else "no pair was made"
+    found = (
+        f"of {counted(sum(left_out.values()), 'pair')} none is left: {', '.join(causes)}"
+        if causes
+        else "no pair was made"
+    )
     unmade = f"; what makes no pair: {', '.join(not_made)}" if not_made else ""
     keys = " and ".join(WHY_LEFT_OUT[name][1] for name in left_out) if by_the_recipe else ""
     return DataError(f"{whose}{found}{unmade}", where=where, hint=f"{hint}; or set {keys}" if keys else hint)

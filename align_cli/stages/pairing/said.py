@@ -104,6 +104,10 @@ class Compared:
     ) -> Compared:
         """Have all pairs of each draw compared.
 
+        Also where only the best and the worst are wanted: a place is a share of all pairs, and fewer find the ends by a
+        judge alone that never contradicts itself. One that won all its pairs, and one that lost all, would be known
+        after 2K − 3 of K (K − 1) / 2 at the least, asked one after the other: 5 of 6 for K = 4.
+
         Args:
             draws: the responses of each draw of a prompt.
             labeler: any.

@@ -103,7 +103,7 @@ def test_one_offline_pair_is_enough(tiny_policy: Policy, rows: list[dict[str, An
 def test_a_rule_that_keeps_pairs_leaves_none_out(tiny_policy: Policy, rule: str, row: dict[str, Any]) -> None:
     assert left([row], tiny_policy, KEEP) == 1
     assert left([row], tiny_policy, {**DROP, rule: "keep"}) == 1
-    with pytest.raises(DataError, match="of 1 pairs none is left: 1 with"):
+    with pytest.raises(DataError, match="of 1 pair none is left: 1 with"):
         left([row], tiny_policy, {**KEEP, rule: "drop"})
 
 
@@ -114,7 +114,7 @@ def test_offline_labels_below_one_are_for_losses_of_aligns_own(load: Callable[..
     with pytest.raises(DataError) as caught:
         check_labels(load(DROP, "method.loss_type=apo_zero"), rows)
     (fault,) = caught.value.faults
-    assert fault.what == "1 pairs have a label below 1, and TRL's own losses take hard labels alone"
+    assert fault.what == "1 pair has a label below 1, and TRL's own losses take hard labels alone"
     assert fault.where == "data.preferences"
 
 
@@ -156,5 +156,5 @@ def test_ties_that_are_left_out_are_no_labels_that_a_loss_of_trls_has_to_take(
     offline = {"loss_type": "robust", "label_smoothing": 0.1, "sources": {"offline": {"mixing": 1.0}}}
     ties = [row for row in OFFLINE if row.get("label") in (None, 0.5)]
     check_labels(tiny_recipe(tmp_path, "label.ties=drop", method=offline), ties)
-    with pytest.raises(DataError, match="1 pairs have a label below 1"):
+    with pytest.raises(DataError, match="1 pair has a label below 1"):
         check_labels(tiny_recipe(tmp_path, "label.ties=drop", method=offline), OFFLINE)

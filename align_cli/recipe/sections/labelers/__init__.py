@@ -6,7 +6,7 @@ somebody else's, with an entry point (`PLUGINS`). docs/labelers.md shows both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -77,6 +77,14 @@ def _of_its_kind(value: Any) -> Any:
         context = {"discriminator": "'kind'", "tag": str(kind), "expected_tags": known}
         raise PydanticKnownError("union_tag_invalid", context)
     return LABELER_KINDS[kind].section.model_validate(value)
+
+
+def known_kinds() -> list[str]:
+    """Every kind that a recipe may name: those that installed packages bring stand last, and are not loaded."""
+    from importlib.metadata import entry_points
+
+    brought = sorted(point.name for point in entry_points(group=PLUGINS))
+    return list(dict.fromkeys([*LABELER_KINDS, *brought]))
 
 
 def _is_known(kind: str) -> bool:
@@ -201,7 +209,15 @@ def _code_and_files_can_be_found(view: View) -> Iterator[RuleFault]:
         for key, file in section.files().items():
             if key not in malformed and not exists(file):
                 what = f"{_key(path, key)}: there is no file {shown(file)}"
-                yield rule_fault((*path, key), what, near_file(file))
+                yield rule_fault((*path, key), what, _near_name(file, section.names_of_files().get(key, ())))
+
+
+def _near_name(file: str, names: Sequence[str]) -> str:
+    """What to do about a file that is not there, where one of these names may stand in its place."""
+    if not names or not file.isidentifier():
+        return near_file(file)
+    near = nearest(file, names)
+    return f"did you mean {near}?" if near else f"align's own are {', '.join(names)}; {near_file(file)}"
 
 
 def _key(path: KeyPath, key: str) -> str:

@@ -44,6 +44,10 @@ class LabelerSection(Section):
         files = {key: place.rpartition(":")[0] for key, place in self.code().items()}
         return {key: file for key, file in files.items() if file.endswith(".py")}
 
+    def names_of_files(self) -> dict[str, list[str]]:
+        """The names that a key may have in the place of a file: of those that come with align, by key."""
+        return {}
+
     def asks(self) -> list[str]:
         """The labelers that it asks in its turn, by name."""
         return []

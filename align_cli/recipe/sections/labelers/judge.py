@@ -12,6 +12,7 @@ from align_cli.recipe.checking.section import Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
 from align_cli.recipe.sections.labelers.base import Gives
 from align_cli.recipe.sections.labelers.server import ServerLabelerSection, no_address
+from align_cli.recipe.sections.labelers.template import parts_of
 from align_cli.recipe.written.tree import shown
 
 TEMPLATES: dict[str, Gives] = {"pairwise": "verdicts", "score": "scores", "additive": "scores"}
@@ -94,13 +95,16 @@ class JudgeLabelerSection(ServerLabelerSection):
         if self.template in TEMPLATES:
             return TEMPLATES[self.template]
         try:
-            text = Path(self.template).read_text(encoding="utf-8")
+            text = Path(self.template).read_text(encoding="utf-8-sig")
         except (OSError, ValueError):  # of which others speak
             return "verdicts"
-        return "scores" if "{completion}" in text else "verdicts"
+        return "scores" if "completion" in parts_of(text.splitlines()).fields else "verdicts"
 
     def files(self) -> dict[str, str]:
         return {} if self.template in TEMPLATES else {"template": self.template}
+
+    def names_of_files(self) -> dict[str, list[str]]:
+        return {"template": list(TEMPLATES)}
 
 
 def _judges(view: View) -> Iterator[tuple[str, JudgeLabelerSection]]:

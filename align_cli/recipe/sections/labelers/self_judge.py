@@ -44,6 +44,9 @@ class SelfJudgeLabelerSection(LabelerSection):
     def files(self) -> dict[str, str]:
         return {} if self.template in TEMPLATES else {"template": self.template}
 
+    def names_of_files(self) -> dict[str, list[str]]:
+        return {"template": [name for name, gives in TEMPLATES.items() if gives == "scores"]}
+
 
 def _template_gives_scores(view: View) -> Iterator[RuleFault]:
     for name in view.labeler_names():
