@@ -61,9 +61,12 @@ class Memory:
     def forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def bounded(model: Any, input_ids: Any = None, **kwargs: Any) -> Any:
             most = self.in_training if torch.is_grad_enabled() else self.most
-            if most is not None and len(input_ids) > most:
+            mask = kwargs.get("attention_mask")
+            shares = mask is not None and mask.dim() == 4  # a row then holds a prompt and both of a pair's responses
+            sequences = len(input_ids) * (2 if shares else 1)
+            if most is not None and sequences > most:
                 raise self.error()
-            self.largest = max(self.largest, len(input_ids)) if torch.is_grad_enabled() else self.largest
+            self.largest = max(self.largest, sequences) if torch.is_grad_enabled() else self.largest
             return forward(model, input_ids=input_ids, **kwargs)
 
         return bounded

@@ -264,7 +264,7 @@ def test_a_replay_with_other_figures_is_refused(begin: Callable[..., AtWork]) ->
 
 
 class Memory:
-    """Memory that holds so many sequences of training in a forward pass, from the nth pass on."""
+    """Memory that holds so many rows of training, a pair in each, in a forward pass, from the nth pass on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, from_pass: int = 1) -> None:
         forward, passes = LlamaForCausalLM.forward, 0
@@ -294,7 +294,7 @@ def test_a_round_that_runs_out_of_memory_begins_again_with_half_a_pass_and_ends_
     Train().carry_out(halved)
     work = WorkInProgress(tmp_path / "work", {"inputs": 1})
     context = begin(work=work)
-    Memory(monkeypatch, most=2, from_pass=from_pass)
+    Memory(monkeypatch, most=1, from_pass=from_pass)
     done = Train().carry_out(context)
     assert context.said == [CUT_NOTE]
     assert context.policies.cut == {1: MicroBatch(2, 1)}
@@ -314,7 +314,7 @@ def test_checkpoints_of_larger_passes_go_with_them(
     begin: Callable[..., AtWork], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     work = WorkInProgress(tmp_path / "work", {"inputs": 1})
-    Memory(monkeypatch, most=2, from_pass=3)
+    Memory(monkeypatch, most=1, from_pass=3)
     with pytest.raises(KeyboardInterrupt):
         Train().carry_out(begin(work=work, killed_at=3))  # two steps at first, and one that begins again
     assert work.checkpoint() is None
@@ -328,7 +328,7 @@ def test_what_is_left_of_a_killed_round_is_given_up_where_its_passes_no_longer_f
     work = WorkInProgress(tmp_path / "work", {"inputs": 1})
     with pytest.raises(KeyboardInterrupt):
         Train().carry_out(begin(work=work, killed_at=3))
-    Memory(monkeypatch, most=2)
+    Memory(monkeypatch, most=1)
     again = begin(name="again", work=work)
     Train().carry_out(again)
     assert again.said == ["round 1 train: going on after step 2 of the round", CUT_NOTE]
@@ -345,7 +345,7 @@ def test_at_its_first_step_nothing_has_to_be_put_back(
     context.memory.policy_after(0)
     context.memory.reference_for(1)
     shutil.rmtree(place)
-    Memory(monkeypatch, most=2)
+    Memory(monkeypatch, most=1)
     Train().carry_out(context)
     assert context.said == [CUT_NOTE]
 
@@ -378,7 +378,7 @@ def test_memory_may_run_out_before_the_first_step_too(
 def test_memory_for_less_than_one_pair_is_a_fault(
     begin: Callable[..., AtWork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Memory(monkeypatch, most=1)
+    Memory(monkeypatch, most=0)
     context = begin(*HALVED)
     with pytest.raises(OutOfMemoryError) as caught:
         Train().carry_out(context)
@@ -388,7 +388,7 @@ def test_memory_for_less_than_one_pair_is_a_fault(
 
 
 def test_a_replay_cuts_nothing(begin: Callable[..., AtWork], monkeypatch: pytest.MonkeyPatch) -> None:
-    Memory(monkeypatch, most=2)
+    Memory(monkeypatch, most=1)
     context = begin()
     with pytest.raises(OutOfMemoryError) as caught:
         Train().replay(context)
