@@ -33,6 +33,11 @@ class TokenBatch(NamedTuple):
     attention_mask_BT: torch.Tensor
     completion_mask_BT: torch.Tensor
 
+    def rows(self, wanted_B: torch.Tensor) -> TokenBatch:
+        """Some of the sequences, without columns that are padding alone."""
+        longest = int(self.attention_mask_BT[wanted_B].sum(1).max())
+        return TokenBatch(*(tensor[wanted_B, :longest] for tensor in self))
+
     def to(self, device: torch.device) -> TokenBatch:
         """The same batch on another device."""
         return TokenBatch(*(tensor.to(device) for tensor in self))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 
 from align_cli.artifacts.records import Preference
+from align_cli.engines.base import sampling_settings
 from align_cli.errors import DataError, counted
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.sources import SOURCES
@@ -227,6 +228,7 @@ def _pool(
                 sampled_logp=_sampled_logp(pair, with_others) if section.policy_responses else 0.0,
                 response_ids=tuple(responses.setdefault(place, len(responses)) for place in places),
                 of_policy=(pair.chosen_by == "policy", pair.rejected_by == "policy"),
+                policy_logps=_policy_logps(pair, recipe),
                 from_reference=_from_reference(pair, recipe, rounds_before) if name == "dpr" else (False, False),
             )
         )
@@ -239,6 +241,14 @@ def _from_reference(pair: Preference, recipe: Recipe, rounds_before: int) -> tup
         return pair.chosen_by == "reference", pair.rejected_by == "reference"
     is_present = pair.round == rounds_before + 1
     return is_present and pair.chosen_by == "policy", is_present and pair.rejected_by == "policy"
+
+
+def _policy_logps(pair: Preference, recipe: Recipe) -> tuple[float, float] | None:
+    """What the policy said of its two responses, where it was sampled as it is."""
+    if pair.chosen_logp is None or pair.rejected_logp is None or not pair.chosen_by == pair.rejected_by == "policy":
+        return None
+    settings = sampling_settings(recipe.generate)
+    return (pair.chosen_logp, pair.rejected_logp) if settings == settings.of_policy() else None
 
 
 def _sampled_logp(pair: Preference, with_others: bool) -> float:

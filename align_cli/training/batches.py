@@ -40,6 +40,8 @@ class TrainingPair:
         of_policy: whether the policy sampled the chosen and the rejected one; looked at where the source's responses
             come from the policy at all.
         from_reference: whether the reference sampled them, and they carry the optimism term.
+        policy_logps: log-probability of the chosen and of the rejected one under the policy that sampled both, in nats;
+            None where another wrote one of them, or where they were sampled from another distribution than its own.
     """
 
     prompt_ids: list[int]
@@ -54,6 +56,7 @@ class TrainingPair:
     response_ids: tuple[int, ...] = ()
     of_policy: tuple[bool, bool] = (True, True)
     from_reference: tuple[bool, bool] = (False, False)
+    policy_logps: tuple[float, float] | None = None
 
 
 def batch_counts(shares: Sequence[float], batch_size: int, num_steps: int) -> list[list[int]]:
@@ -191,7 +194,8 @@ class PairCollator:
         Returns:
             `input_ids`, `attention_mask`, `completion_mask` (2B + M, T); of each sequence (2B + M,) `pair_of`, the pair
             that it belongs to, `of_policy` and `response_id`; of each pair (B,) `label`, `sampled_logp`, `source`,
-            `prompt_id`, (B, 2) `from_reference` and (B, K) `response_ids`, filled up with −1.
+            `pair_id`, `prompt_id`, (B, 2) `from_reference`, `policy_logps`, NaN where they are not known, and (B, K)
+            `response_ids`, filled up with −1.
         """
         import torch
 
@@ -214,8 +218,10 @@ class PairCollator:
             "label": torch.tensor([pair.label for pair in pairs], dtype=torch.float32),
             "sampled_logp": torch.tensor([pair.sampled_logp for pair in pairs], dtype=torch.float32),
             "source": [pair.source for pair in pairs],
+            "pair_id": [pair.pair_id for pair in pairs],
             "prompt_id": [pair.prompt_id for pair in pairs],
             "from_reference": [pair.from_reference for pair in pairs],
+            "policy_logps": torch.tensor([pair.policy_logps or (math.nan, math.nan) for pair in pairs]),
             "response_ids": [[*numbers, *[-1] * (width - len(numbers))] for numbers in responses],
         }
         return {name: torch.as_tensor(column) for name, column in columns.items()}

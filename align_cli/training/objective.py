@@ -103,7 +103,12 @@ class Objective:
     @property
     def needs_reference(self) -> bool:
         """Whether the reference has to run at all."""
-        return bool(self.kl_coefficient or self.optimism_coefficient) or self.loss_type not in REFERENCE_FREE
+        return bool(self.kl_coefficient) or self.needs_ratios
+
+    @property
+    def needs_ratios(self) -> bool:
+        """Whether responses are compared with what the reference says of them."""
+        return bool(self.optimism_coefficient) or self.loss_type not in REFERENCE_FREE
 
     def losses(self, margins_B: torch.Tensor) -> torch.Tensor:
         """ℓ(h)."""
@@ -216,17 +221,62 @@ def token_batch(inputs: Inputs) -> TokenBatch:
 
 
 def reference_columns(objective: Objective, reference: torch.nn.Module, inputs: Inputs) -> Inputs:
-    """What a micro-batch's loss needs of the reference, which runs once for it.
+    """What a micro-batch's loss needs of the reference, which runs over what is not known, once.
+
+    Args:
+        objective: the settings.
+        reference: the frozen model.
+        inputs: the micro-batch; `reference_logps` of what carries no KL may be among its columns.
 
     Returns:
         What the micro-batch gets beside its columns: `reference_logps` (S,) and, where there is a KL, what the
-        reference's head was given at each of its N response tokens: `reference_states` (N, H).
+        reference's head was given at each of its N response tokens: `reference_states` (N, H); both may be 0 for
+        sequences that need none.
     """
+    batch = token_batch(inputs)
     if not objective.needs_reference:
         return {}
-    found = reference_scores(reference, token_batch(inputs), plain=objective.plain)
-    columns = {"reference_logps": found.logps_B}
-    return {**columns, "reference_states": found.states_NH} if objective.kl_coefficient else columns
+    if "reference_logps" not in inputs:
+        found = reference_scores(reference, batch, plain=objective.plain)
+        columns = {"reference_logps": found.logps_B}
+        return {**columns, "reference_states": found.states_NH} if objective.kl_coefficient else columns
+    carries_S = _carrying_sequences(carriers(objective, inputs).kl_B2, len(batch.input_ids_BT))
+    if not objective.kl_coefficient or not carries_S.any():
+        return {}
+    found = reference_scores(reference, batch.rows(carries_S), plain=objective.plain)
+    carries_N = carries_S[batch.completion_mask_BT.nonzero()[:, 0]]
+    states_NH = found.states_NH.new_zeros(len(carries_N), found.states_NH.shape[-1])
+    states_NH[carries_N] = found.states_NH
+    logps_S = inputs["reference_logps"].masked_scatter(carries_S, found.logps_B.to(inputs["reference_logps"].dtype))
+    return {"reference_logps": logps_S, "reference_states": states_NH}
+
+
+def sampled_losses(objective: Objective, inputs: Inputs) -> torch.Tensor:
+    """ℓ̄ of pairs under the policy that sampled them, out of what is written down: no model runs.
+
+    It does not depend on the weights, and so is a baseline for any response that a pair does not share.
+
+    Args:
+        objective: the settings.
+        inputs: the pairs, with `reference_logps` (S,) and, of every pair, `policy_logps` (B, 2).
+
+    Returns:
+        (B,).
+    """
+    num_pairs = len(inputs["label"])
+    chosen, rejected = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
+    lengths_S, logps_S = inputs["completion_mask"].sum(-1), inputs["policy_logps"].T.flatten()
+    compared_S = logps_S
+    if objective.loss_type not in REFERENCE_FREE:
+        compared_S = logps_S - inputs["reference_logps"][: 2 * num_pairs]
+    margins_B = preference_margin(
+        compared_S[chosen], compared_S[rejected], lengths_S[chosen], lengths_S[rejected], objective.loss_type
+    )
+    is_free = objective.loss_type in REFERENCE_FREE
+    logits_B = objective.beta * (margins_B if is_free else compared_S[chosen] - compared_S[rejected])
+    own_labels_B = flags(objective, inputs, "policy_labels")
+    labels_B = torch.where(own_labels_B, policy_labels(logits_B), inputs["label"])
+    return expected_preference_loss(objective.losses(margins_B), objective.losses(-margins_B), labels_B)
 
 
 def pair_losses(
@@ -240,7 +290,7 @@ def pair_losses(
         reference: what margins are taken against; may be None where the objective needs none.
         inputs: the micro-batch; without `reference_columns` the reference runs now.
     """
-    if reference is not None and "reference_logps" not in inputs:
+    if reference is not None and "reference_logps" not in inputs:  # nobody has made the columns before
         inputs = {**inputs, **reference_columns(objective, reference, inputs)}
     num_pairs = len(inputs["label"])
     chosen, rejected = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
@@ -357,12 +407,19 @@ def _scores(
 ) -> ResponseScores:
     """What the policy says of a micro-batch's responses; the KL is left out where no gradient is wanted."""
     batch = token_batch(inputs)
-    if reference is None or not (objective.kl_coefficient and torch.is_grad_enabled()):
+    wants_kl = objective.kl_coefficient and torch.is_grad_enabled()
+    if reference is None or not wants_kl or "reference_states" not in inputs:
         return score_responses(model, batch, plain=objective.plain)
     anchored = ReferenceScores(reference, inputs["reference_logps"], inputs["reference_states"])
-    carries_S = carries_kl_B2.new_zeros(len(batch.input_ids_BT))
-    carries_S[: carries_kl_B2.numel()] = carries_kl_B2.T.flatten()
+    carries_S = _carrying_sequences(carries_kl_B2, len(batch.input_ids_BT))
     return score_responses(model, batch, anchored, carries_S, plain=objective.plain)
+
+
+def _carrying_sequences(carries_B2: torch.Tensor, num_sequences: int) -> torch.Tensor:
+    """(S,) which sequences carry what a pair's two responses may."""
+    carries_S = carries_B2.new_zeros(num_sequences)
+    carries_S[: carries_B2.numel()] = carries_B2.T.flatten()
+    return carries_S
 
 
 def _pair_kl(objective: Objective, scores: ResponseScores, carries_B2: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ What it changes, and why (TRL 1.16; each point has a contract test):
   Without an objective TRL's own block runs, for the losses that TRL alone has.
 - `_prepare_dataset` hands our token ids through; TRL's would tokenise again and add end-of-sequence tokens.
 - transformers sees one batch a step. `training_step` cuts it into forward passes, by pairs and by tokens, pairs of a
-  length together; what baselines and the weights of KL and optimism have to know of the whole batch is found before.
+  length together; what baselines and the weights of KL and optimism have to know of the whole batch is found before,
+  by what is `known` of its pairs where that is enough.
 - `.train()` is called once a round, on the batches that `batches.Mixture` chose, and goes on where the last round, or a
   killed process, left off: see `resumable`.
 """
@@ -15,8 +16,9 @@ What it changes, and why (TRL 1.16; each point has a contract test):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,14 @@ from align_cli.errors import DivergedError
 from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.models.quantized import adapters_in_float32
+from align_cli.models.scoring import reference_scores
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
 from align_cli.training.arguments import dpo_config
 from align_cli.training.batches import MODEL_INPUTS, PairCollator, TrainingPair, cut_into_passes, select_pairs
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.dropout import switch_off_dropout
+from align_cli.training.known import Key, Logps, ReferenceLogps, keys_of
 from align_cli.training.objective import (
     Carriers,
     Figures,
@@ -47,6 +51,8 @@ from align_cli.training.objective import (
     pairs_per_carrier,
     recipe_objective,
     reference_columns,
+    sampled_losses,
+    token_batch,
 )
 from align_cli.training.resumable import Resumable
 
@@ -94,6 +100,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self.reset_optimizer = reset_optimizer
         self.figures = Figures()
         self._passes: list[Inputs] = []
+        self._reference_logps: ReferenceLogps | None = None
+        self._knows_sampled_losses = False
         self._most_pairs = self.pairs_per_pass
         self._models = (policy.model, reference)
         self._plain_forwards = [model.forward for model in self._models]
@@ -138,6 +146,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self.figures.take()
         self._metrics["train"].clear()
         self.data_collator.num_responses = max(2 + len(pair.other_ids) for batch in batches for pair in batch)
+        self._know(batches)
         if self.reset_optimizer and not done:
             self.optimizer, optimizer_state = None, None
         first_step = start.global_step if self.schedule_spans_run else done
@@ -205,11 +214,36 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self._passes = []
         return torch.stack(losses).sum()
 
+    def _know(self, batches: list[list[TrainingPair]]) -> None:
+        """Get ready for what can be known of a round's pairs before a step."""
+        objective = self.objective
+        if objective is None:
+            return
+        self._reference_logps = ReferenceLogps(batches, objective, self._ask_reference)
+        carrying = [source.carries_response_term for source in objective.sources]
+        self._knows_sampled_losses = all(
+            pair.policy_logps is not None for batch in batches for pair in batch if carrying[pair.source]
+        )
+
+    def _ask_reference(self, pairs: Sequence[TrainingPair]) -> dict[Key, Logps]:
+        """What the reference says of the two responses of pairs, in passes like those of training."""
+        assert self.objective is not None
+        of_two = [replace(pair, other_ids=(), response_ids=pair.response_ids[:2]) for pair in pairs]
+        batch = self._prepare_inputs(self.data_collator(of_two))
+        found: dict[Key, Logps] = {}
+        for part in cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True):
+            with self.compute_loss_context_manager():
+                scores = reference_scores(self.ref_model, token_batch(part), plain=self.objective.plain)
+            chosen_B, rejected_B = scores.logps_B.view(2, -1).tolist()
+            found.update(zip(keys_of(part), zip(chosen_B, rejected_B, strict=True), strict=True))
+        return found
+
     def passes(self, batch: Inputs) -> list[Inputs]:
         """What goes through the models at once: parts of a step's batch, with what they have to know of the whole.
 
         That is how many pairs there are and how many of them carry KL and optimism, what the reference says of their
-        responses and, where there are several passes, the losses that baselines average.
+        responses and the losses that baselines average. These are those of sampling where all are known in the round;
+        else those of the weights as they are, which costs a pass more where the batch is cut.
 
         Args:
             batch: the collated batch; it takes in what is the whole step's.
@@ -220,12 +254,14 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             return cut_into_passes(batch, self.pairs_per_pass)
         whole = Carriers(*(self._gathered(column) for column in carriers(objective, batch)))
         batch.update(pairs_per_carrier(whole))
+        if self._reference_logps is not None:
+            batch["reference_logps"] = self._reference_logps.of(batch)
         parts = cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True)
         self._most_pairs = max(len(part["label"]) for part in parts)
         for part in parts:
             with self.compute_loss_context_manager():
                 part.update(reference_columns(objective, self.ref_model, part))
-        if objective.needs_baseline and len(parts) > 1:
+        if objective.needs_baseline and (len(parts) > 1 or self._knows_sampled_losses):
             self._add_global_losses(objective, parts)
         return parts
 
@@ -260,8 +296,11 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         carrying = [part for part in carrying if len(part["source"])]
         if not carrying:
             return
-        with torch.no_grad(), self.compute_loss_context_manager():
-            losses = [pair_losses(objective, self.model, self.ref_model, part).losses_B for part in carrying]
+        if self._knows_sampled_losses:
+            losses = [sampled_losses(objective, part) for part in carrying]
+        else:
+            with torch.no_grad(), self.compute_loss_context_manager():
+                losses = [pair_losses(objective, self.model, self.ref_model, part).losses_B for part in carrying]
         step = {"global_loss": self._gathered(torch.cat(losses))}
         for name in GLOBAL_COLUMNS:
             step[f"global_{name}"] = self._gathered(torch.cat([part[name] for part in carrying]))

@@ -177,7 +177,7 @@ def test_a_part_of_a_batch_is_what_its_pairs_alone_would_be_but_for_the_padding(
         for name, column in alone.items():
             width = column.shape[1] if column.dim() == 2 else None
             found = part[name] if width is None else part[name][:, :width]
-            assert torch.equal(found, column), name
+            torch.testing.assert_close(found, column, rtol=0, atol=0, equal_nan=True, msg=name)
             assert width is None or not part[name][:, width:].any()
 
 

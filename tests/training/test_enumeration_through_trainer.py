@@ -439,8 +439,11 @@ class TestBaselines:
         design: str,
         objective: Objective,
         knows_responses: bool = True,
+        knows_sampling: bool = False,
     ) -> torch.Tensor:
         trainer.objective = objective
+        # As if an older policy had sampled: a baseline that depends on no weights may be of any.
+        sampled = [world.logps(world.sampler).tolist() for world in worlds]
         pairs = BATCHES[design]
         prompt_of = {draw: prompt for prompt, *draws in pairs for draw in draws}
         policies = [world.logps(world.policy).detach().double().exp() for world in worlds]
@@ -457,10 +460,13 @@ class TestBaselines:
                     pair_id=index,
                     prompt_id=prompt,
                     response_ids=(one, two) if knows_responses else (),
+                    policy_logps=(sampled[prompt][drawn[one]], sampled[prompt][drawn[two]]) if knows_sampling else None,
                 )
                 for index, (prompt, one, two) in enumerate(pairs)
             ]
+            trainer._know([batch])
             (inputs,) = trainer.passes(collate(batch))
+            assert ("global_loss" in inputs) == knows_sampling
             total = total + probability * trainer.compute_loss(trainer.model, inputs)
         return flat(torch.autograd.grad(total, list(worlds[0].policy.parameters())))
 
@@ -473,6 +479,24 @@ class TestBaselines:
     ) -> None:
         found = self.found(trainer, worlds, design, objective_of(self.case(loss_type)))
         assert relative_error(found, self.exact(worlds, design, loss_type)) < EXACT
+
+    @pytest.mark.parametrize(
+        ("design", "loss_type"),
+        [(TWO_PROMPTS, "sigmoid"), *((THREE_RESPONSES, loss_type) for loss_type in LOSS_TYPES)],
+    )
+    def test_losses_at_sampling_time_keep_it_exact_too(
+        self, trainer: PreferenceTrainer, worlds: list[World], design: str, loss_type: str
+    ) -> None:
+        found = self.found(trainer, worlds, design, objective_of(self.case(loss_type)), knows_sampling=True)
+        assert relative_error(found, self.exact(worlds, design, loss_type)) < EXACT
+
+    @pytest.mark.parametrize("loss_type", LOSS_TYPES)
+    def test_losses_at_sampling_time_of_pairs_that_share_a_response_are_noticed(
+        self, trainer: PreferenceTrainer, worlds: list[World], loss_type: str
+    ) -> None:
+        objective = objective_of(self.case(loss_type))
+        found = self.found(trainer, worlds, THREE_RESPONSES, objective, knows_responses=False, knows_sampling=True)
+        assert relative_error(found, self.exact(worlds, THREE_RESPONSES, loss_type)) > NOTICED
 
     @pytest.mark.parametrize(
         ("design", "mutation"),

@@ -1,0 +1,189 @@
+"""What is known before a step: the reference is asked once a round, and the losses of sampling need no model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_training import (
+    DESCENT,
+    START,
+    Models,
+    assert_same_records,
+    collated,
+    load_models,
+    logp_alone,
+    make_trainer,
+    random_pair,
+    random_tokens,
+    weights,
+)
+
+from align_cli.models.head import head_of
+from align_cli.models.layout import shares_prompts
+from align_cli.training.batches import TrainingPair
+from align_cli.training.known import Key, Logps, ReferenceLogps
+from align_cli.training.objective import Objective, SourceTerms, pair_losses, reference_columns, sampled_losses
+
+BATCH, NUM_STEPS = 8, 3
+SOURCES = (
+    SourceTerms("offline"),
+    SourceTerms("dpp", 0.3, policy_responses=True, policy_labels=True),
+    SourceTerms("dpr", 0.3, policy_responses=True),
+)
+LOSSES = [{"loss_type": "sigmoid"}, {"loss_type": "ipo"}, {"loss_type": "hinge"}, {"loss_type": "simpo", "gamma": 0.5}]
+
+
+def sampled(models: Models, pairs: Sequence[TrainingPair]) -> list[TrainingPair]:
+    """The pairs with what the policy says of their responses now, as if it had just sampled them."""
+
+    def logps(pair: TrainingPair) -> tuple[float, float]:
+        sides = pair.chosen_ids, pair.rejected_ids
+        with torch.no_grad():
+            chosen, rejected = (logp_alone(models.policy.model, pair.prompt_ids, ids).item() for ids in sides)
+        return chosen, rejected
+
+    return [replace(pair, policy_logps=logps(pair)) if pair.source else pair for pair in pairs]
+
+
+def round_of_pairs(models: Models) -> list[list[TrainingPair]]:
+    """Three steps; half of each step's pairs are the step's before, best of three among them."""
+    rng = random.Random(3)
+    pairs = [
+        random_pair(rng, number % 3, number, label=rng.choice([1.0, 0.7])) for number in range(BATCH + 2 * BATCH // 2)
+    ]
+    pairs[2] = replace(pairs[2], other_ids=(random_tokens(rng, 1, 9),))
+    made = sampled(models, pairs)
+    return [made[start : start + BATCH] for start in range(0, NUM_STEPS * BATCH // 2, BATCH // 2)]
+
+
+def trained(folders: list[Path], scratch: Path, objective: Objective, **settings: Any) -> tuple[Any, Models]:
+    models = load_models(folders)
+    arguments = {"max_steps": NUM_STEPS, **DESCENT, "learning_rate": 1e-3}
+    trainer = make_trainer(models, objective, scratch, batch=BATCH, arguments=arguments, **settings)
+    return trainer, models
+
+
+def counted(model: Any) -> list[tuple[int, bool]]:
+    """The rows of each pass from here on, and whether a gradient is wanted of it."""
+    shares_prompts(model)
+    head_of(model)
+    passes: list[tuple[int, bool]] = []
+
+    def note(module: Any, arguments: Any, keywords: dict[str, Any], output: Any) -> None:
+        passes.append((len(keywords["input_ids"]), torch.is_grad_enabled()))
+
+    model.register_forward_hook(note, with_kwargs=True)
+    return passes
+
+
+@pytest.mark.parametrize("settings", LOSSES, ids=lambda settings: settings["loss_type"])
+def test_losses_at_sampling_time_are_those_of_the_policy_that_sampled(
+    settings: dict[str, Any], model_folders: list[Path]
+) -> None:
+    models, objective = load_models(model_folders), Objective(SOURCES, **settings)
+    pairs = [pair for pair in round_of_pairs(models)[0] if pair.source]
+    inputs = collated(models, pairs)
+    inputs |= reference_columns(objective, models.reference.model, inputs)
+    with torch.no_grad():
+        expected = pair_losses(objective, models.policy.model, models.reference.model, inputs).losses_B
+    torch.testing.assert_close(sampled_losses(objective, inputs), expected, rtol=1e-5, atol=1e-5)
+    assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("micro", [2, BATCH])
+def test_the_reference_is_asked_about_a_pair_once_a_round(
+    micro: int, model_folders: list[Path], tmp_path: Path
+) -> None:
+    trainer, models = trained(model_folders, tmp_path, Objective(SOURCES), micro=micro, source_grad_norms="step")
+    batches, passes = round_of_pairs(models), counted(models.reference.model)
+    trainer.train_round(batches, START)
+    distinct = {(pair.source, pair.pair_id) for batch in batches for pair in batch}
+    assert len(distinct) == 16
+    assert sum(rows for rows, _ in passes) in (len(distinct), 2 * len(distinct))  # a row a pair, or a response
+    assert not any(wants_gradient for _, wants_gradient in passes)
+
+
+def test_baselines_take_no_pass_of_the_policy_where_sampling_says_the_losses(
+    model_folders: list[Path], tmp_path: Path
+) -> None:
+    trainer, models = trained(model_folders, tmp_path, Objective(SOURCES), micro=2)
+    batches, passes = round_of_pairs(models), counted(models.policy.model)
+    trainer.train_round(batches, START)
+    assert all(wants_gradient for _, wants_gradient in passes)
+    assert len(passes) == NUM_STEPS * BATCH // 2
+
+
+def test_one_pair_that_does_not_know_it_has_all_measured_anew(model_folders: list[Path], tmp_path: Path) -> None:
+    trainer, models = trained(model_folders, tmp_path, Objective(SOURCES), micro=2)
+    batches, passes = round_of_pairs(models), counted(models.policy.model)
+    forgetful = next(number for number, pair in enumerate(batches[2]) if pair.source)
+    batches[2][forgetful] = replace(batches[2][forgetful], policy_logps=None)
+    trainer.train_round(batches, START)
+    assert not all(wants_gradient for _, wants_gradient in passes)
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.1])
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_steps_do_not_depend_on_how_a_batch_is_cut(
+    micro: int, kl: float, model_folders: list[Path], tmp_path: Path
+) -> None:
+    found = []
+    for pairs_per_pass in (micro, BATCH):
+        objective = Objective(SOURCES, kl_coefficient=kl, importance_weight_cap=2.0)
+        trainer, models = trained(model_folders, tmp_path, objective, micro=pairs_per_pass)
+        trainer.train_round(round_of_pairs(load_models(model_folders)), START)
+        found.append((weights(models.policy), trainer.step_records))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-6, atol=5e-6)
+    assert_same_records(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("on_all", [False, True])
+@pytest.mark.parametrize("loss_type", ["sigmoid", "simpo"])
+def test_with_a_kl_the_reference_runs_over_what_carries_it_alone(
+    loss_type: str, on_all: bool, model_folders: list[Path], tmp_path: Path
+) -> None:
+    """The rest was known before; nothing of it is taken for something else."""
+    objective = Objective(SOURCES, loss_type, kl_coefficient=0.1, kl_on_all=on_all, optimism_coefficient=0.01)
+    trainer, models = trained(model_folders, tmp_path, objective)
+    batch = [
+        replace(pair, of_policy=(True, number % 2 == 0), from_reference=(number % 3 == 0, False))
+        for number, pair in enumerate(round_of_pairs(models)[0])
+    ]
+    inputs = collated(models, batch)
+    whole = {**inputs, **reference_columns(objective, models.reference.model, inputs)}
+    trainer._know([batch])
+    (part,) = trainer.passes(dict(inputs))
+    found, expected = (
+        pair_losses(objective, models.policy.model, models.reference.model, columns) for columns in (part, whole)
+    )
+    for name, value in expected._asdict().items():
+        torch.testing.assert_close(getattr(found, name), value, rtol=1e-5, atol=1e-5, msg=name)
+    assert (found.kl_B > 0).sum() == (BATCH if on_all else sum(pair.source > 0 for pair in batch))
+
+
+def test_a_process_that_goes_on_in_the_midst_of_a_round_has_the_same_last_digits(model_folders: list[Path]) -> None:
+    """Whoever is first used together is scored together, whichever step comes first."""
+    models = load_models(model_folders)
+    batches, asked = round_of_pairs(models), []
+
+    def score(pairs: Sequence[TrainingPair]) -> dict[Key, Logps]:
+        asked.append([pair.pair_id for pair in pairs])
+        return {(pair.source, pair.pair_id): (float(pair.pair_id), 0.5) for pair in pairs}
+
+    def known(steps: Sequence[int]) -> list[list[float]]:
+        logps = ReferenceLogps(batches, Objective(SOURCES), score)
+        return [logps.of(collated(models, batches[step])).tolist() for step in steps]
+
+    whole = known([0, 1, 2])
+    groups = list(asked)
+    assert groups == [[*range(8)], [8, 9, 10, 11], [12, 13, 14, 15]]
+    asked.clear()
+    assert known([2]) == whole[2:]
+    assert asked == groups[1:]
+    assert whole[0] == [*map(float, range(8)), *[0.5] * 8, 0.0]
