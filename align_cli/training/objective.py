@@ -355,6 +355,8 @@ def pair_values(
         if source.carries_response_term:
             term_B = _response_term(objective, position, pairs, inputs, batch, figures)
             figures.add(f"{source.name}/response_term", term_B[rows_B].abs())
+            if "sampled_loss" in inputs:
+                figures.add(f"{source.name}/loss_drift", (pairs.losses_B - inputs["sampled_loss"])[rows_B])
             terms_B = terms_B + source.gradient_coefficient * term_B
         if source.gradient_coefficient and source.policy_labels:
             term_B = label_term(pairs.forward_B, pairs.backward_B, pairs.labels_B, pairs.preference_logits_B)

@@ -242,8 +242,9 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         """What goes through the models at once: parts of a step's batch, with what they have to know of the whole.
 
         That is how many pairs there are and how many of them carry KL and optimism, what the reference says of their
-        responses and the losses that baselines average. These are those of sampling where all are known in the round;
-        else those of the weights as they are, which costs a pass more where the batch is cut.
+        responses and the losses that baselines average. Where all of a round's are known, these are the losses at
+        sampling, and by how much the losses of the step before had moved since; else those of the weights as they are,
+        which costs a pass more where the batch is cut.
 
         Args:
             batch: the collated batch; it takes in what is the whole step's.
@@ -297,7 +298,9 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if not carrying:
             return
         if self._knows_sampled_losses:
-            losses = [sampled_losses(objective, part) for part in carrying]
+            for part in parts:
+                part["sampled_loss"] = sampled_losses(objective, part)
+            losses = [sampled_losses(objective, part) + self._drifts(objective, part) for part in carrying]
         else:
             with torch.no_grad(), self.compute_loss_context_manager():
                 losses = [pair_losses(objective, self.model, self.ref_model, part).losses_B for part in carrying]
@@ -306,6 +309,12 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             step[f"global_{name}"] = self._gathered(torch.cat([part[name] for part in carrying]))
         for part in parts:
             part.update(step)
+
+    def _drifts(self, objective: Objective, inputs: Inputs) -> torch.Tensor:
+        """(B,) how far the losses of each pair's source had moved, at the round's step before, since sampling."""
+        before = self.step_records[-1] if self.step_records else {}
+        drifts = [before.get(f"{source.name}/loss_drift", 0.0) for source in objective.sources]
+        return torch.tensor(drifts, device=inputs["source"].device)[inputs["source"]]
 
     def _measures_sources(self) -> bool:
         if self.objective is None or len(self.objective.sources) < 2 or self.source_grad_norms == "never":

@@ -119,6 +119,27 @@ def test_baselines_take_no_pass_of_the_policy_where_sampling_says_the_losses(
     assert len(passes) == NUM_STEPS * BATCH // 2
 
 
+def test_baselines_move_with_the_losses(model_folders: list[Path], tmp_path: Path) -> None:
+    """By as much as those of the step before had moved; at the first step they are what they were at sampling."""
+    trainer, models = trained(model_folders, tmp_path, Objective(SOURCES))
+    batches = round_of_pairs(models)
+    trainer.train_round(batches, START)
+    first, second, third = trainer.step_records
+    for source, name in ((1, "dpp"), (2, "dpr")):
+        assert first[f"{name}/loss_drift"] == pytest.approx(0, abs=1e-5)
+        assert abs(second[f"{name}/loss_drift"]) > 1e-4
+        for before, record, batch in ((first, second, batches[1]), (second, third, batches[2])):
+            at_sampling = mean_at_sampling(models, trainer.objective, batch, source)
+            expected = at_sampling + before[f"{name}/loss_drift"]
+            assert record[f"{name}/baseline"] == pytest.approx(expected, rel=1e-5)
+
+
+def mean_at_sampling(models: Models, objective: Objective, batch: list[TrainingPair], source: int) -> float:
+    inputs = collated(models, batch)
+    inputs |= reference_columns(objective, models.reference.model, inputs)
+    return sampled_losses(objective, inputs)[inputs["source"] == source].mean().item()
+
+
 def test_one_pair_that_does_not_know_it_has_all_measured_anew(model_folders: list[Path], tmp_path: Path) -> None:
     trainer, models = trained(model_folders, tmp_path, Objective(SOURCES), micro=2)
     batches, passes = round_of_pairs(models), counted(models.policy.model)
