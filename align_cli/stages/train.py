@@ -250,7 +250,7 @@ def _agreement_with_policy(
         return None
     with context.work.journal("agreement-with-policy") as journal:
         if not journal.rows and within is None:
-            size = context.loaded.trainer(context.round).pairs_per_pass
+            size = recipe.train.per_device_train_batch_size
             parts = [asked[start : start + size] for start in range(0, len(asked), size)]
             margins = [implicit_reward_margins(policy, reference, part, recipe.method.beta) for part in parts]
             prefers = [float(one > 0) if one else 0.5 for part in margins for one in part]

@@ -149,7 +149,7 @@ def test_a_narrow_terminal_shows_one_figure_a_line(finished: Path, columns: int)
     assert code == 0, shown
     if columns == 20:
         lines = shown.splitlines()
-        assert lines.count("round 2") == 5  # the evaluation's, and those of its four stages
+        assert lines.count("round 2") == 6  # the evaluation's, the labels', and those of its four stages
         start = lines.index("round 2")
         assert [line.split()[0] for line in lines[start + 1 :] if line.startswith("  ")][:4] == ["win", "LC"] * 2
         assert "…" not in shown

@@ -44,9 +44,11 @@ def test_a_finished_run_is_shown_with_its_rounds_and_its_stages(finished: Path, 
     ]
     assert [heading for heading in headings if heading not in lines[1]] == []
     assert [line.split()[0] for line in lines[3:6]] == ["0", "1", "2"]
-    assert lines[6].split() == ["round", "stage", "time", "memory", "result"]
-    assert all(re.search(r" \d+\.\d s +(\d+ MB|\d+\.\d GB)  ", line) for line in lines[8:])
-    assert [line.split()[:2] for line in lines[8:]] == [
+    assert lines[6].split()[:6] == ["round", "ties", "longer", "won", "margin", "agree:"]
+    assert [line.split()[0] for line in lines[8:10]] == ["1", "2"]
+    assert lines[10].split() == ["round", "stage", "time", "memory", "result"]
+    assert all(re.search(r" \d+\.\d s +(\d+ MB|\d+\.\d GB)  ", line) for line in lines[12:])
+    assert [line.split()[:2] for line in lines[12:]] == [
         ["0", "sft"],
         ["0", "evaluate"],
         *([str(number), stage] for number in (1, 2) for stage in ("generate", "label", "train", "evaluate")),

@@ -305,18 +305,27 @@ def _recording(moment: _Moment, name: str, place: Path, course: _Course) -> Call
 
 
 def _record_pairs(place: Path) -> None:
-    """Write down every pair that the trainer's collator is given."""
+    """Write down every pair that the trainer's collator is given to train on, and none that the reference scores."""
     from align_cli.training.batches import PairCollator
+    from align_cli.training.trainer import PreferenceTrainer
 
-    collate = PairCollator.__call__
+    collate, ask_reference, of_reference = PairCollator.__call__, PreferenceTrainer._ask_reference, [False]
 
     def recording(self: PairCollator, pairs: Any) -> Any:
         with place.open("a", encoding="utf-8") as stream:
-            for pair in pairs:
+            for pair in [] if of_reference[0] else pairs:
                 stream.write(json.dumps([pair.source, pair.prompt_ids, pair.chosen_ids, pair.rejected_ids]) + "\n")
         return collate(self, pairs)
 
+    def asking(self: PreferenceTrainer, pairs: Any) -> Any:
+        of_reference[0] = True
+        try:
+            return ask_reference(self, pairs)
+        finally:
+            of_reference[0] = False
+
     _replace_method(PairCollator, "__call__", recording)
+    _replace_method(PreferenceTrainer, "_ask_reference", asking)
 
 
 def _replace_method(owner: Any, name: str, method: Callable[..., Any]) -> None:
