@@ -85,7 +85,7 @@ def lay_out(model: Any, batch: TokenBatch) -> Layout:
     num_sequences, length = batch.input_ids_BT.shape
     if _cost(len(rows), longest, width) >= _cost(num_sequences, length, width):
         return alone
-    return _shared(rows, starts, batch, _mask_type(model)) if shares_prompts(model, longest) else alone
+    return _shared(rows, starts, batch, model.dtype) if shares_prompts(model, longest) else alone
 
 
 def shares_prompts(model: Any, length: int = 0) -> bool:
@@ -136,7 +136,7 @@ def _shared_rows(batch: TokenBatch) -> tuple[list[_Row], list[int]]:
     return rows, [row.responses[response] for row, response in placed]
 
 
-def _shared(rows: list[_Row], starts: list[int], batch: TokenBatch, mask_type: torch.dtype) -> Layout:
+def _shared(rows: list[_Row], starts: list[int], batch: TokenBatch, dtype: torch.dtype) -> Layout:
     places, device = max(row.length for row in rows), batch.input_ids_BT.device
     ids_RP = torch.zeros(len(rows), places, dtype=torch.long)
     positions_RP, segments_RP = torch.zeros_like(ids_RP), torch.full_like(ids_RP, PADDING)
@@ -159,7 +159,7 @@ def _shared(rows: list[_Row], starts: list[int], batch: TokenBatch, mask_type: t
     inputs = {
         "input_ids": ids_RP.to(device),
         "position_ids": positions_RP.to(device),
-        "attention_mask": _mask(segments_RP, mask_type),
+        "attention_mask": _mask(segments_RP, dtype),
     }
     before = torch.tensor(before_M, dtype=torch.long, device=device)
     of_N = _places_among(starts, batch).to(device)
@@ -174,18 +174,14 @@ def _places_among(starts: list[int], batch: TokenBatch) -> torch.Tensor:
     return torch.arange(int(lengths_S.sum())) + begins_S.repeat_interleave(lengths_S)
 
 
-def _mask(segments_RP: torch.Tensor, mask_type: torch.dtype) -> torch.Tensor:
-    """(R, 1, P, P) who sees whom: what stands before, in the prompt or in one's own part; padding sees itself."""
+def _mask(segments_RP: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(R, 1, P, P) 0 for who sees whom: what stands before, in the prompt or in one's own part; padding sees itself.
+
+    Numbers to add, which every layer takes as they are: of true and false each would make numbers of its own.
+    """
     own_RPP = segments_RP[:, :, None] == segments_RP[:, None, :]
     sees_RPP = (own_RPP | (segments_RP == PROMPT)[:, None, :]).tril()[:, None]
-    if mask_type == torch.bool:
-        return sees_RPP
-    hidden = torch.zeros_like(sees_RPP, dtype=mask_type)
-    return hidden.masked_fill(~sees_RPP, torch.finfo(mask_type).min)
-
-
-def _mask_type(model: Any) -> torch.dtype:
-    return torch.bool if _attention(model) == "sdpa" else model.dtype
+    return torch.zeros_like(sees_RPP, dtype=dtype).masked_fill(~sees_RPP, torch.finfo(dtype).min)
 
 
 def _attention(model: Any) -> str | None:
@@ -211,7 +207,7 @@ def _tried(model: Any) -> bool:
 
         batch = pad_batch([list(before)] * len(responses), list(map(list, responses)), 0)
         batch = batch.to(model.device)
-        layout = _shared(*_shared_rows(batch), batch, _mask_type(model)) if shared else each_alone(batch)
+        layout = _shared(*_shared_rows(batch), batch, model.dtype) if shared else each_alone(batch)
         return in_float64(score_tokens(model, layout.tokens).logps_N[-len(second) :])
 
     was_training = model.training
