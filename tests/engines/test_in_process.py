@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM, RecurrentGemmaConfig, RwkvConfig
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
-from align_cli.engines.in_process import TransformersEngine, invert_cdf, what_goes_together
+from align_cli.engines.drawing import invert_cdf
+from align_cli.engines.in_process import TransformersEngine
+from align_cli.engines.through_generate import what_goes_together
 from align_cli.errors import AlignError
 from align_cli.models.load import Policy, load_policy
 from align_cli.playground import world
