@@ -114,15 +114,16 @@ def plain_generate(policy: Policy, prompts: list[list[int]]) -> int:
 
 def report(times: dict[str, list[float]], tokens: dict[str, int]) -> None:
     """Print the table."""
-    first, *_ = times.values()
+    first, (num_first, *_) = next(iter(times.values())), tokens.values()
     sys.stdout.write(
         f"`python benchmarks/sampling.py`, CPU, {torch.get_num_threads()} threads, median of {len(first)} paired "
         f"repetitions, {PROMPTS} prompts of {LENGTHS[0]} to {LENGTHS[1]} tokens, {RESPONSES} responses each of up to "
         f"{SETTINGS.max_new_tokens}, {BATCH} sequences a batch, 4 layers of 256, vocabulary {VOCABULARY}.\n\n"
-        "| way | tokens drawn | CPU seconds | times the engine |\n|---|---|---|---|\n"
+        "| way | tokens drawn | CPU seconds | a token, times the engine's |\n|---|---|---|---|\n"
     )
     for name, seconds in times.items():
         ratio = statistics.median(one / other for one, other in zip(seconds, first, strict=True))
+        ratio *= num_first / tokens[name]  # plain `generate` draws others, and not as many
         sys.stdout.write(f"| {name} | {tokens[name]} | {statistics.median(seconds):.2f} | {ratio:.2f} |\n")
 
 

@@ -125,7 +125,7 @@ def keeps_rows_apart(model: Any) -> bool:
     """Whether a model says of rows that were copied and left behind what it says of each sequence alone.
 
     Raises:
-        MemoryError: if there is none for two rows of a few tokens; any error that says so.
+        Exception: whatever says that there is no memory for two rows of a few tokens.
     """
     if model not in _KEEPS_APART:
         with torch.no_grad(), _at_work(model) as working:
