@@ -105,8 +105,8 @@ class AdapterView(torch.nn.Module):
         with self.at_work():
             return super().__call__(*args, **kwargs)
 
-    def at_work(self) -> AbstractContextManager[None]:
-        """While it lasts, this adapter is at work in the base."""
+    def at_work(self) -> AbstractContextManager[Any]:
+        """The base, where this adapter is at work while it lasts: for many calls with one turn of the switch."""
         return self._adapted.switched_to(self._adapter)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -224,11 +224,11 @@ class AdaptedModel:
             self.put(TRAINED, joined(trained, _tensors(self.peft, TRAINED), self._num_experts))
 
     @contextmanager
-    def switched_to(self, adapter: str) -> Iterator[None]:
-        """While it lasts, this adapter is at work in place of the policy's."""
+    def switched_to(self, adapter: str) -> Iterator[Any]:
+        """The base; while it lasts, this adapter is at work there in place of the policy's."""
         self.peft.base_model.set_adapter([adapter], inference_mode=True)
         try:
-            yield
+            yield self.base.model
         finally:
             self._turn_to_policy()
 

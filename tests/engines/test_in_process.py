@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM, RecurrentGemmaConfig, RwkvConfig
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
-from align_cli.engines.in_process import TransformersEngine, invert_cdf, what_goes_together
+from align_cli.engines.in_process import TransformersEngine
+from align_cli.engines.through_generate import what_goes_together
 from align_cli.errors import AlignError
 from align_cli.models.load import Policy, load_policy
 from align_cli.playground import world
@@ -280,57 +279,6 @@ def test_a_policy_whose_logits_are_not_finite_is_a_user_error(tiny_policy_folder
 
 def test_nothing_asked_is_nothing_done(warm_policy: Policy) -> None:
     assert sample_all(warm_policy, []) == []
-
-
-def rows(*probabilities: list[float]) -> torch.Tensor:
-    return torch.tensor(probabilities, dtype=torch.float64)
-
-
-def column(*uniforms: float) -> torch.Tensor:
-    return torch.tensor(uniforms, dtype=torch.float64)[:, None]
-
-
-def test_a_uniform_number_falls_into_its_tokens_stretch() -> None:
-    probabilities = rows(*[[0.25, 0.5, 0.25]] * 7)
-    uniforms = column(0.0, 0.2499, 0.25, 0.5, 0.7499, 0.75, 0.9999)
-    assert invert_cdf(probabilities, uniforms).flatten().tolist() == [0, 0, 1, 1, 1, 2, 2]
-
-
-LAST = math.nextafter(1.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "uniform", "token"),
-    [
-        ([0.0, 0.0, 1.0], 0.0, 2),
-        ([1.0, 0.0, 0.0], LAST, 0),
-        ([0.0, 1.0, 0.0], 0.0, 1),
-        ([0.0, 1.0, 0.0], LAST, 1),
-        ([0.5, 0.0, 0.5], 0.5, 2),
-        ([0.5, 0.0, 0.0, 0.5], LAST, 3),
-        ([1e-300, 1.0], 0.0, 0),
-        ([0.1] * 10 + [0.0], LAST, 9),
-        ([0.3, 0.3, 0.3], LAST, 2),
-        ([2.0, 2.0], 0.5, 1),
-    ],
-)
-def test_the_edges_never_give_a_token_of_probability_zero(
-    probabilities: list[float], uniform: float, token: int
-) -> None:
-    assert invert_cdf(rows(probabilities), column(uniform)).item() == token
-
-
-weights = st.lists(st.just(0.0) | st.floats(1e-12, 1.0), min_size=1, max_size=40).filter(any)
-
-
-@settings(max_examples=200)
-@given(weights, st.floats(0.0, LAST))
-def test_no_uniform_number_gives_a_token_of_probability_zero(probabilities: list[float], uniform: float) -> None:
-    total = math.fsum(probabilities)
-    token = int(invert_cdf(rows([each / total for each in probabilities]), column(uniform)).item())
-    assert probabilities[token] > 0
-    below, above = math.fsum(probabilities[:token]) / total, math.fsum(probabilities[: token + 1]) / total
-    assert below - 1e-9 <= uniform <= above + 1e-9
 
 
 def test_a_batch_that_is_done_is_passed_over_and_one_that_lacks_a_response_is_made_whole(

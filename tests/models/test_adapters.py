@@ -252,6 +252,23 @@ def test_sampling_from_a_frozen_policy_is_sampling_with_its_adapter(adapted: Ada
     assert sampled(policy) != before
 
 
+def test_a_batch_sampled_from_a_frozen_policy_turns_the_switch_once(
+    adapted: Adapted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align_cli.engines.base import Request, SamplingSettings
+    from align_cli.engines.decoding import decode, keeps_rows_apart
+
+    whole = adapted()
+    whole.policy(None)
+    reference = whole.frozen(None)
+    assert keeps_rows_apart(reference.model)
+    turns: list[str] = []
+    switched_to = whole.switched_to
+    monkeypatch.setattr(whole, "switched_to", lambda adapter: turns.append(adapter) or switched_to(adapter))
+    decode(reference, [Request([5, 6, 7], seed) for seed in range(3)], SamplingSettings(1.0, 0, 1.0, 12))
+    assert len(turns) == 1
+
+
 class TestAnAdapterToStartFrom:
     def test_is_gone_on_with(self, adapted: Adapted, tmp_path: Path) -> None:
         policy = adapted(rank=3, target_modules=["q_proj"]).policy(None)

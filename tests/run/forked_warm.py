@@ -11,6 +11,7 @@ import tqdm
 import transformers.models.llama.modeling_llama  # noqa: F401
 
 import align_cli.cli.main
+import align_cli.engines.decoding
 import align_cli.engines.in_process
 import align_cli.run.loop
 import align_cli.run.single
