@@ -60,6 +60,12 @@ def _commands() -> None:
     """Everything that there is; what Typer itself writes, such as help, has gone out when it ends."""
     try:
         app()
+    except SystemExit as ended:
+        # What comes while Typer still reads the command line, it ends with by itself, as Ctrl-C and without a word.
+        interrupt = ended.__context__.__cause__ if ended.__context__ else None
+        if isinstance(interrupt, KeyboardInterrupt):
+            raise interrupt from None
+        raise
     finally:
         sys.excepthook = show_bug  # Typer has put one of its own there
         close_data()

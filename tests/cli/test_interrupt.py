@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
+import typer
 from forked import Stop
 from killed_runs import VARIANTS, differing_files, make_run, train, work_done
 from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_same_runs
+
+from align_cli.cli.main import _commands
+from align_cli.cli.output import Terminated, guarded
 
 ADVICE = "interrupted; `align train` with the same recipe goes on where it stopped"
 ENDS = {signal.SIGINT: (130, ADVICE), signal.SIGTERM: (143, ADVICE.replace("interrupted", "terminated"))}
@@ -105,6 +111,28 @@ def test_a_terminated_single_stage_does_not_promise_to_go_on(command: str, finis
     assert terminated.code == 143, terminated.err
     assert terminated.out == ""
     assert terminated.err.splitlines()[-1] == "terminated"
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "code", "word"), [(Terminated, 143, "terminated"), (KeyboardInterrupt, 130, "interrupted")]
+)
+def test_what_ends_align_before_its_command_begins_is_told_too(
+    interrupt: type[BaseException], code: int, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Typer takes it for itself while it reads the command line."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise interrupt
+
+    monkeypatch.setattr(typer.core.TyperGroup, "make_context", interrupted)
+    for name in ("excepthook", "unraisablehook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(sys, "argv", ["align", "status", "run"])
+    with pytest.raises(SystemExit) as ended:
+        guarded(_commands)()
+    assert ended.value.code == code
+    assert capsys.readouterr().err == f"{word}\n"
 
 
 @pytest.mark.long
