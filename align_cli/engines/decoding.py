@@ -23,7 +23,7 @@ import torch
 
 from align_cli.engines.base import Request, Sample, SamplingSettings
 from align_cli.engines.drawing import Draws
-from align_cli.models.devices import in_float64
+from align_cli.models.devices import in_float64, is_rounding
 from align_cli.models.memory import memory_fault
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
 ENDED_PART = 1 / 8
 """How large a part of the rows must have ended for them to leave: the rest of the cache is copied then, once."""
-
-MOST_ERROR = {torch.float32: 1e-2, torch.float64: 1e-2}
-"""The most by which rows may differ from sequences alone, as a part of how those differ; half precision rounds more."""
-MOST_ERROR_IN_HALF = 0.3
 
 
 def decode(
@@ -164,7 +160,7 @@ def _tried(model: Any) -> bool:
     found_V, wanted_V = (in_float64(torch.cat(parts)).log_softmax(-1) for parts in (found, wanted))
     differ = (wanted_V[:, None] - wanted_V).abs().amax(-1)
     least = differ[~torch.eye(len(differ), dtype=torch.bool, device=differ.device)].min()
-    return bool((found_V - wanted_V).abs().max() <= MOST_ERROR.get(model.dtype, MOST_ERROR_IN_HALF) * least)
+    return is_rounding(found_V - wanted_V, least, model.dtype)
 
 
 def _at_work(model: Any) -> AbstractContextManager[Any]:

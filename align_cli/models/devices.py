@@ -1,4 +1,6 @@
-"""Devices, by torch's accelerator interface: which one models are on, and what it lacks, which the CPU does for it."""
+"""Devices, by torch's accelerator interface: which one models are on, what it lacks, which the CPU does for it, and how
+far apart what is computed in another order may lie.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 KEY = "policy.device"
+ROUNDING, ROUNDING_IN_HALF = 1e-2, 0.3
+"""The most that may be put down to rounding, as a part of a difference that means something, by a model's precision."""
 
 
 def find_device(name: str, key: str = KEY) -> torch.device:
@@ -50,3 +54,17 @@ def has_float64(device: torch.device) -> bool:
     if device.type == "xpu":
         return bool(torch.xpu.get_device_properties(device).has_fp64)
     return device.type != "mps"
+
+
+def is_rounding(error: torch.Tensor, meant: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether the largest of differences is rounding's, beside one that a mistake would make.
+
+    Args:
+        error: the differences found, of any shape.
+        meant: what they would be at least, were something wrong: a scalar.
+        dtype: of the model that computed them.
+    """
+    import torch
+
+    most = ROUNDING if dtype in (torch.float32, torch.float64) else ROUNDING_IN_HALF
+    return bool(error.abs().max() <= most * meant)

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from align_cli.models.devices import in_float64
+from align_cli.models.devices import in_float64, is_rounding
 from align_cli.models.head import Tokens, score_tokens
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ LENGTHS = ("max_position_embeddings", "n_positions", "sliding_window", "window_s
 
 TRIED_PROMPT, TRIED_RESPONSES = 6, (24, 8)
 """Tokens of the row that a model is tried with: a first response long enough for a distance to be noticed."""
-MOST_ERROR = {torch.float32: 1e-2, torch.float64: 1e-2}
-"""The most that sharing may change, as a part of what seeing the other response changes; half precision rounds more."""
-MOST_ERROR_IN_HALF = 0.3
 
 
 class Layout(NamedTuple):
@@ -77,15 +74,15 @@ class _Row(NamedTuple):
 
 def lay_out(model: Any, batch: TokenBatch) -> Layout:
     """The layout that costs a model the least, of those that it keeps to."""
-    alone = each_alone(batch)
-    if len(batch.input_ids_BT) == 1:
-        return alone
+    if len(batch.input_ids_BT) == 1 or not shares_prompts(model):
+        return each_alone(batch)
     rows, starts = _shared_rows(batch)
     width, longest = getattr(_config(model), "hidden_size", None), max(row.length for row in rows)
     num_sequences, length = batch.input_ids_BT.shape
-    if _cost(len(rows), longest, width) >= _cost(num_sequences, length, width):
-        return alone
-    return _shared(rows, starts, batch, model.dtype) if shares_prompts(model, longest) else alone
+    is_cheaper = _cost(len(rows), longest, width) < _cost(num_sequences, length, width)
+    if is_cheaper and shares_prompts(model, longest):
+        return _shared(rows, starts, batch, model.dtype)
+    return each_alone(batch)
 
 
 def shares_prompts(model: Any, length: int = 0) -> bool:
@@ -220,5 +217,4 @@ def _tried(model: Any) -> bool:
         return False
     finally:
         model.train(was_training)
-    most = MOST_ERROR.get(model.dtype, MOST_ERROR_IN_HALF)
-    return bool((beside - alone).abs().max() <= most * (leaked - alone).abs().max())
+    return is_rounding(beside - alone, (leaked - alone).abs().max(), model.dtype)

@@ -263,20 +263,8 @@ def sampled_losses(objective: Objective, inputs: Inputs) -> torch.Tensor:
     Returns:
         (B,).
     """
-    num_pairs = len(inputs["label"])
-    chosen, rejected = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
-    lengths_S, logps_S = inputs["completion_mask"].sum(-1), inputs["policy_logps"].T.flatten()
-    compared_S = logps_S
-    if objective.loss_type not in REFERENCE_FREE:
-        compared_S = logps_S - inputs["reference_logps"][: 2 * num_pairs]
-    margins_B = preference_margin(
-        compared_S[chosen], compared_S[rejected], lengths_S[chosen], lengths_S[rejected], objective.loss_type
-    )
-    is_free = objective.loss_type in REFERENCE_FREE
-    logits_B = objective.beta * (margins_B if is_free else compared_S[chosen] - compared_S[rejected])
-    own_labels_B = flags(objective, inputs, "policy_labels")
-    labels_B = torch.where(own_labels_B, policy_labels(logits_B), inputs["label"])
-    return expected_preference_loss(objective.losses(margins_B), objective.losses(-margins_B), labels_B)
+    logps_2B = inputs["policy_logps"].T.flatten()
+    return _compared(objective, inputs, logps_2B, _ratios(inputs, logps_2B)).losses_B
 
 
 def pair_losses(
@@ -292,37 +280,48 @@ def pair_losses(
     """
     if reference is not None and "reference_logps" not in inputs:  # nobody has made the columns before
         inputs = {**inputs, **reference_columns(objective, reference, inputs)}
-    num_pairs = len(inputs["label"])
-    chosen, rejected = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
     carry = carriers(objective, inputs)
     scores = _scores(objective, model, reference, inputs, carry.kl_B2)
-    logps_S = ratios_S = scores.logps_BC.sum(-1)
-    if "reference_logps" in inputs:
-        ratios_S = logps_S - inputs["reference_logps"]
-    compared_S = logps_S if objective.loss_type in REFERENCE_FREE else ratios_S
-    lengths_S = inputs["completion_mask"].sum(-1)
-    margins_B = preference_margin(
-        compared_S[chosen], compared_S[rejected], lengths_S[chosen], lengths_S[rejected], objective.loss_type
+    logps_S = scores.logps_BC.sum(-1)
+    logps_2B = logps_S[: 2 * len(inputs["label"])]
+    ratios_2B = _ratios(inputs, logps_2B)
+    chosen_B, rejected_B = ratios_2B.chunk(2)
+    return PairLosses(
+        *_compared(objective, inputs, logps_2B, ratios_2B),
+        logps_S=logps_S,
+        of_policy_S=inputs["of_policy"] & flags(objective, inputs, "policy_responses")[inputs["pair_of"]],
+        kl_B=_pair_kl(objective, scores, carry.kl_B2),
+        optimism_B=optimism_term(chosen_B, rejected_B, carry.optimism_B2),
     )
-    logits_B = objective.beta * (ratios_S[chosen] - ratios_S[rejected])
-    if objective.loss_type in REFERENCE_FREE:
-        logits_B = objective.beta * margins_B
+
+
+class _Compared(NamedTuple):
+    """The first fields of `PairLosses`: all that follows from what is said of a pair's two responses."""
+
+    losses_B: torch.Tensor
+    forward_B: torch.Tensor
+    backward_B: torch.Tensor
+    labels_B: torch.Tensor
+    margins_B: torch.Tensor
+    preference_logits_B: torch.Tensor
+
+
+def _compared(objective: Objective, inputs: Inputs, logps_2B: torch.Tensor, ratios_2B: torch.Tensor) -> _Compared:
+    is_free = objective.loss_type in REFERENCE_FREE
+    chosen_B, rejected_B = (logps_2B if is_free else ratios_2B).chunk(2)
+    lengths_B, other_lengths_B = inputs["completion_mask"][: len(logps_2B)].sum(-1).chunk(2)
+    margins_B = preference_margin(chosen_B, rejected_B, lengths_B, other_lengths_B, objective.loss_type)
+    logits_B = objective.beta * (margins_B if is_free else chosen_B - rejected_B)
     own_labels_B = flags(objective, inputs, "policy_labels")
     labels_B = torch.where(own_labels_B, policy_labels(logits_B), inputs["label"])
-    of_policy_S = inputs["of_policy"] & flags(objective, inputs, "policy_responses")[inputs["pair_of"]]
     forward_B, backward_B = objective.losses(margins_B), objective.losses(-margins_B)
-    return PairLosses(
-        losses_B=expected_preference_loss(forward_B, backward_B, labels_B),
-        forward_B=forward_B,
-        backward_B=backward_B,
-        labels_B=labels_B,
-        margins_B=margins_B,
-        preference_logits_B=logits_B,
-        logps_S=logps_S,
-        of_policy_S=of_policy_S,
-        kl_B=_pair_kl(objective, scores, carry.kl_B2),
-        optimism_B=optimism_term(ratios_S[chosen], ratios_S[rejected], carry.optimism_B2),
-    )
+    losses_B = expected_preference_loss(forward_B, backward_B, labels_B)
+    return _Compared(losses_B, forward_B, backward_B, labels_B, margins_B, logits_B)
+
+
+def _ratios(inputs: Inputs, logps_2B: torch.Tensor) -> torch.Tensor:
+    """s of a pair's two responses; log πθ where there is no reference."""
+    return logps_2B - inputs["reference_logps"][: len(logps_2B)] if "reference_logps" in inputs else logps_2B
 
 
 def pair_values(

@@ -293,14 +293,15 @@ class PreferenceTrainer(Resumable, DPOTrainer):
 
     def _add_global_losses(self, objective: Objective, parts: list[Inputs]) -> None:
         """The losses that baselines average: of pairs that carry the response term, since others are none of theirs."""
+        if self._knows_sampled_losses:
+            for part in parts:
+                part["sampled_loss"] = sampled_losses(objective, part)
         carrying = [select_pairs(part, flags(objective, part, "carries_response_term")) for part in parts]
         carrying = [part for part in carrying if len(part["source"])]
         if not carrying:
             return
         if self._knows_sampled_losses:
-            for part in parts:
-                part["sampled_loss"] = sampled_losses(objective, part)
-            losses = [sampled_losses(objective, part) + self._drifts(objective, part) for part in carrying]
+            losses = [part["sampled_loss"] + self._drifts(objective, part) for part in carrying]
         else:
             with torch.no_grad(), self.compute_loss_context_manager():
                 losses = [pair_losses(objective, self.model, self.ref_model, part).losses_B for part in carrying]
