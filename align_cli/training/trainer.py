@@ -9,6 +9,8 @@ What it changes, and why (TRL 1.16; each point has a contract test):
 - transformers sees one batch a step. `training_step` cuts it into forward passes, by pairs and by tokens, pairs of a
   length together; what baselines and the weights of KL and optimism have to know of the whole batch is found before,
   by what is `known` of its pairs where that is enough.
+- Several processes train together by `ranks`: each takes a share of every batch, and what is of the whole batch is
+  found over all of them. transformers and accelerate know of none of it, and take each process for the only one.
 - `.train()` is called once a round, on the batches that `batches.Mixture` chose, and goes on where the last round, or a
   killed process, left off: see `resumable`.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,9 @@ from align_cli.training.objective import (
     sampled_losses,
     token_batch,
 )
+from align_cli.training.ranks import ALONE, Ranks, added
 from align_cli.training.resumable import Resumable
+from align_cli.training.shares import share_of
 
 TRLS_RUNNING_TOTALS = ("num_tokens",)
 """Figures of TRL's that count since the process began, and so differ in a run that was interrupted."""
@@ -76,6 +80,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         schedule_spans_run: whether the learning-rate schedule goes on across rounds.
         reset_optimizer: whether each round begins with a new optimizer.
         on_step: called after every optimizer step.
+        ranks: the processes that train together; `args` has this one's share of a batch.
     """
 
     def __init__(
@@ -91,8 +96,10 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         schedule_spans_run: bool = True,
         reset_optimizer: bool = False,
         on_step: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.objective = objective
+        self.ranks = ranks
         self.pairs_per_pass = pairs_per_pass or args.per_device_train_batch_size
         self.tokens_per_pass = tokens_per_pass
         self.source_grad_norms = source_grad_norms
@@ -147,6 +154,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self._metrics["train"].clear()
         self.data_collator.num_responses = max(2 + len(pair.other_ids) for batch in batches for pair in batch)
         self._know(batches)
+        batches = [share_of(batch, self.ranks.rank, self.ranks.number) for batch in batches]
         if self.reset_optimizer and not done:
             self.optimizer, optimizer_state = None, None
         first_step = start.global_step if self.schedule_spans_run else done
@@ -199,19 +207,20 @@ class PreferenceTrainer(Resumable, DPOTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """A step's batch, whose passes are made ready."""
         (batch,), num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._passes = self.passes(batch)
-        if self.objective is not None and self._measures_sources():
-            self._measure_sources(self.objective, self._passes)
+        with self.ranks.running_out_together():
+            self._passes = self.passes(batch)
+            if self.objective is not None and self._measures_sources():
+                self._measure_sources(self.objective, self._passes)
         return [batch], num_items
 
     def training_step(self, model: torch.nn.Module, inputs: Inputs, num_items_in_batch: Any = None) -> torch.Tensor:
         """The passes of the step's batch, forward and backward; their losses add up to its loss."""
         losses = []
-        for number, part in enumerate(self._passes, start=1):
-            is_last = number == len(self._passes)
-            with nullcontext() if is_last else self.accelerator.no_sync(model):
+        with self.ranks.running_out_together():
+            for part in self._passes:
                 losses.append(super().training_step(model, part, num_items_in_batch))
         self._passes = []
+        self.ranks.add_up(self.model.parameters())
         return torch.stack(losses).sum()
 
     def _know(self, batches: list[list[TrainingPair]]) -> None:
@@ -250,19 +259,20 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             batch: the collated batch; it takes in what is the whole step's.
         """
         objective = self.objective
-        batch["global_num_pairs"] = torch.tensor(len(batch["label"]))
+        batch["global_num_pairs"] = torch.tensor(sum(self.ranks.heard(len(batch["label"]))))
         if objective is None:
             return cut_into_passes(batch, self.pairs_per_pass)
-        whole = Carriers(*(self._gathered(column) for column in carriers(objective, batch)))
+        whole = Carriers(*self.ranks.gathered(*carriers(objective, batch)))
         batch.update(pairs_per_carrier(whole))
         if self._reference_logps is not None:
             batch["reference_logps"] = self._reference_logps.of(batch)
         parts = cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True)
-        self._most_pairs = max(len(part["label"]) for part in parts)
+        self._most_pairs = max(self.ranks.heard(max(len(part["label"]) for part in parts)))
         for part in parts:
             with self.compute_loss_context_manager():
                 part.update(reference_columns(objective, self.ref_model, part))
-        if objective.needs_baseline and (len(parts) > 1 or self._knows_sampled_losses):
+        is_whole = len(parts) == 1 and self.ranks.number == 1
+        if objective.needs_baseline and (not is_whole or self._knows_sampled_losses):
             self._add_global_losses(objective, parts)
         return parts
 
@@ -286,9 +296,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if "global_loss" in inputs:
             batch = GlobalLosses(inputs["global_loss"], *(inputs[f"global_{name}"] for name in GLOBAL_COLUMNS))
         else:
-            batch = GlobalLosses(
-                self._gathered(pairs.losses_B.detach()), *(self._gathered(inputs[name]) for name in GLOBAL_COLUMNS)
-            )
+            batch = GlobalLosses(pairs.losses_B.detach(), *(inputs[name] for name in GLOBAL_COLUMNS))
         return pair_values(objective, pairs, inputs, batch, figures)
 
     def _add_global_losses(self, objective: Objective, parts: list[Inputs]) -> None:
@@ -297,19 +305,24 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             for part in parts:
                 part["sampled_loss"] = sampled_losses(objective, part)
         carrying = [select_pairs(part, flags(objective, part, "carries_response_term")) for part in parts]
-        carrying = [part for part in carrying if len(part["source"])]
-        if not carrying:
-            return
         if self._knows_sampled_losses:
             losses = [part["sampled_loss"] + self._drifts(objective, part) for part in carrying]
         else:
             with torch.no_grad(), self.compute_loss_context_manager():
-                losses = [pair_losses(objective, self.model, self.ref_model, part).losses_B for part in carrying]
-        step = {"global_loss": self._gathered(torch.cat(losses))}
-        for name in GLOBAL_COLUMNS:
-            step[f"global_{name}"] = self._gathered(torch.cat([part[name] for part in carrying]))
+                losses = [self._losses_now(objective, part) for part in carrying]
+        columns = (losses, *([part[name] for part in carrying] for name in GLOBAL_COLUMNS))
+        global_loss, *others = self.ranks.gathered(*(torch.cat(column) for column in columns))
+        if not len(global_loss):
+            return
+        step = {"global_loss": global_loss}
+        step |= {f"global_{name}": column for name, column in zip(GLOBAL_COLUMNS, others, strict=True)}
         for part in parts:
             part.update(step)
+
+    def _losses_now(self, objective: Objective, inputs: Inputs) -> torch.Tensor:
+        if not len(inputs["label"]):
+            return inputs["label"]
+        return pair_losses(objective, self.model, self.ref_model, inputs).losses_B
 
     def _drifts(self, objective: Objective, inputs: Inputs) -> torch.Tensor:
         """(B,) how far the losses of each pair's source had moved, at the round's step before, since sampling."""
@@ -335,17 +348,26 @@ class PreferenceTrainer(Resumable, DPOTrainer):
                     with self.compute_loss_context_manager():
                         values = self._values(objective, self.model, of_source, Figures())
                     (values.sum() / part["global_num_pairs"]).backward()
+            self.ranks.add_up(self.model.parameters())
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
             self.figures.add(f"{source.name}/grad_norm", torch.nn.utils.get_total_norm(gradients).view(1))
         self.model.zero_grad()
 
-    def _gathered(self, values: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.gather(values)
+    def _step_figures(self) -> dict[str, float]:
+        """The means of a step over the pairs of all ranks, by name; of TRL's own loss, its metrics too."""
+        sums = self.figures.take_sums()
+        if self.objective is None:
+            found = self._metrics["train"].items()
+            sums |= {
+                name: (sum(each), float(len(each))) for name, each in found if name not in TRLS_RUNNING_TOTALS and each
+            }
+        totals = added(self.ranks.heard(sums))
+        return {name: total / count for name, (total, count) in sorted(totals.items()) if count}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep every step's figures; then as TRL does, for whatever `report_to` names."""
         if "loss" in logs:
-            figures = self.figures.take()
+            figures = self._step_figures()
             own = {"loss": figures.pop("loss"), "grad_norm": logs["grad_norm"]}
             if not all(math.isfinite(value) for value in own.values()):
                 raise DivergedError(
@@ -359,9 +381,6 @@ class PreferenceTrainer(Resumable, DPOTrainer):
                 if len(self.objective.sources) == 1 and self.source_grad_norms != "never":
                     figures[f"{self.objective.sources[0].name}/grad_norm"] = own["grad_norm"]
                 self._metrics["train"].update({name: [value] for name, value in figures.items()})
-            else:
-                means = {name: sum(values) / len(values) for name, values in self._metrics["train"].items()}
-                figures = {name: mean for name, mean in means.items() if name not in TRLS_RUNNING_TOTALS}
             rate = {"learning_rate": logs["learning_rate"]}
             self.step_records.append({"step": self.state.global_step, **own, **rate, **dict(sorted(figures.items()))})
             self.step_is_logged()
@@ -369,7 +388,12 @@ class PreferenceTrainer(Resumable, DPOTrainer):
 
 
 def make_trainer(
-    policy: Policy, reference: torch.nn.Module, recipe: Recipe, folder: Path, on_step: Callable[[], None]
+    policy: Policy,
+    reference: torch.nn.Module,
+    recipe: Recipe,
+    folder: Path,
+    on_step: Callable[[], None],
+    ranks: Ranks = ALONE,
 ) -> PreferenceTrainer:
     """The trainer of a recipe; made once a process, since every DPOTrainer wraps `model.forward` once more.
 
@@ -379,16 +403,21 @@ def make_trainer(
         recipe: the whole recipe.
         folder: what the trainer and the trackers of `train.report_to` may write to.
         on_step: called after every optimizer step.
+        ranks: the processes that train together.
     """
+    args = dpo_config(
+        recipe, folder, device=policy.model.device, use_cache=uses_cache(policy.model), num_processes=ranks.number
+    )
     return PreferenceTrainer(
         policy,
         reference,
         None if recipe.method.uses_trl_loss else recipe_objective(recipe),
-        dpo_config(recipe, folder, device=policy.model.device, use_cache=uses_cache(policy.model)),
+        args,
         pairs_per_pass=recipe.train.per_device_train_batch_size,
         tokens_per_pass=recipe.train.per_device_max_tokens,
         source_grad_norms=recipe.train.source_grad_norms,
         schedule_spans_run=recipe.train.schedule == "run",
         reset_optimizer=recipe.begins_with_new_optimizer,
         on_step=on_step,
+        ranks=ranks,
     )
