@@ -9,6 +9,7 @@ import threading
 import typer
 
 from align_cli.cli import chat, check, data, evaluate, export, generate, label, reward, status, train
+from align_cli.cli.many import followed
 from align_cli.cli.output import guarded, show_bug, show_end_of_thread, show_ignored
 from align_cli.cli.process import end_at_sigterm
 from align_cli.cli.streams import close_data, prepare_streams
@@ -59,7 +60,8 @@ def main() -> None:
 def _commands() -> None:
     """Everything that there is; what Typer itself writes, such as help, has gone out when it ends."""
     try:
-        app()
+        if not followed(sys.argv[1:]):
+            app()
     except SystemExit as ended:
         # What comes while Typer still reads the command line, it ends with by itself, as Ctrl-C and without a word.
         interrupt = ended.__context__.__cause__ if ended.__context__ else None

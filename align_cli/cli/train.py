@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from align_cli.cli.many import crew_for
 from align_cli.cli.options import AsJson, ForkOrigin, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, guarded
 
@@ -61,8 +62,8 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     for warning in warnings_for(recipe):
         talk.warn(warning)
     try:
-        with talk.reporter() as reporter:
-            evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from)
+        with talk.reporter() as reporter, crew_for(recipe, reporter) as crew:
+            evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from, crew=crew)
     except KeyboardInterrupt as interrupt:
         again = "`align train` with the same recipe goes on where it stopped"
         raise type(interrupt)(f"{again}, without --restart" if restart else again) from None

@@ -54,13 +54,14 @@ class TransformersEngine:
         Which requests make a batch does not depend on what is done: a batch of which anything lacks is made whole,
         because a log-probability's last digits depend on the batch.
         """
-        for indices in self._batches(policy, requests):
+        for indices in self.batches(policy, requests):
             if all(index in done for index in indices):
                 continue
-            samples = self._generate(policy, [requests[index] for index in indices], settings)
+            samples = self.generate_batch(policy, [requests[index] for index in indices], settings)
             yield list(zip(indices, samples, strict=True))
 
-    def _batches(self, policy: Policy, requests: Sequence[Request]) -> Iterator[list[int]]:
+    def batches(self, policy: Policy, requests: Sequence[Request]) -> Iterator[list[int]]:
+        """Which requests are sampled together, the longest prompts first."""
         lengths = [len(request.prompt_ids) for request in requests]
         first_of: dict[tuple[int, ...], int] = {}
         firsts = [first_of.setdefault(tuple(request.prompt_ids), index) for index, request in enumerate(requests)]
@@ -90,7 +91,7 @@ class TransformersEngine:
                 self.note(APART[self._goes_together[policy.model]])
         return self._goes_together[policy.model]
 
-    def _generate(self, policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:
+    def generate_batch(self, policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:
         """One batch; in halves where the memory does not hold it.
 
         Every batch is tried whole first, so that its parts are the same whether or not a process was interrupted.
@@ -113,7 +114,7 @@ class TransformersEngine:
                 "generate.batch_size next time"
             )
         parts = (requests[:half], requests[half:])
-        return [sample for part in parts for sample in self._generate(policy, part, settings)]
+        return [sample for part in parts for sample in self.generate_batch(policy, part, settings)]
 
 
 def stream(policy: Policy, request: Request, settings: SamplingSettings, heard: Callable[[list[int]], None]) -> Sample:

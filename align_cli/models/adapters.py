@@ -69,6 +69,15 @@ class AdapterPolicy(Policy):
         self.adapted.put(self.adapter, other.adapted.tensors(other.adapter))
         self.version = other.version
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The adapter's, by the names that stand in its file."""
+        return self.adapted.tensors(self.adapter)
+
+    def put(self, tensors: dict[str, torch.Tensor], version: str) -> None:
+        """Have this adapter."""
+        self.adapted.put(self.adapter, tensors)
+        self.version = version
+
     def begin_round(self, number: int) -> None:
         """With `policy.lora.between_rounds: merge`, what was trained so far stands still from here on."""
         self.adapted.begin_round(number)

@@ -98,8 +98,20 @@ def score_tokens(model: Any, tokens: Tokens, anchor: Anchor | None = None, *, pl
         return states_BTH[..., :1]  # for whatever the model does with its logits behind the head
 
     with _forward_replaced(head.module, score_in_passing):
-        model(**tokens.inputs, use_cache=False)
-    return found[0]
+        if not _is_sharded(model):
+            model(**tokens.inputs, use_cache=False)
+            return found[0]
+        # What is split over processes is put together for what its forward pass returns, and for the gradient of that.
+        with _forward_replaced(model, lambda **inputs: (model.forward(**inputs), tuple(found[0]))[1]):
+            return TokenScores(*model(**tokens.inputs, use_cache=False))
+
+
+def _is_sharded(model: Any) -> bool:
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
 
 
 def _picked(states_BTH: torch.Tensor, tokens: Tokens) -> torch.Tensor:
@@ -191,7 +203,7 @@ def _is_close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 
 @contextmanager
-def _forward_replaced(module: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+def _forward_replaced(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """While it lasts, the module does this when it is called; within that, it is what it was."""
     own = module.__dict__.get("forward")
 
@@ -200,9 +212,9 @@ def _forward_replaced(module: torch.nn.Module, forward: Callable[[torch.Tensor],
         if own is not None:
             module.forward = own
 
-    def once(states_BTH: torch.Tensor) -> torch.Tensor:
+    def once(*args: Any, **kwargs: Any) -> Any:
         put_back()
-        return forward(states_BTH)
+        return forward(*args, **kwargs)
 
     module.forward = once
     try:

@@ -24,6 +24,7 @@ from align_cli.models.refused import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from align_cli.recipe.sections.policy import PolicySection
@@ -61,6 +62,15 @@ class Policy:
         """Take another policy's weights, in place: whoever holds the model goes on with them."""
         self.model.load_state_dict(other.model.state_dict())
         self.version = other.version
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its weights by name, as `put` takes them."""
+        return dict(self.model.state_dict())
+
+    def put(self, tensors: dict[str, torch.Tensor], version: str) -> None:
+        """Have these weights, in place."""
+        self.model.load_state_dict(tensors)
+        self.version = version
 
     def begin_round(self, number: int) -> None:
         """A round's training begins: weights that are all trained go on as they are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from align_cli.artifacts.records import Evaluation
 from align_cli.labelers.person import Asker
+from align_cli.launch.crew import Crew
 from align_cli.recipe import Recipe, dump
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
@@ -24,6 +25,7 @@ def align_rounds(
     restart: bool = False,
     origin: Origin | None = None,
     asker: Asker | None = None,
+    crew: Crew | None = None,
 ) -> list[Evaluation]:
     """Run every step of a recipe that is not finished yet.
 
@@ -33,6 +35,7 @@ def align_rounds(
         restart: remove a run that is there, and begin anew.
         origin: begin with the rounds of another run.
         asker: has people judge pairs; None stops the run where some wait, until `align label` has asked about them.
+        crew: the processes that work beside this one; None for none.
 
     Returns:
         The evaluations of all rounds, by round.
@@ -46,7 +49,7 @@ def align_rounds(
     if not is_new and not remaining_steps(folder, recipe, plan):
         return already_finished(folder, recipe, plan, reporter)
     results = Results(recipe, folder)
-    loaded = Loaded(recipe, results, reporter.note, asker=asker)
+    loaded = Loaded(recipe, results, reporter.note, asker=asker, crew=crew)
     check_inputs(plan, loaded)
     with folder.locked(), making_room(folder, restart):
         if origin is not None:

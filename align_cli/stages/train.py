@@ -96,7 +96,7 @@ class Train(Stage):
             return _give_up(context, error)
         policy, state, outcome = trained.policy, trained.state, trained.outcome
         if context.artifacts.keeps_policy:
-            checkpoint, optimizer = context.artifacts.place(CHECKPOINT), loaded.trainer(number).optimizer
+            checkpoint, optimizer = context.artifacts.place(CHECKPOINT), loaded.trainer(number).optimizer_state()
             policy.version = save_checkpoint(checkpoint, policy, state, optimizer)
         else:
             policy.version = unsaved_version(policy)
@@ -208,7 +208,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     def keep(state: TrainingState) -> None:
         kept = replace(state, parent=start.parent)
         context.work.keep_checkpoint(
-            state.global_step, lambda folder: save_checkpoint(folder, policy, kept, trainer.optimizer)
+            state.global_step, lambda folder: save_checkpoint(folder, policy, kept, trainer.optimizer_state())
         )
 
     while True:

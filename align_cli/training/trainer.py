@@ -19,16 +19,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from align_cli.errors import DivergedError
+from align_cli.errors import DivergedError, OutOfMemoryError
 from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.models.quantized import adapters_in_float32
@@ -36,10 +36,18 @@ from align_cli.models.scoring import reference_scores
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
 from align_cli.training.arguments import dpo_config
-from align_cli.training.batches import MODEL_INPUTS, PairCollator, TrainingPair, cut_into_passes, select_pairs
+from align_cli.training.batches import (
+    MODEL_INPUTS,
+    PairCollator,
+    TrainingPair,
+    cut_further,
+    cut_into_passes,
+    select_pairs,
+)
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.dropout import switch_off_dropout
 from align_cli.training.known import Key, Logps, ReferenceLogps, keys_of
+from align_cli.training.masters import state_with_masters
 from align_cli.training.objective import (
     Carriers,
     Figures,
@@ -59,6 +67,9 @@ from align_cli.training.objective import (
 from align_cli.training.ranks import ALONE, Ranks, added
 from align_cli.training.resumable import Resumable
 from align_cli.training.shares import share_of
+
+if TYPE_CHECKING:
+    from align_cli.training.sharded import ShardedModel, Sharding
 
 TRLS_RUNNING_TOTALS = ("num_tokens",)
 """Figures of TRL's that count since the process began, and so differ in a run that was interrupted."""
@@ -81,6 +92,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         reset_optimizer: whether each round begins with a new optimizer.
         on_step: called after every optimizer step.
         ranks: the processes that train together; `args` has this one's share of a batch.
+        sharding: how the model is split over them; None lets each have all of it.
     """
 
     def __init__(
@@ -97,9 +109,17 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         reset_optimizer: bool = False,
         on_step: Callable[[], None] = lambda: None,
         ranks: Ranks = ALONE,
+        sharding: Sharding | None = None,
     ) -> None:
         self.objective = objective
         self.ranks = ranks
+        self.sharded: ShardedModel | None = None
+        self._whole_optimizer_state: dict[str, Any] | None = None
+        if sharding is not None:
+            from align_cli.training.sharded import ShardedModel
+
+            self.sharded = ShardedModel(policy.model, sharding, ranks.number)
+            policy = replace(policy, model=self.sharded.twin)
         self.pairs_per_pass = pairs_per_pass or args.per_device_train_batch_size
         self.tokens_per_pass = tokens_per_pass
         self.source_grad_norms = source_grad_norms
@@ -160,7 +180,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         first_step = start.global_step if self.schedule_spans_run else done
         seed = derive_seed(self.args.seed, start.round + 1, "train") % 2**32
         self.plan(batches, start, first_step, optimizer_state, seed, keep, keep_every)
-        with out_of_memory_as_memory_error(), self._as_trained():
+        with out_of_memory_as_memory_error(), self._as_trained(), self._split():
             self.train()
         self.model.eval()
         return TrainingState(
@@ -169,6 +189,59 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             parent=None,
             scheduler=self.lr_scheduler.state_dict(),
         )
+
+    @contextmanager
+    def _split(self) -> Iterator[None]:
+        """While training, the weights are where they are trained.
+
+        Raises:
+            OutOfMemoryError: if the memory of one process does not hold its part: the others wait for it in the midst
+                of a forward pass, where no word of it reaches them.
+        """
+        if self.sharded is None:
+            yield
+            return
+        self.sharded.take_in()
+        try:
+            with out_of_memory_as_memory_error():
+                yield
+        except DivergedError:  # which all of them find
+            self.sharded.give_back()
+            raise
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"out of memory: {error}",
+                where="train",
+                hint="halve train.per_device_train_batch_size and double train.gradient_accumulation_steps, which is "
+                "the same global batch; then run the same command again",
+            ) from None
+        self.sharded.give_back()
+
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """The policy's model has the weights that are trained, while it is saved."""
+        if self.sharded is None:
+            yield
+            return
+        self._whole_optimizer_state = self.sharded.whole_state(state_with_masters(self.optimizer))
+        self.sharded.give_back()
+        yield
+        self.sharded.take_in()
+        self._whole_optimizer_state = None
+
+    def optimizer_state(self) -> dict[str, Any] | None:
+        """What a checkpoint keeps of the optimizer; where it is split, every process has to ask, but within a step."""
+        if self.optimizer is None or self._whole_optimizer_state is not None:
+            return self._whole_optimizer_state
+        state = state_with_masters(self.optimizer)
+        return state if self.sharded is None else self.sharded.whole_state(state)
+
+    def own_state(self, state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        """Of an optimizer's state by parameters, what this process goes on with."""
+        return state if self.sharded is None else self.sharded.own_state(state, self.optimizer)
+
+    def _running_out_together(self) -> AbstractContextManager[None]:
+        return self.ranks.running_out_together() if self.sharded is None else nullcontext()
 
     @contextmanager
     def _as_trained(self) -> Iterator[None]:
@@ -207,7 +280,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """A step's batch, whose passes are made ready."""
         (batch,), num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        with self.ranks.running_out_together():
+        with self._running_out_together():
             self._passes = self.passes(batch)
             if self.objective is not None and self._measures_sources():
                 self._measure_sources(self.objective, self._passes)
@@ -216,12 +289,17 @@ class PreferenceTrainer(Resumable, DPOTrainer):
     def training_step(self, model: torch.nn.Module, inputs: Inputs, num_items_in_batch: Any = None) -> torch.Tensor:
         """The passes of the step's batch, forward and backward; their losses add up to its loss."""
         losses = []
-        with self.ranks.running_out_together():
+        with self._running_out_together():
             for part in self._passes:
                 losses.append(super().training_step(model, part, num_items_in_batch))
         self._passes = []
-        self.ranks.add_up(self.model.parameters())
+        self._add_up()
         return torch.stack(losses).sum()
+
+    def _add_up(self) -> None:
+        """The gradients are of the whole batch; those of a split model were added up on the backward pass."""
+        if self.sharded is None:
+            self.ranks.add_up(self.model.parameters())
 
     def _know(self, batches: list[list[TrainingPair]]) -> None:
         """Get ready for what can be known of a round's pairs before a step."""
@@ -267,6 +345,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if self._reference_logps is not None:
             batch["reference_logps"] = self._reference_logps.of(batch)
         parts = cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True)
+        if self.sharded is not None:  # whose processes take part in each other's passes
+            parts = cut_further(parts, max(self.ranks.heard(len(parts))))
         self._most_pairs = max(self.ranks.heard(max(len(part["label"]) for part in parts)))
         for part in parts:
             with self.compute_loss_context_manager():
@@ -280,14 +360,19 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if self.objective is None:
             return self._trl_loss(model, inputs, return_outputs)
         values = self._values(self.objective, model, inputs, self.figures)
-        loss = values.sum() / inputs.get("global_num_pairs", len(values))
+        loss = self._gradient_scale * values.sum() / inputs.get("global_num_pairs", len(values))
         return (loss, None) if return_outputs else loss
+
+    @property
+    def _gradient_scale(self) -> int:
+        """FSDP takes the mean of the processes' gradients, where their sum is meant."""
+        return 1 if self.sharded is None else self.ranks.number
 
     def _trl_loss(self, model: torch.nn.Module, inputs: Inputs, return_outputs: bool) -> Any:
         found = super()._compute_loss(model, {name: inputs[name] for name in MODEL_INPUTS}, return_outputs)
         loss = found[0] if return_outputs else found
         self.figures.add("loss", loss.view(1))
-        share = len(inputs["label"]) / inputs["global_num_pairs"]
+        share = self._gradient_scale * len(inputs["label"]) / inputs["global_num_pairs"]
         return (share * loss, found[1]) if return_outputs else share * loss
 
     def _values(self, objective: Objective, model: torch.nn.Module, inputs: Inputs, figures: Figures) -> torch.Tensor:
@@ -304,12 +389,17 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if self._knows_sampled_losses:
             for part in parts:
                 part["sampled_loss"] = sampled_losses(objective, part)
-        carrying = [select_pairs(part, flags(objective, part, "carries_response_term")) for part in parts]
+        rows = [flags(objective, part, "carries_response_term") for part in parts]
+        carrying = [select_pairs(part, rows_B) for part, rows_B in zip(parts, rows, strict=True)]
         if self._knows_sampled_losses:
             losses = [part["sampled_loss"] + self._drifts(objective, part) for part in carrying]
         else:
             with torch.no_grad(), self.compute_loss_context_manager():
-                losses = [self._losses_now(objective, part) for part in carrying]
+                if self.sharded is None:
+                    losses = [self._losses_now(objective, part) for part in carrying]
+                else:
+                    found = [self._losses_now(objective, part) for part in parts]
+                    losses = [losses_B[rows_B] for losses_B, rows_B in zip(found, rows, strict=True)]
         columns = (losses, *([part[name] for part in carrying] for name in GLOBAL_COLUMNS))
         global_loss, *others = self.ranks.gathered(*(torch.cat(column) for column in columns))
         if not len(global_loss):
@@ -343,14 +433,17 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         for position, source in enumerate(objective.sources):
             self.model.zero_grad()
             for part in parts:
-                of_source = select_pairs(part, part["source"] == position)
+                rows_B = part["source"] == position
+                of_source = select_pairs(part, rows_B) if self.sharded is None else part
                 if len(of_source["source"]):
                     with self.compute_loss_context_manager():
                         values = self._values(objective, self.model, of_source, Figures())
-                    (values.sum() / part["global_num_pairs"]).backward()
-            self.ranks.add_up(self.model.parameters())
+                    values = values if self.sharded is None else values * rows_B
+                    (self._gradient_scale * values.sum() / part["global_num_pairs"]).backward()
+            self._add_up()
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-            self.figures.add(f"{source.name}/grad_norm", torch.nn.utils.get_total_norm(gradients).view(1))
+            norm = torch.nn.utils.get_total_norm(gradients)
+            self.figures.add(f"{source.name}/grad_norm", torch.tensor([norm.item()]))
         self.model.zero_grad()
 
     def _step_figures(self) -> dict[str, float]:
@@ -394,6 +487,8 @@ def make_trainer(
     folder: Path,
     on_step: Callable[[], None],
     ranks: Ranks = ALONE,
+    sharding: Sharding | None = None,
+    kind: type[PreferenceTrainer] = PreferenceTrainer,
 ) -> PreferenceTrainer:
     """The trainer of a recipe; made once a process, since every DPOTrainer wraps `model.forward` once more.
 
@@ -404,11 +499,13 @@ def make_trainer(
         folder: what the trainer and the trackers of `train.report_to` may write to.
         on_step: called after every optimizer step.
         ranks: the processes that train together.
+        sharding: how the model is split over them; None lets each have all of it.
+        kind: of trainer.
     """
     args = dpo_config(
         recipe, folder, device=policy.model.device, use_cache=uses_cache(policy.model), num_processes=ranks.number
     )
-    return PreferenceTrainer(
+    return kind(
         policy,
         reference,
         None if recipe.method.uses_trl_loss else recipe_objective(recipe),
@@ -420,4 +517,5 @@ def make_trainer(
         reset_optimizer=recipe.begins_with_new_optimizer,
         on_step=on_step,
         ranks=ranks,
+        sharding=sharding,
     )

@@ -1,0 +1,50 @@
+"""Commands of several processes: the first leads, as a command of one process does, and all others follow it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from align_cli.cli.output import end_at_once
+
+if TYPE_CHECKING:
+    from align_cli.launch.crew import Crew
+    from align_cli.recipe import Recipe
+    from align_cli.run.opening import Reporter
+
+COMMANDS = ("train", "generate", "label", "evaluate", "reward")
+"""Those that a launcher may start several times over."""
+
+
+def followed(arguments: list[str]) -> bool:
+    """Follow to the end, if this process is one that a launcher has started to; whether it was."""
+    if not os.environ.get("WORLD_SIZE") or not any(command in arguments[:1] for command in COMMANDS):
+        return False
+    from align_cli.launch.world import this_world
+
+    world = this_world()
+    if world is None or world.rank == 0:
+        return False
+    from align_cli.launch.follower import follow
+
+    follow(world)
+    return True
+
+
+@contextmanager
+def crew_for(recipe: Recipe, reporter: Reporter) -> Iterator[Crew | None]:
+    """The processes beside this one, as a recipe or a launcher has them; None for none.
+
+    On every other machine than the first, the processes of this one follow, and the block is not entered.
+    """
+    from align_cli.launch.crew import crew_of
+    from align_cli.launch.world import this_world
+
+    crew = crew_of(recipe, reporter.note, end_at_once, this_world())
+    if crew is None:
+        yield None
+        return
+    with crew:
+        yield crew

@@ -1,0 +1,91 @@
+"""Two processes make of a model what one makes of it, with all five sources and every term, whole or split."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from several import in_processes
+from small_training import START, Models, assert_same_records, load_models, make_trainer, sampled_nearby, weights
+from test_all_terms import OBJECTIVE, one_step
+
+from align_cli.training.batches import TrainingPair
+from align_cli.training.objective import Objective
+from align_cli.training.ranks import ALONE, Ranks
+from align_cli.training.sharded import Sharding
+
+BATCH, NUM_STEPS = 16, 10
+KINDS: dict[str, Sharding | None] = {"ddp": None, "fsdp2": Sharding(), "zero2": Sharding(reshards=False)}
+
+
+class Trained(NamedTuple):
+    """What ten steps left."""
+
+    weights: torch.Tensor
+    records: list[dict[str, float]]
+    moments: dict[str, Any]
+
+
+def ten_steps(models: Models) -> list[list[TrainingPair]]:
+    rng = random.Random(1)
+    pairs = [pair for _ in range(NUM_STEPS) for pair in one_step(rng)]
+    sampled = [
+        weighed if OBJECTIVE.sources[pair.source].policy_responses else pair
+        for pair, weighed in zip(pairs, sampled_nearby(models, pairs), strict=True)
+    ]
+    return [sampled[start : start + BATCH] for start in range(0, len(sampled), BATCH)]
+
+
+def trained(
+    folders: list[Path],
+    scratch: Path,
+    ranks: Ranks = ALONE,
+    sharding: Sharding | None = None,
+    objective: Objective = OBJECTIVE,
+    **settings: Any,
+) -> Trained:
+    models = load_models(folders)
+    # Adam divides by the size of a gradient, which blows up the rounding of one near zero: epsilon bounds that.
+    arguments = {"max_steps": NUM_STEPS, "learning_rate": 1e-4, "weight_decay": 0.01, "adam_epsilon": 1e-6}
+    chosen: dict[str, Any] = {"micro": 4, "source_grad_norms": "round", **settings}
+    trainer = make_trainer(
+        models,
+        objective,
+        scratch,
+        batch=BATCH // ranks.number,
+        arguments=arguments,
+        ranks=ranks,
+        sharding=sharding,
+        **chosen,
+    )
+    trainer.train_round(ten_steps(load_models(folders)), START)
+    moments = trainer.optimizer_state()
+    assert moments is not None
+    return Trained(weights(models.policy), trainer.step_records, moments)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "settings", [{}, {"tokens_per_pass": 90}, {"objective": replace(OBJECTIVE, kl_coefficient=0.0)}]
+)
+def test_two_processes_end_in_the_weights_of_one(
+    model_folders: list[Path], tmp_path: Path, kind: str, settings: dict[str, Any]
+) -> None:
+    alone = trained(model_folders, tmp_path, **settings)
+    both = in_processes(
+        2, lambda ranks: trained(model_folders, tmp_path, ranks, KINDS[kind], **settings), tmp_path / "meet"
+    )
+    untrained = weights(load_models(model_folders).policy)
+    assert (alone.weights - untrained).abs().max() > 3e-4
+    for one in both:
+        torch.testing.assert_close(one.weights, alone.weights, rtol=0, atol=1e-6)
+        assert_same_records(one.records, alone.records)
+    assert torch.equal(both[0].weights, both[1].weights)
+    for number, values in alone.moments["state"].items():
+        for name, value in values.items():
+            torch.testing.assert_close(both[0].moments["state"][number][name], value, rtol=1e-3, atol=1e-6)
