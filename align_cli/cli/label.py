@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from align_cli.cli.many import crew_for
 from align_cli.cli.options import InputPlace, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, check_output_place, guarded
 
@@ -69,8 +70,8 @@ def command(
         if labelled is None:
             return
     else:
-        with talk.reporter() as reporter:
-            labelled = label_once(loaded, completions, policy, reporter)
+        with talk.reporter() as reporter, crew_for(loaded, reporter) as crew:
+            labelled = label_once(loaded, completions, policy, reporter, crew=crew)
     for line in figures_in_words(labelled.figures):
         talk.note(line)
     talk.records(labelled.written[PREFERENCES], output or "-")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import typer
+
 from align_cli.cli.output import end_at_once
 
 if TYPE_CHECKING:
@@ -40,9 +42,17 @@ def crew_for(recipe: Recipe, reporter: Reporter) -> Iterator[Crew | None]:
     On every other machine than the first, the processes of this one follow, and the block is not entered.
     """
     from align_cli.launch.crew import crew_of
-    from align_cli.launch.world import this_world
+    from align_cli.launch.world import own_world, this_world
 
-    crew = crew_of(recipe, reporter.note, end_at_once, this_world())
+    told = this_world()
+    own = own_world(recipe) if told is None else None
+    if own is not None and own.rank:
+        from align_cli.launch.follower import follow_on_this_machine
+
+        reporter.note(f"machine {recipe.launch.config.machine_rank} follows {own.address}")
+        follow_on_this_machine(own, own.number // recipe.launch.config.num_machines)
+        raise typer.Exit
+    crew = crew_of(recipe, reporter.note, end_at_once, told)
     if crew is None:
         yield None
         return

@@ -89,6 +89,6 @@ def _one_stage(
 
     recipe = load_recipe(path, overrides)
     pairs = read_stream(preferences, Preference)
-    with talk.reporter() as reporter:
-        made = train_once(recipe, pairs, policy, output, reporter)
+    with talk.reporter() as reporter, crew_for(recipe, reporter) as crew:
+        made = train_once(recipe, pairs, policy, output, reporter, crew)
     talk.note(f"round {made.round} is in {output}: loss {made.figures['last_step']['loss']:.3f}")

@@ -44,11 +44,15 @@ class Children:
                     stderr=log,
                 )
 
-    def dead(self) -> Cause | None:
-        """Why the first of them that has ended did so, as far as can be seen; None while all live."""
+    def dead(self, *, by_signal: bool = False) -> Cause | None:
+        """Why one of them has ended, as far as can be seen; None while all live.
+
+        Args:
+            by_signal: whether only those count that were killed, and so could tell nobody why.
+        """
         for rank, process in self._processes.items():
             code = process.poll()
-            if code is not None:
+            if code is not None and (code < 0 or not by_signal):
                 return Cause(rank, _words(code), hint=_hint(code), trace=self._last_lines(rank))
         return None
 

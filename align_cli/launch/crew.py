@@ -176,19 +176,38 @@ class Crew:
         if self._children is not None and (cause := self._children.dead()) is not None:
             raise _as_error(cause, self.world)
 
-    def _known(self) -> Cause | None:
-        """The first cause, as far as anybody has said or can see it."""
-        if self._cause is None and self._meeting is not None:
+    def _first(self) -> Cause | None:
+        """What made the first process fail, where that is certain: it has said so, or was killed."""
+        cause: Cause | None = None
+        if self._meeting is not None:
             with suppress(Exception):
-                self._cause = self._meeting.causes.first()
-        if self._cause is None and self._children is not None:
-            self._cause = self._children.dead()
-        return self._cause
+                cause = self._meeting.causes.first()
+        if cause is None and self._children is not None:
+            cause = self._children.dead(by_signal=True)
+        return cause
+
+    def _later(self) -> Cause | None:
+        """What is seen of a failure besides: a process that misses another, or has ended."""
+        cause: Cause | None = None
+        if self._meeting is not None:
+            with suppress(Exception):
+                cause = self._meeting.causes.lost()
+        if cause is None and self._children is not None:
+            cause = self._children.dead()
+        return cause
+
+    def _find_out(self) -> Cause | None:
+        """The first cause, for which it is waited a while; else what else is seen."""
+        end = time.monotonic() + NEWS_SECONDS
+        while (cause := self._first()) is None and time.monotonic() < end:
+            time.sleep(LOOK_SECONDS)
+        return cause or self._later()
 
     def _watch(self, main: int) -> None:
         """Interrupt the main thread where another process has failed; end this process where that does not help."""
         while not self._is_over.wait(LOOK_SECONDS):
-            if self._known() is not None:
+            if self._first() is not None or self._later() is not None:
+                self._cause = self._find_out()
                 break
         if self._is_over.wait(LOOK_SECONDS):  # it may have found out by itself
             return
@@ -210,14 +229,8 @@ class Crew:
         """What made another process fail, where that is what is behind an error of the leader's."""
         if self._meeting is None or isinstance(error, AlignError) or not is_of_a_peer(error):
             return None
-        end = time.monotonic() + NEWS_SECONDS
-        while self._known() is None and time.monotonic() < end:
-            time.sleep(LOOK_SECONDS)
-        if self._cause is None:
-            with suppress(Exception):
-                self._cause = self._meeting.causes.lost()
         line = " ".join(str(error).split())[:300]
-        return self._cause or Cause(-1, f"another process is gone: {line}", "look at what its launcher says of it")
+        return self._find_out() or Cause(-1, f"another process is gone: {line}", "look at what its launcher says of it")
 
 
 def crew_of(

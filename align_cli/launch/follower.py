@@ -8,20 +8,18 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align_cli.errors import AlignError, ExitCode
 from align_cli.launch.causes import Cause, Causes, is_of_a_peer
-from align_cli.launch.children import PARENT
+from align_cli.launch.children import PARENT, Children
 from align_cli.launch.world import World, told_world
 
 if TYPE_CHECKING:
@@ -109,22 +107,22 @@ class Hand:
         return self.labelers[name]
 
 
-def follow(world: World) -> None:
-    """Follow until the leader says that the run is over.
+def follow(world: World, children: Children | None = None) -> None:
+    """Follow until the leader says that the run is over; where anything goes wrong, this process ends with it.
 
-    Raises:
-        SystemExit: with the exit code of what went wrong, which the leader has been told.
+    Args:
+        world: as this process sees it.
+        children: the other followers of its machine, where it has started them.
     """
     from align_cli.launch.meeting import meet, open_place
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the leader ends them
     meeting = meet(world, open_place(world), None)
-    threading.Thread(target=_end_with_the_others, args=(meeting,), daemon=True).start()
+    threading.Thread(target=_end_with_the_others, args=(meeting, children), daemon=True).start()
     try:
         _work(meeting)
     except BaseException as error:
         _tell(meeting.causes, world.rank, error)
-        sys.stderr.flush()
         os._exit(error.exit_code if isinstance(error, AlignError) else ExitCode.BUG)
     meeting.close()
 
@@ -157,16 +155,32 @@ def _tell(causes: Causes, rank: int, error: BaseException) -> None:
         causes.tell(cause, of_a_peer=not isinstance(error, AlignError) and is_of_a_peer(error))
 
 
-def _end_with_the_others(meeting: Meeting) -> None:
+def _end_with_the_others(meeting: Meeting, children: Children | None) -> None:
     """End this process where any other has failed, or where the leader is gone, whatever it waits for."""
     while True:
         time.sleep(LOOK_SECONDS)
         try:
+            if children is not None and (killed := children.dead(by_signal=True)) is not None:
+                meeting.causes.tell(killed)
             has_failed = meeting.causes.first() is not None
         except Exception:  # the meeting place is gone
             has_failed = True
         if has_failed:
             os._exit(ExitCode.FAULT)
+
+
+def follow_on_this_machine(world: World, number: int) -> None:
+    """Follow, with all other processes of a machine that does not lead.
+
+    Args:
+        world: as the first of them sees it.
+        number: of processes on the machine.
+    """
+    children = Children(world, number)
+    try:
+        follow(world, children)
+    finally:
+        children.end(kindly=True)
 
 
 def main() -> None:
@@ -178,7 +192,7 @@ def main() -> None:
         return
     world = told_world()
     assert world is not None
-    follow(replace(world, is_agents=False))
+    follow(world)
 
 
 if __name__ == "__main__":

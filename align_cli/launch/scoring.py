@@ -5,16 +5,18 @@ What is scored together is what one process would score together, so that the sc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.records import Text
 from align_cli.labelers.base import Scorer
 from align_cli.labelers.reward_model import RewardModelLabeler
+from align_cli.models.measures import OneMeasure
 
 if TYPE_CHECKING:
     from align_cli.launch.crew import Crew
+    from align_cli.models.load import Policy
 
 
 class SharedScorer(Scorer):
@@ -62,31 +64,29 @@ class SharedScorer(Scorer):
         self._own.release()
 
 
-class SharedMeasure:
-    """A measure of items by policy and reference, that every process takes of a batch.
+class SharedMeasure(OneMeasure):
+    """A measure that every process takes of a batch.
 
     Args:
-        function: `package.module:name` of it.
+        crew: the others, who have both models.
+        function: as for `OneMeasure`, like all that follows.
         policy: the leader's.
         reference: likewise.
         rest: what else it takes.
-        crew: the others; None for none.
     """
 
-    def __init__(self, function: str, policy: Any, reference: Any, rest: tuple[Any, ...], crew: Crew | None) -> None:
-        self._function, self._models, self._rest, self._crew = function, (policy, reference), rest, crew
-        self.ways = 1 if crew is None else crew.number
+    def __init__(self, crew: Crew, function: str, policy: Policy, reference: Policy, *rest: Any) -> None:
+        super().__init__(function, policy, reference, *rest)
+        self.ways = crew.number
+        self._crew, self._name = crew, function
 
     def __call__(self, items: Sequence[Any], batch_size: int) -> list[float]:
-        """A number for each item; those of a batch are measured together."""
-        from pkgutil import resolve_name
-
-        measure: Callable[..., list[float]] = resolve_name(self._function)
-        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-        if self._crew is None or len(batches) < 2:
-            return [value for batch in batches for value in measure(*self._models, batch, *self._rest)]
+        """A number for each item, at most a batch a process; those of a batch are measured together."""
         from align_cli.launch.tasks import Measure
 
-        self._crew.tell(Measure(self._function, batches, self._rest))
-        own = measure(*self._models, batches[0], *self._rest)
+        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        if len(batches) < 2:
+            return super().__call__(items, batch_size)
+        self._crew.tell(Measure(self._name, batches, self._rest))
+        own = self.of(batches[0])
         return [value for part in self._crew.meeting.answers(own) for value in part]

@@ -27,6 +27,7 @@ from align_cli.launch.roles import POLICY, REFERENCE
 from align_cli.launch.scoring import SharedMeasure, SharedScorer
 from align_cli.models.devices import find_device
 from align_cli.models.load import Policy
+from align_cli.models.measures import OneMeasure
 from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.recipe import Recipe
 from align_cli.run.folder.begun import MicroBatch
@@ -157,19 +158,19 @@ class Loaded:
         if self._crew is not None:
             self._crew.release()
 
-    def measure(self, function: str, policy: Policy, reference: Policy, *rest: Any) -> SharedMeasure:
-        """A measure of items by what both models say of them, taken in all processes.
+    def measure(self, function: str, policy: Policy, reference: Policy, *rest: Any) -> OneMeasure:
+        """A measure of items by what both models say of them, taken in all processes that there are.
 
         Args:
-            function: `package.module:name` of align's own; called with policy, reference, items and the rest.
+            function: `package.module:name` of it; called with policy, reference, items and the rest.
             policy: the one.
             reference: the other.
             rest: what else it takes.
         """
-        is_shared = policy is self._policy and reference is self._reference and self._crew is not None
-        if is_shared:
-            self._share_both()
-        return SharedMeasure(function, policy, reference, rest, self._crew if is_shared else None)
+        if self._crew is None or policy is not self._policy or reference is not self._reference:
+            return OneMeasure(function, policy, reference, *rest)
+        self._share_both()
+        return SharedMeasure(self._crew, function, policy, reference, *rest)
 
     def _shared(self, policy: Policy) -> str | None:
         """Let the other processes have a model, and say by which name; None for one that they cannot have."""

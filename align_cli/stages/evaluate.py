@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
@@ -14,6 +13,7 @@ from align_cli.metrics.estimates import estimate
 from align_cli.metrics.preference import pair_accuracy
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
+from align_cli.models.measures import OneMeasure
 from align_cli.recipe import Recipe
 from align_cli.seeds import seeded_order
 from align_cli.stages.base import (
@@ -27,6 +27,7 @@ from align_cli.stages.base import (
     ForkKeys,
     History,
     Loaded,
+    Measure,
     Progress,
     Stage,
     Work,
@@ -40,12 +41,15 @@ from align_cli.stages.judged import Judged, judge_responses, with_scores
 from align_cli.stages.opinions import (
     Asking,
     check_labelers,
-    kept_values,
+    measured,
     num_pair_tokens,
     num_sequence_tokens,
 )
 from align_cli.stages.readable import RowsToRead
 from align_cli.stages.rows_of_recipe import Rows
+
+SEQUENCE_KLS, NO_KLS = f"{__name__}:sequence_kls", f"{__name__}:no_kls"
+MARGINS = "align_cli.models.scoring:implicit_reward_margins"
 
 FREE_KEYS = (
     "policy.reference",
@@ -133,6 +137,7 @@ class Evaluate(Stage):
             pairs=loaded.inputs.eval_pairs.preferences,
             scorers=[loaded.labeler(name) for name in context.recipe.evaluate.all_scorers],
             asking=Asking(context.progress, context.work, context.recipe.label.thinking),
+            measuring=loaded.measure,
         )
         if number == 0 and evaluation.eos_rate == 0:
             context.note(NO_END)
@@ -210,6 +215,7 @@ def evaluate_policy(
     pairs: Sequence[Preference],
     scorers: Sequence[Labeler],
     asking: Asking,
+    measuring: Callable[..., Measure] = OneMeasure,
 ) -> Measured:
     """Everything that is known of a policy at the end of a round.
 
@@ -225,6 +231,7 @@ def evaluate_policy(
         pairs: held-out offline pairs, tokenised.
         scorers: who judges, the first above all; none leaves rewards and win rates out.
         asking: how they are asked; where scores, KL and margins are kept as they come.
+        measuring: gives the measure of a function's name and both models; see `Loaded.measure`.
     """
     progress, work = asking.progress, asking.work
     judged = {scorer.name: judge_responses(scorer, samples, opponents, asking, recipe.seed) for scorer in scorers}
@@ -232,8 +239,8 @@ def evaluate_policy(
     progress.start(len(drawn) + len(pairs), "sequences")
     batch_size = recipe.generate.batch_size
     with work.journal("kl") as journal:
-        measure = partial(_sequence_kls, policy, reference) if policy.version != reference.version else _no_kls
-        kl = estimate(kept_values(drawn, batch_size, measure, progress, journal, num_sequence_tokens))
+        measure = measuring(SEQUENCE_KLS if policy.version != reference.version else NO_KLS, policy, reference)
+        kl = estimate(measured(drawn, batch_size, measure, progress, journal, num_sequence_tokens))
     lengths = estimate([float(sample.num_tokens) for sample in samples])
     evaluation = Evaluation(
         round=round_number,
@@ -246,7 +253,9 @@ def evaluate_policy(
         length=lengths._asdict(),
         eos_rate=sum(sample.finish_reason == "stop" for sample in samples) / len(samples),
         distinct_2=distinct_n([sample.completion_ids for sample in samples], 2),
-        preferences=_preference_metrics(policy, reference, pairs, recipe, progress, work),
+        preferences=_preference_metrics(
+            measuring(MARGINS, policy, reference, recipe.method.beta), pairs, recipe, progress, work
+        ),
         sampling=dict(samples[0].sampling),
         other_scorers={
             scorer.name: {"reward": one.reward, "against": one.against}
@@ -258,7 +267,7 @@ def evaluate_policy(
     return Measured(evaluation, [with_scores(sample, place, judged) for place, sample in enumerate(samples)])
 
 
-def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
+def sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
     """KL(π ‖ π_ref) along each response: exact over the vocabulary at every token, summed over the response."""
     import torch
 
@@ -275,24 +284,19 @@ def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completio
     return kls
 
 
-def _no_kls(samples: Sequence[Completion]) -> list[float]:
+def no_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
     """Of a policy to itself."""
     return [0.0] * len(samples)
 
 
 def _preference_metrics(
-    policy: Policy, reference: Policy, pairs: Sequence[Preference], recipe: Recipe, progress: Progress, work: Work
+    margins_of: Measure, pairs: Sequence[Preference], recipe: Recipe, progress: Progress, work: Work
 ) -> dict[str, float | int] | None:
     """Accuracy and margin β·h of the implicit reward on held-out pairs; those labelled one half say nothing."""
     pairs = [pair for pair in pairs if pair.label != 0.5]
     if not pairs:
         return None
-    from align_cli.models.scoring import implicit_reward_margins
-
-    def measure(batch: Sequence[Preference]) -> list[float]:
-        return implicit_reward_margins(policy, reference, batch, recipe.method.beta)
-
     with work.journal("margins") as journal:
-        margins = kept_values(pairs, recipe.generate.batch_size, measure, progress, journal, num_pair_tokens)
+        margins = measured(pairs, recipe.generate.batch_size, margins_of, progress, journal, num_pair_tokens)
     signed = [margin if pair.label > 0.5 else -margin for margin, pair in zip(margins, pairs, strict=True)]
     return pair_accuracy(signed)._asdict()
