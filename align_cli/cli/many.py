@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from align_cli.cli.output import end_at_once
+from align_cli.errors import RunError
 
 if TYPE_CHECKING:
     from align_cli.launch.crew import Crew
@@ -36,16 +37,33 @@ def followed(arguments: list[str]) -> bool:
 
 
 @contextmanager
-def crew_for(recipe: Recipe, reporter: Reporter) -> Iterator[Crew | None]:
+def crew_for(recipe: Recipe, reporter: Reporter, *, isolates: bool = False) -> Iterator[Crew | None]:
     """The processes beside this one, as a recipe or a launcher has them; None for none.
 
     On every other machine than the first, the processes of this one follow, and the block is not entered.
+
+    Args:
+        recipe: the whole recipe.
+        reporter: shown what happens.
+        isolates: whether each step has a process of its own, which has the others.
+
+    Raises:
+        RunError: for isolated steps of processes that another has started, or on several machines.
     """
     from align_cli.launch.crew import crew_of
     from align_cli.launch.world import own_world, this_world
 
     told = this_world()
     own = own_world(recipe) if told is None else None
+    if isolates:
+        if told is not None or recipe.launch.config.num_machines > 1:
+            raise RunError(
+                "the processes of a launcher, or of several machines, stay from stage to stage",
+                where="launch.isolate",
+                hint="leave it out; or let align start all processes, on one machine",
+            )
+        yield None
+        return
     if own is not None and own.rank:
         from align_cli.launch.follower import follow_on_this_machine
 

@@ -62,7 +62,7 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     for warning in warnings_for(recipe):
         talk.warn(warning)
     try:
-        with talk.reporter() as reporter, crew_for(recipe, reporter) as crew:
+        with talk.reporter() as reporter, crew_for(recipe, reporter, isolates=recipe.launch.isolate) as crew:
             evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from, crew=crew)
     except KeyboardInterrupt as interrupt:
         again = "`align train` with the same recipe goes on where it stopped"

@@ -1,4 +1,4 @@
-"""Measures of items by what a policy and its reference say of them, by name: so that other processes can take them too."""
+"""Measures of items by what a policy and its reference say of them, by name: other processes can take them too."""
 
 from __future__ import annotations
 

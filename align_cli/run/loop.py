@@ -9,6 +9,7 @@ from align_cli.recipe import Recipe, dump
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
 from align_cli.run.fork import fork
+from align_cli.run.isolated import IsolatedRunner
 from align_cli.run.loaded import Loaded
 from align_cli.run.opening import Reporter, already_finished, check_inputs, making_room, origin_of, outlook, tidy_up
 from align_cli.run.plan import plan_steps
@@ -66,7 +67,9 @@ def align_rounds(
         tidy_up(folder, results, before, steps[0])
         for known in results.evaluations():
             reporter.evaluated(known)
-        runner = StepRunner(recipe, folder, loaded, results)
+        runner: StepRunner | IsolatedRunner = StepRunner(recipe, folder, loaded, results)
+        if recipe.launch.isolate:
+            runner = IsolatedRunner(recipe, folder, results, reporter.note)
         for step in steps:
             if is_still_true(folder, recipe, step):
                 before = step
