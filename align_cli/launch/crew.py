@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from align_cli.errors import AlignError, RunError
+from align_cli.errors import AlignError, ExitCode, RunError
 from align_cli.launch.causes import Cause, is_of_a_peer
 from align_cli.launch.children import Children
 from align_cli.launch.world import World, own_world
@@ -266,14 +266,12 @@ def _sharding(recipe: Recipe, config: Any) -> Sharding | None:
         RunError: if a launcher asks for what the recipe's model cannot have.
     """
     precision = config.mixed_precision
-    for name in ("bf16", "fp16"):
-        found = bool(recipe.train.training_arguments.get(name))
-        if precision not in (None, "None") and (precision == name) != found:
-            raise RunError(
-                f"accelerate's mixed_precision is {precision}, and train.{name} is {str(found).lower()}",
-                where=f"train.{name}",
-                hint=f"set train.{name} to {str(precision == name).lower()}, or start align without it",
-            )
+    if precision is not None and not recipe.train.training_arguments.get(precision):
+        raise RunError(
+            f"accelerate's mixed_precision is {precision}, and train.{precision} is not true",
+            where=f"train.{precision}",
+            hint="set it to true, or start align without mixed precision",
+        )
     if not config.is_sharded:
         return None
     if recipe.policy.lora is not None:
@@ -323,8 +321,5 @@ def _as_error(cause: Cause, world: World) -> AlignError:
     """A cause as the user is shown it."""
     who = f"rank {cause.rank} of {world.number} processes" if cause.rank >= 0 else "the run"
     error = FollowerError(f"{who}: {cause.what}", where=cause.where, hint=cause.hint, snippet=cause.trace)
-    with suppress(ValueError):
-        from align_cli.errors import ExitCode
-
-        error.exit_code = next(code for code in ExitCode if code.value == cause.exit_code)  # type: ignore[misc]
+    error.exit_code = next(code for code in ExitCode if code.value == cause.exit_code)  # type: ignore[misc]
     return error

@@ -125,7 +125,8 @@ def _told_config(environment: Mapping[str, str]) -> AccelerateConfig | None:
     Raises:
         RunError: if it cannot be had.
     """
-    precision = environment.get("ACCELERATE_MIXED_PRECISION")
+    told = environment.get("ACCELERATE_MIXED_PRECISION")
+    precision = told if told in ("bf16", "fp16") else None
     if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
         offload = [environment.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{part}_DEVICE", "none") for part in _OFFLOADED]
@@ -142,7 +143,7 @@ def _told_config(environment: Mapping[str, str]) -> AccelerateConfig | None:
             layers=tuple(name.strip() for name in layers.split(",") if name.strip() not in ("", "None")),
             mixed_precision=precision,
         )
-    return AccelerateConfig(mixed_precision=precision) if precision is not None else None
+    return AccelerateConfig(mixed_precision=precision) if told is not None else None
 
 
 _OFFLOADED = ("OPTIMIZER", "PARAM")

@@ -126,7 +126,7 @@ class _Pipe:
 
     def fault(self, error: AlignError) -> None:
         faults = [[fault.what, fault.where, fault.hint, fault.snippet] for fault in error.faults]
-        self.tell("fault", type(error).__name__, int(error.exit_code), faults, error.not_shown)
+        self.tell("fault", int(error.exit_code), faults, error.not_shown)
 
     def end_with(self, error: AlignError) -> None:
         """Tell a fault and end at once, where nothing else can."""
@@ -134,10 +134,10 @@ class _Pipe:
         os._exit(error.exit_code)
 
 
-def _error(kind: str, code: int, faults: list[list[str]], not_shown: str) -> AlignError:
+def _error(code: int, faults: list[list[str]], not_shown: str) -> AlignError:
     """The error that a step's process has told."""
-    told = type(kind, (AlignError,), {"exit_code": next(one for one in ExitCode if one.value == code)})
-    error: AlignError = told.of([Fault(*fault) for fault in faults])
+    error = AlignError.of([Fault(what, where, hint, snippet) for what, where, hint, snippet in faults])
+    error.exit_code = next(one for one in ExitCode if one.value == code)  # type: ignore[misc]
     error.not_shown = not_shown
     return error
 

@@ -44,7 +44,7 @@ class AccelerateConfig:
         is_sharded: whether weights are split over the processes.
         reshards: whether layers are let go between forward and backward pass.
         layers: class names of the layers that are units.
-        mixed_precision: `no`, `bf16` or `fp16`; None where it does not say.
+        mixed_precision: `bf16` or `fp16`; None where it says no, as it does unasked.
     """
 
     num_processes: int | None = None
@@ -203,5 +203,5 @@ def _config(tree: Mapping[str, Any], kind: str) -> AccelerateConfig:
         is_sharded=kind == "FSDP" or stage >= 2,
         reshards=bool(fsdp.get("fsdp_reshard_after_forward", True)) if kind == "FSDP" else stage == 3,
         layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
-        mixed_precision=(precision or "no") if "mixed_precision" in tree else None,
+        mixed_precision=precision if precision in ("bf16", "fp16") else None,
     )

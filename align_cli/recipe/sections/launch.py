@@ -125,12 +125,9 @@ def _config_can_be_had(view: View) -> Iterator[RuleFault]:
     for complaint in read.complaints:
         yield rule_fault(CONFIG, f"{path}: {complaint.what}", complaint.hint)
     precision = read.config.mixed_precision
-    if not read.complaints and precision is not None:
-        for name in ("bf16", "fp16"):
-            wanted, found = precision == name, bool(view.get("train").get(name)) if view.get("train") else False
-            if wanted != found:
-                what = f"{path}: mixed_precision is {precision}, and train.{name} is {str(found).lower()}"
-                yield rule_fault(CONFIG, what, f"set train.{name} to {str(wanted).lower()}")
+    if precision is not None and not (view.get("train") or {}).get(precision):
+        what = f"{path}: mixed_precision is {precision}, and train.{precision} is not true"
+        yield rule_fault(CONFIG, what, f"set train.{precision} to true, or mixed_precision to no")
 
 
 def _isolated_without_checkpoints(recipe: Recipe) -> list[str]:
