@@ -1,4 +1,4 @@
-"""Runs of two processes as users start them: by one command, by torchrun, on two machines; what fails, and how it ends."""
+"""Runs of two processes as users start them: one command, torchrun, two machines; and how they end when one fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLOSE = 1e-6
 EVERY_SOURCE: dict[str, Any] = {
     "rounds": 1,
     "checkpoints": {"every_steps": 1, "optimizer": "all"},
-    "data__demonstrations": "demonstrations.jsonl",
+    "data__demonstrations": "playground",
     "method__kl": {"coefficient": 0.02},
     "method__sources": {
         "offline": {"mixing": 0.25},
@@ -40,7 +40,7 @@ EVERY_SOURCE: dict[str, Any] = {
     "generate": {"num_generations": 2, "max_new_tokens": 16, "prompts_per_round": 16, "batch_size": 8},
     # Adam divides by the size of a gradient, which blows up the rounding of one near zero: epsilon bounds that.
     "train": {
-        "learning_rate": 1.0e-4,
+        "learning_rate": 5.0e-5,
         "adam_epsilon": 1.0e-6,
         "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 2,
@@ -113,7 +113,8 @@ def steps_done(folder: Path) -> int:
     numbers = [0]
     for path in (folder / "run" / "work").rglob("training_state.json"):
         try:
-            numbers.append(json.loads(path.read_text())["global_step"])
+            state = json.loads(path.read_text())
+            numbers += [state["global_step"]] if state["parent"] is not None else []  # the warm start's have none
         except (OSError, ValueError):
             continue
     return max(numbers)
