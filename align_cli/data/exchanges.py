@@ -28,8 +28,8 @@ def read_exchanges(name_or_path: str, split: str, wanted: Wanted, choices: Choic
         What was found, in the order of the source, at least one; what takes several rows to say stands behind the rest.
 
     Raises:
-        DataError: behind all that was found: for a source that cannot be read or holds no row, and for all rows that cannot be used, those of one
-            kind in one fault; after 1000 of them reading stops.
+        DataError: behind all that was found: for a source that cannot be read or holds no row, and for all rows that
+            cannot be used, those of one kind in one fault; after 1000 of them reading stops.
     """
     log, is_empty = FaultLog(name_or_path), True
     together: dict[Format, list[SourceRow]] = {}

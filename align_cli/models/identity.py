@@ -13,7 +13,7 @@ CLOCK = "strftime_now"
 """What chat templates call for the date, by transformers' name."""
 
 PLACES = ("name_or_path", "tokenizer_file", "vocab_file", "merges_file", "truncation", "padding")
-"""What of a tokenizer says where it lies, or how batches of texts are made, and nothing of what it makes of one text."""
+"""What of a tokenizer says where it lies, or how texts come together in a batch, and nothing of what becomes of one."""
 
 
 def identity_of(policy: PolicyText) -> str | None:

@@ -1,4 +1,4 @@
-"""What the stages read besides artifacts, as the policy reads it: as sequences whose rows are read when they are asked for.
+"""What the stages read besides artifacts, as the policy reads it: sequences whose rows are read when they are drawn.
 
 A row is made into tokens, measured, and left out or cut where it is too long (`lengths.py`), by the tokenizer of the
 model that reads it, which is loaded once and before any weights are. What becomes of each row is kept (`fates.py`), and
