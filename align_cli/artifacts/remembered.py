@@ -40,8 +40,18 @@ def key_of(*parts: Any) -> str:
 
 def place(name: str) -> Path:
     """Where something of this name lies, beside the entries."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser() / "align" / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "align" / name
+
+
+def folder() -> Path:
+    """The folder of all that is remembered, made where it is not there; nobody else can look into it.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    found = place("")
+    found.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return found
 
 
 def recall(key: str) -> dict[str, Any] | None:
@@ -62,8 +72,7 @@ def remember(key: str, found: dict[str, Any]) -> None:
     """Keep something under a key, if that can be written."""
     path = place(key + SUFFIX)
     with suppress(OSError, AlignError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _forget_unused(path.parent)
+        _forget_unused(folder())
         write_text(path, line_of({"for": key, **found}).decode())
 
 
@@ -74,8 +83,8 @@ def _touch(path: Path) -> None:
             os.utime(one)
 
 
-def _forget_unused(folder: Path) -> None:
-    for path in folder.iterdir():
+def _forget_unused(within: Path) -> None:
+    for path in within.iterdir():
         with suppress(OSError):
             if path.is_file() and path.stat().st_mtime < time.time() - UNUSED_SECONDS:
                 path.unlink()

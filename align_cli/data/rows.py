@@ -160,10 +160,8 @@ class Rows(Lazy[Row]):
 
     def keep(self, key: str) -> None:
         """Keep them under this key for the starts that come after this one, if that can be written."""
-        path = remembered.place(f"{key}{KEPT_SUFFIX}")
         with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            digest = self._lines.keep(path)
+            digest = self._lines.keep(remembered.folder() / f"{key}{KEPT_SUFFIX}")
             remembered.remember(key, {"rows": digest, "facts": asdict(self.facts), "dropped": self.dropped})
             self.identity = key
 

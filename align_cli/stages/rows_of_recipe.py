@@ -118,9 +118,14 @@ def training_prompts(recipe: Recipe, reading: Reading | None = None) -> Rows:
 
 def _prompts_shown(shown: Rows) -> data_rows.Rows:
     """The prompts of demonstrations, each once, where it comes first."""
-    prompts = data_rows.Rows(_each_once(shown))
-    if isinstance(shown, data_rows.Rows) and shown.identity is not None:
-        prompts.identity = remembered.key_of("prompts of", shown.identity)
+    identity = shown.identity if isinstance(shown, data_rows.Rows) else None
+    if identity is None:
+        return data_rows.Rows(_each_once(shown))
+    key = remembered.key_of("prompts of", identity)
+    prompts = data_rows.Rows.recalled(key)
+    if prompts is None:
+        prompts = data_rows.Rows(_each_once(shown))
+        prompts.keep(key)
     return prompts
 
 
