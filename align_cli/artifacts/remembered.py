@@ -97,7 +97,7 @@ def _code() -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    return to_json([digest.hexdigest(), sys.version, *map(_version, LIBRARIES)])
+    return to_json([align_cli.__version__, digest.hexdigest(), sys.version, *map(_version, LIBRARIES)])
 
 
 def _version(library: str) -> str:

@@ -6,13 +6,16 @@ A file, once kept, is believed only where it is, to the last byte, what was writ
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import shutil
 import tempfile
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Self
 
+from align_cli.artifacts import remembered
 from align_cli.artifacts.files import open_own
 from align_cli.artifacts.scratch import ScratchFolder
 
@@ -28,12 +31,14 @@ class Lines:
     """
 
     def __init__(self, lines: Iterable[bytes] = ()) -> None:
-        self._stream: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - goes with the object
+        self._stream: IO[bytes] = io.BytesIO()
         self._ends = array("Q", [0])
-        place = 0
+        place, is_in_memory = 0, True
         for line in lines:
             place += self._stream.write(line + b"\n")
             self._ends.append(place)
+            if is_in_memory and place > IN_MEMORY_BYTES:
+                self._stream, is_in_memory = _on_disk(self._stream), False
 
     @classmethod
     def opened(cls, path: Path, digest: str) -> Self | None:
@@ -59,7 +64,7 @@ class Lines:
         return lines if found.hexdigest() == digest else None
 
     def keep(self, path: Path) -> str:
-        """Write them to a file in one step; the digest of all that it holds.
+        """Write them to a file in one step, and go on with them from there; the digest of all that it holds.
 
         Raises:
             OSError: if it cannot be written.
@@ -75,6 +80,8 @@ class Lines:
                 stream.flush()
                 os.fsync(stream.fileno())
             written.replace(path)
+        before, self._stream = self._stream, os.fdopen(open_own(path, os.O_RDONLY), "rb")
+        before.close()
         return digest.hexdigest()
 
     def __len__(self) -> int:
@@ -84,3 +91,15 @@ class Lines:
         begin, end = self._ends[number], self._ends[number + 1] - 1
         self._stream.seek(begin)
         return self._stream.read(end - begin)
+
+
+def _on_disk(written: IO[bytes]) -> IO[bytes]:
+    """What was written so far in a file without a name, where there is room: the temporary folder may be memory."""
+    try:
+        room: Path | None = remembered.folder()
+    except OSError:
+        room = None
+    stream = tempfile.TemporaryFile(dir=room)  # noqa: SIM115 - goes with the lines
+    written.seek(0)
+    shutil.copyfileobj(written, stream)
+    return stream

@@ -171,7 +171,7 @@ class TestTheSecondStart:
         with Path("pairs.jsonl").open("a") as stream:
             stream.write('{"prompt": "p"}\n')
         for _ in range(2):
-            with pytest.raises(DataError, match=r"pairs\.jsonl:41: there is no key 'chosen'"):
+            with pytest.raises(DataError, match=r"pairs\.jsonl:41: no known format of pairs"):
                 _ = Inputs(recipe()).offline_rows
             assert "read" in done.taken()
 
