@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from align_cli.artifacts.records import Completion, Evaluation, Preference
@@ -15,7 +16,7 @@ from align_cli.metrics.preference import pair_accuracy
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
-from align_cli.seeds import seeded_order
+from align_cli.seeds import compact_order
 from align_cli.stages.base import (
     EVALUATION,
     POLICY_KEYS,
@@ -187,8 +188,8 @@ def evaluation_draws(
     rows: Rows, count: int, run_seed: int, left_out: Collection[int] = frozenset()
 ) -> list[PromptDraw]:
     """The held-out prompts: the first of a seeded order that are not left out, all of them where there are fewer."""
-    order = [index for index in seeded_order(len(rows), run_seed, "eval_prompts") if index not in left_out]
-    return [PromptDraw.of_row(rows, index) for index in order[:count]]
+    order = (index for index in compact_order(len(rows), run_seed, "eval_prompts") if index not in left_out)
+    return [PromptDraw.of_row(rows, index) for index in islice(order, count)]
 
 
 class Measured(NamedTuple):

@@ -158,16 +158,18 @@ def train_policy(
     start: TrainingState,
     optimizer_state: dict[str, Any] | None,
     keep: Callable[[TrainingState], None] = lambda state: None,
+    offline: Sequence[Preference] = (),
 ) -> TrainOutcome:
     """Train one round in place.
 
     Args:
         trainer: holds the policy and the reference.
         recipe: the whole recipe.
-        preferences: offline pairs and the round's own, tokenised.
+        preferences: the round's own pairs, and offline ones besides the recipe's, tokenised.
         start: where training stands, between rounds or within one.
         optimizer_state: from a checkpoint; None goes on with the optimizer in memory.
         keep: called every `checkpoints.every_steps` with where training stands.
+        offline: the recipe's offline pairs, as they are drawn.
 
     Raises:
         DataError: if a source with a share has no pairs, or a step none of those that carry a term.
@@ -179,7 +181,7 @@ def train_policy(
         recipe.seed,
         per_round=[name for name, section in sources.items() if section.policy_responses],
     )
-    pools = training_pools(recipe, preferences, start.round)
+    pools = training_pools(recipe, preferences, start.round, offline)
     batches = mixture.round_batches(pools, start.round + 1, recipe.train.steps_per_round)
     check_carriers(recipe, batches)
     state = trainer.train_round(batches, start, optimizer_state, keep, recipe.checkpoints.every_steps)
@@ -193,16 +195,16 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
         MemoryError: in a replay, whose forward passes have to be those of the first time.
     """
     loaded, number = context.loaded, context.round
-    pairs = _round_pairs(context)
+    own = _round_pairs(context)
     within = _resumed(context)
     policy = loaded.policy_after(number - 1)
     reference, trainer = loaded.reference_for(number), loaded.trainer(number)
     _note_unshared(context, policy)
-    adopted = adopted_pairs(pairs, policy, loaded.inputs.limits())
-    if found := too_long_words(adopted.counts, len(pairs), "pairs"):
+    adopted = adopted_pairs(own, policy, loaded.inputs.limits())
+    if found := too_long_words(adopted.counts, len(own), "pairs"):
         context.note(f"note: round {number} train: {found}")
     agreement = None if is_replay else _agreement_with_policy(context, policy, reference, adopted.preferences, within)
-    pairs = [*loaded.inputs.offline_pairs.preferences, *adopted.preferences]
+    pairs = adopted.preferences
     start = loaded.state = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
 
     def keep(state: TrainingState) -> None:
@@ -287,7 +289,8 @@ def _train(
     context.progress.start(train.steps_per_round, "steps")
     context.progress.found(done)
     trainer.on_step = context.progress.advance
-    return train_policy(trainer, context.recipe, pairs, start, optimizer_state, keep)
+    offline = context.loaded.inputs.offline_pairs.preferences
+    return train_policy(trainer, context.recipe, pairs, start, optimizer_state, keep, offline)
 
 
 def _round_pairs(context: Context) -> list[Preference]:

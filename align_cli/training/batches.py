@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from align_cli.data.lazy import Lazy
 from align_cli.models.scoring import pad_batch
 from align_cli.seeds import seeded_cycle
 
@@ -57,6 +58,10 @@ class TrainingPair:
     of_policy: tuple[bool, bool] = (True, True)
     from_reference: tuple[bool, bool] = (False, False)
     policy_logps: tuple[float, float] | None = None
+
+
+class PromptPool(Lazy[TrainingPair]):
+    """A pool of pairs that are each of another prompt, and are made when they are drawn."""
 
 
 def batch_counts(shares: Sequence[float], batch_size: int, num_steps: int) -> list[list[int]]:
@@ -151,6 +156,8 @@ def _walk(
     pool: Sequence[TrainingPair], start: int, count: int, seed: int, lane: tuple[str | int, ...]
 ) -> Iterator[TrainingPair]:
     """Pairs `start` to `start + count` of an endless walk through a pool, prompt by prompt in seeded orders."""
+    if isinstance(pool, PromptPool):
+        return map(pool.__getitem__, seeded_cycle(len(pool), start, count, seed, *lane))
     by_prompt: defaultdict[int, list[TrainingPair]] = defaultdict(list)
     for pair in pool:
         by_prompt[pair.prompt_id].append(pair)
