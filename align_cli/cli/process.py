@@ -5,9 +5,12 @@ Code that is not align's runs in this process and forks children: labelers, mode
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from align_cli.cli.output import Terminated
 
@@ -15,6 +18,18 @@ from align_cli.cli.output import Terminated
 def end_at_sigterm() -> None:
     """Let SIGTERM end the command as Ctrl-C does: what is durable stays, and it says how to go on."""
     signal.signal(signal.SIGTERM, _terminated)
+
+
+@contextmanager
+def collecting_no_garbage() -> Iterator[None]:
+    """While it lasts, what is no longer reached stays in memory."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _terminated(*_: object) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 SLOW = {"torch", "transformers", "trl", "datasets", "accelerate"}
+UNUSED = {"numpy", "pandas", "pyarrow", "asyncio", "ssl", "openai", "filelock"}
+"""What a command that only reads has no use for."""
 PROGRAM = """
 import sys
 from align_cli.cli.main import main
@@ -50,3 +52,12 @@ def test_what_loads_no_model_loads_no_torch(finished: Path, command: list[str]) 
     modules = modules_of(*command, cwd=finished)
     assert "pydantic" in modules
     assert modules & SLOW == set()
+
+
+@pytest.mark.parametrize(
+    "command", [["check", "recipe.yaml", "--quick"], ["status", "run"], ["status", "run", "--json"]]
+)
+def test_what_only_reads_loads_no_library_that_computes_or_asks(finished: Path, command: list[str]) -> None:
+    modules = modules_of(*command, cwd=finished)
+    assert "pydantic" in modules
+    assert modules & (SLOW | UNUSED) == set()
