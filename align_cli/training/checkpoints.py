@@ -123,7 +123,7 @@ def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimize
             tensors, document["optimizer"] = _split_optimizer_state(state_with_masters(optimizer))
             save_file(tensors, temporary / OPTIMIZER_NAME)
         write_json(temporary / STATE_NAME, document)
-        return weights_version(temporary)
+    return weights_version(folder)
 
 
 def unsaved_version(policy: Policy) -> str:
