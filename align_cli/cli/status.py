@@ -11,7 +11,6 @@ import typer
 
 from align_cli.cli.options import AsJson
 from align_cli.cli.output import Output, guarded
-from align_cli.cli.process import collecting_no_garbage
 
 if TYPE_CHECKING:
     from align_cli.run.status import RunStatus
@@ -22,10 +21,9 @@ def command(
     run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)], as_json: AsJson = False
 ) -> None:
     """Show where a run stands: at work or not, time left, rounds, stages, memory, metrics."""
-    with collecting_no_garbage():  # of which importing leaves none: looking for it took a tenth of the time
-        from align_cli.report.labels import labels_table
-        from align_cli.report.tables import rounds_table, scorers_table, stages_table
-        from align_cli.run.status import run_status
+    from align_cli.report.labels import labels_table
+    from align_cli.report.tables import rounds_table, scorers_table, stages_table
+    from align_cli.run.status import run_status
 
     talk = Output(as_json=as_json)
     status = run_status(run)

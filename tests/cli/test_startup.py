@@ -61,3 +61,26 @@ def test_what_only_reads_loads_no_library_that_computes_or_asks(finished: Path, 
     modules = modules_of(*command, cwd=finished)
     assert "pydantic" in modules
     assert modules & (SLOW | UNUSED) == set()
+
+
+KEPT = """
+from align_cli.cli.process import at_work, sparing_garbage
+
+
+class Kept:
+    def __init__(self):
+        self.itself, self.file = self, open("kept.txt", "w")
+        self.file.write("said")
+
+
+with sparing_garbage():
+    {}()
+"""
+
+
+@pytest.mark.parametrize(("called", "kept"), [("at_work(Kept)", "said"), ("Kept", "")])
+def test_what_a_command_at_work_leaves_open_is_closed_at_its_end_and_help_does_not_look_for_any(
+    tmp_path: Path, called: str, kept: str
+) -> None:
+    subprocess.run([sys.executable, "-c", KEPT.format(called)], cwd=tmp_path, check=True)
+    assert (tmp_path / "kept.txt").read_text() == kept
