@@ -40,7 +40,7 @@ def sparing_garbage() -> Iterator[None]:
 
 
 def at_work(command: Callable[P, R]) -> Callable[P, R]:
-    """A command that is long at work, or runs code of others: its garbage, which may hold open files, is collected."""
+    """A command that is long at work, or runs code of others: what it leaves is looked for, and ends as it wants to."""
 
     @wraps(command)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:

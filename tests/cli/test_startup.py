@@ -63,14 +63,16 @@ def test_what_only_reads_loads_no_library_that_computes_or_asks(finished: Path, 
     assert modules & (SLOW | UNUSED) == set()
 
 
-KEPT = """
+LEFT = """
 from align_cli.cli.process import at_work, sparing_garbage
 
 
-class Kept:
+class Left:
     def __init__(self):
-        self.itself, self.file = self, open("kept.txt", "w")
-        self.file.write("said")
+        self.itself = self
+
+    def __del__(self):
+        open("said.txt", "w").write("goodbye")
 
 
 with sparing_garbage():
@@ -78,9 +80,9 @@ with sparing_garbage():
 """
 
 
-@pytest.mark.parametrize(("called", "kept"), [("at_work(Kept)", "said"), ("Kept", "")])
-def test_what_a_command_at_work_leaves_open_is_closed_at_its_end_and_help_does_not_look_for_any(
-    tmp_path: Path, called: str, kept: str
+@pytest.mark.parametrize(("called", "is_said"), [("at_work(Left)", True), ("Left", False)])
+def test_what_a_command_at_work_leaves_is_ended_with_it_and_help_looks_for_nothing(
+    tmp_path: Path, called: str, is_said: bool
 ) -> None:
-    subprocess.run([sys.executable, "-c", KEPT.format(called)], cwd=tmp_path, check=True)
-    assert (tmp_path / "kept.txt").read_text() == kept
+    subprocess.run([sys.executable, "-c", LEFT.format(called)], cwd=tmp_path, check=True)
+    assert (tmp_path / "said.txt").exists() == is_said
