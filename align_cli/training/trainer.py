@@ -37,7 +37,7 @@ from align_cli.training.arguments import dpo_config
 from align_cli.training.batches import MODEL_INPUTS, PairCollator, TrainingPair, cut_into_passes, select_pairs
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.dropout import switch_off_dropout
-from align_cli.training.known import Key, Logps, ReferenceLogps, keys_of
+from align_cli.training.known import Key, Logps, ReferenceLogps, RoundsReference, keys_of
 from align_cli.training.objective import (
     Carriers,
     Figures,
@@ -128,6 +128,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         optimizer_state: dict[str, Any] | None = None,
         keep: Callable[[TrainingState], None] = lambda state: None,
         keep_every: int | None = None,
+        reference: RoundsReference | None = None,
     ) -> TrainingState:
         """Train on a round's batches, in their order.
 
@@ -138,6 +139,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             optimizer_state: what to put into the optimizer first; None leaves it as it is.
             keep: called with where training stands after every `keep_every` steps but the last.
             keep_every: steps between those calls; None for none.
+            reference: how the reference is asked; None where it is in memory and nothing is known of what it says.
 
         Returns:
             Where training stands now, without the optimizer's state.
@@ -146,13 +148,13 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self.figures.take()
         self._metrics["train"].clear()
         self.data_collator.num_responses = max(2 + len(pair.other_ids) for batch in batches for pair in batch)
-        self._know(batches)
         if self.reset_optimizer and not done:
             self.optimizer, optimizer_state = None, None
         first_step = start.global_step if self.schedule_spans_run else done
         seed = derive_seed(self.args.seed, start.round + 1, "train") % 2**32
         self.plan(batches, start, first_step, optimizer_state, seed, keep, keep_every)
         with out_of_memory_as_memory_error(), self._as_trained():
+            self._know(batches, reference)
             self.train()
         self.model.eval()
         return TrainingState(
@@ -214,12 +216,17 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self._passes = []
         return torch.stack(losses).sum()
 
-    def _know(self, batches: list[list[TrainingPair]]) -> None:
-        """Get ready for what can be known of a round's pairs before a step."""
-        objective = self.objective
+    def _know(self, batches: list[list[TrainingPair]], reference: RoundsReference | None = None) -> None:
+        """Find out what can be known of a round's pairs before a step."""
+        objective, reference = self.objective, reference or RoundsReference()
+        if objective is None or objective.kl_coefficient:
+            reference.fetch()
         if objective is None:
             return
-        self._reference_logps = ReferenceLogps(batches, objective, self._ask_reference)
+        self._reference_logps = ReferenceLogps(batches, objective)
+        self._reference_logps.learn(self._ask_reference, reference)
+        if not objective.kl_coefficient:
+            reference.let_go()
         carrying = [source.carries_response_term for source in objective.sources]
         self._knows_sampled_losses = all(
             pair.policy_logps is not None for batch in batches for pair in batch if carrying[pair.source]

@@ -25,7 +25,8 @@ MODEL_FILES = [
 ]
 CHECKPOINT_FILES = sorted([*MODEL_FILES, "optimizer.safetensors"])
 ROUND_FILES = [
-    "completions.jsonl", "evaluation.json", "manifest.json", "preferences.jsonl", "samples.jsonl", "training.jsonl",
+    "completions.jsonl", "evaluation.json", "manifest.json", "preferences.jsonl", "reference_logps.jsonl",
+    "samples.jsonl", "training.jsonl",
 ]  # fmt: skip
 
 

@@ -86,6 +86,7 @@ TABLE: dict[str, dict[str, Outcome]] = {
     "rounds/001/completions.jsonl": held(**FORKS),
     "rounds/001/preferences.jsonl": held(on=ITSELF, **FORKS),  # the guard reward_gap looks back two rounds
     "rounds/001/training.jsonl": held(**FORKS),
+    "rounds/001/reference_logps.jsonl": held(on=ITSELF, **FORKS),  # what was said then is not asked again
     "rounds/001/samples.jsonl": held(evaluate=ITSELF, **FORKS),  # the previous policy as opponent of round 2
     "rounds/001/evaluation.json": EVALUATION,
     "rounds/001/manifest.json": everywhere(ITSELF),
@@ -93,6 +94,7 @@ TABLE: dict[str, dict[str, Outcome]] = {
     "rounds/002/completions.jsonl": held(from_2=ITSELF),
     "rounds/002/preferences.jsonl": held(on=ITSELF, from_2=ITSELF),
     "rounds/002/training.jsonl": held(from_2=ITSELF),
+    "rounds/002/reference_logps.jsonl": held(on=ITSELF, from_2=ITSELF),
     "rounds/002/samples.jsonl": held(on=ITSELF, from_2=ITSELF),
     "rounds/002/evaluation.json": EVALUATION | {"from_1": None},
     "rounds/002/manifest.json": everywhere(ITSELF) | {"from_1": ITSELF},

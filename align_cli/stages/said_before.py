@@ -1,0 +1,79 @@
+"""What references said of responses in rounds that are over: it is taken from there, and nobody asks for it again.
+
+Each round writes what its reference was asked, and no more. What a later round takes from there depends on finished
+rounds alone, never on what a process happens to have in memory: an interrupted run knows what a whole one does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+from align_cli.artifacts.json_text import to_json
+from align_cli.artifacts.records import PairLogps
+from align_cli.recipe import Recipe
+from align_cli.stages.base import REFERENCE_LOGPS, Artifact, History
+
+
+class SaidBefore:
+    """What the reference that was asked last said in earlier rounds; each round is read once."""
+
+    def __init__(self) -> None:
+        self._reference = ""
+        self._rounds: list[int] = []
+        self._said: dict[str, float] = {}
+
+    def of(
+        self, reference: str, rounds: Sequence[int], read: Callable[[int], Sequence[PairLogps]]
+    ) -> Mapping[str, float]:
+        """log π_ref of responses by their digests.
+
+        Args:
+            reference: its digest.
+            rounds: those that are looked at, in their order: what was said first counts.
+            read: what a round has written.
+        """
+        known = len(self._rounds)
+        if self._reference != reference or self._rounds != list(rounds[:known]):
+            self._reference, self._said, known = reference, {}, 0
+        for number in rounds[known:]:
+            for pair in read(number):
+                if pair.reference == reference:
+                    self._said.setdefault(pair.chosen, pair.chosen_logp)
+                    self._said.setdefault(pair.rejected, pair.rejected_logp)
+        self._rounds = list(rounds)
+        return self._said
+
+
+def reference_digest(recipe: Recipe, version: str, precision: str) -> str:
+    """Sixteen hexadecimal digits for a reference and all that decides what it says but for rounding.
+
+    Args:
+        recipe: says how its model is run.
+        version: of its weights.
+        precision: the trainer's mixed precision.
+    """
+    policy = recipe.policy
+    quantization = policy.quantization.model_dump(mode="json") if policy.quantization else None
+    parts = [version, policy.dtype, policy.attn_implementation, quantization, recipe.train.kernel, precision]
+    return hashlib.sha256(to_json(parts).encode()).hexdigest()[:16]
+
+
+def rounds_that_asked(recipe: Recipe, history: History, round_number: int, *, itself: bool = False) -> list[int]:
+    """The rounds before this one that have written what the same reference said.
+
+    Args:
+        recipe: says which policy is a round's reference.
+        history: of the run.
+        round_number: which round.
+        itself: whether the round is one of them, as where it is done again.
+    """
+
+    def reference(number: int) -> int:
+        return history.base(number - 1) if recipe.policy.reference == "previous" else 0
+
+    return [
+        number
+        for number in range(1, round_number + itself)
+        if history.holds(Artifact(number, REFERENCE_LOGPS)) and reference(number) == reference(round_number)
+    ]
