@@ -71,7 +71,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         objective: the loss; None for TRL's own, as `args` has it.
         args: from `dpo_config`.
         pairs_per_pass: the most pairs in a forward pass; None for whole batches.
-        tokens_per_pass: the most tokens of its sequences, padding among them; a pair alone may have more. None for any.
+        tokens_per_pass: the most tokens of its sequences, as `cut_into_passes` counts them. None for any number.
         source_grad_norms: when the gradient norm of each source is measured: `round` (its first step), `step`, `never`.
         schedule_spans_run: whether the learning-rate schedule goes on across rounds.
         reset_optimizer: whether each round begins with a new optimizer.
@@ -238,7 +238,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         of_two = [replace(pair, other_ids=(), response_ids=pair.response_ids[:2]) for pair in pairs]
         batch = self._prepare_inputs(self.data_collator(of_two))
         found: dict[Key, Logps] = {}
-        for part in cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True):
+        for part in self._cut(self.objective, self.ref_model, batch):
             with self.compute_loss_context_manager():
                 scores = reference_scores(self.ref_model, token_batch(part), plain=self.objective.plain)
             chosen_B, rejected_B = scores.logps_B.view(2, -1).tolist()
@@ -264,7 +264,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         batch.update(pairs_per_carrier(whole))
         if self._reference_logps is not None:
             batch["reference_logps"] = self._reference_logps.of(batch)
-        parts = cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True)
+        parts = self._cut(objective, self.model, batch)
         self._most_pairs = max(len(part["label"]) for part in parts)
         for part in parts:
             with self.compute_loss_context_manager():
@@ -272,6 +272,11 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if objective.needs_baseline and (len(parts) > 1 or self._knows_sampled_losses):
             self._add_global_losses(objective, parts)
         return parts
+
+    def _cut(self, objective: Objective, model: torch.nn.Module, batch: Inputs) -> list[Inputs]:
+        """A batch in the passes that a model runs over it in."""
+        reader = None if objective.plain else model
+        return cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True, reader=reader)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: Inputs, return_outputs: bool) -> Any:
         if self.objective is None:
