@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -123,7 +124,7 @@ class Loaded:
         self._reference: Policy | None = None
         self._reference_round = -1
         self._reference_is_let_go = False
-        self.said_before = SaidBefore()
+        self.said_before: Mapping[str, SaidBefore] = defaultdict(SaidBefore)
         self._trainer: PreferenceTrainer | None = None
         self._scratch: ScratchFolder | None = None
         self._optimizer_round = -1

@@ -11,7 +11,7 @@ A new stage is one file with one object, and a line in the table of `stages/__in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -37,6 +37,8 @@ COMPLETIONS, PREFERENCES, TRAINING = "completions.jsonl", "preferences.jsonl", "
 SAMPLES, EVALUATION = "samples.jsonl", "evaluation.json"
 REFERENCE_LOGPS = "reference_logps.jsonl"
 """What the reference said of a round's pairs, those aside that it had been asked about in an earlier round."""
+HELD_OUT_LOGPS = "held_out_logps.jsonl"
+"""The same of held-out pairs."""
 
 POLICY_KEYS = ("seed", "policy", "playground", "reviews")
 """Keys that every stage depends on: which model it is, and which random numbers."""
@@ -205,8 +207,8 @@ class Loaded(Protocol):
     inputs: Inputs
     state: TrainingState
     """Where the training of the policy stands."""
-    said_before: SaidBefore
-    """What the reference said in rounds that are over."""
+    said_before: Mapping[str, SaidBefore]
+    """What the reference said in rounds that are over, by the artifact's name."""
 
     @property
     def engine(self) -> Engine:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import PairLogps
 from align_cli.recipe import Recipe
-from align_cli.stages.base import REFERENCE_LOGPS, Artifact, History
+from align_cli.stages.base import Artifact, Context, History
 
 
 class SaidBefore:
@@ -59,14 +59,34 @@ def reference_digest(recipe: Recipe, version: str, precision: str) -> str:
     return hashlib.sha256(to_json(parts).encode()).hexdigest()[:16]
 
 
-def rounds_that_asked(recipe: Recipe, history: History, round_number: int, *, itself: bool = False) -> list[int]:
+def said_before(context: Context, name: str, reference: str, *, itself: bool = False) -> Mapping[str, float]:
+    """What the reference of a step's round said in other rounds: log π_ref of responses by their digests.
+
+    Args:
+        context: of the step.
+        name: of the artifact.
+        reference: its digest.
+        itself: whether the round's own artifact counts, as where it is done again.
+    """
+    rounds = rounds_that_asked(context.recipe, context.artifacts, context.round, name, itself=itself)
+
+    def read(number: int) -> Sequence[PairLogps]:
+        return context.artifacts.read(Artifact(number, name), PairLogps) or []
+
+    return context.loaded.said_before[name].of(reference, rounds, read) if rounds else {}
+
+
+def rounds_that_asked(
+    recipe: Recipe, history: History, round_number: int, name: str, *, itself: bool = False
+) -> list[int]:
     """The rounds before this one that have written what the same reference said.
 
     Args:
         recipe: says which policy is a round's reference.
         history: of the run.
         round_number: which round.
-        itself: whether the round is one of them, as where it is done again.
+        name: of the artifact.
+        itself: whether the round is one of them.
     """
 
     def reference(number: int) -> int:
@@ -75,5 +95,10 @@ def rounds_that_asked(recipe: Recipe, history: History, round_number: int, *, it
     return [
         number
         for number in range(1, round_number + itself)
-        if history.holds(Artifact(number, REFERENCE_LOGPS)) and reference(number) == reference(round_number)
+        if history.holds(Artifact(number, name)) and reference(number) == reference(round_number)
     ]
+
+
+def artifacts_that_asked(recipe: Recipe, history: History, round_number: int, name: str) -> list[Artifact]:
+    """What they have written."""
+    return [Artifact(number, name) for number in rounds_that_asked(recipe, history, round_number, name)]

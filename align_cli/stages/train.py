@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -34,7 +34,7 @@ from align_cli.stages.base import (
 from align_cli.stages.pairing.offline import check_labels
 from align_cli.stages.pools import check_carriers, training_pools
 from align_cli.stages.readable import RowsToRead, too_long_words
-from align_cli.stages.said_before import reference_digest, rounds_that_asked
+from align_cli.stages.said_before import artifacts_that_asked, reference_digest, said_before
 from align_cli.training.batches import Mixture, usage
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint, unsaved_version
 
@@ -78,7 +78,7 @@ class Train(Stage):
         return [policy_artifact(history, history.base(round_number - 1)), *pairs]
 
     def takes_over(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
-        return [Artifact(number, REFERENCE_LOGPS) for number in rounds_that_asked(recipe, history, round_number)]
+        return artifacts_that_asked(recipe, history, round_number, REFERENCE_LOGPS)
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         from align_cli.training.buildable import check_adapters, check_train_keys
@@ -210,7 +210,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     policy = loaded.policy_after(number - 1)
     reference, trainer = loaded.reference_for(number, in_name=True), loaded.trainer(number)
     digest = reference_digest(context.recipe, reference.version, trainer.accelerator.mixed_precision)
-    known_rounds = rounds_that_asked(context.recipe, context.artifacts, number, itself=is_replay)
+    said = said_before(context, REFERENCE_LOGPS, digest, itself=is_replay)
     _note_unshared(context, policy)
     adopted = adopted_pairs(pairs, policy, loaded.inputs.limits())
     if found := too_long_words(adopted.counts, len(pairs), "pairs"):
@@ -230,7 +230,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
             policy.begin_round(number)
         optimizer_state = read_optimizer_state(within, start) if within else loaded.optimizer_state(number)
         try:
-            with _asked(context, trainer, digest, known_rounds) as asked:
+            with _asked(context, trainer, said) as asked:
                 outcome = _train(context, trainer, pairs, start, optimizer_state, keep, asked)
             _check_finite(policy)
             break
@@ -251,18 +251,11 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
 
 
 @contextmanager
-def _asked(
-    context: Context, trainer: PreferenceTrainer, digest: str, rounds: Sequence[int]
-) -> Iterator[RoundsReference]:
+def _asked(context: Context, trainer: PreferenceTrainer, said: Mapping[str, float]) -> Iterator[RoundsReference]:
     """The reference as the round's training asks it, which knows what it said in other rounds."""
     from align_cli.training.known import RoundsReference
 
     loaded, number = context.loaded, context.round
-
-    def read(other: int) -> Sequence[PairLogps]:
-        return context.artifacts.read(Artifact(other, REFERENCE_LOGPS), PairLogps) or []
-
-    said = loaded.said_before.of(digest, rounds, read)
     # Last digits are those of the forward passes that they were made in.
     with context.work.journal(f"reference-logps-{trainer.pairs_per_pass}") as journal:
         yield RoundsReference(said, journal, lambda: loaded.reference_for(number), loaded.let_go_of_reference)

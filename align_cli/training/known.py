@@ -11,13 +11,13 @@ Shapes: B pairs, S sequences of a collated batch.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
+from align_cli.artifacts.checksums import response_digest
 from align_cli.artifacts.journal import Journal
 from align_cli.training.batches import TrainingPair
 from align_cli.training.objective import Objective
@@ -130,11 +130,6 @@ class ReferenceLogps:
                 unknown.append(pair)
                 known.update(new)
         return unknown
-
-
-def response_digest(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> str:
-    """Sixteen hexadecimal digits that stand for a response's token ids behind those of its prompt."""
-    return hashlib.sha256(repr((list(prompt_ids), list(response_ids))).encode()).hexdigest()[:16]
 
 
 def keys_of(batch: Mapping[str, torch.Tensor]) -> list[Key]:

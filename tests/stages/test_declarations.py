@@ -70,7 +70,7 @@ def test_each_stage_says_what_it_writes() -> None:
         "generate": ("completions.jsonl",),
         "label": ("preferences.jsonl",),
         "train": ("checkpoint", "training.jsonl", "reference_logps.jsonl"),
-        "evaluate": ("samples.jsonl", "evaluation.json"),
+        "evaluate": ("samples.jsonl", "evaluation.json", "held_out_logps.jsonl"),
     }
 
 

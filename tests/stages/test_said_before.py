@@ -69,11 +69,13 @@ class History:
 
 def test_rounds_with_the_same_reference_are_looked_at(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     initial, previous = tiny_recipe(tmp_path), tiny_recipe(tmp_path, "policy.reference=previous")
-    assert rounds_that_asked(initial, History(1, 3, 4), 4) == [1, 3]
-    assert rounds_that_asked(initial, History(1, 3, 4), 4, itself=True) == [1, 3, 4]
-    assert rounds_that_asked(previous, History(1, 2, 3), 4) == []
-    assert rounds_that_asked(previous, History(1, 2, 3, 4), 4, itself=True) == [4]
-    assert rounds_that_asked(previous, History(1, 2, 3, _3=1, _2=1), 4) == [2, 3], "rounds 2 and 3 were rolled back"
+    assert rounds_that_asked(initial, History(1, 3, 4), 4, REFERENCE_LOGPS) == [1, 3]
+    assert rounds_that_asked(initial, History(1, 3, 4), 4, REFERENCE_LOGPS, itself=True) == [1, 3, 4]
+    assert rounds_that_asked(previous, History(1, 2, 3), 4, REFERENCE_LOGPS) == []
+    assert rounds_that_asked(previous, History(1, 2, 3, 4), 4, REFERENCE_LOGPS, itself=True) == [4]
+    assert rounds_that_asked(previous, History(1, 2, 3, _3=1, _2=1), 4, REFERENCE_LOGPS) == [2, 3], (
+        "rounds 2 and 3 were rolled back"
+    )
 
 
 @pytest.mark.parametrize(

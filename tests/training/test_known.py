@@ -25,11 +25,12 @@ from small_training import (
     weights,
 )
 
+from align_cli.artifacts.checksums import response_digest
 from align_cli.artifacts.journal import Journal
 from align_cli.models.head import head_of
 from align_cli.models.layout import shares_prompts
 from align_cli.training.batches import TrainingPair
-from align_cli.training.known import Key, Logps, ReferenceLogps, RoundsReference, response_digest
+from align_cli.training.known import Key, Logps, ReferenceLogps, RoundsReference
 from align_cli.training.objective import Objective, SourceTerms, pair_losses, reference_columns, sampled_losses
 
 BATCH, NUM_STEPS = 8, 3
