@@ -124,7 +124,7 @@ class Evaluate(Stage):
             name: _responses_of(context, opponent)
             for name, opponent in opponent_rounds(context.recipe, context.artifacts, number).items()
         }
-        pairs, digest = loaded.inputs.eval_pairs.preferences, reference_digest(context.recipe, reference.version, "no")
+        pairs, digest = loaded.inputs.eval_pairs.preferences, reference_digest(context.recipe, reference.version)
         measured = evaluate_policy(
             policy,
             reference,

@@ -45,17 +45,21 @@ class SaidBefore:
         return self._said
 
 
-def reference_digest(recipe: Recipe, version: str, precision: str) -> str:
-    """Sixteen hexadecimal digits for a reference and all that decides what it says but for rounding.
+PRECISION = ("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval")
+"""Keys of TrainingArguments that decide in which type a model computes."""
+
+
+def reference_digest(recipe: Recipe, version: str) -> str:
+    """Sixteen hexadecimal digits for a reference and all of a recipe that decides what it says, but for last digits.
 
     Args:
         recipe: says how its model is run.
         version: of its weights.
-        precision: the trainer's mixed precision.
     """
     policy = recipe.policy
     quantization = policy.quantization.model_dump(mode="json") if policy.quantization else None
-    parts = [version, policy.dtype, policy.attn_implementation, quantization, recipe.train.kernel, precision]
+    precision = [recipe.train.training_arguments.get(name) for name in PRECISION]
+    parts = [version, policy.dtype, policy.attn_implementation, quantization, recipe.train.kernel, *precision]
     return hashlib.sha256(to_json(parts).encode()).hexdigest()[:16]
 
 

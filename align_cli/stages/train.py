@@ -209,7 +209,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     within = _resumed(context)
     policy = loaded.policy_after(number - 1)
     reference, trainer = loaded.reference_for(number, in_name=True), loaded.trainer(number)
-    digest = reference_digest(context.recipe, reference.version, trainer.accelerator.mixed_precision)
+    digest = reference_digest(context.recipe, reference.version)
     said = said_before(context, REFERENCE_LOGPS, digest, itself=is_replay)
     _note_unshared(context, policy)
     adopted = adopted_pairs(pairs, policy, loaded.inputs.limits())

@@ -96,10 +96,9 @@ def test_a_reference_that_is_run_otherwise_is_another(
 
     version = "0123456789abcdef"
     digests = {
-        reference_digest(recipe(), version, "no"),
-        reference_digest(recipe(), version[::-1], "no"),
-        reference_digest(recipe(), version, "bf16"),
-        reference_digest(recipe(change), version, "no"),
+        reference_digest(recipe(), version),
+        reference_digest(recipe(), version[::-1]),
+        reference_digest(recipe(change), version),
     }
-    assert len(digests) == 4 and all(len(digest) == 16 for digest in digests)
-    assert reference_digest(recipe("train.learning_rate=0.5", "rounds=7"), version, "no") in digests
+    assert len(digests) == 3 and all(len(digest) == 16 for digest in digests)
+    assert reference_digest(recipe("train.learning_rate=0.5", "rounds=7"), version) in digests
