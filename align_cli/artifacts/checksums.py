@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -106,3 +106,8 @@ def _read_digest(stream: IO[bytes]) -> str:
     while block := stream.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def response_digest(prompt_ids: Iterable[int], response_ids: Iterable[int]) -> str:
+    """Sixteen hexadecimal digits that stand for a response's token ids behind those of its prompt."""
+    return hashlib.sha256(repr((list(prompt_ids), list(response_ids))).encode()).hexdigest()[:16]

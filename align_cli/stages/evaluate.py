@@ -7,18 +7,18 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.artifacts.records import Completion, Evaluation, PairLogps, Preference
 from align_cli.engines.base import SamplingSettings, sampling_settings
 from align_cli.errors import all_at_once
 from align_cli.labelers import Labeler
 from align_cli.metrics.estimates import estimate
-from align_cli.metrics.preference import pair_accuracy
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
 from align_cli.seeds import compact_order
 from align_cli.stages.base import (
     EVALUATION,
+    HELD_OUT_LOGPS,
     POLICY_KEYS,
     READING_KEYS,
     SAMPLES,
@@ -28,25 +28,24 @@ from align_cli.stages.base import (
     ForkKeys,
     History,
     Loaded,
-    Progress,
     Stage,
-    Work,
     labeler_artifacts,
     labeler_keys,
     policy_artifact,
 )
 from align_cli.stages.generate import PromptDraw, generate_completions
+from align_cli.stages.held_out import Reference, measure_pairs
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.judged import Judged, judge_responses, with_scores
 from align_cli.stages.opinions import (
     Asking,
     check_labelers,
     kept_values,
-    num_pair_tokens,
     num_sequence_tokens,
 )
 from align_cli.stages.readable import RowsToRead
 from align_cli.stages.rows_of_recipe import Rows
+from align_cli.stages.said_before import artifacts_that_asked, reference_digest, said_before
 
 FREE_KEYS = (
     "policy.reference",
@@ -73,7 +72,7 @@ class Evaluate(Stage):
     """Measures a round's policy on held-out prompts and pairs."""
 
     name = "evaluate"
-    writes = (SAMPLES, EVALUATION)
+    writes = (SAMPLES, EVALUATION, HELD_OUT_LOGPS)
     memory_remedy = "lower generate.batch_size and the scorer's batch_size, or take a smaller model"
 
     def is_due(self, recipe: Recipe, round_number: int) -> bool:
@@ -88,6 +87,9 @@ class Evaluate(Stage):
         opponents = opponent_rounds(recipe, history, round_number).values()
         labelers = labeler_artifacts(recipe, recipe.evaluate.all_scorers)
         return [policy_artifact(history, round_number), *(Artifact(number, SAMPLES) for number in opponents), *labelers]
+
+    def takes_over(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
+        return artifacts_that_asked(recipe, history, round_number, HELD_OUT_LOGPS)
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
@@ -123,7 +125,8 @@ class Evaluate(Stage):
             name: _responses_of(context, opponent)
             for name, opponent in opponent_rounds(context.recipe, context.artifacts, number).items()
         }
-        evaluation, samples = evaluate_policy(
+        pairs, digest = loaded.inputs.eval_pairs.preferences, reference_digest(context.recipe, reference.version)
+        measured = evaluate_policy(
             policy,
             reference,
             context.recipe,
@@ -131,13 +134,18 @@ class Evaluate(Stage):
             samples=samples,
             drawn=drawn,
             opponents=opponents,
-            pairs=loaded.inputs.eval_pairs.preferences,
+            pairs=pairs,
             scorers=[loaded.labeler(name) for name in context.recipe.evaluate.all_scorers],
             asking=Asking(context.progress, context.work, context.recipe.label.thinking),
+            reference_digest=digest,
+            said=said_before(context, HELD_OUT_LOGPS, digest) if pairs else {},
         )
+        evaluation = measured.evaluation
         if number == 0 and evaluation.eos_rate == 0:
             context.note(NO_END)
-        context.artifacts.write(SAMPLES, samples)
+        context.artifacts.write(SAMPLES, measured.samples)
+        if measured.held_out_logps:
+            context.artifacts.write(HELD_OUT_LOGPS, measured.held_out_logps)
         context.artifacts.write_document(EVALUATION, evaluation)
         return Done(evaluation.to_dict())
 
@@ -193,10 +201,11 @@ def evaluation_draws(
 
 
 class Measured(NamedTuple):
-    """An evaluation, and the responses that it is of, each with its scores."""
+    """An evaluation, its responses, each with its scores, and what the reference was asked about held-out pairs."""
 
     evaluation: Evaluation
     samples: list[Completion]
+    held_out_logps: Sequence[PairLogps]
 
 
 def evaluate_policy(
@@ -211,6 +220,8 @@ def evaluate_policy(
     pairs: Sequence[Preference],
     scorers: Sequence[Labeler],
     asking: Asking,
+    reference_digest: str = "",
+    said: Mapping[str, float] | None = None,
 ) -> Measured:
     """Everything that is known of a policy at the end of a round.
 
@@ -226,6 +237,8 @@ def evaluate_policy(
         pairs: held-out offline pairs, tokenised.
         scorers: who judges, the first above all; none leaves rewards and win rates out.
         asking: how they are asked; where scores, KL and margins are kept as they come.
+        reference_digest: names the reference among those of other rounds.
+        said: what it said of held-out pairs in rounds that are over, by digest.
     """
     progress, work = asking.progress, asking.work
     judged = {scorer.name: judge_responses(scorer, samples, opponents, asking, recipe.seed) for scorer in scorers}
@@ -235,6 +248,7 @@ def evaluate_policy(
     with work.journal("kl") as journal:
         measure = partial(_sequence_kls, policy, reference) if policy.version != reference.version else _no_kls
         kl = estimate(kept_values(drawn, batch_size, measure, progress, journal, num_sequence_tokens))
+    held_out = measure_pairs(policy, Reference(reference, reference_digest, said or {}), pairs, recipe, asking)
     lengths = estimate([float(sample.num_tokens) for sample in samples])
     evaluation = Evaluation(
         round=round_number,
@@ -247,7 +261,7 @@ def evaluate_policy(
         length=lengths._asdict(),
         eos_rate=sum(sample.finish_reason == "stop" for sample in samples) / len(samples),
         distinct_2=distinct_n([sample.completion_ids for sample in samples], 2),
-        preferences=_preference_metrics(policy, reference, pairs, recipe, progress, work),
+        preferences=held_out.figures,
         sampling=dict(samples[0].sampling),
         other_scorers={
             scorer.name: {"reward": one.reward, "against": one.against}
@@ -256,7 +270,8 @@ def evaluate_policy(
         or None,
         labelers={name: figures for one in judged.values() for name, figures in one.figures.items()} or None,
     )
-    return Measured(evaluation, [with_scores(sample, place, judged) for place, sample in enumerate(samples)])
+    scored = [with_scores(sample, place, judged) for place, sample in enumerate(samples)]
+    return Measured(evaluation, scored, held_out.asked)
 
 
 def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
@@ -279,21 +294,3 @@ def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completio
 def _no_kls(samples: Sequence[Completion]) -> list[float]:
     """Of a policy to itself."""
     return [0.0] * len(samples)
-
-
-def _preference_metrics(
-    policy: Policy, reference: Policy, pairs: Sequence[Preference], recipe: Recipe, progress: Progress, work: Work
-) -> dict[str, float | int] | None:
-    """Accuracy and margin β·h of the implicit reward on held-out pairs; those labelled one half say nothing."""
-    pairs = [pair for pair in pairs if pair.label != 0.5]
-    if not pairs:
-        return None
-    from align_cli.models.scoring import implicit_reward_margins
-
-    def measure(batch: Sequence[Preference]) -> list[float]:
-        return implicit_reward_margins(policy, reference, batch, recipe.method.beta)
-
-    with work.journal("margins") as journal:
-        margins = kept_values(pairs, recipe.generate.batch_size, measure, progress, journal, num_pair_tokens)
-    signed = [margin if pair.label > 0.5 else -margin for margin, pair in zip(margins, pairs, strict=True)]
-    return pair_accuracy(signed)._asdict()

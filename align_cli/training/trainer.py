@@ -37,7 +37,7 @@ from align_cli.training.arguments import dpo_config
 from align_cli.training.batches import MODEL_INPUTS, PairCollator, TrainingPair, cut_into_passes, select_pairs
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.dropout import switch_off_dropout
-from align_cli.training.known import Key, Logps, ReferenceLogps, keys_of
+from align_cli.training.known import Key, Logps, ReferenceLogps, RoundsReference, keys_of
 from align_cli.training.objective import (
     Carriers,
     Figures,
@@ -71,7 +71,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         objective: the loss; None for TRL's own, as `args` has it.
         args: from `dpo_config`.
         pairs_per_pass: the most pairs in a forward pass; None for whole batches.
-        tokens_per_pass: the most tokens of its sequences, padding among them; a pair alone may have more. None for any.
+        tokens_per_pass: the most tokens of its sequences, as `cut_into_passes` counts them. None for any number.
         source_grad_norms: when the gradient norm of each source is measured: `round` (its first step), `step`, `never`.
         schedule_spans_run: whether the learning-rate schedule goes on across rounds.
         reset_optimizer: whether each round begins with a new optimizer.
@@ -128,6 +128,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         optimizer_state: dict[str, Any] | None = None,
         keep: Callable[[TrainingState], None] = lambda state: None,
         keep_every: int | None = None,
+        reference: RoundsReference | None = None,
     ) -> TrainingState:
         """Train on a round's batches, in their order.
 
@@ -138,6 +139,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             optimizer_state: what to put into the optimizer first; None leaves it as it is.
             keep: called with where training stands after every `keep_every` steps but the last.
             keep_every: steps between those calls; None for none.
+            reference: how the reference is asked; None where it is in memory and nothing is known of what it says.
 
         Returns:
             Where training stands now, without the optimizer's state.
@@ -146,13 +148,13 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self.figures.take()
         self._metrics["train"].clear()
         self.data_collator.num_responses = max(2 + len(pair.other_ids) for batch in batches for pair in batch)
-        self._know(batches)
         if self.reset_optimizer and not done:
             self.optimizer, optimizer_state = None, None
         first_step = start.global_step if self.schedule_spans_run else done
         seed = derive_seed(self.args.seed, start.round + 1, "train") % 2**32
         self.plan(batches, start, first_step, optimizer_state, seed, keep, keep_every)
         with out_of_memory_as_memory_error(), self._as_trained():
+            self._know(batches, reference)
             self.train()
         self.model.eval()
         return TrainingState(
@@ -214,12 +216,17 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self._passes = []
         return torch.stack(losses).sum()
 
-    def _know(self, batches: list[list[TrainingPair]]) -> None:
-        """Get ready for what can be known of a round's pairs before a step."""
-        objective = self.objective
+    def _know(self, batches: list[list[TrainingPair]], reference: RoundsReference | None = None) -> None:
+        """Find out what can be known of a round's pairs before a step."""
+        objective, reference = self.objective, reference or RoundsReference()
+        if objective is None or objective.kl_coefficient:
+            reference.fetch()
         if objective is None:
             return
-        self._reference_logps = ReferenceLogps(batches, objective, self._ask_reference)
+        self._reference_logps = ReferenceLogps(batches, objective)
+        self._reference_logps.learn(self._ask_reference, reference)
+        if not objective.kl_coefficient:
+            reference.let_go()
         carrying = [source.carries_response_term for source in objective.sources]
         self._knows_sampled_losses = all(
             pair.policy_logps is not None for batch in batches for pair in batch if carrying[pair.source]
@@ -231,7 +238,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         of_two = [replace(pair, other_ids=(), response_ids=pair.response_ids[:2]) for pair in pairs]
         batch = self._prepare_inputs(self.data_collator(of_two))
         found: dict[Key, Logps] = {}
-        for part in cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True):
+        for part in self._cut(self.objective, self.ref_model, batch):
             with self.compute_loss_context_manager():
                 scores = reference_scores(self.ref_model, token_batch(part), plain=self.objective.plain)
             chosen_B, rejected_B = scores.logps_B.view(2, -1).tolist()
@@ -257,7 +264,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         batch.update(pairs_per_carrier(whole))
         if self._reference_logps is not None:
             batch["reference_logps"] = self._reference_logps.of(batch)
-        parts = cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True)
+        parts = self._cut(objective, self.model, batch)
         self._most_pairs = max(len(part["label"]) for part in parts)
         for part in parts:
             with self.compute_loss_context_manager():
@@ -265,6 +272,11 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if objective.needs_baseline and (len(parts) > 1 or self._knows_sampled_losses):
             self._add_global_losses(objective, parts)
         return parts
+
+    def _cut(self, objective: Objective, model: torch.nn.Module, batch: Inputs) -> list[Inputs]:
+        """A batch in the passes that a model runs over it in."""
+        reader = None if objective.plain else model
+        return cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True, reader=reader)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: Inputs, return_outputs: bool) -> Any:
         if self.objective is None:
