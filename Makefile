@@ -61,9 +61,19 @@ check: install
 docs: install
 	$(BIN)/python -c "from align_cli.report.keys import keys_page; print(keys_page(), end='')" > docs/recipe.md
 
-bench: install
-	@ls benchmarks/*.py
-	@echo "run one with $(BIN)/python benchmarks/NAME.py; each says what it measures and how long it takes"
+# Every table of docs/performance.md, and the page. Hours on two cores; what was measured when it is interrupted stays.
+MEASURED := benchmarks/.measured
+MEASURES := train_step step_cost online_round sampling startup round_time scale
+
+bench: smollm2 $(MEASURES:%=$(MEASURED)/%)
+	$(BIN)/python benchmarks/page.py
+	rm -r $(MEASURED)
+
+$(MEASURED)/%: benchmarks/%.py
+	@mkdir -p $(MEASURED)
+	OMP_NUM_THREADS=1 $(BIN)/python $< > $(MEASURED)/$*.partial
+	mv $(MEASURED)/$*.partial benchmarks/results/$*.md
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(SERVERS) *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

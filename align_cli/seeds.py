@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from array import array
 from collections.abc import Collection
 
 Coordinate = int | str
@@ -32,7 +33,12 @@ def derive_seed(run_seed: int, *coordinates: Coordinate) -> int:
 
 def seeded_order(length: int, run_seed: int, *coordinates: Coordinate) -> list[int]:
     """A random permutation of `range(length)` that depends on nothing but the coordinates."""
-    order = list(range(length))
+    return list(compact_order(length, run_seed, *coordinates))
+
+
+def compact_order(length: int, run_seed: int, *coordinates: Coordinate) -> array[int]:
+    """The same permutation in four bytes a number, for what is as long as a data set."""
+    order = array("I", range(length))
     random.Random(derive_seed(run_seed, *coordinates)).shuffle(order)
     return order
 
@@ -56,12 +62,12 @@ def seeded_cycle(
     num_left = length - len(left_out)
     if count and not num_left:
         raise ValueError("cannot walk through an empty range")
-    orders: dict[int, list[int]] = {}
+    orders: dict[int, array[int]] = {}
     walked = []
     for position in range(start, start + count):
         lap, offset = divmod(position, num_left)
         if lap not in orders:
-            order = seeded_order(length, run_seed, *coordinates, lap)
-            orders[lap] = [place for place in order if place not in left_out] if left_out else order
+            order = compact_order(length, run_seed, *coordinates, lap)
+            orders[lap] = array("I", (place for place in order if place not in left_out)) if left_out else order
         walked.append(orders[lap][offset])
     return walked

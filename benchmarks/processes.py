@@ -130,8 +130,8 @@ def main() -> None:
         apart_by_kind = {kind: apart(place / f"0 {number}", place / "0 0") for number, kind in enumerate(KINDS)}
     cores = len(os.sched_getaffinity(0))
     lines = [
-        f"`python benchmarks/processes.py --repetitions {repetitions}`: {size / 1e6:.1f}M parameters, float32, CPU with "
-        f"{cores} cores, one thread a process; {2 * PROMPTS} completions, {STEPS} steps of {PAIRS} pairs",
+        f"`python benchmarks/processes.py --repetitions {repetitions}`: {size / 1e6:.1f}M parameters, float32, CPU "
+        f"with {cores} cores, one thread a process; {2 * PROMPTS} completions, {STEPS} steps of {PAIRS} pairs",
         "",
         "| | sampling, s | completions/s | training, s | steps/s | weights apart, at most |",
         "|---|---|---|---|---|---|",

@@ -9,9 +9,10 @@ anything is timed, losses and gradients of all are compared with TRL's. Each tra
 of its own. TRL's fused head is made for GPUs, and slow here: on a GPU the ratios are others (benchmarks/gpu.py).
 
 "The reference known": no pass of the reference is in the step. TRL computes its log-probabilities before training,
-align once a round, at a pair's first use. The floor is what the step's own matrix products take, timed alone on random
-numbers of the same shapes. float32, no gradient checkpointing, random tokens; random weights but for SmolLM2.
-About twenty minutes on an idle core.
+align before a round, of pairs that no round had before, and lets go of the reference. The floor is what the step's own
+matrix products take, timed alone on random numbers of the same shapes. A second table says where the time of a step
+goes. float32, no gradient checkpointing, random tokens; random weights but for SmolLM2. About half an hour on an idle
+core.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ from trl import DPOConfig, DPOTrainer
 
 from align_cli.models.adapters import AdaptedModel, lora_config
 from align_cli.models.load import Policy
+from align_cli.models.memory import give_back_freed
 from align_cli.playground.model import make_word_tokenizer
 from align_cli.recipe.sections.lora import LoraSection
 from align_cli.recipe.sections.policy import PolicySection
 from align_cli.training.batches import TrainingPair
+from align_cli.training.known import RoundsReference
 from align_cli.training.objective import Objective, SourceTerms
 from align_cli.training.trainer import PreferenceTrainer
 
@@ -190,12 +193,14 @@ def step_of_align(row: Row, folder: Path, *, is_known: bool = False, **settings:
         make_model(row, 0).save_pretrained(base)
         tokenizer().save_pretrained(base)
         adapted = AdaptedModel(PolicySection(model_name_or_path=str(base), dtype="float32", lora=LORA), 0)
-        policy, reference = adapted.policy(None), adapted.frozen(None).model
+        policy, reference = adapted.policy(None), adapted.frozen(None)
     else:
-        policy, reference = Policy(make_model(row, 0), tokenizer(), ""), make_model(row, 1)
-    trainer, pairs = PreferenceTrainer(policy, reference, objective, args), make_pairs(row)
+        policy, reference = (Policy(make_model(row, seed), tokenizer(), "") for seed in (0, 1))
+    trainer, pairs = PreferenceTrainer(policy, reference.model, objective, args), make_pairs(row)
     batch = trainer.data_collator(pairs)
-    trainer._know([pairs])
+    if is_known:
+        trainer._know([pairs], RoundsReference(let_go=reference.let_go))
+        give_back_freed()
     trainer.model.train()
 
     def run() -> float:
@@ -260,8 +265,33 @@ class Products(TorchDispatchMode):
         return total
 
 
-def measure(name: str, row: Row, repetitions: int) -> list[str]:
-    """The lines of a row's table."""
+KINDS = {
+    "matrix products": "mm addmm addmm_ bmm",
+    "attention": "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention_for_cpu_backward",
+    "softmax over the vocabulary": "_log_softmax exp exp_ scatter_add_ gather",
+    "sums, products, functions": "mul mul_ add add_ sub sub_ div neg pow rsqrt silu silu_backward sum mean",
+    "moved about": "cat copy_ index_select index_add_ fill_ zero_ embedding embedding_dense_backward",
+}
+
+
+def shares(step: Step) -> dict[str, float]:
+    """What part of a step's CPU time goes into each kind of operation; python is in the rest."""
+    step.model.zero_grad()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        begin = time.process_time()
+        step.run()
+        total = time.process_time() - begin
+    found = dict.fromkeys(KINDS, 0.0)
+    for event in profile.key_averages():
+        name = event.key.removeprefix("aten::")
+        kind = next((kind for kind, names in KINDS.items() if name in names.split()), None)
+        if kind is not None:
+            found[kind] += event.self_cpu_time_total / 1e6 / total
+    return {**found, "the rest": max(0.0, 1 - sum(found.values()))}
+
+
+def measure(name: str, row: Row, repetitions: int) -> tuple[list[str], str]:
+    """The lines of a row's table, and its line of the table of shares."""
     with tempfile.TemporaryDirectory() as scratch:
         steps = {title: make_step(title, row, Path(scratch, str(number))) for number, title in enumerate(TRAINERS)}
         check_same(steps, row)
@@ -276,6 +306,7 @@ def measure(name: str, row: Row, repetitions: int) -> list[str]:
         with products:
             steps[ALIGN_KNOWN].run()
         floor = products.seconds()
+        parts = shares(steps[ALIGN_KNOWN])
     memory = {title: peak_memory(name, title) for title in TRAINERS}
     lines = []
     for title, seconds in times.items():
@@ -285,7 +316,7 @@ def measure(name: str, row: Row, repetitions: int) -> list[str]:
             f"| {row.title} | {title} | {statistics.median(seconds):.2f} | {ratios[0]} | {ratios[1]} | {own} | "
             f"{memory[title]:.2f} | {memory[title] / memory[TRL]:.2f} |"
         )
-    return lines
+    return lines, f"| {row.title} | " + " | ".join(f"{part:.0%}" for part in parts.values()) + " |"
 
 
 def check_same(steps: dict[str, Step], row: Row) -> None:
@@ -348,10 +379,15 @@ def main() -> None:
         "| row | trainer | CPU seconds | times as fast as TRL | and with its reference known "
         "| times its matrix products | peak GiB | of TRL's |\n|" + "---|" * 8 + "\n"
     )
+    shared = []
     for name in options.rows:
-        for line in measure(name, ROWS[name], options.repetitions):
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+        lines, line = measure(name, ROWS[name], options.repetitions)
+        shared.append(line)
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+    headings = ["row", *KINDS, "the rest"]
+    sys.stdout.write("\nWhere the CPU time of a step goes, the reference known:\n\n| " + " | ".join(headings) + " |\n|")
+    sys.stdout.write("---|" * len(headings) + "\n" + "\n".join(shared) + "\n")
 
 
 if __name__ == "__main__":

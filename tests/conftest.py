@@ -50,6 +50,12 @@ WriteRecipe = Callable[..., Path]
 TinyRecipe = Callable[..., "Recipe"]
 
 
+@pytest.fixture(autouse=True)
+def memory_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What align remembers of large files goes with the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "caches"))
+
+
 def small_recipe(folder: Path) -> dict[str, Any]:
     """The keys of a recipe that runs in seconds: the playground, two rounds, all stages."""
     return {

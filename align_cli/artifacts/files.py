@@ -108,10 +108,16 @@ def write_text(path: Path, text: str) -> None:
         _sync(path.parent)
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, *, is_durable: bool = True) -> None:
     """Append a line, and its end, to a file, which is made if it is not there; when this returns the line is durable.
 
     A line that a killed process left torn is ended first. The cost does not grow with the file.
+
+    Args:
+        path: the file.
+        line: the line.
+        is_durable: False leaves it to the next line that is, whether this one outlives a machine that stops; the first
+            of a file always is.
 
     Raises:
         WriteError: if it cannot be written, or is no regular file.
@@ -124,7 +130,8 @@ def append_line(path: Path, line: str) -> None:
             is_torn = size > 0 and os.read(descriptor, 1) != b"\n"
             stream.write(("\n" if is_torn else "").encode() + f"{line}\n".encode())
             stream.flush()
-            os.fsync(descriptor)
+            if is_durable or size == 0:
+                os.fsync(descriptor)
         if size == 0:
             _sync(path.parent)
 

@@ -212,6 +212,25 @@ class Preference(OfPrompt):
 
 
 @dataclass(frozen=True)
+class PairLogps(Record):
+    """What a reference says of a pair's two responses.
+
+    Args:
+        reference: digest of the reference's version, and of how it is run: types, attention, kernel.
+        chosen: digest of the token ids of the chosen response and its prompt.
+        rejected: likewise.
+        chosen_logp: log-probability of the whole response, in nats.
+        rejected_logp: likewise.
+    """
+
+    reference: str
+    chosen: str
+    rejected: str
+    chosen_logp: float
+    rejected_logp: float
+
+
+@dataclass(frozen=True)
 class Evaluation(Record):
     """How a policy does on held-out prompts and pairs.
 

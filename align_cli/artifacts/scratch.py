@@ -14,8 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from filelock import lock_descriptor
-
 from align_cli.artifacts.children import is_about_to_close, keep_from_children
 from align_cli.artifacts.files import open_own, remove
 
@@ -51,6 +49,8 @@ class ScratchFolder:
 
 def _locked(folder: Path) -> int:
     """The descriptor of the folder's lock, which has its name only once it is held: nobody finds it free before."""
+    from filelock import lock_descriptor
+
     unnamed = folder / f"{LOCK_NAME}.new"
     descriptor = open_own(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     lock_descriptor(descriptor)
@@ -68,6 +68,8 @@ def _let_go(folder: Path, lock: int, maker: int) -> None:
 
 def _remove_leftovers(within: Path) -> None:
     """Remove this user's scratch folders whose processes are dead, as far as can be done."""
+    from filelock import lock_descriptor
+
     for folder in within.glob(f"{PREFIX}*"):
         with suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != _user():

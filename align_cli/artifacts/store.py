@@ -31,7 +31,12 @@ RecordType = TypeVar("RecordType", bound=Record)
 
 def write_json(path: Path, value: Any) -> None:
     """Write an indented JSON document in one step."""
-    write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+    write_text(path, json_document(value))
+
+
+def json_document(value: Any) -> str:
+    """An indented JSON document."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

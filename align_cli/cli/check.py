@@ -31,7 +31,7 @@ def command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a recipe, its data, labelers and models, and show its plan; loads no weights and writes nothing."""
+    """Check a recipe, its data, labelers and models, and show its plan; loads no weights and begins nothing."""
     from align_cli.recipe import load_recipe
 
     if quick and origin is not None:

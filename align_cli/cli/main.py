@@ -11,7 +11,7 @@ import typer
 from align_cli.cli import chat, check, data, evaluate, export, generate, label, reward, status, train
 from align_cli.cli.many import followed
 from align_cli.cli.output import guarded, show_bug, show_end_of_thread, show_ignored
-from align_cli.cli.process import end_at_sigterm
+from align_cli.cli.process import at_work, end_at_sigterm, sparing_garbage
 from align_cli.cli.streams import close_data, prepare_streams
 from align_cli.errors import ExitCode
 
@@ -25,16 +25,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("train")(train.command)
-app.command("generate")(generate.command)
-app.command("label")(label.command)
-app.command("evaluate")(evaluate.command)
-app.command("reward")(reward.command)
-app.command("check")(check.command)
-app.command("data")(data.command)
-app.command("status")(status.command)
-app.command("export")(export.command)
-app.command("chat")(chat.command)
+app.command("train")(at_work(train.command))
+app.command("generate")(at_work(generate.command))
+app.command("label")(at_work(label.command))
+app.command("evaluate")(at_work(evaluate.command))
+app.command("reward")(at_work(reward.command))
+app.command("check")(at_work(check.command))
+app.command("data")(at_work(data.command))
+app.command("status")(status.command)  # reads a run, and that is all
+app.command("export")(at_work(export.command))
+app.command("chat")(at_work(chat.command))
 
 
 def main() -> None:
@@ -54,7 +54,8 @@ def main() -> None:
         os.environ.setdefault(name, value)
     end_at_sigterm()
     sys.unraisablehook, threading.excepthook = show_ignored, show_end_of_thread
-    guarded(_commands)()
+    with sparing_garbage():
+        guarded(_commands)()
 
 
 def _commands() -> None:

@@ -17,6 +17,7 @@ Stages, the recipe's check and `align data` call them.
     template_fields.py what a row holds for its chat's template: tools, keyword arguments
     exchanges.py       all rows of a source through their formats, or all their faults
     rows.py            rows in TRL's formats, each with its place, and with how it reads as a conversation
+    lazy.py, lines.py  as many rows as there are, in a file, and few of them in memory
     prompts.py, preferences.py, demonstrations.py     the three readers
 """
 

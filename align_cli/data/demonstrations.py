@@ -7,10 +7,20 @@ none that is marked as wrong. A text alone is shown behind an empty prompt. A `.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from align_cli.data.exchanges import read_exchanges
-from align_cli.data.formats.base import DEMONSTRATIONS, NO_ANSWER, WRONG_ANSWERS, Answer, Choices, Dropped, Exchange
-from align_cli.data.rows import Rows, row_of
+from align_cli.data.formats.base import (
+    DEMONSTRATIONS,
+    NO_ANSWER,
+    WRONG_ANSWERS,
+    Answer,
+    Choices,
+    Dropped,
+    Exchange,
+    Found,
+)
+from align_cli.data.rows import Row, Rows, row_of
 from align_cli.errors import DataError
 
 TIE = 0.5
@@ -33,18 +43,23 @@ def read_demonstrations(name_or_path: str, *, split: str = "train", choices: Cho
     Raises:
         DataError: for every row that shows nothing to learn, or if there is none left.
     """
-    rows, dropped = [], Counter[str]()
-    for found in read_exchanges(name_or_path, split, DEMONSTRATIONS, choices or Choices()):
-        best = found.said if isinstance(found.said, Dropped) else best_answer(found.said)
-        if isinstance(found.said, Exchange) and isinstance(best, Answer):
-            rows.append(row_of(found, found.said, {"completion": best.text}))
-        elif isinstance(best, Dropped):
-            dropped[best.reason] += 1
+    dropped = Counter[str]()
+    exchanges = read_exchanges(name_or_path, split, DEMONSTRATIONS, choices or Choices())
+    rows = Rows(_demonstrations(exchanges, dropped), dropped)
     if not rows:
         counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
         hint = "give the keys prompt and completion"
         raise DataError(f"no row is a demonstration ({counts})", where=name_or_path, hint=hint)
-    return Rows(rows, dropped)
+    return rows
+
+
+def _demonstrations(exchanges: Iterable[Found], dropped: Counter[str]) -> Iterator[Row]:
+    for found in exchanges:
+        best = found.said if isinstance(found.said, Dropped) else best_answer(found.said)
+        if isinstance(found.said, Exchange) and isinstance(best, Answer):
+            yield row_of(found, found.said, {"completion": best.text})
+        elif isinstance(best, Dropped):
+            dropped[best.reason] += 1
 
 
 def best_answer(exchange: Exchange) -> Answer | Dropped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from align_cli.data.faults import FaultLog, RowError, describe
@@ -13,7 +14,7 @@ from align_cli.data.template_fields import template_fields
 from align_cli.errors import DataError, Fault
 
 
-def read_exchanges(name_or_path: str, split: str, wanted: Wanted, choices: Choices) -> list[Found]:
+def read_exchanges(name_or_path: str, split: str, wanted: Wanted, choices: Choices) -> Iterator[Found]:
     """Everything that a source says, or every fault of the source in one error.
 
     Args:
@@ -23,15 +24,14 @@ def read_exchanges(name_or_path: str, split: str, wanted: Wanted, choices: Choic
         wanted: what it is read for.
         choices: the recipe's, where a format leaves one.
 
-    Returns:
+    Yields:
         What was found, in the order of the source, at least one; what takes several rows to say stands behind the rest.
 
     Raises:
-        DataError: for a source that cannot be read or holds no row, and for all rows that cannot be used, those of one
-            kind in one fault; after 1000 of them reading stops.
+        DataError: behind all that was found: for a source that cannot be read or holds no row, and for all rows that
+            cannot be used, those of one kind in one fault; after 1000 of them reading stops.
     """
-    log = FaultLog(name_or_path)
-    found: list[Found] = []
+    log, is_empty = FaultLog(name_or_path), True
     together: dict[Format, list[SourceRow]] = {}
     for row in read_rows(name_or_path, split):
         if isinstance(row, Fault):
@@ -42,24 +42,28 @@ def read_exchanges(name_or_path: str, split: str, wanted: Wanted, choices: Choic
                 if row_format.spans_rows(wanted):
                     together.setdefault(row_format, []).append(row)
                 else:
-                    found += _found(row, row_format, wanted, choices)
+                    for one in _found(row, row_format, wanted, choices):
+                        is_empty = False
+                        yield one
             except RowError as error:
                 log.add(error.at(row.where))
         if log.is_full:
             break
     for row_format, rows in together.items():
-        for one in row_format.of_all(rows, wanted, choices):
-            if isinstance(one, Fault):
-                log.add(one)
+        for said in row_format.of_all(rows, wanted, choices):
+            if isinstance(said, Fault):
+                log.add(said)
             else:
                 try:
-                    found.append(_checked(one, wanted))
+                    checked = _checked(said, wanted)
                 except RowError as error:
-                    log.add(error.at(one.where))
+                    log.add(error.at(said.where))
+                else:
+                    is_empty = False
+                    yield checked
     log.raise_if_any()
-    if not found:
+    if is_empty:
         raise DataError("there are no rows", where=name_or_path, hint="give a source with at least one row")
-    return found
 
 
 def uses_of(name_or_path: str, split: str) -> tuple[Wanted, ...]:
@@ -74,7 +78,7 @@ def uses_of(name_or_path: str, split: str) -> tuple[Wanted, ...]:
         uses = dict.fromkeys(use for known in FORMATS for use in known.gives if known.recognises(row.fields, use))
         if uses:
             return tuple(uses)
-    read_exchanges(name_or_path, split, PROMPTS, Choices())
+    deque(read_exchanges(name_or_path, split, PROMPTS, Choices()), maxlen=0)  # which tells what is wrong with them
     raise DataError("no row is of a known format", where=name_or_path)
 
 

@@ -9,7 +9,7 @@ equal completions stay; whoever pairs and trains decides on those.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 
 from align_cli.data.exchanges import read_exchanges
@@ -21,6 +21,7 @@ from align_cli.data.formats.base import (
     Choices,
     Dropped,
     Exchange,
+    Found,
     Verdict,
 )
 from align_cli.data.rows import Row, Rows, row_of
@@ -51,20 +52,23 @@ def read_preferences(name_or_path: str, *, split: str = "train", choices: Choice
             "a text file holds no pairs", where=name_or_path, hint="use .jsonl with prompt, chosen and rejected"
         )
     choices = choices or Choices()
-    rows: list[Row] = []
     dropped = Counter[str]()
-    for found in read_exchanges(name_or_path, split, PAIRS, choices):
+    rows = Rows(_pairs(read_exchanges(name_or_path, split, PAIRS, choices), choices, dropped), dropped)
+    if not rows:
+        counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
+        raise DataError(f"no row is a pair ({counts})", where=name_or_path, hint="give the prompt as a key 'prompt'")
+    return rows
+
+
+def _pairs(exchanges: Iterable[Found], choices: Choices, dropped: Counter[str]) -> Iterator[Row]:
+    for found in exchanges:
         for said in [found.said] if isinstance(found.said, Dropped) else verdicts_on(found.said, choices):
             if isinstance(said, Dropped):
                 dropped[said.reason] += 1
             elif isinstance(found.said, Exchange):
                 chosen, rejected = (found.said.answers[place].text for place in (said.chosen, said.rejected))
                 extra = {name: value for name in ("label", "margin") if (value := getattr(said, name)) is not None}
-                rows.append(row_of(found, found.said, {"chosen": chosen, "rejected": rejected}, **extra))
-    if not rows:
-        counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
-        raise DataError(f"no row is a pair ({counts})", where=name_or_path, hint="give the prompt as a key 'prompt'")
-    return Rows(rows, dropped)
+                yield row_of(found, found.said, {"chosen": chosen, "rejected": rejected}, **extra)
 
 
 def verdicts_on(exchange: Exchange, choices: Choices) -> Iterator[Verdict | Dropped]:

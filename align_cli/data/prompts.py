@@ -7,10 +7,11 @@ both are the same to the letter; pairs that it drops are left out. A `.txt` file
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from align_cli.data.exchanges import read_exchanges
-from align_cli.data.formats.base import PROMPTS, Choices, Dropped
-from align_cli.data.rows import Rows, row_of
+from align_cli.data.formats.base import PROMPTS, Choices, Dropped, Found
+from align_cli.data.rows import Row, Rows, row_of
 from align_cli.errors import DataError
 
 
@@ -30,8 +31,16 @@ def read_prompts(name_or_path: str, *, split: str = "train", choices: Choices | 
     Raises:
         DataError: for every row without a usable prompt, a blank one included, or if there is no prompt at all.
     """
-    found = read_exchanges(name_or_path, split, PROMPTS, choices or Choices())
-    prompts = [row_of(one, one.said, {}) for one in found if not isinstance(one.said, Dropped)]
-    if not prompts:
+    dropped = Counter[str]()
+    rows = Rows(_prompts(read_exchanges(name_or_path, split, PROMPTS, choices or Choices()), dropped), dropped)
+    if not rows:
         raise DataError("no row holds a prompt that can be told", where=name_or_path, hint="give it as a key 'prompt'")
-    return Rows(prompts, Counter(one.said.reason for one in found if isinstance(one.said, Dropped)))
+    return rows
+
+
+def _prompts(exchanges: Iterable[Found], dropped: Counter[str]) -> Iterator[Row]:
+    for found in exchanges:
+        if isinstance(found.said, Dropped):
+            dropped[found.said.reason] += 1
+        else:
+            yield row_of(found, found.said, {})

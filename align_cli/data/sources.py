@@ -10,10 +10,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from align_cli.artifacts.checksums import checksum
 from align_cli.data.files import KNOWN_SUFFIXES, SourceRow, read_text_file, suffix_of
 from align_cli.data.tables import read_dataset, read_parquet
 from align_cli.errors import DataError, Fault, nearest
 from align_cli.recipe.data_names import DataName
+
+LARGE_BYTES = 1 << 20
+"""Of a file below this size nothing is remembered: it is read again in a second."""
 
 # An organisation and a name, or a name alone, as the Hub has them; then, if any, a configuration.
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
@@ -31,6 +35,24 @@ def read_rows(name_or_path: str, split: str) -> Iterator[SourceRow | Fault]:
     """
     name = DataName.of(name_or_path)
     yield from name.part(_all_rows(name.place, name.split, split))
+
+
+def content_of(name_or_path: str, split: str = "train") -> str | None:
+    """What stands for all that a large source holds, to the letter; None for one that is read in no time, or unknown.
+
+    Args:
+        name_or_path: a file, or a folder with one file a split; of anything else nothing is known without reading it.
+        split: of a folder, where the name has none.
+    """
+    name = DataName.of(name_or_path)
+    try:
+        path = Path(name.place).expanduser()
+        files = _split_files(path, name.split or split) if path.is_dir() else [path]
+        if len(files) != 1 or not files[0].is_file() or files[0].stat().st_size < LARGE_BYTES:
+            return None
+        return checksum(files[0])
+    except (OSError, RuntimeError, ValueError):  # which whoever reads it tells of
+        return None
 
 
 def _all_rows(name_or_path: str, own_split: str | None, split: str) -> Iterator[SourceRow | Fault]:
@@ -73,12 +95,17 @@ def _read_file(name: str, path: Path) -> Iterator[SourceRow | Fault]:
 
 
 def _read_folder(name: str, path: Path, split: str) -> Iterator[SourceRow | Fault]:
-    files = [path / f"{split}{suffix}" for suffix in KNOWN_SUFFIXES if (path / f"{split}{suffix}").is_file()]
+    files = _split_files(path, split)
     if len(files) == 1:  # read here rather than by `datasets`, so that faults name their line
         return _read_file(str(Path(name) / files[0].name), files[0])
     return read_dataset(
         name, str(path), None, split, f"{path} should hold one file of that name, such as {split}.jsonl"
     )
+
+
+def _split_files(folder: Path, split: str) -> list[Path]:
+    """The files of a folder that are called as a split is."""
+    return [folder / f"{split}{suffix}" for suffix in KNOWN_SUFFIXES if (folder / f"{split}{suffix}").is_file()]
 
 
 def _looks_like_hub_id(name: str) -> bool:

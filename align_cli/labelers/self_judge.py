@@ -19,7 +19,6 @@ from align_cli.labelers.base import Scorer
 from align_cli.labelers.judge.tally import check_unparsable, figures_of, mean_of_votes
 from align_cli.labelers.judge.template import Template, read_template
 from align_cli.labelers.judge.texts import text_to_read
-from align_cli.labelers.server.faults import in_short
 from align_cli.recipe.sections.labelers.self_judge import SelfJudgeLabelerSection
 from align_cli.seeds import derive_seed
 
@@ -134,6 +133,8 @@ class SelfJudge(Scorer):
 
     def _read(self, written: Written) -> float | None:
         """The score that an answer holds; it is counted."""
+        from align_cli.labelers.server.faults import in_short  # a room that takes asyncio
+
         value = self._template.read(written.text)
         self._counts["answers" if value is not None else "unparsable"] += 1
         self._counts["prompt_tokens"] += written.num_prompt_tokens

@@ -13,12 +13,14 @@ import json
 import statistics
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
 
 from align_cli.artifacts.answers import Answers
 from align_cli.artifacts.records import Text
-from align_cli.metrics.agreement import Agreement, agreement
 from align_cli.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from align_cli.metrics.agreement import Agreement
 
 Said = Literal["first", "second", "tie", "skip"]
 """What somebody says of a pair: which answer is better, both are as good, or nothing."""
@@ -139,6 +141,8 @@ class Verdicts:
 
     def agreements(self, pairs: Sequence[Pair]) -> dict[tuple[str, str], Agreement]:
         """How far people agree, for any two who both gave verdicts on some of these pairs."""
+        from align_cli.metrics.agreement import agreement
+
         by_name: dict[str, dict[str, Said]] = {}
         for pair in pairs:
             for name, said in self.of(pair).items():

@@ -47,6 +47,8 @@ class Hand:
         self.recipe, self.meeting, self._sharding = recipe, meeting, sharding
         self.policies: dict[str, Policy] = {}
         self.labelers: dict[str, Scorer] = {}
+        self._read: dict[str, tuple[Path | None, str]] = {}
+        self._let_go: set[str] = set()
 
     def load(self, role: str, version: str, place: Path | None) -> bool:
         """Have a model of a version, if a folder holds it; else one like it, to be filled.
@@ -57,16 +59,41 @@ class Hand:
         from align_cli.launch.roles import POLICY
         from align_cli.models.of_recipe import load_recipe_policy
 
-        own = self.policies.get(role)
+        own, is_away = self.policies.get(role), role in self._let_go
         if own is not None and own.version == version:
             return True
-        if own is None or place is not None:
+        if own is None or place is not None or is_away:
             found = load_recipe_policy(self.recipe, place, self.policies.get(POLICY))
+            self._read[role] = (place, found.version)
             if own is None:
                 self.policies[role] = found
-            elif found.version == version:
-                own.become(found)
+            elif found.version == version or is_away:
+                own.take_over(found)
+            self._let_go.discard(role)
         return self.policies[role].version == version
+
+    def whole(self, role: str) -> Policy:
+        """A model with its weights, which are read again where they were let go."""
+        from align_cli.launch.roles import POLICY
+        from align_cli.models.of_recipe import load_recipe_policy
+
+        own = self.policies[role]
+        if role in self._let_go:
+            place, _ = self._read[role]
+            own.take_over(load_recipe_policy(self.recipe, place, self.policies[POLICY]))
+            self._let_go.discard(role)
+        return own
+
+    def let_go_of_reference(self) -> None:
+        """Its weights leave the memory until they are needed again, where a folder holds them."""
+        from align_cli.launch.roles import REFERENCE
+        from align_cli.models.memory import give_back_freed
+
+        own = self.policies[REFERENCE]
+        _, version = self._read[REFERENCE]
+        if own.version == version and own.let_go():
+            self._let_go.add(REFERENCE)
+        give_back_freed()
 
     @cached_property
     def trainer(self) -> PreferenceTrainer:

@@ -11,6 +11,7 @@ from align_cli.models.load import Policy
 from align_cli.recipe import Recipe
 from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
+from align_cli.training.known import RoundsReference
 from align_cli.training.trainer import PreferenceTrainer, make_trainer
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class LeadersTrainer(PreferenceTrainer):
         optimizer_state: dict[str, Any] | None = None,
         keep: Callable[[TrainingState], None] = lambda state: None,
         keep_every: int | None = None,
+        reference: RoundsReference | None = None,
     ) -> TrainingState:
         """See `PreferenceTrainer.train_round`."""
         self.share()
@@ -53,7 +55,7 @@ class LeadersTrainer(PreferenceTrainer):
         send(self.crew.meeting, self.leads.tensors())
         if optimizer_state is not None:
             send_state(self.crew.meeting, optimizer_state)
-        return super().train_round(batches, start, optimizer_state, keep, keep_every)
+        return super().train_round(batches, start, optimizer_state, keep, keep_every, reference)
 
     def optimizer_state(self) -> dict[str, Any] | None:
         """See `PreferenceTrainer.optimizer_state`; the others are told that it is wanted."""

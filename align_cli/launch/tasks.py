@@ -19,6 +19,7 @@ from align_cli.errors import DivergedError
 from align_cli.launch.roles import POLICY, REFERENCE
 from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
+from align_cli.training.known import RoundsReference
 
 if TYPE_CHECKING:
     from align_cli.launch.follower import Hand
@@ -108,7 +109,13 @@ class Train:
         trainer.pairs_per_pass, trainer.args.max_steps = self.pairs_per_pass, self.max_steps
 
         try:
-            trainer.train_round(self.batches, self.start, optimizer_state, keep_every=self.keep_every)
+            trainer.train_round(
+                self.batches,
+                self.start,
+                optimizer_state,
+                keep_every=self.keep_every,
+                reference=RoundsReference(fetch=lambda: hand.whole(REFERENCE), let_go=hand.let_go_of_reference),
+            )
         except (MemoryError, DivergedError):
             policy.model.zero_grad()
             policy.model.eval()
@@ -139,7 +146,7 @@ class Generate:
         rank = hand.meeting.world.rank
         requests = self.batches[rank] if rank < len(self.batches) else []
         sample = hand.engine.generate_batch
-        hand.meeting.answers(sample(hand.policies[self.role], requests, self.settings) if requests else [])
+        hand.meeting.answers(sample(hand.whole(self.role), requests, self.settings) if requests else [])
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ class Measure:
 
         rank = hand.meeting.world.rank
         items = self.batches[rank] if rank < len(self.batches) else []
-        models = (hand.policies[POLICY], hand.policies[REFERENCE])
+        models = (hand.whole(POLICY), hand.whole(REFERENCE))
         hand.meeting.answers(resolve_name(self.function)(*models, items, *self.rest) if items else [])
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Interval(NamedTuple):
@@ -139,6 +140,8 @@ def pair_accuracy(margins: Sequence[float]) -> PairAccuracy:
 
 def _bootstrap_interval(outcomes: Sequence[float], seed: int, num_resamples: int, confidence: float) -> Interval:
     """Of outcomes that take few values, drawing prompts is drawing how many there are of each."""
+    import numpy as np
+
     num_prompts, counts = len(outcomes), Counter(map(float, outcomes))
     values = np.asarray(sorted({1.0, 0.5, 0.0, *counts}, reverse=True))
     shares = np.asarray([counts[value] for value in values.tolist()], dtype=np.float64) / num_prompts
@@ -148,6 +151,8 @@ def _bootstrap_interval(outcomes: Sequence[float], seed: int, num_resamples: int
 
 def percentile_interval(resampled: np.ndarray, confidence: float) -> Interval:
     """The interval that holds the middle share `confidence` of a bootstrap's values."""
+    import numpy as np
+
     low, high = np.quantile(resampled, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
     return Interval(float(low), float(high))
 

@@ -78,6 +78,13 @@ class AdapterPolicy(Policy):
         self.adapted.put(self.adapter, tensors)
         self.version = version
 
+    def let_go(self) -> bool:
+        """The base is the policy's too, and adapters are small."""
+        return False
+
+    def take_over(self, other: Policy) -> None:
+        self.become(other)
+
     def begin_round(self, number: int) -> None:
         """With `policy.lora.between_rounds: merge`, what was trained so far stands still from here on."""
         self.adapted.begin_round(number)

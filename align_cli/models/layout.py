@@ -10,6 +10,7 @@ sequences, M distinct ones in the order of the rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -31,6 +32,10 @@ LENGTHS = ("max_position_embeddings", "n_positions", "sliding_window", "window_s
 
 TRIED_PROMPT, TRIED_RESPONSES = 6, (24, 8)
 """Tokens of the row that a model is tried with: a first response long enough for a distance to be noticed."""
+
+
+Sequence = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids of a prompt, and of a response behind it."""
 
 
 class Layout(NamedTuple):
@@ -77,12 +82,36 @@ def lay_out(model: Any, batch: TokenBatch) -> Layout:
     if len(batch.input_ids_BT) == 1 or not shares_prompts(model):
         return each_alone(batch)
     rows, starts = _shared_rows(batch)
-    width, longest = getattr(_config(model), "hidden_size", None), max(row.length for row in rows)
     num_sequences, length = batch.input_ids_BT.shape
-    is_cheaper = _cost(len(rows), longest, width) < _cost(num_sequences, length, width)
-    if is_cheaper and shares_prompts(model, longest):
+    if _is_better_shared(model, len(rows), max(row.length for row in rows), num_sequences, length):
         return _shared(rows, starts, batch, model.dtype)
     return each_alone(batch)
+
+
+class Room:
+    """The places that sequences take together, padding among them, in the layout that they will be given.
+
+    Args:
+        model: what is to run over them; None where each is read alone.
+    """
+
+    def __init__(self, model: Any = None) -> None:
+        self._model = model if model is not None and shares_prompts(model) else None
+        self._rows: dict[tuple[int, ...], _Row] = {}
+        self._num_sequences = self._length = self._longest_row = 0
+
+    def add(self, sequences: Iterable[Sequence]) -> int:
+        """The places that are taken when these have joined those that were here."""
+        for prompt, response in sequences:
+            row = self._rows.setdefault(prompt, _Row(prompt, {}))
+            row.responses.setdefault(response, 0)
+            self._num_sequences += 1
+            self._length = max(self._length, len(prompt) + len(response))
+            self._longest_row = max(self._longest_row, row.length)
+        shape = (len(self._rows), self._longest_row, self._num_sequences, self._length)
+        if self._num_sequences > 1 and self._model is not None and _is_better_shared(self._model, *shape):
+            return len(self._rows) * self._longest_row
+        return self._num_sequences * self._length
 
 
 def shares_prompts(model: Any, length: int = 0) -> bool:
@@ -106,6 +135,13 @@ def each_alone(batch: TokenBatch) -> Layout:
     )
 
 
+def _is_better_shared(model: Any, num_rows: int, longest_row: int, num_sequences: int, length: int) -> bool:
+    """Whether sequences that would stand in so many shared rows cost less there, and the model keeps to them."""
+    width = getattr(_config(model), "hidden_size", None)
+    is_cheaper = _cost(num_rows, longest_row, width) < _cost(num_sequences, length, width)
+    return is_cheaper and shares_prompts(model, longest_row)
+
+
 def _cost(rows: int, places: int, width: int | None) -> float:
     """What a forward pass costs, in places: 24 H² multiplications a place, and 4 P H for all that it looks at.
 
@@ -114,14 +150,19 @@ def _cost(rows: int, places: int, width: int | None) -> float:
     return rows * places * (1 + places / (6 * (width or places)))
 
 
-def _shared_rows(batch: TokenBatch) -> tuple[list[_Row], list[int]]:
-    """One row a distinct prompt, and where among the M the tokens of each sequence begin."""
+def sequences_of(batch: TokenBatch) -> Iterator[Sequence]:
+    """A batch's sequences as token ids."""
     lengths: list[int] = batch.attention_mask_BT.sum(1).tolist()
     num_answered: list[int] = batch.completion_mask_BT.sum(1).tolist()
+    for ids, length, answered in zip(batch.input_ids_BT.tolist(), lengths, num_answered, strict=True):
+        yield tuple(ids[: length - answered]), tuple(ids[length - answered : length])
+
+
+def _shared_rows(batch: TokenBatch) -> tuple[list[_Row], list[int]]:
+    """One row a distinct prompt, and where among the M the tokens of each sequence begin."""
     by_prompt: dict[tuple[int, ...], _Row] = {}
     placed = []
-    for ids, length, answered in zip(batch.input_ids_BT.tolist(), lengths, num_answered, strict=True):
-        prompt, response = tuple(ids[: length - answered]), tuple(ids[length - answered : length])
+    for prompt, response in sequences_of(batch):
         row = by_prompt.setdefault(prompt, _Row(prompt, {}))
         row.responses.setdefault(response, 0)
         placed.append((row, response))

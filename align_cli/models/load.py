@@ -60,6 +60,9 @@ class Policy:
 
     def become(self, other: Policy) -> None:
         """Take another policy's weights, in place: whoever holds the model goes on with them."""
+        for own, theirs in zip(self.model.parameters(), other.model.parameters(), strict=True):
+            if own.shape != theirs.shape:  # it was let go
+                own.data = theirs.data.clone()
         self.model.load_state_dict(other.model.state_dict())
         self.version = other.version
 
@@ -71,6 +74,24 @@ class Policy:
         """Have these weights, in place."""
         self.model.load_state_dict(tensors)
         self.version = version
+
+    def let_go(self) -> bool:
+        """Let its weights go, and keep the model as an object, until it has some again by `take_over` or `become`.
+
+        Returns:
+            Whether it has weights of its own that could be let go.
+        """
+        for own in self.model.parameters():
+            own.data = own.data.new_empty(0)
+        return True
+
+    def take_over(self, other: Policy) -> None:
+        """Have the weights of a policy that nobody else holds, without a copy of them."""
+        for own, theirs in zip(self.model.parameters(), other.model.parameters(), strict=True):
+            own.data = theirs.data
+        for own, theirs in zip(self.model.buffers(), other.model.buffers(), strict=True):
+            own.data = theirs.data
+        self.version = other.version
 
     def begin_round(self, number: int) -> None:
         """A round's training begins: weights that are all trained go on as they are."""

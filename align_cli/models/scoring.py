@@ -151,14 +151,12 @@ def _spread(values_N: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
     return values_N.new_zeros(mask_BC.shape).masked_scatter(mask_BC, values_N)
 
 
-def implicit_reward_margins(policy: Policy, reference: Policy, pairs: Sequence[Preference], beta: float) -> list[float]:
-    """β(s(chosen) − s(rejected)) of every pair, without gradient: what the policy's implicit reward says of it.
+def pair_logps(policy: Policy, pairs: Sequence[Preference]) -> list[tuple[float, float]]:
+    """log π of the chosen and of the rejected response of every pair, without gradient.
 
     Args:
-        policy: the policy.
-        reference: what its log-ratios s are taken against.
+        policy: whom to ask.
         pairs: with token ids; they are scored together.
-        beta: the loss's β.
     """
     import torch
 
@@ -168,7 +166,34 @@ def implicit_reward_margins(policy: Policy, reference: Policy, pairs: Sequence[P
         policy.tokenizer.pad_token_id,
     ).to(policy.model.device)
     with torch.no_grad():
-        ratios_2B = response_logps(policy.model, tokens) - response_logps(reference.model, tokens)
-        chosen_B, rejected_B = ratios_2B.chunk(2)
+        chosen, rejected = response_logps(policy.model, tokens).view(2, -1).tolist()
+    return list(zip(chosen, rejected, strict=True))
+
+
+def reward_margins(
+    policy_logps: Sequence[Sequence[float]], reference_logps: Sequence[Sequence[float]], beta: float
+) -> list[float]:
+    """β(s(chosen) − s(rejected)) of every pair, by what is said of its two responses.
+
+    Args:
+        policy_logps: log π of each pair's chosen and rejected response.
+        reference_logps: log π_ref of them.
+        beta: the loss's β.
+    """
+    import torch
+
+    chosen_B, rejected_B = (torch.tensor(policy_logps) - torch.tensor(reference_logps)).unbind(1)
     margins: list[float] = (beta * (chosen_B - rejected_B)).tolist()
     return margins
+
+
+def implicit_reward_margins(policy: Policy, reference: Policy, pairs: Sequence[Preference], beta: float) -> list[float]:
+    """`reward_margins` of pairs, which are scored together, without gradient: what the policy's implicit reward says.
+
+    Args:
+        policy: the policy.
+        reference: what its log-ratios s are taken against.
+        pairs: with token ids.
+        beta: the loss's β.
+    """
+    return reward_margins(pair_logps(policy, pairs), pair_logps(reference, pairs), beta)

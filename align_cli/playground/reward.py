@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from align_cli.playground.grammar import ADVERBS, OPINIONS, TOPICS, topic_of, vocabulary
@@ -36,7 +37,6 @@ UNKNOWN_WORD_COST = 0.5
 MARKS = frozenset(".:,!?")
 
 _TOPIC_OF_WORD = {word: topic for topic, words in TOPICS.items() for word in words}
-_KNOWN_WORDS = frozenset(word.strip() for word in vocabulary())
 
 
 class RewardParts(NamedTuple):
@@ -98,7 +98,7 @@ def _cost(tokens: list[str]) -> float:
     telling = [word for word in words if word in OPINIONS or word in _TOPIC_OF_WORD]
     num_repeats = len(telling) - len(set(telling))
     num_stutters = sum(before == word for before, word in itertools.pairwise(tokens))
-    num_unknown = sum(word not in _KNOWN_WORDS for word in words)
+    num_unknown = sum(word not in _known_words() for word in words)
     return (
         LONG_WORD_COST * max(0, len(words) - LONGEST_FREE_WORDS)
         + MISSING_WORD_COST * max(0, SHORTEST_FREE_WORDS - len(words))
@@ -106,3 +106,9 @@ def _cost(tokens: list[str]) -> float:
         + REPEAT_COST * (num_repeats + num_stutters)
         + UNKNOWN_WORD_COST * num_unknown
     )
+
+
+@cache
+def _known_words() -> frozenset[str]:
+    """Every word of the grammar."""
+    return frozenset(word.strip() for word in vocabulary())

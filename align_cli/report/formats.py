@@ -64,6 +64,21 @@ that read them. Artifacts hold prompts as they were cut: that is what the policy
 `align data SOURCE --policy MODEL` shows how many rows some limits would leave; with the keys set, what becomes of the
 others. Its `-o` writes the rows that are left, prompts as they are cut and answers whole.
 
+## Large files
+
+Rows are read from a file when they are asked for, and made into tokens when they are drawn: what memory holds of a
+`.jsonl` or `.parquet` file, or of a data set of the Hub, is some 20 bytes a row, which say where it lies, how long it
+is and what becomes of it ([table](../benchmarks/results/scale.md)). `.json`, `.csv` and `.txt` files, parts that are
+counted from the end or in percent (`[-600:]`, `[:10%]`), and formats that take several rows to say something are read
+as a whole first; `align data` and a reward model's pairs stay in memory.
+
+What was found of a file of a mebibyte or more is remembered: its rows as they were read, and what becomes of each in
+the policy's eyes. The next `align check` or `align train` renders and measures them again only where something has
+changed: a byte of the file, a key that matters, the tokenizer or its chat template, align's code, a library's version.
+Rows with faults are looked for, and told, every time; so is everything where a chat template reads the clock, or a
+tokenizer is code of its own. It lies in `$XDG_CACHE_HOME/align`, else in `~/.cache/align`, where nobody else can look,
+holds the data's text, may be removed at any time, and goes when nothing has asked for it in a month.
+
 To add a format: one file in `align_cli/data/formats/` with one `Format`, and a line in the table there.
 """
 

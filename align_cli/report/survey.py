@@ -45,7 +45,7 @@ class Source(NamedTuple):
     name: str
     use: Wanted
     uses: tuple[Wanted, ...]
-    rows: list[Row]
+    rows: Sequence[Row]
     dropped: dict[str, int]
 
 
@@ -271,7 +271,7 @@ def survey_of(
     return replace(found, examples=tuple(_examples(rows, read, answers, policy, num_examples)))
 
 
-def rows_left(source: Source, policy: PolicyText, data: DataSection) -> list[Row]:
+def rows_left(source: Source, policy: PolicyText, data: DataSection) -> Sequence[Row]:
     """The rows of a source that are no longer than they may be, prompts as they are cut.
 
     Answers stay whole: what stands in a file cannot say that it does not end where it ends.

@@ -7,7 +7,8 @@ round's policy comes from is the caller's word: a run's folder, or the paths of 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,11 +29,13 @@ from align_cli.launch.scoring import SharedMeasure, SharedScorer
 from align_cli.models.devices import find_device
 from align_cli.models.load import Policy
 from align_cli.models.measures import OneMeasure
+from align_cli.models.memory import give_back_freed
 from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.recipe import Recipe
 from align_cli.run.folder.begun import MicroBatch
 from align_cli.run.folder.layout import ANSWERS, LOGS, Layout
 from align_cli.stages.inputs import Inputs
+from align_cli.stages.said_before import SaidBefore
 from align_cli.training.checkpoints import (
     OPTIMIZER_NAME,
     TrainingState,
@@ -122,6 +125,8 @@ class Loaded:
         self._policy_round = -1
         self._reference: Policy | None = None
         self._reference_round = -1
+        self._reference_is_let_go = False
+        self.said_before: Mapping[str, SaidBefore] = defaultdict(SaidBefore)
         self._trainer: PreferenceTrainer | None = None
         self._scratch: ScratchFolder | None = None
         self._optimizer_round = -1
@@ -221,10 +226,14 @@ class Loaded:
         """The policy after this many rounds, beside the one that is trained."""
         return self._loaded_from(self._policies.checkpoint(self._policies.base(round_number)))
 
-    def reference_for(self, round_number: int) -> Policy:
+    def reference_for(self, round_number: int, *, in_name: bool = False) -> Policy:
         """The reference of a round's training and evaluation: always the same object, since the trainer holds it.
 
         Ask for the policy first: rounds that are trained again on the way to it move the reference.
+
+        Args:
+            round_number: which round.
+            in_name: whether its version is enough, and weights that were let go may be away.
         """
         if self._policy is None and self.recipe.policy.lora:  # of which the first to be loaded is trained
             self._load(self._newest_kept(max(round_number - 1, 0)))
@@ -237,11 +246,21 @@ class Loaded:
                 self._load(self._newest_kept(wanted))
             policy = self.another_policy(wanted) if stood != wanted and is_kept else self.policy_after(wanted)
             assert self._reference is not None  # training a round again has loaded one
-            self._reference.become(policy)
-            self._reference_round = wanted
+            is_held = policy is self._policy
+            (self._reference.become if is_held else self._reference.take_over)(policy)
+            self._reference_round, self._reference_is_let_go = wanted, False
             if stood > wanted and not is_kept:
                 self.policy_after(stood)
+        if self._reference_is_let_go and not in_name:
+            self._reference.take_over(self.another_policy(wanted))
+            self._reference_is_let_go = False
         return self._reference
+
+    def let_go_of_reference(self) -> None:
+        """Its weights leave the memory until it is asked for again, where they can be had again from a checkpoint."""
+        if self._reference is not None and self._policies.is_kept(self._policies.base(self._reference_round)):
+            self._reference_is_let_go = self._reference.let_go()
+            give_back_freed()
 
     def trainer(self, round_number: int) -> PreferenceTrainer:
         """The trainer of the policy and the reference in memory; made once, as transformers wants it."""
@@ -317,7 +336,7 @@ class Loaded:
         """Put policy, reference and state back to where the round's training began."""
         self._load(self._newest_kept(round_number - 1))
         self.policy_after(round_number - 1)
-        self.reference_for(round_number)
+        self.reference_for(round_number, in_name=True)
 
     def trained(self, round_number: int, state: TrainingState) -> None:
         """The policy in memory is now the one after this round, and its training stands there."""

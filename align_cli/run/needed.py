@@ -14,7 +14,7 @@ from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
 from align_cli.run.plan import Step
 from align_cli.run.results import Results
-from align_cli.stages.base import CHECKPOINT, EVALUATION, PREFERENCES, TRAINING, Artifact
+from align_cli.stages.base import CHECKPOINT, EVALUATION, PREFERENCES, REFERENCE_LOGPS, TRAINING, Artifact
 
 
 def check_undamaged(results: Results, plan: Sequence[Step], steps: Sequence[Step]) -> None:
@@ -68,7 +68,9 @@ def _read_on(results: Results, plan: Sequence[Step], steps: Sequence[Step]) -> I
         yield Artifact(number, CHECKPOINT)
     for step in (*again, *steps):
         yield from stages.stage_named(step.stage).reads(recipe, manifests, step.round)
+        yield from stages.stage_named(step.stage).takes_over(recipe, manifests, step.round)
     yield from (Artifact(number, TRAINING) for number in {now, *(step.round for step in again)})
+    yield from (Artifact(step.round, REFERENCE_LOGPS) for step in again)
     looked_at = [*results.labelled_rounds(now), *results.rewarded_rounds(_standing(results, steps))]
     yield from (Artifact(number, PREFERENCES) for number in looked_at)
 

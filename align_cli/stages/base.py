@@ -11,7 +11,7 @@ A new stage is one file with one object, and a line in the table of `stages/__in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -27,6 +27,7 @@ from align_cli.training.checkpoints import TrainingState
 if TYPE_CHECKING:
     from align_cli.stages.inputs import Inputs
     from align_cli.stages.readable import RowsToRead
+    from align_cli.stages.said_before import SaidBefore
     from align_cli.training.trainer import PreferenceTrainer
 
 CHECKPOINT = "checkpoint"
@@ -34,6 +35,10 @@ CHECKPOINT = "checkpoint"
 
 COMPLETIONS, PREFERENCES, TRAINING = "completions.jsonl", "preferences.jsonl", "training.jsonl"
 SAMPLES, EVALUATION = "samples.jsonl", "evaluation.json"
+REFERENCE_LOGPS = "reference_logps.jsonl"
+"""What the reference said of a round's pairs, those aside that it had been asked about in an earlier round."""
+HELD_OUT_LOGPS = "held_out_logps.jsonl"
+"""The same of held-out pairs."""
 
 POLICY_KEYS = ("seed", "policy", "playground", "reviews")
 """Keys that every stage depends on: which model it is, and which random numbers."""
@@ -213,6 +218,8 @@ class Loaded(Protocol):
     inputs: Inputs
     state: TrainingState
     """Where the training of the policy stands."""
+    said_before: Mapping[str, SaidBefore]
+    """What the reference said in rounds that are over, by the artifact's name."""
 
     @property
     def engine(self) -> Engine:
@@ -235,11 +242,15 @@ class Loaded(Protocol):
         """The policy after this many rounds, beside the one that is trained."""
         ...
 
-    def reference_for(self, round_number: int) -> Policy:
+    def reference_for(self, round_number: int, *, in_name: bool = False) -> Policy:
         """The reference of a round's training and evaluation: always the same object, since the trainer holds it.
 
-        To be asked for after the policy.
+        To be asked for after the policy. With `in_name`, its version is enough, and its weights may be away.
         """
+        ...
+
+    def let_go_of_reference(self) -> None:
+        """The reference's weights may leave the memory until it is asked for again."""
         ...
 
     def trainer(self, round_number: int) -> PreferenceTrainer:
@@ -349,6 +360,14 @@ class Stage(ABC):
     @abstractmethod
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         """The artifacts that it is made from; those that a round does not hold are left out."""
+
+    def takes_over(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
+        """What it wrote in earlier rounds and need not find out again.
+
+        It is verified when it is read, like all else, and stands in no record of what a result depends on: whatever
+        made it anew would make the policy anew that the round starts from. So a record does not grow with the rounds.
+        """
+        return []
 
     @abstractmethod
     def carry_out(self, context: Context) -> Done:

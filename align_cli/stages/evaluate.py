@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
-from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.artifacts.records import Completion, Evaluation, PairLogps, Preference
 from align_cli.engines.base import SamplingSettings, sampling_settings
 from align_cli.errors import all_at_once
 from align_cli.labelers import Labeler
 from align_cli.metrics.estimates import estimate
-from align_cli.metrics.preference import pair_accuracy
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
 from align_cli.models.measures import OneMeasure
 from align_cli.recipe import Recipe
-from align_cli.seeds import seeded_order
+from align_cli.seeds import compact_order
 from align_cli.stages.base import (
     EVALUATION,
+    HELD_OUT_LOGPS,
     POLICY_KEYS,
     READING_KEYS,
     SAMPLES,
@@ -28,25 +29,24 @@ from align_cli.stages.base import (
     History,
     Loaded,
     Measure,
-    Progress,
     Stage,
-    Work,
     labeler_artifacts,
     labeler_keys,
     policy_artifact,
 )
 from align_cli.stages.generate import PromptDraw, generate_completions
+from align_cli.stages.held_out import Reference, measure_pairs
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.judged import Judged, judge_responses, with_scores
 from align_cli.stages.opinions import (
     Asking,
     check_labelers,
     measured,
-    num_pair_tokens,
     num_sequence_tokens,
 )
 from align_cli.stages.readable import RowsToRead
 from align_cli.stages.rows_of_recipe import Rows
+from align_cli.stages.said_before import artifacts_that_asked, reference_digest, said_before
 
 SEQUENCE_KLS, NO_KLS = f"{__name__}:sequence_kls", f"{__name__}:no_kls"
 MARGINS = "align_cli.models.scoring:implicit_reward_margins"
@@ -76,7 +76,7 @@ class Evaluate(Stage):
     """Measures a round's policy on held-out prompts and pairs."""
 
     name = "evaluate"
-    writes = (SAMPLES, EVALUATION)
+    writes = (SAMPLES, EVALUATION, HELD_OUT_LOGPS)
     memory_remedy = "lower generate.batch_size and the scorer's batch_size, or take a smaller model"
 
     def is_due(self, recipe: Recipe, round_number: int) -> bool:
@@ -91,6 +91,9 @@ class Evaluate(Stage):
         opponents = opponent_rounds(recipe, history, round_number).values()
         labelers = labeler_artifacts(recipe, recipe.evaluate.all_scorers)
         return [policy_artifact(history, round_number), *(Artifact(number, SAMPLES) for number in opponents), *labelers]
+
+    def takes_over(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
+        return artifacts_that_asked(recipe, history, round_number, HELD_OUT_LOGPS)
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         all_at_once(
@@ -126,7 +129,8 @@ class Evaluate(Stage):
             name: _responses_of(context, opponent)
             for name, opponent in opponent_rounds(context.recipe, context.artifacts, number).items()
         }
-        evaluation, samples = evaluate_policy(
+        pairs, digest = loaded.inputs.eval_pairs.preferences, reference_digest(context.recipe, reference.version)
+        measured = evaluate_policy(
             policy,
             reference,
             context.recipe,
@@ -134,14 +138,19 @@ class Evaluate(Stage):
             samples=samples,
             drawn=drawn,
             opponents=opponents,
-            pairs=loaded.inputs.eval_pairs.preferences,
+            pairs=pairs,
             scorers=[loaded.labeler(name) for name in context.recipe.evaluate.all_scorers],
             asking=Asking(context.progress, context.work, context.recipe.label.thinking),
             measuring=loaded.measure,
+            reference_digest=digest,
+            said=said_before(context, HELD_OUT_LOGPS, digest) if pairs else {},
         )
+        evaluation = measured.evaluation
         if number == 0 and evaluation.eos_rate == 0:
             context.note(NO_END)
-        context.artifacts.write(SAMPLES, samples)
+        context.artifacts.write(SAMPLES, measured.samples)
+        if measured.held_out_logps:
+            context.artifacts.write(HELD_OUT_LOGPS, measured.held_out_logps)
         context.artifacts.write_document(EVALUATION, evaluation)
         return Done(evaluation.to_dict())
 
@@ -192,15 +201,16 @@ def evaluation_draws(
     rows: Rows, count: int, run_seed: int, left_out: Collection[int] = frozenset()
 ) -> list[PromptDraw]:
     """The held-out prompts: the first of a seeded order that are not left out, all of them where there are fewer."""
-    order = [index for index in seeded_order(len(rows), run_seed, "eval_prompts") if index not in left_out]
-    return [PromptDraw.of_row(rows, index) for index in order[:count]]
+    order = (index for index in compact_order(len(rows), run_seed, "eval_prompts") if index not in left_out)
+    return [PromptDraw.of_row(rows, index) for index in islice(order, count)]
 
 
 class Measured(NamedTuple):
-    """An evaluation, and the responses that it is of, each with its scores."""
+    """An evaluation, its responses, each with its scores, and what the reference was asked about held-out pairs."""
 
     evaluation: Evaluation
     samples: list[Completion]
+    held_out_logps: Sequence[PairLogps]
 
 
 def evaluate_policy(
@@ -216,6 +226,8 @@ def evaluate_policy(
     scorers: Sequence[Labeler],
     asking: Asking,
     measuring: Callable[..., Measure] = OneMeasure,
+    reference_digest: str = "",
+    said: Mapping[str, float] | None = None,
 ) -> Measured:
     """Everything that is known of a policy at the end of a round.
 
@@ -232,6 +244,8 @@ def evaluate_policy(
         scorers: who judges, the first above all; none leaves rewards and win rates out.
         asking: how they are asked; where scores, KL and margins are kept as they come.
         measuring: gives the measure of a function's name and both models; see `Loaded.measure`.
+        reference_digest: names the reference among those of other rounds.
+        said: what it said of held-out pairs in rounds that are over, by digest.
     """
     progress, work = asking.progress, asking.work
     judged = {scorer.name: judge_responses(scorer, samples, opponents, asking, recipe.seed) for scorer in scorers}
@@ -241,6 +255,7 @@ def evaluate_policy(
     with work.journal("kl") as journal:
         measure = measuring(SEQUENCE_KLS if policy.version != reference.version else NO_KLS, policy, reference)
         kl = estimate(measured(drawn, batch_size, measure, progress, journal, num_sequence_tokens))
+    held_out = measure_pairs(policy, Reference(reference, reference_digest, said or {}), pairs, recipe, asking)
     lengths = estimate([float(sample.num_tokens) for sample in samples])
     evaluation = Evaluation(
         round=round_number,
@@ -253,9 +268,7 @@ def evaluate_policy(
         length=lengths._asdict(),
         eos_rate=sum(sample.finish_reason == "stop" for sample in samples) / len(samples),
         distinct_2=distinct_n([sample.completion_ids for sample in samples], 2),
-        preferences=_preference_metrics(
-            measuring(MARGINS, policy, reference, recipe.method.beta), pairs, recipe, progress, work
-        ),
+        preferences=held_out.figures,
         sampling=dict(samples[0].sampling),
         other_scorers={
             scorer.name: {"reward": one.reward, "against": one.against}
@@ -264,7 +277,8 @@ def evaluate_policy(
         or None,
         labelers={name: figures for one in judged.values() for name, figures in one.figures.items()} or None,
     )
-    return Measured(evaluation, [with_scores(sample, place, judged) for place, sample in enumerate(samples)])
+    scored = [with_scores(sample, place, judged) for place, sample in enumerate(samples)]
+    return Measured(evaluation, scored, held_out.asked)
 
 
 def sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
@@ -287,16 +301,3 @@ def sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completion
 def no_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
     """Of a policy to itself."""
     return [0.0] * len(samples)
-
-
-def _preference_metrics(
-    margins_of: Measure, pairs: Sequence[Preference], recipe: Recipe, progress: Progress, work: Work
-) -> dict[str, float | int] | None:
-    """Accuracy and margin β·h of the implicit reward on held-out pairs; those labelled one half say nothing."""
-    pairs = [pair for pair in pairs if pair.label != 0.5]
-    if not pairs:
-        return None
-    with work.journal("margins") as journal:
-        margins = measured(pairs, recipe.generate.batch_size, margins_of, progress, journal, num_pair_tokens)
-    signed = [margin if pair.label > 0.5 else -margin for margin, pair in zip(margins, pairs, strict=True)]
-    return pair_accuracy(signed)._asdict()

@@ -1,14 +1,14 @@
-"""What the stages read besides artifacts, as the policy reads it: each row once, when it is first needed, and kept.
+"""What the stages read besides artifacts, as the policy reads it: sequences whose rows are read when they are drawn.
 
 A row is made into tokens, measured, and left out or cut where it is too long (`lengths.py`), by the tokenizer of the
-model that reads it, which is loaded once and before any weights are. Pairs and demonstrations keep their token ids;
-prompts, of which a round samples a few, are only measured: the ids of all would take more memory than their text.
+model that reads it, which is loaded once and before any weights are. What becomes of each row is kept (`fates.py`), and
+few of the rows themselves: those that a round samples or trains on are read again when they are drawn.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +18,10 @@ from align_cli.models.text import plain_text
 from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
+from align_cli.stages.fates import KeptRows, kept_rows
 from align_cli.stages.lengths import Limits, ReadRow
 from align_cli.stages.pairing.offline import label_offline_pairs
 from align_cli.stages.pairing.pairs import LabelledPairs
-from align_cli.stages.readable import rows_within
 from align_cli.stages.rows_of_recipe import (
     PairRows,
     Reading,
@@ -50,7 +50,7 @@ class ReadPrompts(NamedTuple):
     """
 
     rows: Rows
-    left_out: frozenset[int]
+    left_out: Collection[int]
     counts: dict[str, int]
 
     @property
@@ -67,8 +67,13 @@ class ReadDemonstrations(NamedTuple):
         counts: how many were left out and cut.
     """
 
-    rows: list[ReadRow]
+    rows: Sequence[ReadRow]
     counts: dict[str, int]
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each, prompt and answer together."""
+        return self.rows.lengths if isinstance(self.rows, KeptRows) else [read.num_tokens for read in self.rows]
 
 
 class Inputs:
@@ -192,18 +197,15 @@ class Inputs:
 
     def _read_prompts(self, key: str, rows: Rows) -> ReadPrompts:
         counts: Counter[str] = Counter()
-        limits = self.limits(self._max_new_tokens)
-        within = rows_within(key, rows, "prompts", (), self.policy, limits, counts)
-        kept = {index: read.row for index, read in within}
-        left_out = frozenset(range(len(rows))) - kept.keys()
-        return ReadPrompts([kept.get(index, row) for index, row in enumerate(rows)], left_out, dict(counts))
+        kept = kept_rows(key, rows, "prompts", (), self.policy, self.limits(self._max_new_tokens), counts)
+        return ReadPrompts(kept.as_they_are_read(), kept.left_out, dict(counts))
 
     def _read_demonstrations(self, key: str, rows: Rows, reserved: int = 0) -> ReadDemonstrations:
         if not rows:
             return ReadDemonstrations([], {})
         counts: Counter[str] = Counter()
         arguments = (key, rows, "demonstrations", ("completion",), self.policy, self.limits(reserved), counts)
-        return ReadDemonstrations([read for _, read in rows_within(*arguments, may_lack_prompt=True)], dict(counts))
+        return ReadDemonstrations(kept_rows(*arguments, may_lack_prompt=True), dict(counts))
 
 
 def unmade_policy(recipe: Recipe, rows: Rows) -> UnloadedPolicy:

@@ -10,7 +10,6 @@ from align_cli.artifacts.records import Completion
 from align_cli.errors import LabelerError, counted
 from align_cli.labelers import Labeler
 from align_cli.metrics.estimates import estimate
-from align_cli.metrics.length_control import length_controlled_win_rate
 from align_cli.metrics.preference import win_rate_of
 from align_cli.seeds import derive_seed
 from align_cli.stages.opinions import Asking, higher_wins
@@ -84,6 +83,8 @@ def _compare(
     seed: int,
 ) -> dict[str, float | int | str]:
     """Who wins, plainly and at equal lengths; prompts without an outcome are left out and counted."""
+    from align_cli.metrics.length_control import length_controlled_win_rate
+
     known = [
         (outcome, float(own.num_tokens), float(other.num_tokens))
         for outcome, own, other in zip(outcomes, samples, responses, strict=True)

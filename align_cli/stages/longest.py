@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import nlargest
 from itertools import islice, zip_longest
@@ -9,7 +10,7 @@ from typing import Any
 
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.records import TemplateArguments
-from align_cli.data.chats import RESPONSES
+from align_cli.data.rows import RESPONSES
 from align_cli.recipe import Recipe
 from align_cli.stages.base import Stage
 from align_cli.stages.inputs import Inputs
@@ -84,7 +85,8 @@ def _num_rows(recipe: Recipe, key: str, num_steps: int) -> int:
 def _by_characters(key: str, rows: Sequence[Mapping[str, Any]], recipe: Recipe, inputs: Inputs) -> Iterator[ReadRow]:
     """The rows that are not left out for their length, those with the most characters first."""
     limits = inputs.limits(recipe.generate.max_new_tokens if key in PROMPTS else 0)
-    for row in sorted(rows, key=lambda row: len(to_json(row)), reverse=True):
+    characters = array("I", (len(to_json(row)) for row in rows))
+    for row in map(rows.__getitem__, sorted(range(len(rows)), key=characters.__getitem__, reverse=True)):
         answers = [name for name in RESPONSES if name in row]
         read = read_row(row, answers, inputs.policy, limits, may_lack_prompt=True)
         if not limits.exceeded_by(read):

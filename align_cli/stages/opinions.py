@@ -23,7 +23,7 @@ from align_cli.labelers.kinds_of_others import telling_faults
 from align_cli.stages.base import Measure, NoWork, Progress, Work
 
 ItemType = TypeVar("ItemType")
-ValueType = TypeVar("ValueType", float, float | None)
+ValueType = TypeVar("ValueType", float, float | None, tuple[float, float])
 Pair = tuple[Completion, Completion]
 
 
@@ -169,14 +169,14 @@ def kept_values(
     length: Callable[[ItemType], int] | None = None,
     count: Callable[[], Mapping[str, float]] = dict,
 ) -> list[ValueType]:
-    """A number for each item, batch by batch; those of the journal are not asked for again.
+    """A number, or two, for each item, batch by batch; those of the journal are not asked for again.
 
     The batches are the same whether it was interrupted or not.
 
     Args:
         items: what is measured.
         batch_size: items measured together.
-        measure: one finite number for each item of a batch, or None.
+        measure: one finite number, or two, for each item of a batch, or None.
         progress: told of every item; the caller has said how many there are.
         journal: what was measured before an interruption, and where each batch is kept.
         length: of an item; those of a length go together, the longest first, so that padding is short and memory runs

@@ -9,30 +9,36 @@ from align_cli.engines.base import sampling_settings
 from align_cli.errors import DataError, counted
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.sources import SOURCES
-from align_cli.training.batches import TrainingPair
+from align_cli.training.batches import PromptPool, TrainingPair
+
+OFFLINE = "offline"
 
 
 def training_pools(
-    recipe: Recipe, preferences: Sequence[Preference], rounds_before: int
-) -> dict[str, list[TrainingPair]]:
+    recipe: Recipe, preferences: Sequence[Preference], rounds_before: int, offline: Sequence[Preference] = ()
+) -> dict[str, Sequence[TrainingPair]]:
     """Each source's pairs as training sees them, in the order of the mixture.
 
     Args:
         recipe: the whole recipe.
-        preferences: offline pairs and the round's own, tokenised; each goes to the pool of its source. Offline pairs
+        preferences: the round's own pairs and any others, tokenised; each goes to the pool of its source. Offline pairs
             are the pool of `ddp` too, whose labels are the policy's.
         rounds_before: rounds that the policy has been trained for.
+        offline: the recipe's offline pairs, none of which is looked at before it is drawn: their labels are known to be
+            what the loss can take.
 
     Raises:
         DataError: if a source with a share has no pairs, or has some that lack what the method needs of them.
     """
     sources = recipe.method.sources.in_use()
-    pools = {
-        name: _pool(
-            [pair for pair in preferences if pair.source == _pool_of(name)], position, recipe, name, rounds_before
-        )
-        for position, name in enumerate(sources)
-    }
+    pools: dict[str, Sequence[TrainingPair]] = {}
+    for position, name in enumerate(sources):
+        own = [pair for pair in preferences if pair.source == _pool_of(name)]
+        if _pool_of(name) == OFFLINE and not own:
+            pools[name] = OfflinePool(offline, position)
+        else:
+            own = [*offline, *own] if _pool_of(name) == OFFLINE else own
+            pools[name] = _pool(own, position, recipe, name, rounds_before)
     _check_sources(preferences, [_pool_of(name) for name in sources])
     for name, section in sources.items():
         if not pools[name]:
@@ -47,6 +53,36 @@ def training_pools(
     _check_others(recipe, preferences)
     _check_labels(recipe, preferences)
     return pools
+
+
+class OfflinePool(PromptPool):
+    """The recipe's own offline pairs as training sees them, each made when it is drawn.
+
+    Args:
+        preferences: the pairs, no two of which are of one row, and so of one prompt.
+        position: of their source in the mixture.
+    """
+
+    def __init__(self, preferences: Sequence[Preference], position: int) -> None:
+        self._preferences, self._position = preferences, position
+
+    def __len__(self) -> int:
+        return len(self._preferences)
+
+    def item(self, index: int) -> TrainingPair:
+        pair = self._preferences[index]
+        chosen, rejected = pair.chosen_ids or [], pair.rejected_ids or []
+        return TrainingPair(
+            prompt_ids=pair.prompt_ids or [],
+            chosen_ids=chosen,
+            rejected_ids=rejected,
+            label=pair.label,
+            source=self._position,
+            pair_id=index,
+            prompt_id=index,
+            response_ids=(2 * index, 2 * index + (chosen != rejected)),
+            of_policy=(False, False),
+        )
 
 
 def check_carriers(recipe: Recipe, batches: Sequence[Sequence[TrainingPair]]) -> None:

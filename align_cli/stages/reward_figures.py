@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from align_cli.metrics.calibration import calibration, grouped_interval, log_loss, outcomes_of
 from align_cli.stages.reward_pairs import RewardPair
 
 
@@ -24,6 +23,8 @@ def measure(margins: Sequence[float], pairs: Sequence[RewardPair], seed: int) ->
         pairs: which they are of.
         seed: of the bootstrap.
     """
+    from align_cli.metrics.calibration import calibration, grouped_interval, log_loss, outcomes_of
+
     labels, groups = [pair.label for pair in pairs], [pair.group for pair in pairs]
     longer = [float(chosen - rejected) for chosen, rejected in (pair.num_characters for pair in pairs)]
     right, right_by_length = outcomes_of(margins, labels), outcomes_of(longer, labels)

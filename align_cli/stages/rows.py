@@ -6,15 +6,14 @@ chat template does not look at, plain text for a policy that chats, and chats th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from align_cli.artifacts.records import TemplateArguments
-from align_cli.data.chats import RESPONSES
-from align_cli.data.rows import Row
+from align_cli.data.rows import facts_of
 from align_cli.data.thinking import REASONING
 from align_cli.errors import AlignError, DataError, Fault
+from align_cli.models.identity import CLOCK, template_texts
 from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
 from align_cli.recipe import Recipe
 from align_cli.stages.base import Stage
@@ -27,9 +26,6 @@ SAME_FIELDS = dict.fromkeys(REASONING, (*REASONING, "reasoning"))
 
 RENDERINGS = 16
 """How often a chat is rendered to see whether it is always the same: a choice of two is missed once in 30,000 times."""
-
-CLOCK = "strftime_now"
-"""What chat templates call for the date, by transformers' name."""
 
 
 def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage]) -> list[str]:
@@ -123,10 +119,9 @@ def _unread_fields(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[s
     """Whether chats hold what the policy's template does not look at: it is no fault, and it has no effect."""
     held: dict[str, str] = {}
     for rows in read:
-        for row in rows.rows:
-            for name in _fields_for_a_template(row):
-                held.setdefault(name, rows.key)
-    texts = _template_texts(policy)
+        for name in facts_of(rows.rows).for_template:
+            held.setdefault(name, rows.key)
+    texts = template_texts(policy)
     unread = {
         name: key for name, key in held.items() if not any(one in texts for one in SAME_FIELDS.get(name, (name,)))
     }
@@ -137,28 +132,17 @@ def _unread_fields(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[s
         )
 
 
-def _fields_for_a_template(row: Mapping[str, Any]) -> Iterator[str]:
-    if isinstance(row["prompt"], str):
-        return
-    tools, keyword_arguments = TemplateArguments.of_row(row)
-    yield from ["tools"] if tools else []
-    yield from keyword_arguments or ()
-    for response in (row[key] for key in RESPONSES if key in row):
-        yield from (name for message in response for name in REASONING if message.get(name))
-
-
 def _made_chats(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
     """Which rows were text, and are conversations now."""
     for rows in read:
-        made = Counter(row.made_of for row in rows.rows if isinstance(row, Row) and row.made_of)
-        if made:
+        if made := facts_of(rows.rows).made_of:
             listed = " and ".join(f"{count} {kind}" for kind, count in made.items())
             yield f"note: {rows.key}: {listed} are read as conversations; data.as_chat: never leaves them as they are"
 
 
 def _plain_texts(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
     """Whether a policy that chats reads plain text."""
-    keys = dict.fromkeys(rows.key for rows in read if any(isinstance(row["prompt"], str) for row in rows.rows))
+    keys = dict.fromkeys(rows.key for rows in read if facts_of(rows.rows).texts)
     if keys and policy.tokenizer.chat_template:
         yield (
             f"note: {', '.join(keys)}: plain text, to which the policy's chat template is not applied; data.as_chat: "
@@ -168,7 +152,7 @@ def _plain_texts(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str
 
 def _reads_of_the_clock(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
     """Whether the chat template writes the day or the time into chats: it would make others of them later on."""
-    if CLOCK not in _template_texts(policy):
+    if CLOCK not in template_texts(policy):
         return
     if any(_is_dated(row, policy) for row in _chats(read)):
         yield (
@@ -192,10 +176,8 @@ def _is_dated(row: Mapping[str, Any], policy: PolicyText) -> bool:
 
 
 def _chats(read: Sequence[RowsToRead]) -> Iterator[Mapping[str, Any]]:
-    return (row for rows in read for row in rows.rows if isinstance(row["prompt"], list))
-
-
-def _template_texts(policy: PolicyText) -> str:
-    """The chat template; all of them, where the policy has several."""
-    template = policy.tokenizer.chat_template
-    return "\n".join(template.values()) if isinstance(template, dict) else template or ""
+    """All conversations; the first of them without going through the texts before it."""
+    for rows in read:
+        first = facts_of(rows.rows).first_chat
+        numbers = range(len(rows.rows) if first is None else first, len(rows.rows))
+        yield from (row for row in map(rows.rows.__getitem__, numbers) if isinstance(row["prompt"], list))

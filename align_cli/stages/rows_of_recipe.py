@@ -5,16 +5,21 @@ The one place that knows the names of the built-in worlds; behind it every row i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from align_cli.artifacts import remembered
 from align_cli.artifacts.json_text import to_json
+from align_cli.data import rows as data_rows
 from align_cli.data.chats import Form, in_form
 from align_cli.data.formats.base import Choices
 from align_cli.data.rows import Row, place_of
-from align_cli.errors import DataError
+from align_cli.data.sources import content_of
+from align_cli.errors import AlignError, DataError
 from align_cli.labelers.code_files import code_files
 from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.playground import reviews, world
@@ -49,27 +54,48 @@ class Reading:
         self._recipe, self._reader = recipe, reader
         self.choices = Choices(recipe.data.criterion, recipe.data.pairs)
 
-    def in_form(self, rows: Sequence[Row], key: str) -> Rows:
-        """The rows as the recipe wants them, each with its arguments for the template of chats; a row's own win.
+    def rows(self, name: str, key: str, read: Callable[..., data_rows.Rows]) -> data_rows.Rows:
+        """The rows of a file, a folder or a Hub id as the recipe wants them, each with its arguments for the template
+        of chats; those of a large file that was read before, as it is now and in the same way, are not read again.
+
+        Args:
+            name: what the recipe names.
+            key: where it does.
+            read: one of the readers of `data`.
 
         Raises:
-            DataError: for rows that cannot be what is wanted.
+            DataError: for rows that cannot be read, or cannot be what is wanted.
             AlignError: if the policy's tokenizer cannot be read.
         """
-        data = self._recipe.data
-        asks = data.as_chat == "auto" and any(isinstance(row["prompt"], str) for row in rows)
-        chats = asks and self.policy is not None and bool(self.policy.tokenizer.chat_template)
-        form = Form(data.as_chat, chats, data.system_prompt, data.thinking)
-        formed = in_form(rows, form, key)
-        shared = self._recipe.policy.chat_template_kwargs
-        if not shared:
-            return formed
-        return [
-            row
-            if isinstance(row["prompt"], str)
-            else row.with_fields(chat_template_kwargs={**shared, **row.get("chat_template_kwargs", {})})
-            for row in formed
-        ]
+        content = content_of(name)
+        known = None if content is None else self._key(name, content, read.__name__)
+        if known is not None and (found := data_rows.Rows.recalled(known)) is not None:
+            return found
+        rows = self._in_form(read(name, choices=self.choices), key)
+        if known is not None and content_of(name) == content:  # else it was written to while it was read
+            rows.keep(known)
+        return rows
+
+    def _in_form(self, rows: data_rows.Rows, key: str) -> data_rows.Rows:
+        asks = self._recipe.data.as_chat == "auto" and rows.facts.texts > 0
+        return in_form(rows, self._form(policy_chats=asks and self._policy_chats), key)
+
+    def _key(self, name: str, content: str, reader: str) -> str | None:
+        """What stands for the rows of a source in their form; None where nothing says yet which form that is."""
+        try:
+            form = self._form(policy_chats=self._recipe.data.as_chat == "auto" and self._policy_chats)
+        except AlignError:  # which is told when it is needed
+            return None
+        # A row's place begins with its source's name.
+        return remembered.key_of("rows", name, content, reader, asdict(self.choices), asdict(form))
+
+    def _form(self, *, policy_chats: bool) -> Form:
+        data, shared = self._recipe.data, self._recipe.policy.chat_template_kwargs
+        return Form(data.as_chat, policy_chats, data.system_prompt, data.thinking, dict(shared or {}))
+
+    @property
+    def _policy_chats(self) -> bool:
+        return self.policy is not None and bool(self.policy.tokenizer.chat_template)
 
     @cached_property
     def policy(self) -> UnloadedPolicy | None:
@@ -86,13 +112,31 @@ def training_prompts(recipe: Recipe, reading: Reading | None = None) -> Rows:
         DataError: if there are none.
     """
     if recipe.data.prompts is None and recipe.data.demonstrations is not None:
-        prompts: dict[str, Row] = {}
-        for index, row in enumerate(demonstrations(recipe, reading)):
-            fields = {key: value for key, value in row.items() if key != "completion"}
-            made_of = row.made_of if isinstance(row, Row) else ""
-            prompts.setdefault(to_json(fields), Row(fields, place_of(row, index), made_of=made_of))
-        return list(prompts.values())
+        return _prompts_shown(demonstrations(recipe, reading))
     return _prompts(recipe, reading, recipe.data.prompts, "data.prompts", world.prompts, reviews.prompts)
+
+
+def _prompts_shown(shown: Rows) -> data_rows.Rows:
+    """The prompts of demonstrations, each once, where it comes first."""
+    identity = shown.identity if isinstance(shown, data_rows.Rows) else None
+    if identity is None:
+        return data_rows.Rows(_each_once(shown))
+    key = remembered.key_of("prompts of", identity)
+    prompts = data_rows.Rows.recalled(key)
+    if prompts is None:
+        prompts = data_rows.Rows(_each_once(shown))
+        prompts.keep(key)
+    return prompts
+
+
+def _each_once(shown: Rows) -> Iterator[Row]:
+    seen: set[bytes] = set()
+    for index, row in enumerate(shown):
+        fields = {key: value for key, value in row.items() if key != "completion"}
+        digest = blake2b(to_json(fields).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if digest not in seen:  # of so many bits no two are met that are the same
+            seen.add(digest)
+            yield Row(fields, place_of(row, index), made_of=row.made_of if isinstance(row, Row) else "")
 
 
 def evaluation_prompts(recipe: Recipe, reading: Reading | None = None) -> Rows:
@@ -151,7 +195,7 @@ def _demonstrations(recipe: Recipe, reading: Reading | None, name: str, key: str
     from align_cli.data.demonstrations import read_demonstrations
 
     reading = reading or Reading(recipe)
-    return reading.in_form(read_demonstrations(name, choices=reading.choices), key)
+    return reading.rows(name, key, read_demonstrations)
 
 
 def local_files(recipe: Recipe) -> dict[str, Path]:
@@ -194,7 +238,7 @@ def _prompts(
         from align_cli.data.prompts import read_prompts
 
         reading = reading or Reading(recipe)
-        rows = reading.in_form(read_prompts(name, choices=reading.choices), key)
+        rows = reading.rows(name, key, read_prompts)
     else:
         rows = []
     if not rows:
@@ -214,8 +258,8 @@ def _pairs(
     from align_cli.data.preferences import read_preferences
 
     reading = reading or Reading(recipe)
-    read = read_preferences(name, choices=reading.choices)
-    return PairRows(reading.in_form(read, key), read.dropped)
+    rows = reading.rows(name, key, read_preferences)
+    return PairRows(rows, rows.dropped)
 
 
 def _reviews_files(section: ReviewsSection | None) -> tuple[Path, Path, int]:

@@ -143,9 +143,18 @@ def _warm_start(
     section = recipe.policy.sft
     if section is None:
         return []
-    from align_cli.training.sft import SupervisedTrainer
+    from align_cli.training.sft import MeasuredDemonstrations, SupervisedTrainer
 
-    pairs = [(read.prompt_ids, read.answer_ids["completion"]) for read in inputs.sft_demonstrations.rows]
+    class Demonstrations(MeasuredDemonstrations):
+        rows, lengths = inputs.sft_demonstrations.rows, inputs.sft_demonstrations.lengths
+
+        def __len__(self) -> int:
+            return len(self.rows)
+
+        def item(self, index: int) -> tuple[list[int], list[int]]:
+            read = self.rows[index]
+            return read.prompt_ids, read.answer_ids["completion"]
+
     begun = read_training_state(work.begun) if work.begun else None
     start = begun or TrainingState(round=0, global_step=0, parent=None)
     progress.start(section.max_steps, "steps")
@@ -156,7 +165,7 @@ def _warm_start(
     )
     try:
         return trainer.train_on(
-            pairs,
+            Demonstrations(),
             start,
             read_optimizer_state(work.begun, start) if work.begun else None,
             lambda state: work.keep(policy, state, trainer.optimizer),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from align_cli.artifacts.records import Preference
+from align_cli.artifacts.records import PairLogps, Preference
 from align_cli.errors import DivergedError, OutOfMemoryError, RunError, all_at_once, counted
 from align_cli.metrics.labels import agreement
 from align_cli.models.load import Policy
@@ -20,6 +21,7 @@ from align_cli.stages.base import (
     POLICY_KEYS,
     PREFERENCES,
     READING_KEYS,
+    REFERENCE_LOGPS,
     TRAINING,
     Artifact,
     Context,
@@ -32,11 +34,13 @@ from align_cli.stages.base import (
 from align_cli.stages.pairing.offline import check_labels
 from align_cli.stages.pools import check_carriers, training_pools
 from align_cli.stages.readable import RowsToRead, too_long_words
+from align_cli.stages.said_before import artifacts_that_asked, reference_digest, said_before
 from align_cli.training.batches import Mixture, usage
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint, unsaved_version
 
 if TYPE_CHECKING:
     from align_cli.stages.inputs import Inputs
+    from align_cli.training.known import RoundsReference
     from align_cli.training.trainer import PreferenceTrainer
 
 
@@ -58,7 +62,7 @@ class Train(Stage):
     """Trains the policy on a round's pairs, those that are replayed, and the offline share."""
 
     name = "train"
-    writes = (CHECKPOINT, TRAINING)
+    writes = (CHECKPOINT, TRAINING, REFERENCE_LOGPS)
     memory_remedy = (
         "lower train.per_device_train_batch_size, set train.gradient_checkpointing to true, or take a smaller model"
     )
@@ -72,6 +76,9 @@ class Train(Stage):
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         pairs = [Artifact(number, PREFERENCES) for number in pair_rounds(recipe, history, round_number)]
         return [policy_artifact(history, history.base(round_number - 1)), *pairs]
+
+    def takes_over(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
+        return artifacts_that_asked(recipe, history, round_number, REFERENCE_LOGPS)
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
         from align_cli.training.buildable import check_adapters, check_train_keys
@@ -101,6 +108,8 @@ class Train(Stage):
         else:
             policy.version = unsaved_version(policy)
         context.artifacts.write(TRAINING, outcome.steps)
+        if trained.logps:
+            context.artifacts.write(REFERENCE_LOGPS, trained.logps)
         # A learning rate whose schedule spans the run is another one when rounds are raised.
         is_scheduled = recipe.train.schedule == "run" and not context.artifacts.keeps_policy
         return Done(
@@ -141,6 +150,7 @@ class _Trained(NamedTuple):
     reference: Policy
     state: TrainingState
     outcome: TrainOutcome
+    logps: list[PairLogps]
     agreement: dict[str, float] | None
 
 
@@ -158,16 +168,20 @@ def train_policy(
     start: TrainingState,
     optimizer_state: dict[str, Any] | None,
     keep: Callable[[TrainingState], None] = lambda state: None,
+    offline: Sequence[Preference] = (),
+    reference: RoundsReference | None = None,
 ) -> TrainOutcome:
     """Train one round in place.
 
     Args:
         trainer: holds the policy and the reference.
         recipe: the whole recipe.
-        preferences: offline pairs and the round's own, tokenised.
+        preferences: the round's own pairs, and offline ones besides the recipe's, tokenised.
         start: where training stands, between rounds or within one.
         optimizer_state: from a checkpoint; None goes on with the optimizer in memory.
         keep: called every `checkpoints.every_steps` with where training stands.
+        offline: the recipe's offline pairs, as they are drawn.
+        reference: how the reference is asked; None where it is in memory and nothing is known of what it says.
 
     Raises:
         DataError: if a source with a share has no pairs, or a step none of those that carry a term.
@@ -179,10 +193,10 @@ def train_policy(
         recipe.seed,
         per_round=[name for name, section in sources.items() if section.policy_responses],
     )
-    pools = training_pools(recipe, preferences, start.round)
+    pools = training_pools(recipe, preferences, start.round, offline)
     batches = mixture.round_batches(pools, start.round + 1, recipe.train.steps_per_round)
     check_carriers(recipe, batches)
-    state = trainer.train_round(batches, start, optimizer_state, keep, recipe.checkpoints.every_steps)
+    state = trainer.train_round(batches, start, optimizer_state, keep, recipe.checkpoints.every_steps, reference)
     return TrainOutcome(state, trainer.step_records, usage(batches, list(mixture.shares)))
 
 
@@ -193,16 +207,18 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
         MemoryError: in a replay, whose forward passes have to be those of the first time.
     """
     loaded, number = context.loaded, context.round
-    pairs = _round_pairs(context)
+    pairs: Sequence[Preference] = _round_pairs(context)
     within = _resumed(context)
     policy = loaded.policy_after(number - 1)
-    reference, trainer = loaded.reference_for(number), loaded.trainer(number)
+    reference, trainer = loaded.reference_for(number, in_name=True), loaded.trainer(number)
+    digest = reference_digest(context.recipe, reference.version)
+    said = said_before(context, REFERENCE_LOGPS, digest, itself=is_replay)
     _note_unshared(context, policy)
     adopted = adopted_pairs(pairs, policy, loaded.inputs.limits())
     if found := too_long_words(adopted.counts, len(pairs), "pairs"):
         context.note(f"note: round {number} train: {found}")
-    agreement = None if is_replay else _agreement_with_policy(context, policy, reference, adopted.preferences, within)
-    pairs = [*loaded.inputs.offline_pairs.preferences, *adopted.preferences]
+    agreement = None if is_replay else _agreement_with_policy(context, policy, adopted.preferences, within)
+    pairs = adopted.preferences
     start = loaded.state = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
 
     def keep(state: TrainingState) -> None:
@@ -216,7 +232,8 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
             policy.begin_round(number)
         optimizer_state = read_optimizer_state(within, start) if within else loaded.optimizer_state(number)
         try:
-            outcome = _train(context, trainer, pairs, start, optimizer_state, keep)
+            with _asked(context, trainer, said) as asked:
+                outcome = _train(context, trainer, pairs, start, optimizer_state, keep, asked)
             _check_finite(policy)
             break
         except MemoryError as error:
@@ -231,11 +248,23 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
             trainer, within = loaded.trainer(number), None
     state = replace(outcome.state, parent=start.parent)
     loaded.trained(number, state)
-    return _Trained(policy, reference, state, outcome, agreement)
+    logps = [PairLogps(digest, *pair) for pair in asked.found()]
+    return _Trained(policy, reference, state, outcome, logps, agreement)
+
+
+@contextmanager
+def _asked(context: Context, trainer: PreferenceTrainer, said: Mapping[str, float]) -> Iterator[RoundsReference]:
+    """The reference as the round's training asks it, which knows what it said in other rounds."""
+    from align_cli.training.known import RoundsReference
+
+    loaded, number = context.loaded, context.round
+    # Last digits are those of the forward passes that they were made in.
+    with context.work.journal(f"reference-logps-{trainer.pairs_per_pass}") as journal:
+        yield RoundsReference(said, journal, lambda: loaded.reference_for(number), loaded.let_go_of_reference)
 
 
 def _agreement_with_policy(
-    context: Context, policy: Policy, reference: Policy, pairs: Sequence[Preference], within: Path | None
+    context: Context, policy: Policy, pairs: Sequence[Preference], within: Path | None
 ) -> dict[str, float] | None:
     """How often the policy's implicit reward, before it is trained, names the winner that a round's labels name.
 
@@ -252,6 +281,7 @@ def _agreement_with_policy(
         if not journal.rows and within is None:
             size = recipe.train.per_device_train_batch_size
             parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+            reference = context.loaded.reference_for(context.round)
             margins = [implicit_reward_margins(policy, reference, part, recipe.method.beta) for part in parts]
             prefers = [float(one > 0) if one else 0.5 for part in margins for one in part]
             found = agreement([pair.label for pair in asked], prefers)
@@ -278,6 +308,7 @@ def _train(
     start: TrainingState,
     optimizer_state: dict[str, Any] | None,
     keep: Callable[[TrainingState], None],
+    reference: RoundsReference,
 ) -> TrainOutcome:
     train, done = context.recipe.train, len(start.steps or ())
     if train.schedule == "run":
@@ -287,7 +318,8 @@ def _train(
     context.progress.start(train.steps_per_round, "steps")
     context.progress.found(done)
     trainer.on_step = context.progress.advance
-    return train_policy(trainer, context.recipe, pairs, start, optimizer_state, keep)
+    offline = context.loaded.inputs.offline_pairs.preferences
+    return train_policy(trainer, context.recipe, pairs, start, optimizer_state, keep, offline, reference)
 
 
 def _round_pairs(context: Context) -> list[Preference]:
@@ -305,7 +337,7 @@ def _resumed(context: Context) -> Path | None:
     checkpoint = context.work.checkpoint()
     if checkpoint is None:
         return None
-    context.loaded.reference_for(context.round)  # while the policy is that of the round before, or none
+    context.loaded.reference_for(context.round, in_name=True)  # while the policy is that of the round before, or none
     if not context.loaded.go_on_within(context.round, checkpoint):
         return None
     done = len(context.loaded.state.steps or ())

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from align_cli.models.scoring import pad_batch
+from align_cli.data.lazy import Lazy
+from align_cli.models.scoring import TokenBatch, pad_batch
 from align_cli.seeds import seeded_cycle
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class TrainingPair:
     of_policy: tuple[bool, bool] = (True, True)
     from_reference: tuple[bool, bool] = (False, False)
     policy_logps: tuple[float, float] | None = None
+
+
+class PromptPool(Lazy[TrainingPair]):
+    """A pool of pairs that are each of another prompt, and are made when they are drawn."""
 
 
 def batch_counts(shares: Sequence[float], batch_size: int, num_steps: int) -> list[list[int]]:
@@ -151,6 +156,8 @@ def _walk(
     pool: Sequence[TrainingPair], start: int, count: int, seed: int, lane: tuple[str | int, ...]
 ) -> Iterator[TrainingPair]:
     """Pairs `start` to `start + count` of an endless walk through a pool, prompt by prompt in seeded orders."""
+    if isinstance(pool, PromptPool):
+        return map(pool.__getitem__, seeded_cycle(len(pool), start, count, seed, *lane))
     by_prompt: defaultdict[int, list[TrainingPair]] = defaultdict(list)
     for pair in pool:
         by_prompt[pair.prompt_id].append(pair)
@@ -228,36 +235,49 @@ class PairCollator:
 
 
 def cut_into_passes(
-    inputs: Mapping[str, torch.Tensor], most_pairs: int, most_tokens: int | None = None, *, by_length: bool = False
+    inputs: Mapping[str, torch.Tensor],
+    most_pairs: int,
+    most_tokens: int | None = None,
+    *,
+    by_length: bool = False,
+    reader: Any = None,
 ) -> list[dict[str, torch.Tensor]]:
     """A collated batch in parts.
 
     Args:
         inputs: the batch.
         most_pairs: pairs in a part.
-        most_tokens: tokens in a part, with padding; one pair alone may have more. None for any number.
+        most_tokens: tokens in a part, with padding, as they lie there when a model runs over them: a prompt once for
+            all of its responses where it reads it so; one pair alone may have more. None for any number.
         by_length: whether pairs of a length come together, the longest first, so that padding is short and memory
             runs out at once or not at all.
+        reader: the model that is to run over them; None where it reads each sequence alone.
 
     Returns:
         The parts, each no longer than its longest sequence; what is the whole step's is in each of them.
     """
     import torch
 
+    from align_cli.models.layout import Room, sequences_of
+
     num_pairs = len(inputs["label"])
     lengths_S, pair_of_S = inputs["attention_mask"].sum(1), inputs["pair_of"]
     nothing_B = torch.zeros(num_pairs, dtype=lengths_S.dtype, device=lengths_S.device)
     longest_B: list[int] = nothing_B.scatter_reduce(0, pair_of_S, lengths_S, "amax").tolist()
-    sequences_B: list[int] = torch.bincount(pair_of_S, minlength=num_pairs).tolist()
     order = sorted(range(num_pairs), key=lambda pair: -longest_B[pair]) if by_length else range(num_pairs)
+    sequences_B: defaultdict[int, list[Any]] = defaultdict(list)
+    if most_tokens is not None:
+        sequences = sequences_of(TokenBatch(*(inputs[name] for name in MODEL_INPUTS)))
+        for pair, sequence in zip(pair_of_S.tolist(), sequences, strict=True):
+            sequences_B[pair].append(sequence)
     parts: list[list[int]] = []
-    num_sequences = longest = 0
+    room = Room()
     for pair in order:
-        num_sequences, longest = num_sequences + sequences_B[pair], max(longest, longest_B[pair])
-        is_full = most_tokens is not None and num_sequences * longest > most_tokens
+        is_full = most_tokens is not None and room.add(sequences_B[pair]) > most_tokens
         if not parts or is_full or len(parts[-1]) == most_pairs:
             parts.append([])
-            num_sequences, longest = sequences_B[pair], longest_B[pair]
+            room = Room(reader if most_tokens is not None else None)
+            room.add(sequences_B[pair])
         parts[-1].append(pair)
     if len(parts) == 1:
         return [dict(inputs)]

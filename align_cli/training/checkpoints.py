@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.files import writing_folder
 from align_cli.artifacts.scratch import ScratchFolder
-from align_cli.artifacts.store import read_json, write_json
+from align_cli.artifacts.store import json_document, read_json
 from align_cli.errors import DataError
 from align_cli.models.load import Policy, weights_version
 
@@ -125,8 +125,9 @@ def save_checkpoint(
             kept = optimizer if isinstance(optimizer, dict) else state_with_masters(optimizer)
             tensors, document["optimizer"] = _split_optimizer_state(kept)
             save_file(tensors, temporary / OPTIMIZER_NAME)
-        write_json(temporary / STATE_NAME, document)
-        return weights_version(temporary)
+        # No step of its own: the folder is made durable as a whole.
+        (temporary / STATE_NAME).write_text(json_document(document), encoding="utf-8", newline="\n")
+    return weights_version(folder)
 
 
 def unsaved_version(policy: Policy) -> str:

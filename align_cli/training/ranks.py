@@ -59,6 +59,14 @@ class Ranks:
             raise _ToldMemoryError(first.what if self.number == 1 else f"{first.what} (rank {rank})")
         return said
 
+    def leaders(self, value: Value) -> Value:
+        """What rank 0 says here; the others' own is not looked at."""
+        if self.number == 1:
+            return value
+        said = [value if self.rank == 0 else None]
+        dist.broadcast_object_list(said, 0, group=self._group)
+        return said[0]  # type: ignore[return-value]
+
     def gathered(self, *columns_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Each column with the rows of all ranks, in their order; each may have another number of rows."""
         if self.number == 1:

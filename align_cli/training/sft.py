@@ -7,6 +7,7 @@ texts padding would otherwise be half of the work.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from transformers import DataCollatorForSeq2Seq, Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from align_cli.data.lazy import Lazy
 from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.recipe.sections.policy import SftSection
@@ -29,6 +31,15 @@ IGNORED = -100
 
 Demonstrations = Sequence[tuple[list[int], list[int]]]
 """(prompt ids, completion ids), the completion with its end-of-sequence token."""
+
+
+class MeasuredDemonstrations(Lazy[tuple[list[int], list[int]]]):
+    """Demonstrations that are made when they are drawn, and whose lengths are known before."""
+
+    @property
+    @abstractmethod
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each, prompt and completion together."""
 
 
 class SupervisedTrainer(Resumable, Trainer):
@@ -78,10 +89,9 @@ class SupervisedTrainer(Resumable, Trainer):
             The loss of every step, in nats a token.
         """
         section = self.section
-        rows = [_row(prompt_ids, completion_ids) for prompt_ids, completion_ids in demonstrations]
-        order = length_grouped_order([len(row["input_ids"]) for row in rows], section, self.run_seed)
+        order = length_grouped_order(_lengths(demonstrations), section, self.run_seed)
         size = section.per_device_train_batch_size
-        batches = [[rows[index] for index in islice(order, size)] for _ in range(section.max_steps)]
+        batches = [[_row(*demonstrations[index]) for index in islice(order, size)] for _ in range(section.max_steps)]
         self.plan(batches, start, start.global_step, optimizer_state, self.args.seed, keep, keep_every)
         with out_of_memory_as_memory_error():
             self.train()
@@ -100,6 +110,12 @@ def length_grouped_order(lengths: Sequence[int], section: SftSection, seed: int)
     for lap in count():
         generator = torch.Generator().manual_seed(derive_seed(seed, "sft", lap))
         yield from get_length_grouped_indices(lengths, section.per_device_train_batch_size, generator=generator)
+
+
+def _lengths(demonstrations: Demonstrations) -> Sequence[int]:
+    if isinstance(demonstrations, MeasuredDemonstrations):
+        return demonstrations.lengths
+    return [len(prompt_ids) + len(completion_ids) for prompt_ids, completion_ids in demonstrations]
 
 
 def _row(prompt_ids: list[int], completion_ids: list[int]) -> dict[str, list[int]]:

@@ -46,7 +46,7 @@ from align_cli.training.batches import (
 )
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.dropout import switch_off_dropout
-from align_cli.training.known import Key, Logps, ReferenceLogps, keys_of
+from align_cli.training.known import Key, Logps, ReferenceLogps, RoundsReference, keys_of
 from align_cli.training.masters import state_with_masters
 from align_cli.training.objective import (
     Carriers,
@@ -86,7 +86,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         objective: the loss; None for TRL's own, as `args` has it.
         args: from `dpo_config`.
         pairs_per_pass: the most pairs in a forward pass; None for whole batches.
-        tokens_per_pass: the most tokens of its sequences, padding among them; a pair alone may have more. None for any.
+        tokens_per_pass: the most tokens of its sequences, as `cut_into_passes` counts them. None for any number.
         source_grad_norms: when the gradient norm of each source is measured: `round` (its first step), `step`, `never`.
         schedule_spans_run: whether the learning-rate schedule goes on across rounds.
         reset_optimizer: whether each round begins with a new optimizer.
@@ -155,6 +155,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         optimizer_state: dict[str, Any] | None = None,
         keep: Callable[[TrainingState], None] = lambda state: None,
         keep_every: int | None = None,
+        reference: RoundsReference | None = None,
     ) -> TrainingState:
         """Train on a round's batches, in their order.
 
@@ -165,6 +166,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             optimizer_state: what to put into the optimizer first; None leaves it as it is.
             keep: called with where training stands after every `keep_every` steps but the last.
             keep_every: steps between those calls; None for none.
+            reference: how the reference is asked; None where it is in memory and nothing is known of what it says.
 
         Returns:
             Where training stands now, without the optimizer's state.
@@ -173,15 +175,16 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self.figures.take()
         self._metrics["train"].clear()
         self.data_collator.num_responses = max(2 + len(pair.other_ids) for batch in batches for pair in batch)
-        self._know(batches)
-        batches = [share_of(batch, self.ranks.rank, self.ranks.number) for batch in batches]
+        shares = [share_of(batch, self.ranks.rank, self.ranks.number) for batch in batches]
         if self.reset_optimizer and not done:
             self.optimizer, optimizer_state = None, None
         first_step = start.global_step if self.schedule_spans_run else done
         seed = derive_seed(self.args.seed, start.round + 1, "train") % 2**32
-        self.plan(batches, start, first_step, optimizer_state, seed, keep, keep_every)
-        with out_of_memory_as_memory_error(), self._as_trained(), self._split():
-            self.train()
+        self.plan(shares, start, first_step, optimizer_state, seed, keep, keep_every)
+        with out_of_memory_as_memory_error(), self._as_trained():
+            self._know(batches, reference)
+            with self._split():
+                self.train()
         self.model.eval()
         return TrainingState(
             round=start.round + 1,
@@ -301,12 +304,17 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if self.sharded is None:
             self.ranks.add_up(self.model.parameters())
 
-    def _know(self, batches: list[list[TrainingPair]]) -> None:
-        """Get ready for what can be known of a round's pairs before a step."""
-        objective = self.objective
+    def _know(self, batches: list[list[TrainingPair]], reference: RoundsReference | None = None) -> None:
+        """Find out what can be known of a round's pairs before a step."""
+        objective, reference = self.objective, reference or RoundsReference()
+        if objective is None or objective.kl_coefficient:
+            reference.fetch()
         if objective is None:
             return
-        self._reference_logps = ReferenceLogps(batches, objective, self._ask_reference)
+        self._reference_logps = ReferenceLogps(batches, objective)
+        self._reference_logps.learn(self._ask_reference, reference, self.ranks.leaders)
+        if not objective.kl_coefficient:
+            reference.let_go()
         carrying = [source.carries_response_term for source in objective.sources]
         self._knows_sampled_losses = all(
             pair.policy_logps is not None for batch in batches for pair in batch if carrying[pair.source]
@@ -314,11 +322,19 @@ class PreferenceTrainer(Resumable, DPOTrainer):
 
     def _ask_reference(self, pairs: Sequence[TrainingPair]) -> dict[Key, Logps]:
         """What the reference says of the two responses of pairs, in passes like those of training."""
+        with self.ranks.running_out_together():
+            own = self._asked_here(pairs[self.ranks.rank :: self.ranks.number])
+        return {key: logps for each in self.ranks.heard(own) for key, logps in each.items()}
+
+    def _asked_here(self, pairs: Sequence[TrainingPair]) -> dict[Key, Logps]:
+        """What it says of this process' part of them."""
         assert self.objective is not None
+        if not pairs:
+            return {}
         of_two = [replace(pair, other_ids=(), response_ids=pair.response_ids[:2]) for pair in pairs]
         batch = self._prepare_inputs(self.data_collator(of_two))
         found: dict[Key, Logps] = {}
-        for part in cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True):
+        for part in self._cut(self.objective, self.ref_model, batch):
             with self.compute_loss_context_manager():
                 scores = reference_scores(self.ref_model, token_batch(part), plain=self.objective.plain)
             chosen_B, rejected_B = scores.logps_B.view(2, -1).tolist()
@@ -344,7 +360,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         batch.update(pairs_per_carrier(whole))
         if self._reference_logps is not None:
             batch["reference_logps"] = self._reference_logps.of(batch)
-        parts = cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True)
+        parts = self._cut(objective, self.model, batch)
         if self.sharded is not None:  # whose processes take part in each other's passes
             parts = cut_further(parts, max(self.ranks.heard(len(parts))))
         self._most_pairs = max(self.ranks.heard(max(len(part["label"]) for part in parts)))
@@ -355,6 +371,11 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if objective.needs_baseline and (not is_whole or self._knows_sampled_losses):
             self._add_global_losses(objective, parts)
         return parts
+
+    def _cut(self, objective: Objective, model: torch.nn.Module, batch: Inputs) -> list[Inputs]:
+        """A batch in the passes that a model runs over it in."""
+        reader = None if objective.plain else model
+        return cut_into_passes(batch, self.pairs_per_pass, self.tokens_per_pass, by_length=True, reader=reader)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: Inputs, return_outputs: bool) -> Any:
         if self.objective is None:

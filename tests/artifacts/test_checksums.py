@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from align_cli.artifacts import checksums
 from align_cli.artifacts.checksums import STRANGERS, checksum, folder_checksum, member_checksums
 from align_cli.errors import DataError
 
@@ -112,3 +115,70 @@ def test_a_name_that_is_no_text_counts_too(folder: Path) -> None:
     before = checksum(folder)
     (folder / os.fsdecode(b"na\xefve")).write_text("abc")
     assert folder_checksum(member_checksums(folder)) == checksum(folder) != before
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A file that is worth remembering, and has been at rest."""
+    (tmp_path / "large").write_bytes(b"a" * checksums.LARGE_BYTES)
+    time.sleep(2 * checksums.REST_NANOSECONDS / 1e9)
+    return tmp_path / "large"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read from now on."""
+    names: list[str] = []
+
+    def read_digest(stream: IO[bytes], really: Callable[[IO[bytes]], str] = checksums._read_digest) -> str:
+        names.append(Path(f"/proc/self/fd/{stream.fileno()}").readlink().name)
+        return really(stream)
+
+    monkeypatch.setattr(checksums, "_read_digest", read_digest)
+    return names
+
+
+def test_a_large_file_that_nobody_writes_to_is_read_once(large: Path, read: list[str]) -> None:
+    first = checksum(large)
+    large.parent.rename(large.parent.with_name("elsewhere"))
+    again = member_checksums(large.parent.with_name("elsewhere"))
+    assert again == {"large": first}
+    assert read == ["large"]
+
+
+def flip(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(checksums.LARGE_BYTES // 2)
+        stream.write(b"b")
+
+
+def flip_and_set_back(path: Path) -> None:
+    stat = path.stat()
+    flip(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def replace_by_as_old(path: Path) -> None:
+    stat, other = path.stat(), path.with_name("other")
+    other.write_bytes(b"b" * checksums.LARGE_BYTES)
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(path)
+
+
+@pytest.mark.parametrize("change", [flip, flip_and_set_back, replace_by_as_old])
+def test_a_large_file_that_is_changed_at_the_same_length_is_read_again(
+    large: Path, read: list[str], change: Callable[[Path], None]
+) -> None:
+    before = checksum(large)
+    change(large)
+    assert checksum(large) == hashlib.sha256(large.read_bytes()).hexdigest() != before
+    assert read == ["large", "large"]
+
+
+def test_a_change_within_a_tick_of_the_clock_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    for number in range(50):
+        content = bytes([number]) * checksums.LARGE_BYTES
+        with path.open("r+b" if number else "wb") as stream:
+            stream.write(content)
+        assert checksum(path) == hashlib.sha256(content).hexdigest()

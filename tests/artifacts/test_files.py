@@ -394,6 +394,19 @@ def test_a_new_files_name_is_durable_with_its_first_line_and_later_lines_cost_on
     assert path.read_text() == "\nsecond\n"
 
 
+def test_a_line_that_need_not_be_durable_waits_for_the_next_that_is_unless_it_begins_the_file(
+    tmp_path: Path, synced: Synced
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    append_line(path, "first", is_durable=False)
+    assert synced.events == [inode(path), inode(tmp_path)]
+    append_line(path, "second", is_durable=False)
+    assert synced.events == [inode(path), inode(tmp_path)]
+    append_line(path, "third")
+    assert synced.events == [inode(path), inode(tmp_path), inode(path)]
+    assert path.read_text() == "first\nsecond\nthird\n"
+
+
 def test_a_torn_line_of_a_single_byte_is_ended_too(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").write_text("{")
     append_line(tmp_path / "ledger.jsonl", "second")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 SLOW = {"torch", "transformers", "trl", "datasets", "accelerate"}
+UNUSED = {"numpy", "pandas", "pyarrow", "asyncio", "ssl", "openai", "filelock"}
+"""What a command that only reads has no use for."""
 PROGRAM = """
 import sys
 from align_cli.cli.main import main
@@ -50,3 +52,37 @@ def test_what_loads_no_model_loads_no_torch(finished: Path, command: list[str]) 
     modules = modules_of(*command, cwd=finished)
     assert "pydantic" in modules
     assert modules & SLOW == set()
+
+
+@pytest.mark.parametrize(
+    "command", [["check", "recipe.yaml", "--quick"], ["status", "run"], ["status", "run", "--json"]]
+)
+def test_what_only_reads_loads_no_library_that_computes_or_asks(finished: Path, command: list[str]) -> None:
+    modules = modules_of(*command, cwd=finished)
+    assert "pydantic" in modules
+    assert modules & (SLOW | UNUSED) == set()
+
+
+LEFT = """
+from align_cli.cli.process import at_work, sparing_garbage
+
+
+class Left:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        open("said.txt", "w").write("goodbye")
+
+
+with sparing_garbage():
+    {}()
+"""
+
+
+@pytest.mark.parametrize(("called", "is_said"), [("at_work(Left)", True), ("Left", False)])
+def test_what_a_command_at_work_leaves_is_ended_with_it_and_help_looks_for_nothing(
+    tmp_path: Path, called: str, is_said: bool
+) -> None:
+    subprocess.run([sys.executable, "-c", LEFT.format(called)], cwd=tmp_path, check=True)
+    assert (tmp_path / "said.txt").exists() == is_said

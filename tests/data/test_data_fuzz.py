@@ -77,7 +77,7 @@ def test_a_file_with_any_bytes_changed_is_read_or_refused(tmp_path: Path, name: 
                 assert fault.what.isprintable() and fault.hint.isprintable()
         else:
             assert rows
-            json.dumps(rows, ensure_ascii=False, allow_nan=False).encode("utf-8")
+            json.dumps(list(rows), ensure_ascii=False, allow_nan=False).encode("utf-8")
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv.gz", "rows.parquet"])

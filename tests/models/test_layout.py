@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from align_cli.models.layout import LENGTHS, each_alone, lay_out, shares_prompts
+from align_cli.models.layout import LENGTHS, Room, each_alone, lay_out, sequences_of, shares_prompts
 from align_cli.models.scoring import TokenBatch, pad_batch, reference_scores, score_responses
 
 SHAPE: dict[str, Any] = {
@@ -203,3 +204,24 @@ def test_the_plain_layout_is_the_batch_itself() -> None:
     assert tokens.inputs["input_ids"] is batch.input_ids_BT
     assert tokens.before_N.tolist() == [5, 6, 7, 8, 11, 12, 13, 14]
     assert tokens.targets_N.tolist() == [20, 21, 22, 1, 23, 24, 25, 1]
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+@pytest.mark.parametrize("longest", [4, 30, 100])
+def test_room_counts_the_places_that_a_batch_will_have(family: str, longest: int) -> None:
+    model, generator = made(family), random.Random(longest)
+
+    def tokens(most: int) -> list[int]:
+        return [generator.randint(1, 59) for _ in range(generator.randint(1, most))]
+
+    prompts, found = [tokens(longest) for _ in range(3)], set[bool]()
+    for most in (2, 12, 60):
+        room, batch = Room(model), list[tuple[list[int], list[int]]]()
+        for _ in range(6):
+            joining = [(generator.choice(prompts), tokens(most)) for _ in range(2)]
+            batch += [*joining, joining[0]]
+            padded = pad_batch(*map(list, zip(*batch, strict=True)), 0)
+            laid_out = lay_out(model, padded).tokens.inputs["input_ids"]
+            assert room.add(list(sequences_of(padded))[-3:]) == laid_out.numel()
+            found.add(len(laid_out) < len(batch))
+    assert found == ({False} if family == "bloom" else {True, False})

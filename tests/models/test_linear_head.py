@@ -39,7 +39,7 @@ def total(found: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     return sum((one * weights.to(one.dtype)).sum() for one, weights in zip(found, UPSTREAM, strict=True))  # type: ignore
 
 
-@pytest.mark.parametrize("kept", [0, linear_head.KEPT_NUMBERS], ids=["made again", "kept"])
+@pytest.mark.parametrize("kept", [0, 6 * V, linear_head.KEPT_NUMBERS], ids=["made again", "kept in part", "kept"])
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 @pytest.mark.parametrize("trained", [("states",), ("states", "weight", "bias"), ("bias",), ("weight",)])
 def test_values_and_gradients(
@@ -87,13 +87,17 @@ def test_autocast_multiplies_in_half_precision_and_sums_in_full() -> None:
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
 
 
-def test_nothing_of_the_vocabularys_size_is_kept_where_it_would_be_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = (N + int(WANTED.sum())) * V
-    kept = []
-    for limit in (needed, needed - 1):
-        monkeypatch.setattr(linear_head, "KEPT_NUMBERS", limit)
+def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {}
+    for rows in (0, 1, 2, 4, 5, N + int(WANTED.sum()) - 1, N + int(WANTED.sum())):  # a token with a KL takes two
+        monkeypatch.setattr(linear_head, "KEPT_NUMBERS", rows * V + V - 1)
         made = tensors()
         made["states"].requires_grad_()
         node: Any = by_hand(made, 1.0)[0].grad_fn
-        kept.append(node.kept and len(node.kept))
-    assert kept == [3, None]
+        kept[rows] = len(node.kept.softmax_nV), len(node.kept.kl_gradient_kV)
+    assert kept == {0: (0, 0), 1: (0, 0), 2: (1, 1), 4: (2, 1), 5: (3, 2), 10: (6, 3), 11: (7, 4)}
+
+
+def test_nothing_is_kept_where_there_is_no_gradient() -> None:
+    with torch.no_grad():
+        assert by_hand(tensors(), 1.0)[0].grad_fn is None

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from _pytest.mark.structures import ParameterSet
 from run_fixtures import Align, assert_same_runs, files_below
-from test_artifacts import CHECKPOINT_FILES, MODEL_FILES, ROUND_FILES
+from test_artifacts import CHECKPOINT_FILES, FIRST_ROUND_FILES, MODEL_FILES, ROUND_FILES
 
-from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.artifacts.records import Completion, Evaluation, PairLogps, Preference
 from align_cli.artifacts.store import read_record, read_records
 from align_cli.cli.reporters import RunReporter
 from align_cli.errors import AlignError
@@ -86,6 +86,8 @@ TABLE: dict[str, dict[str, Outcome]] = {
     "rounds/001/completions.jsonl": held(**FORKS),
     "rounds/001/preferences.jsonl": held(on=ITSELF, **FORKS),  # the guard reward_gap looks back two rounds
     "rounds/001/training.jsonl": held(**FORKS),
+    "rounds/001/reference_logps.jsonl": held(on=ITSELF, **FORKS),  # what was said then is not asked again
+    "rounds/001/held_out_logps.jsonl": held(on=ITSELF, **FORKS),
     "rounds/001/samples.jsonl": held(evaluate=ITSELF, **FORKS),  # the previous policy as opponent of round 2
     "rounds/001/evaluation.json": EVALUATION,
     "rounds/001/manifest.json": everywhere(ITSELF),
@@ -93,6 +95,7 @@ TABLE: dict[str, dict[str, Outcome]] = {
     "rounds/002/completions.jsonl": held(from_2=ITSELF),
     "rounds/002/preferences.jsonl": held(on=ITSELF, from_2=ITSELF),
     "rounds/002/training.jsonl": held(from_2=ITSELF),
+    "rounds/002/reference_logps.jsonl": held(on=ITSELF, from_2=ITSELF),
     "rounds/002/samples.jsonl": held(on=ITSELF, from_2=ITSELF),
     "rounds/002/evaluation.json": EVALUATION | {"from_1": None},
     "rounds/002/manifest.json": everywhere(ITSELF) | {"from_1": ITSELF},
@@ -118,7 +121,8 @@ FILES = sorted(
         *(f"rounds/000/checkpoint/{name}" for name in MODEL_FILES),
         *(f"rounds/000/{name}" for name in ROUND_0_FILES),
         *(f"rounds/{number}/checkpoint/{name}" for number in ("001", "002") for name in CHECKPOINT_FILES),
-        *(f"rounds/{number}/{name}" for number in ("001", "002") for name in ROUND_FILES),
+        *(f"rounds/001/{name}" for name in FIRST_ROUND_FILES),
+        *(f"rounds/002/{name}" for name in ROUND_FILES),
     ]
 )
 
@@ -275,7 +279,9 @@ def recorded_stages(three_rounds: Path, monkeypatch: pytest.MonkeyPatch) -> None
     def label(*_: object, **__: object) -> LabelledPairs:
         return LabelledPairs(read_records(third / "preferences.jsonl", Preference), {})
 
-    def train(trainer: object, recipe: object, pairs: object, start: Any, *_: object) -> TrainOutcome:
+    def train(trainer: object, recipe: object, pairs: object, start: Any, *others: Any) -> TrainOutcome:
+        said = read_records(third / "reference_logps.jsonl", PairLogps)
+        others[-1].journal.append([{"pairs": [list(pair.to_dict().values())[1:] for pair in said]}])
         steps = [json.loads(line) for line in (third / "training.jsonl").read_text().splitlines()]
         return TrainOutcome(state=start, steps=steps, usage={})
 
@@ -283,12 +289,12 @@ def recorded_stages(three_rounds: Path, monkeypatch: pytest.MonkeyPatch) -> None
         return read_records(third / "samples.jsonl", Completion)
 
     def evaluation(*_: object, **__: object) -> Measured:
-        return Measured(read_record(third / "evaluation.json", Evaluation), samples())
+        return Measured(read_record(third / "evaluation.json", Evaluation), samples(), [])
 
     monkeypatch.setattr("align_cli.run.loop.check_inputs", lambda *_: None)
     monkeypatch.setattr("align_cli.stages.generate.generate_completions", generate)
     monkeypatch.setattr("align_cli.stages.pairing.dpr.label_completions", label)
-    stub = SimpleNamespace(args=SimpleNamespace(max_grad_norm=1.0), optimizer=None)
+    stub = SimpleNamespace(args=SimpleNamespace(max_grad_norm=1.0), optimizer=None, pairs_per_pass=1)
     monkeypatch.setattr(Loaded, "trainer", lambda *_: stub)
     monkeypatch.setattr("align_cli.stages.train.train_policy", train)
     monkeypatch.setattr("align_cli.stages.evaluate.generate_completions", samples)

@@ -69,8 +69,8 @@ def test_each_stage_says_what_it_writes() -> None:
         "reward": ("reward_model", "reward_training.jsonl", "reward.json"),
         "generate": ("completions.jsonl",),
         "label": ("preferences.jsonl",),
-        "train": ("checkpoint", "training.jsonl"),
-        "evaluate": ("samples.jsonl", "evaluation.json"),
+        "train": ("checkpoint", "training.jsonl", "reference_logps.jsonl"),
+        "evaluate": ("samples.jsonl", "evaluation.json", "held_out_logps.jsonl"),
     }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from align_cli.artifacts.records import Completion, Evaluation, Preference
+from align_cli.artifacts.records import Completion, Evaluation, PairLogps, Preference
 from align_cli.engines.base import sampling_settings
 from align_cli.engines.in_process import TransformersEngine
 from align_cli.errors import LabelerError
@@ -22,12 +23,14 @@ from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.recipe.sections.labelers import FunctionLabelerSection
 from align_cli.run.folder.work import WorkInProgress
-from align_cli.stages.base import Context, NoProgress, NoWork, Work
+from align_cli.stages.base import HELD_OUT_LOGPS, Artifact, Context, NoProgress, NoWork, Work
 from align_cli.stages.evaluate import Evaluate, evaluate_policy, evaluation_draws
 from align_cli.stages.generate import generate_completions
+from align_cli.stages.held_out import Reference, measure_pairs
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.opinions import Asking
 from align_cli.stages.pairing.offline import label_offline_pairs
+from align_cli.stages.said_before import SaidBefore
 
 
 class ScorerOf(Scorer):
@@ -437,6 +440,7 @@ class Round:
     ) -> None:
         self.recipe, self.policies, self.held = recipe, policies, held
         self.written: dict[str, Any] = {}
+        self.logps: dict[Artifact, list[PairLogps]] = {}
         self.notes: list[str] = []
         self.sampled: list[int] = []
         self.units: set[str] = set()
@@ -448,10 +452,12 @@ class Round:
             another_policy=lambda number: policies[number],
             reference_for=lambda _: reference,
             labeler=lambda name: build_labeler(name, HIDDEN),
+            said_before=defaultdict(SaidBefore),
         )
         self.artifacts = SimpleNamespace(
+            holds=lambda artifact: artifact in self.logps,
             base=lambda number: number,
-            read=lambda artifact, _: held.get(artifact.round),
+            read=lambda artifact, _: self.logps[artifact] if artifact in self.logps else held.get(artifact.round),
             write=lambda name, rows: self.written.update({name: rows}),
             write_document=lambda name, record: self.written.update({name: record}),
         )
@@ -524,6 +530,54 @@ def test_draws_from_the_policy_are_kept_apart_from_what_is_sampled_in_another_wa
         assert journaled.units == {"completions", "sequences"}
     assert first.num_made > 0
     assert second.num_made == 0, "all of it was kept"
+
+
+def rows_of_passes(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sequences that the policy's model runs over from here on, in each of its passes."""
+    forward, rows = policy.model.forward, list[int]()
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        rows.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(policy.model, "forward", noting)
+    return rows
+
+
+def test_a_reference_is_asked_about_held_out_pairs_once_a_run(
+    recipe: Recipe,
+    warm_policy: Policy,
+    tiny_policy: Policy,
+    sample: Callable[[Policy], list[Completion]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = {0: sample(tiny_policy), 1: sample(warm_policy)}
+    policies = [tiny_policy, warm_policy, warm_policy, warm_policy]
+    run = Round(recipe, policies, tiny_policy, answers)
+    passes = rows_of_passes(tiny_policy, monkeypatch)
+    first = run.evaluated(1)
+    logps, with_pairs = run.written.pop(HELD_OUT_LOGPS), sum(passes)
+    assert {pair.reference for pair in logps} == {logps[0].reference} and len(logps) > recipe.evaluate.num_prompts
+    run.logps[Artifact(1, HELD_OUT_LOGPS)] = logps
+    run.held[2] = run.held[1]
+    passes.clear()
+    second = run.evaluated(2)
+    assert second.preferences == first.preferences and HELD_OUT_LOGPS not in run.written
+    assert sum(passes) < with_pairs
+    assert sum(passes) == recipe.evaluate.num_prompts, "the KL alone"
+    run.logps[Artifact(1, HELD_OUT_LOGPS)] = [replace(pair, reference="another") for pair in logps]
+    run.loaded.said_before.clear()
+    assert run.evaluated(3).preferences == first.preferences
+    assert run.written[HELD_OUT_LOGPS] == logps
+
+
+def test_a_policy_that_is_the_reference_is_not_asked_what_it_has_to_say_against_itself(
+    recipe: Recipe, tiny_policy: Policy, pairs: list[Preference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = rows_of_passes(tiny_policy, monkeypatch)
+    found = measure_pairs(tiny_policy, Reference(tiny_policy), pairs, recipe, Asking(NoProgress()))
+    assert found == ({"accuracy": 0.5, "margin": 0.0, "num_pairs": 20}, [])
+    assert passes == []
 
 
 @pytest.mark.parametrize(

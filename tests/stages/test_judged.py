@@ -186,7 +186,7 @@ def test_several_scorers_judge_each_on_its_own_and_samples_keep_every_score(
     recipe: Recipe, warm_policy: Policy, sides: dict[str, list[Completion]]
 ) -> None:
     scorers = (Lengths(), Judge(VERDICTS), Lengths("shortness", -1.0, without=[3]))
-    found, samples = evaluated(recipe, warm_policy, sides, *scorers)
+    found, samples, _ = evaluated(recipe, warm_policy, sides, *scorers)
     alone = {scorer.name: evaluated(recipe, warm_policy, sides, scorer).evaluation for scorer in scorers}
     assert (found.scorer, found.reward, found.against) == (
         "lengths",
@@ -208,7 +208,7 @@ def test_several_scorers_judge_each_on_its_own_and_samples_keep_every_score(
 def test_samples_of_judges_alone_have_no_scores(
     recipe: Recipe, warm_policy: Policy, sides: dict[str, list[Completion]]
 ) -> None:
-    _, samples = evaluated(recipe, warm_policy, sides, Judge(VERDICTS))
+    _, samples, _ = evaluated(recipe, warm_policy, sides, Judge(VERDICTS))
     assert samples == sides["ours"]
     assert all("scores" not in sample.to_dict() for sample in samples)
 
@@ -221,7 +221,7 @@ def test_labelers_put_together_judge_as_one(
     of = {member.name: 1.0 for member in members}
     both = Combination("both", CombinationLabelerSection(kind="combination", of=of, by=by))  # type: ignore[arg-type]
     both.members = {member.name: member for member in members}
-    found, samples = evaluated(recipe, warm_policy, sides, both)
+    found, samples, _ = evaluated(recipe, warm_policy, sides, both)
     against = found.against["initial"]
     ours, theirs = ([len(str(one.completion)) for one in sides[side]] for side in ("ours", "initial"))
     scored = [float(one > other) if one != other else 0.5 for one, other in zip(ours, theirs, strict=True)]

@@ -20,7 +20,7 @@ from align_cli.models.load import Policy, load_policy
 from align_cli.recipe import Recipe
 from align_cli.run.folder.begun import MicroBatch
 from align_cli.run.folder.work import WorkInProgress
-from align_cli.stages.base import CHECKPOINT, PREFERENCES, TRAINING, Artifact
+from align_cli.stages.base import CHECKPOINT, PREFERENCES, REFERENCE_LOGPS, TRAINING, Artifact
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.pools import training_pools
 from align_cli.stages.train import Train, pair_rounds
@@ -115,7 +115,7 @@ def test_a_round_ends_with_its_figures_and_a_checkpoint_of_what_its_steps_made(
 ) -> None:
     context, initial = begin(), load_policy(model)
     done = Train().carry_out(context)
-    steps = context.held.written.pop(TRAINING)
+    steps, logps = context.held.written.pop(TRAINING), context.held.written.pop(REFERENCE_LOGPS)
     assert context.held.written == {}
     assert [step["step"] for step in steps] == [1, 2, 3]
     trained, kept = context.memory.policy_after(1), load_policy(context.held.place(CHECKPOINT))
@@ -133,6 +133,7 @@ def test_a_round_ends_with_its_figures_and_a_checkpoint_of_what_its_steps_made(
         "clipped_steps": 0,
         "last_step": steps[-1],
     }
+    assert len(logps) == 4 and len({pair.reference for pair in logps}) == 1
     assert (done.continues_from, done.planned_rounds) == (None, None)
     assert context.watched.told == [(3, "steps"), ("found", 0), 1, 1, 1]
     assert context.said == []
@@ -245,10 +246,10 @@ def test_a_round_within_has_the_reference_of_its_beginning_though_that_left_no_c
 def test_a_replay_leaves_the_policy_that_the_round_made_and_writes_nothing(begin: Callable[..., AtWork]) -> None:
     first = begin(keeps_policy=False)
     Train().carry_out(first)
-    steps = list(first.held.written[TRAINING])
+    written = dict(first.held.written)
     again = begin(held=first.held)
     Train().replay(again)
-    assert first.held.written == {TRAINING: steps} and not first.held.place(CHECKPOINT).exists()
+    assert first.held.written == written and not first.held.place(CHECKPOINT).exists()
     one, other = (context.memory.policy_after(1) for context in (first, again))
     assert weights(one) == weights(other)
     assert one.version == other.version
@@ -337,14 +338,13 @@ def test_what_is_left_of_a_killed_round_is_given_up_where_its_passes_no_longer_f
 
 
 def test_at_its_first_step_nothing_has_to_be_put_back(
-    begin: Callable[..., AtWork], monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+    begin: Callable[..., AtWork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the round before left no checkpoint, that would be to train it again."""
-    place = Path(shutil.copytree(model, tmp_path / "initial"))
-    context = begin(folders={0: place})
+    context = begin()
     context.memory.policy_after(0)
     context.memory.reference_for(1)
-    shutil.rmtree(place)
+    monkeypatch.setattr(context.memory, "begin_again", None)
     Memory(monkeypatch, most=1)
     Train().carry_out(context)
     assert context.said == [CUT_NOTE]
@@ -513,3 +513,122 @@ def test_keys_and_labels_of_offline_pairs_are_looked_at_before_anything_is_loade
     Train().check(unused, AtWork(unused, Folders({0: model}), Held(tmp_path)).memory)
     (read,) = Train().to_read(unused, Inputs(unused))
     assert (read.key, list(read.rows)) == ("data.preferences", []), "no source takes them"
+
+
+class Watched:
+    """Over how many rows models run from here on, and how many weights the reference has when a gradient is made."""
+
+    def __init__(self, context: AtWork, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: dict[bool, int] = {True: 0, False: 0}
+        self.weights_at_backward: set[int] = set()
+        memory, forward = context.memory, LlamaForCausalLM.forward
+
+        def noting(model: Any, input_ids: Any = None, **kwargs: Any) -> Any:
+            reference = memory._reference
+            self.rows[reference is not None and model is reference.model] += len(input_ids)
+            if torch.is_grad_enabled() and reference is not None:
+                self.weights_at_backward.add(sum(one.numel() for one in reference.model.parameters()))
+            return forward(model, input_ids=input_ids, **kwargs)
+
+        monkeypatch.setattr(LlamaForCausalLM, "forward", noting)
+
+    @property
+    def rows_of_reference(self) -> int:
+        return self.rows[True]
+
+
+def test_the_reference_has_no_weights_while_a_policy_is_trained_that_needs_its_log_probabilities_alone(
+    begin: Callable[..., AtWork], monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    context, initial = begin(), load_policy(model)
+    watched = Watched(context, monkeypatch)
+    Train().carry_out(context)
+    assert watched.weights_at_backward == {0}
+    reference = context.memory.reference_for(1, in_name=True)
+    assert reference.version == initial.version and not any(one.numel() for one in reference.model.parameters())
+    assert context.memory.reference_for(1) is reference and weights(reference) == weights(initial)
+
+
+def test_a_reference_that_no_checkpoint_can_bring_back_stays(
+    begin: Callable[..., AtWork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    previous = ("policy.reference=previous",)
+    first = begin(*previous, name="first", keeps_policy=False)
+    Train().carry_out(first)
+    second = begin(*previous, name="second", round_number=2)
+    second.loaded, second.memory = first.loaded, first.memory
+    watched = Watched(second, monkeypatch)
+    trained = weights(second.memory.policy_after(1))
+    Train().carry_out(second)
+    assert 0 not in watched.weights_at_backward
+    assert weights(second.memory.reference_for(2)) == trained
+
+
+def in_turn(begin: Callable[..., AtWork], first: AtWork, *overrides: str, **options: Any) -> AtWork:
+    """Round 2, behind a first one that is over, in a process of its own."""
+    there = {**first.held.held, Artifact(1, REFERENCE_LOGPS): first.held.written[REFERENCE_LOGPS]}
+    there[Artifact(1, TRAINING)] = first.held.written[TRAINING]
+    name = options.pop("name", "second")
+    folders = {0: first.policies.folders[0], 1: first.held.place(CHECKPOINT)}
+    held = Held(first.held.place("").parent / name, there)
+    return begin(*overrides, held=held, folders=folders, round_number=2, **options)
+
+
+REPLAYED = ("train.replay_rounds=1", "train.steps_per_round=4", "method.importance_weight_cap=null")
+
+
+def test_a_round_asks_the_reference_about_what_no_round_before_has_asked(
+    begin: Callable[..., AtWork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pairs of both rounds are the same tokens here."""
+    first = begin(*REPLAYED)
+    Train().carry_out(first)
+    assert len(first.held.written[REFERENCE_LOGPS]) == 4
+    monkeypatch.setattr("align_cli.stages.train._agreement_with_policy", lambda *_: None)
+    second = in_turn(begin, first, *REPLAYED)
+    watched = Watched(second, monkeypatch)
+    Train().carry_out(second)
+    assert watched.rows_of_reference == 0 and REFERENCE_LOGPS not in second.held.written
+    assert Train().takes_over(second.recipe, second.held, 2) == [Artifact(1, REFERENCE_LOGPS)]
+
+
+@pytest.mark.parametrize("change", ["policy.reference=previous", "train.kernel=plain"])
+def test_another_reference_and_one_that_is_run_otherwise_are_asked_anew(
+    begin: Callable[..., AtWork], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    first = begin(*REPLAYED)
+    Train().carry_out(first)
+    second = in_turn(begin, first, *REPLAYED, change)
+    Train().carry_out(second)
+    logps = second.held.written[REFERENCE_LOGPS]
+    assert {pair.chosen for pair in logps} == {pair.chosen for pair in first.held.written[REFERENCE_LOGPS]}
+    assert not {pair.reference for pair in logps} & {pair.reference for pair in first.held.written[REFERENCE_LOGPS]}
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_what_the_reference_said_is_the_same_in_a_round_that_was_killed(
+    begin: Callable[..., AtWork], tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, work = begin(), WorkInProgress(tmp_path / "work", {"inputs": 1})
+    Train().carry_out(whole)
+    with pytest.raises(KeyboardInterrupt):
+        Train().carry_out(begin(work=work, killed_at=killed_at))
+    again = begin(name="again", work=work)
+    watched = Watched(again, monkeypatch)
+    Train().carry_out(again)
+    assert again.held.written == whole.held.written
+    assert watched.rows_of_reference == 0, "what it was asked lies in the journal"
+
+
+def test_a_round_that_is_done_again_takes_what_it_was_told_itself(
+    begin: Callable[..., AtWork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = begin(keeps_policy=False)
+    Train().carry_out(first)
+    there = {Artifact(1, REFERENCE_LOGPS): first.held.written[REFERENCE_LOGPS]}
+    again = begin(held=Held(first.held.place(""), {**first.held.held, **there}))
+    again.held.written.update(first.held.written)
+    watched = Watched(again, monkeypatch)
+    Train().replay(again)
+    assert watched.rows_of_reference == 0
+    assert again.memory.policy_after(1).version == first.memory.policy_after(1).version

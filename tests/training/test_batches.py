@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from align_cli.models.layout import each_alone, lay_out
+from align_cli.models.load import load_policy
+from align_cli.playground.model import make_policy
 from align_cli.training.batches import (
     Mixture,
     PairCollator,
@@ -19,6 +23,7 @@ from align_cli.training.batches import (
     select_pairs,
     usage,
 )
+from align_cli.training.objective import token_batch
 
 
 def pool(source: int, size: int) -> list[TrainingPair]:
@@ -282,6 +287,28 @@ class TestCutIntoPasses:
         pairs = [TrainingPair([1], [2] * length, [3], 1.0, 0, number, number) for number, length in enumerate(lengths)]
         parts = cut_into_passes(PairCollator(0)(pairs), 4, 100, by_length=True)
         assert [part["input_ids"].shape for part in parts] == [(2, 4001), (8, 6), (6, 4)]
+
+    @pytest.mark.parametrize(
+        ("shares", "is_one_prompt", "places"),
+        [
+            (False, False, [(2, 50), (2, 49), (2, 48), (4, 47), (2, 45)]),
+            (True, False, [(3, 55), (3, 52)]),
+            (True, True, [(1, 90)]),
+        ],
+    )
+    def test_a_prompt_that_is_read_once_is_counted_once(
+        self, shares: bool, is_one_prompt: bool, places: list[tuple[int, int]], tmp_path: Path
+    ) -> None:
+        make_policy(tmp_path / "model", seed=0)
+        reader = load_policy(tmp_path / "model").model if shares else None
+        prompts = [[4 if is_one_prompt else 4 + number] * 40 for number in range(6)]
+        pairs = [
+            TrainingPair(prompt, [2] * 5, [3] * (5 + number), 1.0, 0, number, number)
+            for number, prompt in enumerate(prompts)
+        ]
+        parts = map(token_batch, cut_into_passes(PairCollator(0)(pairs), 6, 190, by_length=True, reader=reader))
+        found = [lay_out(reader, part) if shares else each_alone(part) for part in parts]
+        assert [tuple(layout.tokens.inputs["input_ids"].shape) for layout in found] == places
 
     def test_what_is_the_whole_steps_is_in_every_part(self) -> None:
         batch = PairCollator(0)(pool(0, 4)) | {"global_loss": torch.arange(4.0)}

@@ -7,11 +7,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
 
+from align_cli.artifacts import checksums
 from align_cli.artifacts.checksums import checksum, member_checksums
 from align_cli.errors import AlignError
 from align_cli.models.load import Policy, load_policy
@@ -56,6 +57,25 @@ def test_a_loaded_and_saved_checkpoint_has_the_same_bytes(model_folder: Path, tm
     assert save_checkpoint(tmp_path / "two", again, read, fresh) == version == again.version
     assert checksum(tmp_path / "one") == checksum(tmp_path / "two")
     assert fresh.param_groups[0]["lr"] == 1e-3
+
+
+def test_weights_that_are_saved_and_taken_in_are_read_once(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checksums, "LARGE_BYTES", 0)
+    monkeypatch.setattr(checksums, "REST_NANOSECONDS", 0)
+    read, really = [], checksums._read_digest
+
+    def read_digest(stream: IO[bytes]) -> str:
+        read.append(Path(f"/proc/self/fd/{stream.fileno()}").readlink().name)
+        return really(stream)
+
+    monkeypatch.setattr(checksums, "_read_digest", read_digest)
+    save_checkpoint(tmp_path / "one", load_policy(model_folder), TrainingState(1, 1, None), None)
+    read.clear()
+    member_checksums(tmp_path / "one")
+    assert "config.json" in read
+    assert "model.safetensors" not in read
 
 
 def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(model_folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from small_training import (
     weights,
 )
 
+from align_cli.artifacts.checksums import response_digest
+from align_cli.artifacts.journal import Journal
 from align_cli.models.head import head_of
 from align_cli.models.layout import shares_prompts
 from align_cli.training.batches import TrainingPair
-from align_cli.training.known import Key, Logps, ReferenceLogps
+from align_cli.training.known import Key, Logps, ReferenceLogps, RoundsReference
 from align_cli.training.objective import Objective, SourceTerms, pair_losses, reference_columns, sampled_losses
 
 BATCH, NUM_STEPS = 8, 3
@@ -188,23 +191,113 @@ def test_with_a_kl_the_reference_runs_over_what_carries_it_alone(
     assert (found.kl_B > 0).sum() == (BATCH if on_all else sum(pair.source > 0 for pair in batch))
 
 
-def test_a_process_that_goes_on_in_the_midst_of_a_round_has_the_same_last_digits(model_folders: list[Path]) -> None:
-    """Whoever is first used together is scored together, whichever step comes first."""
-    models = load_models(model_folders)
-    batches, asked = round_of_pairs(models), []
+class Reference:
+    """Says of each pair's responses a number that is the pair's own, and notes whom it was asked about together."""
 
-    def score(pairs: Sequence[TrainingPair]) -> dict[Key, Logps]:
-        asked.append([pair.pair_id for pair in pairs])
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+        self.told: list[str] = []
+
+    def score(self, pairs: Sequence[TrainingPair]) -> dict[Key, Logps]:
+        self.asked.append([pair.pair_id for pair in pairs])
         return {(pair.source, pair.pair_id): (float(pair.pair_id), 0.5) for pair in pairs}
 
-    def known(steps: Sequence[int]) -> list[list[float]]:
-        logps = ReferenceLogps(batches, Objective(SOURCES), score)
-        return [logps.of(collated(models, batches[step])).tolist() for step in steps]
+    def known(self, batches: Sequence[Sequence[TrainingPair]], **given: Any) -> ReferenceLogps:
+        logps = ReferenceLogps(batches, Objective(SOURCES))
+        logps.learn(self.score, RoundsReference(**given))
+        return logps
 
-    whole = known([0, 1, 2])
-    groups = list(asked)
-    assert groups == [[*range(8)], [8, 9, 10, 11], [12, 13, 14, 15]]
-    asked.clear()
-    assert known([2]) == whole[2:]
-    assert asked == groups[1:]
-    assert whole[0] == [*map(float, range(8)), *[0.5] * 8, 0.0]
+
+GROUPS = [[*range(8)], [8, 9, 10, 11], [12, 13, 14, 15]]
+
+
+@pytest.mark.parametrize("together", [1, 9, 100])
+def test_a_process_that_goes_on_in_the_midst_of_a_round_has_the_same_last_digits(
+    together: int, model_folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is first used together is scored together, and none of them twice."""
+    monkeypatch.setattr("align_cli.training.known.JOURNALLED_TOGETHER", together)
+    models = load_models(model_folders)
+    batches, place, whole = round_of_pairs(models), tmp_path / "journal", Reference()
+
+    def said(known: ReferenceLogps) -> list[list[float]]:
+        return [known.of(collated(models, batch)).tolist() for batch in batches]
+
+    with Journal(place) as journal:
+        first = whole.known(batches, journal=journal)
+        found = list(RoundsReference(journal=journal).found())
+    assert whole.asked == GROUPS
+    assert said(first)[0] == [*map(float, range(8)), *[0.5] * 8, 0.0]
+    for num_lines in range(len(place.read_bytes().splitlines()) + 1):
+        torn = tmp_path / f"torn-{num_lines}"
+        torn.write_bytes(b"".join(place.read_bytes().splitlines(keepends=True)[:num_lines]))
+        again = Reference()
+        with Journal(torn) as journal:
+            kept = sum(len(row["pairs"]) for row in journal.rows)
+            assert said(again.known(batches, journal=journal)) == said(first)
+            assert list(RoundsReference(journal=journal).found()) == found
+        assert again.asked == [group for group in GROUPS if group[0] >= kept]
+
+
+def test_what_was_said_in_earlier_rounds_is_asked_for_no_more(model_folders: list[Path]) -> None:
+    models, fetched = load_models(model_folders), []
+    batches = round_of_pairs(models)
+    before, other = batches[1][4:], batches[1][0]
+    digests = [response_digest(pair.prompt_ids, ids) for pair in before for ids in (pair.chosen_ids, pair.rejected_ids)]
+    said = dict.fromkeys([*digests, response_digest(other.prompt_ids, other.chosen_ids)], 7.0)
+    reference, journal = Reference(), Journal()
+    known = reference.known(batches, said=said, journal=journal, fetch=lambda: fetched.append(1))
+    assert reference.asked == [GROUPS[0], GROUPS[2]] and fetched
+    assert [pair.chosen for pair in RoundsReference(journal=journal).found()] == [
+        response_digest(pair.prompt_ids, pair.chosen_ids) for pair in (*batches[0], *batches[2][4:])
+    ]
+    at = next(number for number, pair in enumerate(batches[0]) if pair.pair_id == other.pair_id)
+    assert known.of(collated(models, batches[0]))[at] == 7.0, "its other response alone was unknown"
+    assert known.of(collated(models, batches[1]))[4:8].tolist() == [7.0] * 4
+    fetched.clear()
+    everything = {one: 1.0 for pair in RoundsReference(journal=journal).found() for one in (pair.chosen, pair.rejected)}
+    reference.known(batches, said=said | everything, fetch=lambda: fetched.append(1))
+    assert len(reference.asked) == 2 and not fetched, "nor is it loaded"
+
+
+def test_responses_that_pairs_share_are_asked_about_once(model_folders: list[Path]) -> None:
+    models, rng = load_models(model_folders), random.Random(1)
+    prompt, responses = random_tokens(rng, 2, 9), [random_tokens(rng, 3, 9) for _ in range(4)]
+    pairs = [
+        TrainingPair(prompt, responses[one], responses[other], 1.0, 2, number, 0)
+        for number, (one, other) in enumerate(combinations(range(4), 2))
+    ]
+    reference = Reference()
+    known = reference.known([pairs])
+    assert reference.asked == [[0, 1, 2]]
+    by_response = known.of(collated(models, pairs)).view(2, -1).T.tolist()
+    assert by_response == [[0.0, 0.5], [0.0, 0.5], [0.0, 0.5], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
+
+
+def test_a_response_behind_another_prompt_is_another(model_folders: list[Path]) -> None:
+    assert response_digest([1, 2], [3]) != response_digest([1], [2, 3]) != response_digest([1, 2, 3], [])
+    assert response_digest([1, 2], (3,)) == response_digest((1, 2), [3])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, ["fetched", "asked", "let go"]),
+        ({"kl_coefficient": 0.1}, ["fetched", "asked"]),
+        ({"loss_type": "simpo"}, ["let go"]),
+    ],
+    ids=["ratios", "a KL", "no reference"],
+)
+def test_the_reference_is_let_go_before_the_first_step_where_no_term_needs_it_any_more(
+    settings: dict[str, Any], told: list[str], model_folders: list[Path], tmp_path: Path
+) -> None:
+    trainer, models = trained(model_folders, tmp_path, Objective(SOURCES, **settings))
+    batches, heard = round_of_pairs(load_models(model_folders)), list[str]()
+    for model, what in ((models.reference.model, "asked"), (models.policy.model, "step")):
+        head_of(model)
+        shares_prompts(model)
+        model.register_forward_pre_hook(lambda *_, what=what: heard.append(what))
+    reference = RoundsReference(fetch=lambda: heard.append("fetched"), let_go=lambda: heard.append("let go"))
+    trainer.train_round(batches, START, reference=reference)
+    assert list(dict.fromkeys(heard[: heard.index("step")])) == told
+    assert ("asked" in heard[heard.index("step") :]) == ("kl_coefficient" in settings)

@@ -14,9 +14,12 @@ How a server is asked, with retries and at a pace, is in `labelers/server`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from align_cli.labelers.judge.labeler import ComparingJudge, ScoringJudge
 from align_cli.recipe.sections.labelers.judge import JudgeLabelerSection
+
+if TYPE_CHECKING:
+    from align_cli.labelers.judge.labeler import ComparingJudge, ScoringJudge
 
 
 def judge_labeler(
@@ -29,5 +32,7 @@ def judge_labeler(
         section: its section.
         note: told what a user should know.
     """
+    from align_cli.labelers.judge.labeler import ComparingJudge, ScoringJudge
+
     kind = ComparingJudge if section.gives == "verdicts" else ScoringJudge
     return kind(name, section, note)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from align_cli.errors import LabelerError
-from align_cli.labelers.judge.questions import Answer
 from align_cli.labelers.judge.spending import cost
 from align_cli.recipe.sections.labelers.judge import PriceSection
+
+if TYPE_CHECKING:
+    from align_cli.labelers.judge.questions import Answer
 
 FEWEST_ANSWERS = 20
 """Of which a share of unparsable ones says something."""

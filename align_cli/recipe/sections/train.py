@@ -31,8 +31,9 @@ class TrainSection(Section):
     per_device_max_tokens: int | None = Field(
         None,
         ge=1,
-        description="most tokens of a forward pass, padding among them: a batch is then cut by its lengths too, at the "
-        "same global batch; a single pair may have more; unset: by pairs alone",
+        description="most tokens of a forward pass as they stand in memory, padding among them, a prompt once where it "
+        "is read once for its responses: a batch is then cut by its lengths too, at the same global batch; a single "
+        "pair may have more; unset: by pairs alone",
     )
     kernel: Literal["fast", "plain"] = Field(
         "fast",

@@ -23,9 +23,9 @@ class Ledger:
         self._path = path
 
     def log(self, event: str, **fields: Any) -> None:
-        """Append an event with its time."""
+        """Append an event with its time. That a stage has begun need not outlive the machine; its finish makes it."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        append_line(self._path(), to_json({"event": event, "time": now, **fields}))
+        append_line(self._path(), to_json({"event": event, "time": now, **fields}), is_durable=event != "start")
 
     def events(self) -> list[dict[str, Any]]:
         """Every event so far; a line that a killed process left unfinished, or that is damaged, is passed over."""

@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import lock_descriptor
-
 from align_cli.artifacts.children import is_about_to_close, keep_from_children
 from align_cli.artifacts.disk import DISK_FAULTS, disk_error, writing
 from align_cli.artifacts.files import open_own, stranger_kind
@@ -185,6 +183,8 @@ class Lock:
             ) from None
 
     def _take(self) -> None:
+        from filelock import lock_descriptor
+
         try:
             is_taken = lock_descriptor(self._descriptor, blocking=False)
         except OSError as error:

@@ -9,14 +9,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from align_cli.artifacts.records import Preference
+from align_cli.data.lazy import Lazy
+from align_cli.data.rows import facts_of
 from align_cli.errors import DataError, counted
-from align_cli.labelers.dataset import label_pairs
+from align_cli.labelers.dataset import label_pair
 from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
+from align_cli.stages.fates import KeptRows, kept_rows
 from align_cli.stages.lengths import Limits, ReadRow
 from align_cli.stages.pairing.pairs import RESPONSES, LabelledPairs, Undecided, as_pair, is_kept, none_is_left
-from align_cli.stages.readable import rows_within
 
 KEY = "data.preferences"
 """The key of the pairs that are trained on; what the recipe's `label` says is of them alone."""
@@ -45,22 +48,42 @@ def label_offline_pairs(
     """
     limits = limits or Limits(context_length=policy.context_length)
     counts: Counter[str] = Counter()
-    labelled = label_pairs(rows, labeler)
 
     def is_wanted(index: int, read: ReadRow) -> bool:
         found: Counter[str] = Counter()
-        tie: Undecided | None = "ties" if labelled[index].label == 0.5 else None
-        kept = is_kept(as_pair(labelled[index], read), tie, section, found)
+        labelled = as_pair(label_pair(read.row, index, labeler), read)
+        tie: Undecided | None = "ties" if labelled.label == 0.5 else None
+        kept = is_kept(labelled, tie, section, found)
         if not kept or not limits.exceeded_by(read):  # else it is counted as too long
             counts.update(found)
         return kept
 
-    within = rows_within(key, rows, "pairs", RESPONSES, policy, limits, counts, is_wanted=is_wanted)
-    preferences = [as_pair(labelled[index], read) for index, read in within]
+    rules = section.model_dump()
+    kept = kept_rows(key, rows, "pairs", RESPONSES, policy, limits, counts, rules=rules, is_wanted=is_wanted)
+    preferences = OfflinePairs(kept, labeler)
     if rows and not preferences:
         raise none_is_left(counts, key, "look at how the file was made", by_the_recipe=key == KEY)
     counts["pairs"] = len(preferences)
     return LabelledPairs(preferences, dict(sorted(counts.items())))
+
+
+class OfflinePairs(Lazy[Preference]):
+    """Offline pairs with their labels, each made when it is asked for.
+
+    Args:
+        kept: their rows, in the policy's tokens.
+        labeler: the labeler's name in the recipe.
+    """
+
+    def __init__(self, kept: KeptRows, labeler: str) -> None:
+        self._kept, self._labeler = kept, labeler
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def item(self, index: int) -> Preference:
+        read = self._kept[index]
+        return as_pair(label_pair(read.row, self._kept.number(index), self._labeler), read)
 
 
 def check_labels(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -69,8 +92,8 @@ def check_labels(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         DataError: if it is TRL's own, and some label is below 1.
     """
-    labels = [float(row.get("label", 1.0)) for row in rows]
-    uncertain = sum(label != 1 and not (label == 0.5 and recipe.label.ties == "drop") for label in labels)
+    facts = facts_of(rows)
+    uncertain = facts.uncertain + (0 if recipe.label.ties == "drop" else facts.ties)
     if recipe.method.uses_trl_loss and uncertain:
         have = counted(uncertain, "pair has", "pairs have")
         raise DataError(

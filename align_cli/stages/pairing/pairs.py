@@ -31,7 +31,7 @@ class LabelledPairs(NamedTuple):
         labelers: what the labelers that were asked say of their work, by name.
     """
 
-    preferences: list[Preference]
+    preferences: Sequence[Preference]
     counts: dict[str, int]
     labelers: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 

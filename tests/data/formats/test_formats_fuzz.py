@@ -70,4 +70,4 @@ def test_rows_with_anything_in_them_are_read_or_refused(
             assert all(fault.what.isprintable() and fault.hint.isprintable() for fault in error.faults)
         else:
             assert made
-            json.dumps(made, allow_nan=False).encode("utf-8")
+            json.dumps(list(made), allow_nan=False).encode("utf-8")
