@@ -111,9 +111,11 @@ def followers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def steps_done(folder: Path) -> int:
     """How many steps of round 1 are kept, as far as another process can see."""
     numbers = [0]
-    for path in (folder / "run" / "work").rglob("training_state.json"):
+    for place, _, names in os.walk(folder / "run" / "work"):  # which passes over what goes while it looks
+        if "training_state.json" not in names:
+            continue
         try:
-            state = json.loads(path.read_text())
+            state = json.loads(Path(place, "training_state.json").read_text())
             numbers += [state["global_step"]] if state["parent"] is not None else []  # the warm start's have none
         except (OSError, ValueError):
             continue
