@@ -89,3 +89,41 @@ def test_two_processes_end_in_the_weights_of_one(
     for number, values in alone.moments["state"].items():
         for name, value in values.items():
             torch.testing.assert_close(both[0].moments["state"][number][name], value, rtol=1e-3, atol=1e-6)
+
+
+def halved(folders: list[Path], scratch: Path, ranks: Ranks) -> tuple[list[str], Trained]:
+    """Ten steps, where the second process has no memory for four pairs a pass."""
+    models = load_models(folders)
+    arguments = {"max_steps": NUM_STEPS, "learning_rate": 1e-4, "weight_decay": 0.01, "adam_epsilon": 1e-6}
+    trainer = make_trainer(
+        models, OBJECTIVE, scratch, batch=BATCH // ranks.number, micro=4, arguments=arguments, ranks=ranks
+    )
+    training_forward, said = trainer._training_forwards[0], []
+
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        if ranks.rank == 1 and torch.is_grad_enabled() and trainer.pairs_per_pass > 2:
+            raise MemoryError("no room for so many")
+        return training_forward(*args, **kwargs)
+
+    trainer._training_forwards[0] = bounded
+    while True:
+        try:
+            trainer.train_round(ten_steps(load_models(folders)), START)
+            break
+        except MemoryError as error:
+            said.append(str(error))
+            assert trainer.halve_passes()
+    moments = trainer.optimizer_state()
+    assert moments is not None
+    return said, Trained(weights(models.policy), trainer.step_records, moments)
+
+
+@pytest.mark.long
+def test_memory_that_runs_out_in_one_process_halves_the_passes_of_all(
+    model_folders: list[Path], tmp_path: Path
+) -> None:
+    alone = trained(model_folders, tmp_path, source_grad_norms="never")
+    both = in_processes(2, lambda ranks: halved(model_folders, tmp_path, ranks), tmp_path / "meet")
+    for said, one in both:
+        assert said == ["no room for so many (rank 1)"]
+        torch.testing.assert_close(one.weights, alone.weights, rtol=0, atol=1e-6)
