@@ -36,6 +36,25 @@ def followed(arguments: list[str]) -> bool:
     return True
 
 
+def check_alone(what: str) -> None:
+    """Refuse what one process does where a launcher has started several, of which the others would wait for nothing.
+
+    Args:
+        what: is done, as `--smoke`.
+
+    Raises:
+        RunError: if it has.
+    """
+    from align_cli.launch.world import this_world
+
+    if (world := this_world()) is not None:
+        raise RunError(
+            f"{what} is for one process, and a launcher has started {world.number}",
+            where=what,
+            hint="start it without accelerate launch, torchrun or srun",
+        )
+
+
 @contextmanager
 def crew_for(recipe: Recipe, reporter: Reporter, *, isolates: bool = False) -> Iterator[Crew | None]:
     """The processes beside this one, as a recipe or a launcher has them; None for none.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from align_cli.cli.many import crew_for
+from align_cli.cli.many import check_alone, crew_for
 from align_cli.cli.options import AsJson, ForkOrigin, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, guarded
 
@@ -38,6 +38,7 @@ def command(
     if is_smoke:
         if restart or origin is not None or preferences is not None or output is not None or policy is not None:
             raise typer.BadParameter("--smoke goes with a recipe and overrides alone")
+        check_alone("--smoke")
         _smoke(talk, recipe, overrides or [])
     elif preferences is None:
         if output is not None or policy is not None:

@@ -77,8 +77,11 @@ class Ranks:
         )
 
     @contextmanager
-    def running_out_together(self) -> Iterator[None]:
+    def running_out_together(self, *, waits: bool = True) -> Iterator[None]:
         """A stretch of work in which memory may run out: it does so for all ranks or for none.
+
+        Args:
+            waits: whether it ends when all are through; else who is hears of the others at its next word.
 
         Raises:
             MemoryError: if it did.
@@ -99,7 +102,8 @@ class Ranks:
             if is_told:
                 raise
             ran_out = str(error)
-        self.heard(None if ran_out is None else _RanOut(ran_out))
+        if waits or ran_out is not None:
+            self.heard(None if ran_out is None else _RanOut(ran_out))
 
     @torch.no_grad()
     def add_up(self, parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -243,8 +243,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         """Of an optimizer's state by parameters, what this process goes on with."""
         return state if self.sharded is None else self.sharded.own_state(state, self.optimizer)
 
-    def _running_out_together(self) -> AbstractContextManager[None]:
-        return self.ranks.running_out_together() if self.sharded is None else nullcontext()
+    def _running_out_together(self, *, waits: bool = True) -> AbstractContextManager[None]:
+        return self.ranks.running_out_together(waits=waits) if self.sharded is None else nullcontext()
 
     @contextmanager
     def _as_trained(self) -> Iterator[None]:
@@ -283,7 +283,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """A step's batch, whose passes are made ready."""
         (batch,), num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        with self._running_out_together():
+        with self._running_out_together(waits=False):
             self._passes = self.passes(batch)
             if self.objective is not None and self._measures_sources():
                 self._measure_sources(self.objective, self._passes)
@@ -353,7 +353,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             batch: the collated batch; it takes in what is the whole step's.
         """
         objective = self.objective
-        batch["global_num_pairs"] = torch.tensor(sum(self.ranks.heard(len(batch["label"]))))
+        batch["global_num_pairs"] = torch.tensor(len(batch["label"]) * self.ranks.number)  # each has as many
         if objective is None:
             return cut_into_passes(batch, self.pairs_per_pass)
         whole = Carriers(*self.ranks.gathered(*carriers(objective, batch)))
@@ -363,7 +363,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         parts = self._cut(objective, self.model, batch)
         if self.sharded is not None:  # whose processes take part in each other's passes
             parts = cut_further(parts, max(self.ranks.heard(len(parts))))
-        self._most_pairs = max(self.ranks.heard(max(len(part["label"]) for part in parts)))
+        self._most_pairs = max(len(part["label"]) for part in parts)
         for part in parts:
             with self.compute_loss_context_manager():
                 part.update(reference_columns(objective, self.ref_model, part))

@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from chat_models import make_chat_model
+from killed_runs import make_run
 from run_fixtures import NO_EVALUATION, Align, MakeFolder
 from safetensors.torch import load_file
 
@@ -328,3 +330,45 @@ def test_isolated_stages_have_processes_of_their_own(begun: Path, alone: Path, a
     done = align("train", "recipe.yaml", "launch.isolate=true", *TWO, cwd=begun)
     assert done.code == 0, done.err
     assert_ends_as(begun, alone)
+
+
+def test_a_reward_model_scores_in_two_processes_as_in_one(align: Align, tmp_path: Path) -> None:
+    found = []
+    for name, overrides in (("one", ()), ("two", TWO)):
+        folder = make_run(
+            tmp_path / name,
+            "offline and dpr",
+            rounds=1,
+            reward={"model_name_or_path": "base_model", "max_steps": 2, "per_device_train_batch_size": 4},
+            labelers={"mine": {"kind": "reward_model", "model_name_or_path": "run", "batch_size": 3}},
+            method={"sources": {"dpr": {"labeler": "mine"}}},
+        )
+        make_chat_model(folder / "base_model")
+        done = align("train", "recipe.yaml", *overrides, cwd=folder)
+        assert done.code == 0, done.err
+        found.append((folder / "run" / "rounds" / "001" / "preferences.jsonl").read_bytes())
+    assert found[0] == found[1]
+
+
+def test_single_commands_share_their_work_too(begun: Path, alone: Path, align: Align) -> None:
+    whole = alone / "run" / "rounds" / "001"
+    sampled = align("generate", "recipe.yaml", *TWO, "-o", "sampled.jsonl", cwd=begun)
+    assert sampled.code == 0, sampled.err
+    assert "2 processes, each with" in sampled.err
+    assert (begun / "sampled.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
+    labelled = align("label", "recipe.yaml", *TWO, "-i", "sampled.jsonl", "-o", "labelled.jsonl", cwd=begun)
+    assert labelled.code == 0, labelled.err
+    assert (begun / "labelled.jsonl").read_bytes() == (whole / "preferences.jsonl").read_bytes()
+
+
+def test_what_is_for_one_process_is_refused_under_a_launcher(begun: Path) -> None:
+    launched = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from align_cli.cli.main import main; main()", "train", "recipe.yaml", "--smoke"],
+        cwd=begun,
+        env={**os.environ, **launched, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "--smoke is for one process, and a launcher has started 2" in done.stderr

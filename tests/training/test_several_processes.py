@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from several import in_processes
-from small_training import START, Models, assert_same_records, load_models, make_trainer, sampled_nearby, weights
+from small_training import (
+    START,
+    Models,
+    assert_same_records,
+    load_models,
+    make_trainer,
+    random_pair,
+    sampled_nearby,
+    weights,
+)
 from test_all_terms import OBJECTIVE, one_step
 
 from align_cli.training.batches import TrainingPair
@@ -40,12 +49,18 @@ def ten_steps(models: Models) -> list[list[TrainingPair]]:
     return [sampled[start : start + BATCH] for start in range(0, len(sampled), BATCH)]
 
 
+def offline_steps() -> list[list[TrainingPair]]:
+    """What TRL's own losses are for."""
+    rng = random.Random(2)
+    return [[random_pair(rng, 0, BATCH * step + number) for number in range(BATCH)] for step in range(NUM_STEPS)]
+
+
 def trained(
     folders: list[Path],
     scratch: Path,
     ranks: Ranks = ALONE,
     sharding: Sharding | None = None,
-    objective: Objective = OBJECTIVE,
+    objective: Objective | None = OBJECTIVE,
     **settings: Any,
 ) -> Trained:
     models = load_models(folders)
@@ -62,7 +77,7 @@ def trained(
         sharding=sharding,
         **chosen,
     )
-    trainer.train_round(ten_steps(load_models(folders)), START)
+    trainer.train_round(ten_steps(load_models(folders)) if objective else offline_steps(), START)
     moments = trainer.optimizer_state()
     assert moments is not None
     return Trained(weights(models.policy), trainer.step_records, moments)
@@ -89,6 +104,20 @@ def test_two_processes_end_in_the_weights_of_one(
     for number, values in alone.moments["state"].items():
         for name, value in values.items():
             torch.testing.assert_close(both[0].moments["state"][number][name], value, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_trls_own_loss_is_shared_likewise(model_folders: list[Path], tmp_path: Path, kind: str) -> None:
+    alone = trained(model_folders, tmp_path, objective=None)
+    both = in_processes(
+        2, lambda ranks: trained(model_folders, tmp_path, ranks, KINDS[kind], objective=None), tmp_path / "meet"
+    )
+    for one in both:
+        torch.testing.assert_close(one.weights, alone.weights, rtol=0, atol=1e-6)
+        for ours, theirs in zip(one.records, alone.records, strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+            assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
 
 
 def halved(folders: list[Path], scratch: Path, ranks: Ranks) -> tuple[list[str], Trained]:
