@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from align_cli.artifacts.records import Text
 from align_cli.errors import LabelerError, counted
 from align_cli.labelers.base import Scorer
-from align_cli.labelers.server import Endpoint, UnreadableError, ask_all
-from align_cli.labelers.server.pace import Pace
 from align_cli.models.refused import faults_of_a_model
 from align_cli.models.text import plain_text
 from align_cli.recipe.sections.labelers.reward_server import RewardServerLabelerSection
+from align_cli.servers import Endpoint, UnreadableError, ask_all
+from align_cli.servers.pace import Pace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
