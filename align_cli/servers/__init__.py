@@ -9,7 +9,7 @@ started     servers of align's own, which end with it; keeper.py sees to that
 
 from __future__ import annotations
 
-from align_cli.servers.endpoint import Endpoint, UnreadableError, Watch
+from align_cli.servers.endpoint import Endpoint, UnreadableError, Unwatched, Watch
 from align_cli.servers.together import ask_all
 
-__all__ = ["Endpoint", "UnreadableError", "Watch", "ask_all"]
+__all__ = ["Endpoint", "UnreadableError", "Unwatched", "Watch", "ask_all"]

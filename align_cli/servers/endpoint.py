@@ -88,6 +88,16 @@ class Watch(Protocol):
         ...
 
 
+class Unwatched:
+    """Nobody counts the requests."""
+
+    def sends(self) -> None:
+        """Nothing happens."""
+
+    def failed(self) -> None:
+        """Nothing happens."""
+
+
 class Endpoint:
     """One server, as a labeler or an engine asks it.
 
