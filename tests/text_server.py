@@ -196,6 +196,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         """Nothing is printed."""
 
+    def handle(self) -> None:
+        """Who asked may be killed."""
+        with suppress(ConnectionResetError, json.JSONDecodeError):
+            super().handle()
+
     def do_GET(self) -> None:
         if self.path == "/health":
             self._send(200, {})

@@ -115,6 +115,7 @@ class Fleet:
             with suppress(EngineError):  # a server that is gone holds none
                 asyncio.run(self._each(self._unload_adapters))
             self._version, self._adapters = None, []
+        self._folders.clear()
 
     def stop(self) -> None:
         """Stop what was started."""

@@ -1,6 +1,7 @@
 """The weights of a policy in a folder that servers read: whole, or an adapter alone; written once a version.
 
-The folder lies in the run's own, so that servers on other machines which see that see it too. It goes with the process.
+The folder lies in the run's own, so that servers on other machines which see that see it too. It goes when the stage
+is over, and with the process.
 """
 
 from __future__ import annotations
@@ -46,6 +47,13 @@ class WeightFolders:
     def adapter(self, policy: Policy) -> Path:
         """A folder with the adapter alone, as peft has it."""
         return self._made(policy, "adapter")
+
+    def clear(self) -> None:
+        """Nobody reads them any more."""
+        self._written = {}
+        if self._scratch is not None:
+            self._scratch.__exit__(None, None, None)
+            self._scratch = None
 
     def _made(self, policy: Policy, kind: str) -> Path:
         name = f"{kind}-{policy.version.replace('/', '--')}"
