@@ -476,6 +476,18 @@ def test_a_server_that_ignores_n_is_asked_for_one_response_at_a_time(
     assert [body["n"] for body in single.asked] == [2] + [1] * len(requests)
 
 
+def test_a_server_that_gives_fewer_responses_later_on_is_refused(
+    sampling: Callable[..., Sampling], warm_folder: Path
+) -> None:
+    def fewer(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        is_later = "choices" in answer and len(server.asked) > 1
+        return {**answer, "choices": answer["choices"][:1]} if is_later else answer
+
+    words = "gave 1 response where 2 were asked for"
+    with TextServer(warm_folder, wrong=fewer) as server, pytest.raises(EngineError, match=words):
+        sampling(server).samples()
+
+
 def test_other_weights_than_the_policys_are_refused_before_the_round(
     sampling: Callable[..., Sampling], tiny_policy_folder: Path
 ) -> None:

@@ -86,8 +86,8 @@ class ServerEngine:
         found = [self._tried(one, policy, requests, settings, several) for one in serving]
         least = next(form for form in reversed(Form) if any(each.exchange.form is form for each in found))
         takes_n = all(each.exchange.takes_n for each in found)
-        if least is not Form.IDS:
-            self._take_text(next(each for each in found if each.exchange.form is least))
+        if texts := [each for each in found if any(sample.from_text for sample in each.samples)]:
+            self._take_text(texts[0])
         exchanges = [
             Exchange(policy, settings, one.model.name, least, takes_n, self._section.extra_body) for one in serving
         ]
@@ -112,8 +112,6 @@ class ServerEngine:
 
         found = asyncio.run(ask())
         self._review(policy, settings).check_weights(found.ask.prompt_ids, found.samples, url)
-        if any(sample.from_text for sample in found.samples):
-            self._take_text(found)
         return found
 
     def _review(self, policy: Policy, settings: SamplingSettings) -> Review:
