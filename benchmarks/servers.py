@@ -139,7 +139,7 @@ def report(
 ) -> None:
     """Print the table."""
     sys.stdout.write(
-        f"`OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')} python benchmarks/servers.py`, CPU, "
+        f"`{' '.join(['OMP_NUM_THREADS=1 python benchmarks/servers.py', *sys.argv[1:]])}`, CPU, "
         f"{torch.get_num_threads()} thread each, median of {options.repetitions} paired repetitions, "
         f"{Path(options.model).name}, 32 prompts, 4 responses each of up to {options.max_new_tokens} tokens, 32 at a "
         f"time; vLLM in {options.dtype}, transformers in float32.\n\n"

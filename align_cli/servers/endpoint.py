@@ -191,7 +191,7 @@ class Endpoint:
                 raise
             watch.failed()
             if attempt >= self._section.max_retries or trouble.wait_seconds > LONGEST_ASKED_SECONDS:
-                raise self._given_up(trouble, attempt + 1)
+                raise self.given_up(trouble, attempt + 1)
             if trouble.wait_seconds:
                 self._pace.hold(trouble.wait_seconds)
             await self._wait(max(trouble.wait_seconds, self._backoff(attempt)), stopped)
@@ -216,7 +216,7 @@ class Endpoint:
         except PassingError as trouble:
             if trouble.is_answered:  # some have trouble with their list alone
                 return None
-            raise self._given_up(trouble, 1) from None
+            raise self.given_up(trouble, 1) from None
         return names
 
     async def _models_at(self, base_url: str) -> list[str] | None:
@@ -297,7 +297,8 @@ class Endpoint:
         longest = min(FIRST_WAIT_SECONDS * 2 ** min(attempt, 30), LONGEST_WAIT_SECONDS)
         return longest * self._rng.uniform(0.5, 1.0)
 
-    def _given_up(self, trouble: PassingError, num_asked: int) -> AlignError:
+    def given_up(self, trouble: PassingError, num_asked: int) -> AlignError:
+        """What is raised when a request came to nothing for the last time."""
         asked = "once" if num_asked == 1 else f"{num_asked} times"
         what = f"the server at {self.base_url} was asked {asked}, and {trouble}"
         if trouble.wait_seconds > LONGEST_ASKED_SECONDS:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from text_server import TextServer
 
 from align_cli.engines import build_engine
 from align_cli.engines.base import Request, Sample, SamplingSettings, sampling_settings
 from align_cli.engines.in_process import TransformersEngine
 from align_cli.engines.server import places
+from align_cli.engines.server.folders import WeightFolders
 from align_cli.errors import EngineError
-from align_cli.models.load import Policy
+from align_cli.models.load import Policy, load_policy
 from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.playground import world
 from align_cli.recipe import Recipe, load_recipe
@@ -244,6 +249,15 @@ def test_a_server_that_dies_is_left_out_and_its_requests_go_to_the_other(
     assert any(f"the server at {dying.url} failed 3 times in a row" in note for note in one.notes)
     answered = {tuple(body["prompt"]) for body in [*alive.asked, *dying.asked[:2]]}
     assert answered == {tuple(request.prompt_ids) for request in requests}
+
+
+def test_a_server_that_answers_nothing_from_the_beginning_is_left_out(
+    sampling: Callable[..., Sampling], warm_folder: Path, requests: list[Request]
+) -> None:
+    with TextServer(warm_folder) as well, TextServer(warm_folder, faults={0: "500"}) as ill:
+        one = sampling(ill, well)
+        assert len(one.samples()) == len(requests)
+    assert any(ill.url in note and "it answered 500" in note and "It is left out" in note for note in one.notes)
 
 
 def test_where_all_servers_die_the_last_ones_fault_is_told(
@@ -549,12 +563,29 @@ def adapted(server: TextServer, tmp_path: Path, update: str = "") -> Iterator[tu
 
 
 def train_a_little(policy: Any, version: str) -> None:
-    import torch
-
     for name, parameter in policy.model.named_parameters():
         if "lora_B.policy" in name:
             torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(len(name)))
     policy.version = version
+
+
+def test_for_a_new_server_an_adapter_is_added_to_its_base(warm_folder: Path, tmp_path: Path) -> None:
+    with TextServer(warm_folder) as server, adapted(server, tmp_path) as (one, recipe):
+        train_a_little(one._policy, "0123456789abcdef")
+        folders = WeightFolders(recipe.policy, lambda: tmp_path / "servers")
+        folder = folders.whole(one._policy)
+        names = {path.name for path in folder.iterdir()}
+        whole = load_policy(folder)
+    ids = torch.tensor([one._requests[0].prompt_ids])
+    with torch.no_grad():
+        found, wanted = (policy.model(ids).logits for policy in (whole, one._policy))
+        base = load_policy(warm_folder).model(ids).logits
+    assert torch.allclose(found, wanted, atol=1e-4)
+    assert not torch.allclose(found, base, atol=1e-2)
+    assert not any(name.startswith("adapter") or "optimizer" in name for name in names)
+    assert whole.eos_token_ids == one._policy.eos_token_ids
+    folders.clear()
+    assert list((tmp_path / "servers").iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
@@ -623,3 +654,22 @@ def test_who_stops_taking_samples_ends_the_requests(sampling: Callable[..., Samp
         asked = len(server.asked)
         time.sleep(0.5)
         assert len(server.asked) <= asked + 1
+
+
+@pytest.mark.long
+def test_servers_that_stay_are_started_anew_where_one_has_ended_between_two_stages(
+    sampling: Callable[..., Sampling], requests: list[Request], tmp_path: Path
+) -> None:
+    script = Path(__file__).parent.parent / "text_server.py"
+    command = f"{sys.executable} {script} {{model}} --port {{port}} --pids {tmp_path}/pids"
+    one = sampling(overrides=(f"generate.server.command={command}", "generate.server.update=as_is"))
+    first = one.samples()
+    one.engine.release()
+    assert one.samples() == first
+    (pid,) = (tmp_path / "pids").read_text().split()
+    os.kill(int(pid), signal.SIGKILL)
+    one.engine._fleet._started[0]._keeper.wait(20)
+    one.engine.release()
+    assert one.samples() == first
+    assert len((tmp_path / "pids").read_text().split()) == 2
+    one.engine._fleet.stop()

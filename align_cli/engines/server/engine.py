@@ -12,7 +12,7 @@ from align_cli.engines.base import Request, Sample, SamplingSettings, Settled
 from align_cli.engines.server.answers import Ask, Exchange, Form
 from align_cli.engines.server.capabilities import Tried, check_context, check_tokenizer, tried
 from align_cli.engines.server.fleet import Fleet, Serving
-from align_cli.engines.server.places import Came, Place, Queue
+from align_cli.engines.server.places import Came, GoneServerError, Place, Queue
 from align_cli.engines.server.review import Review
 from align_cli.errors import EngineError
 from align_cli.recipe.sections.engine_server import PLACE, SERVER
@@ -80,28 +80,42 @@ class ServerEngine:
         self._fleet.release()
 
     def _places(self, policy: Policy, requests: Sequence[Request], settings: SamplingSettings) -> list[Place]:
-        """The servers that have the policy's weights, each tried."""
-        serving = self._fleet.serve(policy)
-        several = max(len(list(group)) for _, group in _grouped(requests))
-        found = [self._tried(one, policy, requests, settings, several) for one in serving]
-        least = next(form for form in reversed(Form) if any(each.exchange.form is form for each in found))
-        takes_n = all(each.exchange.takes_n for each in found)
-        if texts := [each for each in found if any(sample.from_text for sample in each.samples)]:
+        """The servers that have the policy's weights, each tried, and asked as all of them can be."""
+        found = self._all_tried(policy, requests, settings)
+        forms = {tried.exchange.form for _, tried in found}
+        least = next(form for form in reversed(Form) if form in forms)
+        takes_n = all(tried.exchange.takes_n for _, tried in found)
+        texts = [tried for _, tried in found if any(sample.from_text for sample in tried.samples)]
+        if texts:
             self._take_text(texts[0])
-        exchanges = [
-            Exchange(policy, settings, one.model.name, least, takes_n, self._section.extra_body) for one in serving
+        extra = self._section.extra_body
+        return [
+            Place(one.endpoint, Exchange(policy, settings, one.model.name, least, takes_n, extra), one.started)
+            for one, _ in found
         ]
-        return [Place(one.endpoint, each, one.started) for one, each in zip(serving, exchanges, strict=True)]
 
-    def _tried(
-        self,
-        one: Serving,
-        policy: Policy,
-        requests: Sequence[Request],
-        settings: SamplingSettings,
-        several: int,
-    ) -> Tried:
-        url = one.endpoint.base_url
+    def _all_tried(
+        self, policy: Policy, requests: Sequence[Request], settings: SamplingSettings
+    ) -> list[tuple[Serving, Tried]]:
+        """The servers that answer, with what trying them showed; the others are told of.
+
+        Raises:
+            EngineError: if none does, or if one answers with what is wrong.
+        """
+        found, gone = [], list[EngineError]()
+        for one in self._fleet.serve(policy):
+            try:
+                found.append((one, self._tried(one, policy, requests, settings)))
+            except GoneServerError as error:
+                gone.append(error)
+        if not found:
+            raise gone[0]
+        for fault in (error.faults[0] for error in gone):
+            self._note(f"warning: generate: {fault.what}. It is left out")
+        return found
+
+    def _tried(self, one: Serving, policy: Policy, requests: Sequence[Request], settings: SamplingSettings) -> Tried:
+        url, several = one.endpoint.base_url, max(len(list(group)) for _, group in _grouped(requests))
         check_context(one.model, requests, settings, url)
         exchange = Exchange(policy, settings, one.model.name, extra=self._section.extra_body)
 

@@ -94,14 +94,23 @@ class Fleet:
         asyncio.run(self._answering([self._endpoint(url) for url in self._section.base_urls]))
 
     def serve(self, policy: Policy) -> list[Serving]:
-        """Let the servers have a policy's weights.
+        """Let the servers have a policy's weights; where one of align's own has ended, all of these are started anew.
 
         Raises:
             EngineError: if they cannot.
         """
+        if any(server.exit_status() is not None for server in self._started):
+            self.stop()
         if self._version != policy.version:
             self._version = None
-            self._serving = getattr(self, f"_by_{self.update}")(policy)
+            by: dict[Update, Callable[[Policy], list[Serving]]] = {
+                "restart": self._by_restart,
+                "adapter": self._by_adapter,
+                "reload": self._by_reload,
+                "name": self._by_name,
+                "as_is": self._by_as_is,
+            }
+            self._serving = by[self.update](policy)
             self._version = policy.version
         return self._serving
 
@@ -112,8 +121,7 @@ class Fleet:
         if self.update == "restart":
             self.stop()
         elif self._adapters and self._serving:
-            with suppress(EngineError):  # a server that is gone holds none
-                asyncio.run(self._each(self._unload_adapters))
+            asyncio.run(self._each(self._forget_adapters))
             self._version, self._adapters = None, []
         self._folders.clear()
 
@@ -242,6 +250,10 @@ class Fleet:
                 with suppress(EngineError):  # of one that it does not hold
                     if await self._told(endpoint, f"{root}/unload_lora_adapter", {"lora_name": name}):
                         break
+
+    async def _forget_adapters(self, serving: Serving) -> None:
+        with suppress(EngineError):  # a server that is gone holds none
+            await self._unload_adapters(serving)
 
     async def _reload(self, serving: Serving, folder: str) -> None:
         endpoint = serving.endpoint

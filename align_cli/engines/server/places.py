@@ -26,6 +26,10 @@ from align_cli.servers.pace import Pace
 from align_cli.servers.started import StartedServer
 
 
+class GoneServerError(EngineError):
+    """A server that is not there, or that fails again and again: others may go on without it."""
+
+
 class ServerEndpoint(Endpoint):
     """A server as the engine asks it.
 
@@ -45,6 +49,11 @@ class ServerEndpoint(Endpoint):
     def root(self) -> str:
         """What stands before /v1."""
         return self.base_url.removesuffix("/v1")
+
+    def given_up(self, trouble: PassingError, num_asked: int) -> AlignError:
+        """A request came to nothing for the last time."""
+        fault = super().given_up(trouble, num_asked).faults[0]
+        return GoneServerError(fault.what, where=fault.where, hint=fault.hint)
 
     def refused(self, status: int, said: str) -> str:
         """What to do about a request that the server refuses for what it says."""
