@@ -21,6 +21,7 @@ from align_cli.labelers.judge.template import Template, read_template
 from align_cli.labelers.judge.texts import text_to_read
 from align_cli.recipe.sections.labelers.self_judge import SelfJudgeLabelerSection
 from align_cli.seeds import derive_seed
+from align_cli.servers.faults import in_short
 
 Conversation = list[dict[str, str]]
 
