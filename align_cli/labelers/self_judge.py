@@ -21,7 +21,6 @@ from align_cli.labelers.judge.template import Template, read_template
 from align_cli.labelers.judge.texts import text_to_read
 from align_cli.recipe.sections.labelers.self_judge import SelfJudgeLabelerSection
 from align_cli.seeds import derive_seed
-from align_cli.servers.faults import in_short
 
 Conversation = list[dict[str, str]]
 
@@ -134,7 +133,7 @@ class SelfJudge(Scorer):
 
     def _read(self, written: Written) -> float | None:
         """The score that an answer holds; it is counted."""
-        from align_cli.labelers.server.faults import in_short  # a room that takes asyncio
+        from align_cli.servers.faults import in_short  # a room that takes asyncio
 
         value = self._template.read(written.text)
         self._counts["answers" if value is not None else "unparsable"] += 1
