@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from align_cli.engines.base import Request, Sample, SamplingSettings
+from align_cli.engines.base import Request, Sample, SamplingSettings, Settled
 from align_cli.errors import OutOfMemoryError
 from align_cli.models.memory import out_of_memory_as_memory_error
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from align_cli.engines.through_generate import Together
     from align_cli.models.load import Policy
+    from align_cli.recipe import Recipe
 
 
 APART = {
@@ -59,6 +61,18 @@ class TransformersEngine:
                 continue
             samples = self.generate_batch(policy, [requests[index] for index in indices], settings)
             yield list(zip(indices, samples, strict=True))
+
+    def settle(
+        self, policy: Policy, requests: Sequence[Request], samples: Sequence[Sample], settings: SamplingSettings
+    ) -> Settled:
+        """They are the policy's own: nothing is to be said of them."""
+        return Settled(list(samples), {})
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
+    def release(self) -> None:
+        """Nothing is held."""
 
     def batches(self, policy: Policy, requests: Sequence[Request]) -> Iterator[list[int]]:
         """Which requests are sampled together, the longest prompts first."""
@@ -115,6 +129,13 @@ class TransformersEngine:
             )
         parts = (requests[:half], requests[half:])
         return [sample for part in parts for sample in self.generate_batch(policy, part, settings)]
+
+
+def transformers_engine(
+    recipe: Recipe, note: Callable[[str], None], place: Callable[[], Path | None]
+) -> TransformersEngine:
+    """The engine that a recipe describes; it writes nothing."""
+    return TransformersEngine(recipe.generate.batch_size, note)
 
 
 def stream(policy: Policy, request: Request, settings: SamplingSettings, heard: Callable[[list[int]], None]) -> Sample:

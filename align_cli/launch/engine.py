@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from align_cli.engines.base import Request, Sample, SamplingSettings
+from align_cli.engines.base import Request, Sample, SamplingSettings, Settled
 from align_cli.engines.in_process import TransformersEngine
 
 if TYPE_CHECKING:
@@ -50,3 +50,17 @@ class SharedEngine:
                 for batch, samples in zip(wave, answers, strict=False)  # beyond the last batch nobody has any
                 for placed in zip(batch, samples, strict=True)
             ]
+
+    def settle(
+        self, policy: Any, requests: Sequence[Request], samples: Sequence[Sample], settings: SamplingSettings
+    ) -> Settled:
+        """The leader's engine does; see `Engine.settle`."""
+        return self._own.settle(policy, requests, samples, settings)
+
+    def check(self) -> None:
+        """The leader's engine does."""
+        self._own.check()
+
+    def release(self) -> None:
+        """The leader's engine does."""
+        self._own.release()

@@ -4,7 +4,7 @@ Logits are most of a training step's memory: a number for every token of the voc
 head runs within the model's own forward pass, at the response's positions alone and a chunk of them at a time. A head
 that is a linear layer has a gradient of its own (`linear_head`); of others, where there are several chunks, each one's
 logits are made again for it. Whatever the forward pass does around its head, as switching adapters or casting, it does
-for the chunks too. `scoring` asks; nothing else does.
+for the chunks too. `scoring` and `sampled` ask; nothing else does.
 
 Shapes: B sequences of T tokens, N response tokens of the whole batch in the order of its rows, n of them in a chunk,
 V vocabulary, H width.
@@ -264,6 +264,15 @@ def _add_kl(kl_n: torch.Tensor, logits_nV: torch.Tensor, anchor: Anchor) -> torc
         return kl_n
     anchored_kV = _anchored_logits(anchor, anchor.states_NH[wanted_n])
     return kl_n.masked_scatter(wanted_n, token_kl(logits_nV[wanted_n], anchored_kV))
+
+
+def logits_in_chunks(model: Any, states_NH: torch.Tensor) -> Iterator[torch.Tensor]:
+    """(n, V) what a model says at each of these states, which its head was given, without gradient."""
+    head = head_of(model)
+    size = max(1, CHUNK_LOGITS // _vocabulary(head, states_NH))
+    for states_nH in states_NH.split(size):
+        with torch.no_grad(), _at_work(model, head):
+            yield head.logits(states_nH)
 
 
 def _anchored_logits(anchor: Anchor, states_kH: torch.Tensor) -> torch.Tensor:

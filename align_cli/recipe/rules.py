@@ -96,4 +96,5 @@ def warnings_for(recipe: Recipe) -> list[str]:
 
 def code_that_runs(recipe: Recipe) -> list[str]:
     """Every piece of code outside align that the recipe will run: Python functions, code that ships with a model."""
-    return [*code_in_words(recipe.labelers), *recipe.policy.code(), *(recipe.reward.code() if recipe.reward else ())]
+    reward = recipe.reward.code() if recipe.reward else ()
+    return [*code_in_words(recipe.labelers), *recipe.policy.code(), *reward, *recipe.generate.code()]

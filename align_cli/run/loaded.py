@@ -33,7 +33,7 @@ from align_cli.models.memory import give_back_freed
 from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.recipe import Recipe
 from align_cli.run.folder.begun import MicroBatch
-from align_cli.run.folder.layout import ANSWERS, LOGS, Layout
+from align_cli.run.folder.layout import ANSWERS, LOGS, RUN, SERVERS, Layout
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.said_before import SaidBefore
 from align_cli.training.checkpoints import (
@@ -136,10 +136,18 @@ class Loaded:
     @cached_property
     def engine(self) -> Engine:
         """What generates text."""
-        engine = build_engine(self.recipe.generate, self.note)
+        layout = Layout(Path(self.recipe.output_dir))
+        engine = build_engine(
+            self.recipe, self.note, lambda: layout.folder(SERVERS) if layout.file(RUN).is_file() else None
+        )
         if self._crew is None or not isinstance(engine, TransformersEngine):
             return engine
         return SharedEngine(engine, self._crew, self._shared)
+
+    def release_engine(self) -> None:
+        """The engine lets go of what is not to be held between stages."""
+        if "engine" in self.__dict__:
+            self.engine.release()
 
     def labeler(self, name: str) -> Labeler:
         """The labeler with this name, made once, with those that it asks in its turn."""

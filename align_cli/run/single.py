@@ -234,7 +234,10 @@ class _Once:
             surroundings = (pipes, self._loaded, NoWork(), progress, self._reporter.note)
             known = self._results.folder.begun.num_threads(policy_round)
             with computing_with(self._recipe.num_threads or known or choose_num_threads(self._recipe)):
-                done = self._stage.carry_out(Context(self._recipe, round_number, *surroundings))
+                try:
+                    done = self._stage.carry_out(Context(self._recipe, round_number, *surroundings))
+                finally:
+                    self._loaded.release_engine()
         return Made(round_number, pipes.written, done.figures)
 
     def _check_vocabulary(self, path: Path) -> None:

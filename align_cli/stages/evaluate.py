@@ -100,6 +100,7 @@ class Evaluate(Stage):
             lambda: check_labelers(map(loaded.labeler, recipe.evaluate.all_scorers), loaded.inputs.eval_prompts),
             lambda: loaded.inputs.eval_prompts,
             lambda: loaded.inputs.eval_rows,
+            loaded.engine.check,
         )
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:

@@ -218,7 +218,6 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     if found := too_long_words(adopted.counts, len(pairs), "pairs"):
         context.note(f"note: round {number} train: {found}")
     agreement = None if is_replay else _agreement_with_policy(context, policy, adopted.preferences, within)
-    pairs = adopted.preferences
     start = loaded.state = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
 
     def keep(state: TrainingState) -> None:
@@ -233,7 +232,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
         optimizer_state = read_optimizer_state(within, start) if within else loaded.optimizer_state(number)
         try:
             with _asked(context, trainer, said) as asked:
-                outcome = _train(context, trainer, pairs, start, optimizer_state, keep, asked)
+                outcome = _train(context, trainer, adopted.preferences, start, optimizer_state, keep, asked)
             _check_finite(policy)
             break
         except MemoryError as error:

@@ -642,7 +642,7 @@ def test_a_scorer_that_cannot_score_is_found_before_anything_is_sampled(recipe: 
         asked.append(name)
         return ScorerOf(score, name)
 
-    loaded: Any = SimpleNamespace(inputs=Inputs(recipe), labeler=scorer)
+    loaded: Any = SimpleNamespace(inputs=Inputs(recipe), labeler=scorer, engine=TransformersEngine(64))
     with pytest.raises(LabelerError, match="it is broken"):
         Evaluate().check(recipe, loaded)
     assert asked == ["hidden"]

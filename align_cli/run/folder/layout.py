@@ -1,6 +1,7 @@
 """Where things lie in a run's folder, and that nothing in it is a way out of it.
 
-    recipe.yaml  run.json  ledger.jsonl  lineage.json  rounds/000/  rounds/001/  work/  logs/  answers/  .lock
+    recipe.yaml  run.json  ledger.jsonl  lineage.json  rounds/000/  rounds/001/  work/  logs/  servers/  answers/
+    .lock
 
 A folder may come from elsewhere, with links or pipes in the places of files. The run's folder itself may be reached by
 a link; below it none is followed.
@@ -18,6 +19,8 @@ RECIPE, RUN, LEDGER, LINEAGE = "recipe.yaml", "run.json", "ledger.jsonl", "linea
 ROUNDS, WORK, LOCK, MANIFEST = "rounds", "work", ".lock", "manifest.json"
 LOGS = "logs"
 """What the trackers of `train.report_to` write: no artifact, nothing depends on it, and a fork leaves it behind."""
+SERVERS = "servers"
+"""What servers that generate text print, and, while they do, the weights that they read: no artifact."""
 ANSWERS = "answers"
 """What labelers were told that cost money or time, by content: single commands add to it too, and `--restart` keeps it.
 """
