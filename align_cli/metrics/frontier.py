@@ -1,12 +1,16 @@
 """What a policy gains for how far it goes from its reference: the reward-KL frontier.
 
-A run is a path of evaluations, one a round, from the initial policy on; between two of them it is taken to go straight.
-Methods are compared at equal KL: one that goes further gains more, whatever it is worth (Gao et al., arXiv:2210.10760,
-draw gold reward over KL for this reason).
+A run is a path of evaluations, one a round, from the initial policy on. Methods are compared at equal KL: one that goes
+further gains more, whatever it is worth.
+
+Between two evaluations a run is taken to go straight in √KL, the distance of Gao et al. (arXiv:2210.10760), in which
+what is gained is linear at first: a policy tilted towards a reward of standard deviation σ gains σ √(2 KL) to first
+order. Straight in KL would put the whole first stretch of whoever makes large steps too low.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -22,7 +26,7 @@ class Point(NamedTuple):
 def value_at(path: Sequence[Point], kl: float) -> float | None:
     """What a run had gained when it first came to this KL.
 
-        value = v_k + (kl − KL_k) / (KL_{k+1} − KL_k) · (v_{k+1} − v_k) on the first stretch that holds kl
+        value = v_k + (√kl − √KL_k) / (√KL_{k+1} − √KL_k) · (v_{k+1} − v_k) on the first stretch that holds kl
 
     Args:
         path: its evaluations in the order of its rounds.
@@ -44,7 +48,8 @@ def best_within(path: Sequence[Point], kl: float) -> float | None:
 
         E(kl) = max { value : (KL, value) on the path, KL ≤ kl }
 
-    A stretch is straight, so its maximum lies at an end of the part that is within: at an evaluation, or at kl itself.
+    A stretch rises or falls all along, so its maximum lies at an end of the part that is within: at an evaluation, or
+    at kl itself.
 
     Args:
         path: its evaluations in the order of its rounds.
@@ -95,5 +100,6 @@ def common_kl(path: Sequence[Point], other: Sequence[Point]) -> float | None:
 def _between(here: Point, following: Point, kl: float) -> float:
     if following.kl == here.kl:
         return max(here.value, following.value)
-    share = (kl - here.kl) / (following.kl - here.kl)
+    begin, end, distance = (math.sqrt(max(one, 0.0)) for one in (here.kl, following.kl, kl))
+    share = (distance - begin) / (end - begin) if end != begin else 1.0
     return here.value + share * (following.value - here.value)

@@ -92,6 +92,8 @@ def _frontier(
 ) -> None:
     """Every run's way, each evaluation a point, and above them the envelope of each frontier."""
     naming = group_naming(definition)
+    import numpy as np
+
     colours: dict[str, str] = {}
     for group in results["frontiers"][measure]["groups"]:
         colours[group["name"]] = COLOURS[len(colours) % len(COLOURS)]
@@ -107,6 +109,8 @@ def _frontier(
         )
         kls, values = [*(point.kl for point in points), furthest], [point.value for point in (*points, points[-1])]
         axes.step(kls, values, where="post", color=colours[group["name"]], lw=2, label=_plain(group["name"]))
+    axes.set_xscale("function", functions=(_distance, np.square))  # in which runs go straight between evaluations
+    axes.set_xlim(left=0.0)
     axes.set(xlabel="KL to the reference, nats a response", ylabel=TITLES[measure])
     axes.set_title("every evaluation of every run, and what no other beats", fontsize=9)
     axes.legend(fontsize=8)
@@ -145,6 +149,12 @@ def _costs(axes: Axes, costs: Mapping[str, Any]) -> None:
     axes.invert_yaxis()
     axes.set(xlabel="seconds a run, without round 0")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _distance(kl: Any) -> Any:
+    import numpy as np
+
+    return np.sqrt(np.maximum(kl, 0.0))
 
 
 def _interval(found: Mapping[str, Any] | None) -> bool:

@@ -54,7 +54,7 @@ BETA = ("method.beta=0.1,0.2",)
 PATHS: dict[tuple[str, int], KlPath | None] = {
     ("beta-0.1", 0): [(0.0, 0.5), (1.0, 0.60)],
     ("beta-0.1", 1): [(0.0, 0.5), (1.0, 0.70)],
-    ("beta-0.2", 0): [(0.0, 0.5), (2.0, 0.80)],
+    ("beta-0.2", 0): [(0.0, 0.5), (4.0, 0.80)],
     ("beta-0.2", 1): [(0.0, 0.5), (4.0, 0.90)],
 }
 
@@ -66,15 +66,15 @@ def test_means_are_over_seeds_and_differences_are_paired(study: Callable[..., De
     assert "differences" not in first
     assert second["differences"]["win_rate"]["mean"] == pytest.approx(0.2)
     assert second["differences"]["win_rate"]["low"] == pytest.approx(0.2)  # +.2 on both seeds
-    assert second["differences"]["kl"]["mean"] == pytest.approx(2.0)
+    assert second["differences"]["kl"]["mean"] == pytest.approx(3.0)
 
 
 def test_at_equal_kl_who_went_further_is_taken_where_the_other_ended(study: Callable[..., Definition]) -> None:
     definition = study(*BETA)
     found = summarise(definition, figures(definition, PATHS))["combinations"][1]["at_equal_kl"]["win_rate"]
     assert found["kl"] == pytest.approx(1.0)
-    # Seed 0: .65 at KL 1 against .60; seed 1: .60 against .70.
-    assert found["mean"] == pytest.approx((0.05 - 0.10) / 2)
+    # Half of the way in √KL. Seed 0: .65 at KL 1 against .60; seed 1: .70 against .70.
+    assert found["mean"] == pytest.approx((0.05 + 0.0) / 2)
 
 
 def test_a_run_that_failed_is_in_no_mean_and_is_told(study: Callable[..., Definition]) -> None:
@@ -110,9 +110,10 @@ def test_runs_that_differ_in_the_weight_of_kl_alone_make_one_frontier(study: Cal
     assert frontier["levels"] == [1.0, 2.0, 3.0, 4.0]
     first, second = frontier["groups"]
     assert [group["name"] for group in frontier["groups"]] == ["beta-0.1", "beta-0.2"]
-    assert [found["mean"] for found in first["values"]] == pytest.approx([0.7, 0.7, 0.8, 0.9])
-    assert [found["mean"] for found in second["values"]] == pytest.approx([0.65, 0.8, 0.8, 0.8])
-    assert [found["mean"] for found in second["differences"]] == pytest.approx([-0.05, 0.1, 0.0, -0.1])
+    assert [found["mean"] for found in first["values"]] == pytest.approx([0.7, 0.78284, 0.84641, 0.9], abs=1e-5)
+    assert [found["mean"] for found in second["values"]] == pytest.approx([0.71213, 0.8, 0.8, 0.8], abs=1e-5)
+    differences = [found["mean"] for found in second["differences"]]
+    assert differences == pytest.approx([0.01213, 0.01716, -0.04641, -0.1], abs=1e-5)
     assert first["envelope"] == [[0.0, 0.5], [1.0, 0.7], [4.0, 0.9]]
     assert [row[0] for row in frontier_table(results, "win_rate").rows] == ["beta-0.1", "beta-0.2", "less beta-0.1"]
 
