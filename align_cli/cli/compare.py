@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Run = Annotated[str, typer.Argument(metavar="RUN[@K]", help="A run's folder, and perhaps a round.", show_default=False)]
 
 
+TITLES = ("first", "second")
+
+
 @guarded
 def command(first: Run, second: Run, as_json: AsJson = False) -> None:
     """Compare two runs: what their recipes differ in, then their policies on the prompts that both answered."""
@@ -41,17 +44,15 @@ def command(first: Run, second: Run, as_json: AsJson = False) -> None:
 
 def _show_runs(talk: Output, runs: tuple[Evaluated, Evaluated], changed: list[Difference]) -> None:
     from align_cli.report.tables import TextTable, rounds_table
-    from align_cli.study.comparison import names
 
-    titles = names(runs)
-    rows = [[one.key, f"{one.old}", f"{one.new}"] for one in changed]
-    talk.table(TextTable(["recipe", *titles], rows))
-    if not rows:
+    for title, run in zip(TITLES, runs, strict=True):
+        talk.text(f"{title}: {run.name}, round {run.evaluation.round}")
+    talk.table(TextTable(["recipe", *TITLES], [[one.key, f"{one.old}", f"{one.new}"] for one in changed]))
+    if not changed:
         talk.text("their recipes are the same")
     table = rounds_table([run.evaluation for run in runs])
-    talk.table(
-        TextTable(["", *table.columns[1:]], [[title, *row[1:]] for title, row in zip(titles, table.rows, strict=True)])
-    )
+    rows = [[title, *row[1:]] for title, row in zip(TITLES, table.rows, strict=True)]
+    talk.table(TextTable(["", *table.columns[1:]], rows))
 
 
 def _show_paired(talk: Output, paired: Paired) -> None:
@@ -67,7 +68,7 @@ def _show_paired(talk: Output, paired: Paired) -> None:
         low, high = paired.against_initial.interval
         found = f"{paired.against_initial.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
         rows.append(["its win rate vs initial, less the first's", found])
-    talk.table(TextTable([f"on {paired.num_prompts} prompts", "95% interval"], rows))
+    talk.table(TextTable([f"on {paired.num_prompts} prompts", "with 95% interval, or ± standard error"], rows))
     for remark in paired.remarks:
         talk.text(remark)
 

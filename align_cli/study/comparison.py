@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,8 +222,3 @@ def _remarks(first: Evaluated, second: Evaluated, num_prompts: int) -> list[str]
     if num_prompts < most:
         remarks.append(f"paired on the {num_prompts} of {most} held-out prompts that both answered")
     return remarks
-
-
-def names(runs: Sequence[Evaluated]) -> list[str]:
-    """What the runs are called, with the rounds that are compared."""
-    return [f"{run.name} (round {run.evaluation.round})" for run in runs]
