@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from align_cli.errors import AlignError, Fault, RecipeError
-from align_cli.recipe import Recipe, load_recipe, resolved
+from align_cli.recipe import Recipe, differences, load_recipe, resolved, warnings_for
 from align_cli.study.values import OWN_KEYS, Axis
 
 ALONE = "as-written"
@@ -119,6 +119,30 @@ def define(
     _refuse_equal(combinations, recipes)
     _refuse_unmeasured(combinations, recipes)
     return Definition(recipe, tuple(overrides), tuple(axes), tuple(seeds), for_tuning, recipes)
+
+
+def remarks(definition: Definition) -> list[str]:
+    """What a user should know of a study before it runs, one sentence each, each once."""
+    first, *others = definition.combinations
+    found = [text for one in definition.combinations for text in warnings_for(definition.recipes[one.name])]
+    measured = _measured_by(definition.recipes[first.name])
+    for other in others:
+        changed = differences(measured, _measured_by(definition.recipes[other.name]))
+        if changed:
+            keys = ", ".join(one.key for one in changed)
+            found.append(f"{first.name} and {other.name} are not measured alike ({keys}): their difference says little")
+    moving = [one.name for one in definition.combinations if definition.recipes[one.name].policy.reference != "initial"]
+    if moving:
+        found.append(f"{moving[0]} has a reference that moves on: its KL to the initial policy is not known")
+    return list(dict.fromkeys(found))
+
+
+def _measured_by(recipe: Recipe) -> dict[str, Any]:
+    """The keys that say what the figures of an evaluation mean."""
+    tree = resolved(recipe)
+    scorers = {name: tree["labelers"][name] for name in recipe.evaluate.all_scorers}
+    held_out = {key: tree["data"][key] for key in ("eval_prompts", "eval_preferences")}
+    return {"evaluate": tree["evaluate"], "data": held_out, "labelers": scorers}
 
 
 def combinations_of(axes: Sequence[Axis]) -> list[Combination]:

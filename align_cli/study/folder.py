@@ -20,10 +20,11 @@ from typing import Any
 
 import yaml
 
-from align_cli.artifacts.files import write_text
+from align_cli.artifacts.files import TEMPORARY_SUFFIX, write_text
 from align_cli.errors import AlignError, Fault, RunError
 from align_cli.recipe import to_yaml
 from align_cli.run.folder import RunFolder
+from align_cli.run.folder.layout import LOCK
 from align_cli.run.folder.lock import Lock
 from align_cli.run.plan import plan_steps
 from align_cli.run.standing import OtherRunError, remaining_steps
@@ -43,7 +44,7 @@ class StudyFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lock = Lock(path, path / ".lock")
+        self.lock = Lock(path, path / LOCK, "study")
 
     def run(self, run: RunOfStudy) -> Path:
         """A run's folder."""
@@ -64,7 +65,8 @@ class StudyFolder:
         if not self.path.is_dir():
             return
         if not (self.path / STUDY).is_file():
-            strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
+            leftovers = (LOCK, f"{STUDY}{TEMPORARY_SUFFIX}")
+            strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in leftovers)
             if strangers:
                 what = f"the folder holds files that are no study: {', '.join(strangers[:3])}"
                 raise RunError(what, where=str(self.path), hint="choose an empty or a new folder (-o)")

@@ -89,7 +89,9 @@ def _figures_of(run: RunOfStudy, recipe: Recipe, failed: Mapping[RunOfStudy, str
     try:
         if folder.exists:
             results = Results(recipe, folder)
-            found.evaluations = [Evaluated(one.round, figures_of(one, recipe)) for one in results.evaluations()]
+            evaluations = results.evaluations()
+            reference = str(evaluations[0].kl["reference"]) if evaluations else ""
+            found.evaluations = [Evaluated(one.round, figures_of(one, recipe, reference)) for one in evaluations]
             if is_finished(recipe):
                 found.final = results.base(recipe.rounds)
     except AlignError as error:
@@ -99,18 +101,29 @@ def _figures_of(run: RunOfStudy, recipe: Recipe, failed: Mapping[RunOfStudy, str
     return found
 
 
-def figures_of(evaluation: Evaluation, recipe: Recipe) -> dict[str, float]:
-    """An evaluation's figures by measure. The initial policy wins half of the time against itself."""
+def figures_of(evaluation: Evaluation, recipe: Recipe, reference: str) -> dict[str, float]:
+    """An evaluation's figures by measure, those that mean the same in every run and round.
+
+    The initial policy wins half of the time against itself. A KL to a reference that has moved on is none to the one
+    that the run began with, and scores that are standardised within an evaluation are none beside another's.
+
+    Args:
+        evaluation: of a round.
+        recipe: of the run.
+        reference: the version of the reference that the run began with.
+    """
     figures: dict[str, float] = {}
     won = evaluation.against.get(OPPONENT)
     if won is not None:
         figures |= {name: float(won[name]) for name in (WIN, CONTROLLED) if name in won}
     elif evaluation.round == 0 and OPPONENT in recipe.evaluate.against and evaluation.scorer is not None:
         figures |= {WIN: 0.5, CONTROLLED: 0.5}
-    if evaluation.reward is not None:
+    if evaluation.reward is not None and not recipe.labelers[evaluation.scorer or ""].is_relative:
         figures[REWARD] = evaluation.reward["mean"]
-    figures |= {KL: float(evaluation.kl["mean"]), "length": evaluation.length["mean"]}
-    figures |= {"eos_rate": evaluation.eos_rate, "distinct_2": evaluation.distinct_2}
+    if evaluation.kl["reference"] == reference:
+        figures[KL] = float(evaluation.kl["mean"])
+    figures |= {"length": evaluation.length["mean"], "eos_rate": evaluation.eos_rate}
+    figures["distinct_2"] = evaluation.distinct_2
     if evaluation.preferences is not None:
         figures["pair_accuracy"] = float(evaluation.preferences["accuracy"])
     return figures

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from align_cli.errors import AlignError
-from align_cli.study.definition import ALONE, LONGEST_NAME, Definition, combinations_of, define
+from align_cli.study.definition import ALONE, LONGEST_NAME, Definition, combinations_of, define, remarks
 from align_cli.study.values import Axis, parse_axes
 
 WriteRecipe = Callable[..., Path]
@@ -119,3 +119,18 @@ def test_more_runs_than_anybody_means_are_refused_before_any_recipe_is_read(tmp_
     axes = [Axis("method.beta", tuple(map(str, range(1, 200)))), Axis("rounds", tuple(map(str, range(1, 200))))]
     with pytest.raises(AlignError, match="39601 combinations under 2 seeds"):
         define(tmp_path / "missing.yaml", (), axes, (0, 1), for_tuning=False)
+
+
+def test_combinations_that_are_not_measured_alike_are_told_before_they_run(
+    tmp_path: Path, write_recipe: WriteRecipe
+) -> None:
+    told = remarks(defined(write_recipe(tmp_path), "evaluate.num_prompts=16,32"))
+    assert any("are not measured alike (evaluate.num_prompts)" in text for text in told)
+    alike = remarks(defined(write_recipe(tmp_path), "method.beta=0.1,0.2"))
+    assert not any("not measured alike" in text for text in alike)
+    assert len(alike) == len(set(alike))
+
+
+def test_a_reference_that_moves_on_is_told(tmp_path: Path, write_recipe: WriteRecipe) -> None:
+    told = remarks(defined(write_recipe(tmp_path), "policy.reference=initial,previous"))
+    assert any("reference-previous has a reference that moves on" in text for text in told)

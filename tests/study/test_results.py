@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from align_cli.artifacts.records import Evaluation
 from align_cli.study.costs import Cost, costs_by_stage
 from align_cli.study.definition import Definition, define
-from align_cli.study.results import Evaluated, RunFigures, summarise
+from align_cli.study.results import Evaluated, RunFigures, figures_of, summarise
 from align_cli.study.tables import (
     combinations_csv,
     costs_table,
@@ -143,6 +144,34 @@ def test_tables_and_csv_have_what_the_results_have(study: Callable[..., Definiti
     evaluations = list(csv.DictReader(io.StringIO(evaluations_csv(results))))
     assert len(evaluations) == 8
     assert [row["is_final"] for row in evaluations[:2]] == ["False", "True"]
+
+
+def evaluation(number: int, reference: str, **changes: Any) -> Evaluation:
+    known: dict[str, Any] = {
+        "round": number,
+        "policy": f"p{number}",
+        "num_prompts": 16,
+        "scorer": "hidden",
+        "reward": {"mean": 0.2, "standard_error": 0.1},
+        "against": {"initial": {"win_rate": 0.6, "length_controlled_win_rate": 0.55}} if number else {},
+        "kl": {"mean": 1.0 * number, "standard_error": 0.1, "reference": reference},
+        "length": {"mean": 9.0, "standard_error": 0.5},
+        "eos_rate": 1.0,
+        "distinct_2": 0.5,
+        "preferences": None,
+        "sampling": {},
+    }
+    return Evaluation(**(known | changes))
+
+
+def test_an_evaluations_figures_are_those_that_mean_the_same_in_every_run(study: Callable[..., Definition]) -> None:
+    recipe = study(*BETA).recipes["beta-0.1"]
+    assert figures_of(evaluation(0, "p0"), recipe, "p0")["win_rate"] == 0.5
+    later = figures_of(evaluation(2, "p0"), recipe, "p0")
+    assert (later["win_rate"], later["length_controlled_win_rate"], later["kl"]) == (0.6, 0.55, 2.0)
+    assert "pair_accuracy" not in later
+    assert "kl" not in figures_of(evaluation(2, "p1"), recipe, "p0")  # of policy.reference: previous
+    assert "win_rate" not in figures_of(evaluation(0, "p0", scorer=None, reward=None), recipe, "p0")
 
 
 def event(number: int, stage: str, seconds: float, **figures: Any) -> dict[str, Any]:

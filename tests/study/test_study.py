@@ -194,6 +194,14 @@ def test_a_folder_whose_runs_had_other_settings_is_refused_with_the_keys(
     assert "train.learning_rate was 0.0005 and is now 0.1" in said
 
 
+def test_a_second_process_on_a_study_is_refused(small: Callable[[Path], Path], tmp_path: Path, align: Align) -> None:
+    from align_cli.study.folder import StudyFolder
+
+    folder = small(tmp_path / "w")
+    with StudyFolder(folder / "st").locked():
+        assert "st: the study is in use by" in refused(folder, align, "-o", "st", *OVER)
+
+
 @pytest.fixture
 def without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
