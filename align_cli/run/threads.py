@@ -56,7 +56,7 @@ def choose_num_threads(recipe: Recipe) -> int:
         return recipe.num_threads
     config = recipe.launch.config
     here = (config.num_processes or 1) // config.num_machines
-    return 1 if _is_small(recipe) else max(1, free_cores() // here)
+    return 1 if is_small(recipe) else max(1, free_cores() // here)
 
 
 def free_cores() -> int:
@@ -87,7 +87,7 @@ def computing_with(num_threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _is_small(recipe: Recipe) -> bool:
+def is_small(recipe: Recipe) -> bool:
     """Whether the policy's weights are few, as far as can be told before it is loaded or made."""
     scratch, folder = recipe.policy.from_scratch, Path(recipe.policy.model_name_or_path or "")
     if scratch is not None:
