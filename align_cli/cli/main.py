@@ -8,7 +8,7 @@ import threading
 
 import typer
 
-from align_cli.cli import chat, check, data, evaluate, export, generate, label, reward, status, train
+from align_cli.cli import chat, check, data, evaluate, export, generate, label, report, reward, samples, status, train
 from align_cli.cli.output import guarded, show_bug, show_end_of_thread, show_ignored
 from align_cli.cli.process import at_work, end_at_sigterm, sparing_garbage
 from align_cli.cli.streams import close_data, prepare_streams
@@ -32,6 +32,8 @@ app.command("reward")(at_work(reward.command))
 app.command("check")(at_work(check.command))
 app.command("data")(at_work(data.command))
 app.command("status")(status.command)  # reads a run, and that is all
+app.command("report")(report.command)
+app.command("samples")(samples.command)
 app.command("export")(at_work(export.command))
 app.command("chat")(at_work(chat.command))
 

@@ -55,6 +55,7 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     from align_cli.report.tables import rounds_table
     from align_cli.run.fork import parse_origin
     from align_cli.run.loop import align_rounds
+    from align_cli.run.reported import leave_report
 
     forked_from = parse_origin(origin) if origin is not None else None
     recipe = load_recipe(path, overrides)
@@ -66,6 +67,7 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     except KeyboardInterrupt as interrupt:
         again = "`align train` with the same recipe goes on where it stopped"
         raise type(interrupt)(f"{again}, without --restart" if restart else again) from None
+    leave_report(Path(recipe.output_dir), talk.note)
     talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
 
 
