@@ -58,7 +58,7 @@ def report_page(twin: Mapping[str, Any]) -> str:
     environment.filters |= {"span": span, "size": size, "sections": _sections, "count": _count}
     scripts = [_asset(name) for name in SCRIPTS]
     runs = twin["runs"]
-    return environment.from_string(_asset(TEMPLATE)).render(
+    page = environment.from_string(_asset(TEMPLATE)).render(
         title=_title(runs),
         twin=twin,
         data=embedded_json(twin),
@@ -68,6 +68,7 @@ def report_page(twin: Mapping[str, Any]) -> str:
         beside=beside_table(runs) if len(runs) > 1 else None,
         NOTHING=NOTHING,
     )
+    return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", page)
 
 
 def embedded_json(value: Any) -> str:
@@ -188,7 +189,8 @@ def _share(value: float | None) -> Cell:
 def _figure(value: float | None) -> Cell:
     if value is None:
         return Cell(NOTHING)
-    return Cell(_count(value) if float(value).is_integer() else f"{value:.3g}", value)
+    is_whole = float(value).is_integer() or abs(value) >= 1000
+    return Cell(_count(value) if is_whole else f"{value:.3g}", value)
 
 
 def _count(value: float) -> str:

@@ -76,8 +76,8 @@ def _lineage(facts: RunFacts) -> list[dict[str, Any]]:
     cards += [(what, str(name), "") for what, name in named.items() if name is not None]
     uses = _uses_of_labelers(recipe)
     cards += [("labeler", name, f"{one.kind}: {uses.get(name, 'not used')}") for name, one in recipe.labelers.items()]
-    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
-    cards += [("versions", versions, "that the run was begun with")] if versions else []
+    own, *others = [f"{name} {version}" for name, version in facts.versions.items()] or [""]
+    cards += [("versions", own, ", ".join(others))] if own else []
     return [
         {"what": what, "name": without_secrets(name), "detail": without_secrets(detail)} for what, name, detail in cards
     ]

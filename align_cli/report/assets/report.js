@@ -66,7 +66,7 @@
     ticks: { stroke: colour("--line"), width: 1 },
     font: "12px system-ui, sans-serif",
     labelFont: "12px system-ui, sans-serif",
-    ...(label ? { label, labelSize: 18 } : {}),
+    ...(label ? { label, labelSize: 16, labelGap: 0, size: 30 } : {}),
   });
 
   const verticals = (marks) => (plot) => {
@@ -75,9 +75,9 @@
       if (mark.at < plot.scales.x.min || mark.at > plot.scales.x.max) continue;
       const x = Math.round(plot.valToPos(mark.at, "x", true));
       ctx.save();
-      ctx.strokeStyle = mark.said ? colour("--bad") : colour("--line");
+      ctx.strokeStyle = mark.said ? colour("--bad") : colour("--soft");
       ctx.lineWidth = mark.said ? 2 * devicePixelRatio : devicePixelRatio;
-      if (!mark.said) ctx.setLineDash([4, 4]);
+      if (!mark.said) { ctx.globalAlpha = 0.6; ctx.setLineDash([4, 4]); }
       ctx.beginPath();
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
@@ -101,6 +101,14 @@
     }));
   };
 
+  // A source has its colour in every chart; a second figure of the same source is dashed.
+  const sourceOf = (name) => (name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : "");
+  const styleOf = (columns, names, place) => {
+    const sources = [...new Set(["", ...Object.keys(columns).map(sourceOf).sort()])], source = sourceOf(names[place]);
+    const isSecond = names.slice(0, place).some((name) => sourceOf(name) === source);
+    return { stroke: curveColour(sources.indexOf(source)), ...(isSecond ? { dash: [6, 4] } : {}) };
+  };
+
   const curves = (run, chart) => (target, width) => {
     const columns = run.training.columns[chart.columns];
     const isSparse = (name) => columns[name].filter((value) => value != null).length * 2 < columns[name].length;
@@ -114,7 +122,7 @@
         { label: "step" },
         ...chart.names.map((name, place) => ({
           label: name,
-          stroke: curveColour(place),
+          ...styleOf(columns, chart.names, place),
           width: 1.5,
           spanGaps: true,
           points: { show: isSparse(name) || columns.step.length < 3, size: 6 },
@@ -194,7 +202,7 @@
         width,
         height: 340,
         scales: { x: { time: false, range: [xmin, xmax] }, y: { range: [ymin, ymax] } },
-        axes: [axis("KL to the reference, nats a response"), { ...axis(found.title), size: 58, values: (_, ticks) => ticks.map(short) }],
+        axes: [axis("KL to the reference, nats a response"), { ...axis(found.title), size: 50, values: (_, ticks) => ticks.map(short) }],
         cursor: { show: false },
         legend: { show: runs.length > 1, live: false },
         series: [{ label: "KL" }, ...runs.map((run, place) => ({ label: run.path, stroke: curveColour(place), paths: () => null, points: { show: false } }))],
