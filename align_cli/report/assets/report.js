@@ -341,7 +341,7 @@
 
   // ---- one response, token by token
 
-  const drawer = document.getElementById("drawer");
+  const drawer = document.getElementById("drawer"), inside = drawer.querySelector(".inside");
   let opened = null;
   const openDrawer = (run, rows, place, column, origin) => {
     opened = { run, rows, place, column, origin };
@@ -362,8 +362,6 @@
   };
   const fill = () => {
     const { run: { samples }, rows, place, column } = opened, row = rows[place], round = samples.by_round[column];
-    const close = make("button", { type: "button", class: "close" }, "Close");
-    close.addEventListener("click", () => drawer.close());
     const text = round.texts[row];
     const scores = Object.entries(round.scores).filter(([, values]) => values[row] != null).map(([name, values]) => `${name} ${short(values[row])}`);
     const total = round.logps[row] && round.logps[row].reduce((sum, logp) => sum + logp, 0) / UNITS_PER_NAT;
@@ -373,9 +371,7 @@
       round.finished[row] ? "ended by itself" : "unfinished",
       ...(total == null ? [] : [`log-probability ${total.toFixed(2)} nats, ${(total / Math.max(round.num_tokens[row], 1)).toFixed(2)} a token`]),
     ];
-    drawer.querySelector(".inside").replaceChildren(
-      make("div", { class: "bar" }, step("← round", 0, -1, "The round before (left arrow)"), step("round →", 0, 1, "The next round (right arrow)"),
-        step("↑ prompt", -1, 0, "The prompt before (up arrow)"), step("prompt ↓", 1, 0, "The next prompt (down arrow)"), close),
+    inside.replaceChildren(
       make("h3", {}, `Round ${samples.rounds[column]}, row ${samples.rows[row]}`),
       make("h4", {}, "Prompt"), make("pre", { class: "prompt" }, samples.prompts[row]),
       make("h4", {}, "Response"), make("pre", { class: "response" }, text ?? "–"),
@@ -396,6 +392,12 @@
     });
     return list;
   };
+  const close = make("button", { type: "button", class: "close" }, "Close");
+  close.addEventListener("click", () => drawer.close());
+  // The bar stays while what is below it changes, so that what has the keyboard's focus keeps it.
+  inside.before(make("div", { class: "bar" },
+    step("← round", 0, -1, "The round before (left arrow)"), step("round →", 0, 1, "The next round (right arrow)"),
+    step("↑ prompt", -1, 0, "The prompt before (up arrow)"), step("prompt ↓", 1, 0, "The next prompt (down arrow)"), close));
   drawer.addEventListener("keydown", (event) => {
     const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
     if (moves[event.key]) { event.preventDefault(); go(...moves[event.key]); }
