@@ -122,7 +122,7 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def beside_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """Rounds side by side: one row a round, and of each run its win rate against the initial policy, or its reward."""
+    """Rounds side by side: one row a round, and of each run its win rate against the initial policy, reward and KL."""
     numbers = sorted({one["round"] for run in runs for one in run["rounds"]})
     by_run = [{one["round"]: one for one in run["rounds"]} for run in runs]
     rows = [({"round": number}, [_beside_cell(found.get(number)) for found in by_run]) for number in numbers]
@@ -132,9 +132,12 @@ def beside_table(runs: Sequence[Mapping[str, Any]]) -> Table:
 def _beside_cell(one: Mapping[str, Any] | None) -> Cell:
     if one is None:
         return Cell(NOTHING)
-    wins = one["against"].get("initial")
-    said = _win(wins, "") if wins else _estimate(one["reward"])
-    return said._replace(text=f"{said.text} · KL {one['kl']['mean']:.2f}")
+    wins, said = one["against"].get("initial"), [f"KL {one['kl']['mean']:.2f}"]
+    if one["reward"] is not None:
+        said.insert(0, f"reward {one['reward']['mean']:.2f}")
+    if wins is not None:
+        said[:0] = [_win(wins, "").text, f"LC {_win(wins, 'length_controlled_').text}"]
+    return Cell(" · ".join(said))
 
 
 def _sections(run: Mapping[str, Any]) -> dict[str, Table]:

@@ -8,11 +8,13 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from align_cli.artifacts.records import Completion
+from align_cli.recipe import load_recipe
 from align_cli.report.facts import Alert, RunFacts
 from align_cli.report.page import report_json, report_page
 from align_cli.report.twin import report_twin
@@ -154,13 +156,22 @@ def test_several_runs_have_a_section_each_and_their_rounds_side_by_side(make_fac
     assert [tag for tag, _ in Page(page).tags].count("article") == 2
     table = page.partition('id="beside"')[2].partition("</table>")[0]
     cells = [re.findall(r">([^<>]+)</t[hd]>", row) for row in table.split("<tr")[1:]]
+    won = "0.62 [0.50, 0.75] · LC 0.60 [0.45, 0.70]"
     assert cells == [
         ["round", "runs/a", "runs/b"],
-        ["0", "0.00 ± 0.10 · KL 0.00", "0.00 ± 0.10 · KL 0.00"],
-        ["1", "0.62 [0.50, 0.75] · KL 1.50", "0.62 [0.50, 0.75] · KL 1.50"],
-        ["2", "0.62 [0.50, 0.75] · KL 3.00", "–"],
+        ["0", "reward 0.00 · KL 0.00", "reward 0.00 · KL 0.00"],
+        ["1", f"{won} · reward 0.50 · KL 1.50", f"{won} · reward 0.50 · KL 1.50"],
+        ["2", f"{won} · reward 1.00 · KL 3.00", "–"],
     ]
+    assert "different scorers" not in page
     assert "Rounds side by side" not in report_page(twin_of(make_facts()))
+
+
+def test_runs_that_were_judged_by_different_scorers_are_not_to_be_compared(
+    make_facts: MakeFacts, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = load_recipe(write_recipe(tmp_path / "other", evaluate=None))
+    assert "different scorers" in report_page(twin_of(make_facts(), make_facts(recipe=other)))
 
 
 def test_a_run_that_has_nothing_yet_says_so(make_facts: MakeFacts) -> None:
