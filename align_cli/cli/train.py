@@ -67,7 +67,7 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     except KeyboardInterrupt as interrupt:
         again = "`align train` with the same recipe goes on where it stopped"
         raise type(interrupt)(f"{again}, without --restart" if restart else again) from None
-    leave_report(Path(recipe.output_dir), talk.note)
+    leave_report(Path(recipe.output_dir), talk.note, talk.warn)
     talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
 
 

@@ -38,10 +38,15 @@ def report_on(paths: Sequence[Path], command: str | None = None) -> dict[str, An
     return report_twin([run_facts(path) for path in paths], command=told, time=_now())
 
 
-def leave_report(path: Path, note: Callable[[str], None]) -> None:
+def leave_report(path: Path, note: Callable[[str], None], warn: Callable[[str], None]) -> None:
     """Write a run's report into its folder, unless it is there and newer than the run's last event.
 
-    A report that cannot be written fails no run: the user is told why, and how to make one.
+    A report that cannot be written fails no run.
+
+    Args:
+        path: the run's folder.
+        note: told where the report is.
+        warn: told why there is none, and how to make one.
     """
     try:
         layout = RunFolder(path).layout
@@ -53,7 +58,7 @@ def leave_report(path: Path, note: Callable[[str], None]) -> None:
         write_text(data, report_json(twin))
     except Exception as error:  # whatever it is, the run is finished
         again = shlex.join(["align", "report", str(path)])
-        note(f"warning: the report was not written: {first_line(error)}; `{again}` makes it")
+        warn(f"the report was not written: {first_line(error)}; `{again}` makes it")
         return
     note(f"report: {page}")
 

@@ -164,18 +164,16 @@ def test_whatever_goes_wrong_in_a_report_the_user_is_told_in_one_line(
     monkeypatch.setattr(reported, "report_page", broken)
     (finished_copy / "run" / "report.html").unlink()
     said: list[str] = []
-    leave_report(finished_copy / "run", said.append)
-    assert said == [
-        f"warning: the report was not written: a bug of the page; `align report {finished_copy / 'run'}` makes it"
-    ]
+    leave_report(finished_copy / "run", pytest.fail, said.append)
+    assert said == [f"the report was not written: a bug of the page; `align report {finished_copy / 'run'}` makes it"]
 
 
 def test_a_newer_event_has_the_report_written_anew(finished_copy: Path) -> None:
     run, said = finished_copy / "run", list[str]()
-    leave_report(run, said.append)
+    leave_report(run, said.append, pytest.fail)
     assert said == []
     os.utime(run / "ledger.jsonl")
-    leave_report(run, said.append)
+    leave_report(run, said.append, pytest.fail)
     assert said == [f"report: {run / 'report.html'}"]
 
 
