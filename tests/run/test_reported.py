@@ -133,6 +133,18 @@ def test_a_fork_names_its_origin_and_has_the_rounds_that_it_took_over(
     assert [one["path"] for one in json.loads((finished_copy / "both.json").read_text())["runs"]] == ["run", "fork"]
 
 
+def test_a_run_that_a_guard_stops_leaves_its_report(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, guards={"kl": {"above": 1e-9, "action": "stop"}})
+    stopped = align("train", "recipe.yaml", cwd=folder)
+    assert stopped.code not in (0, 1)
+    left = json.loads((folder / "run" / "report.json").read_text(encoding="utf-8"))["runs"][0]
+    assert (left["state"], left["steps"]["next"]) == ("stopped", "round 2 generate")
+    assert [(alert["round"], alert["guard"], alert["action"]) for alert in left["alerts"]][:1] == [(1, "kl", "stop")]
+    before = files_below(folder)
+    assert align("train", "recipe.yaml", cwd=folder).code == stopped.code
+    assert files_below(folder) == before
+
+
 def test_a_guards_word_stands_in_the_report_of_the_round(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
     folder = make_folder(tmp_path, rounds=1, guards={"kl": {"above": 1e-9, "action": "warn"}})
     assert align("train", "recipe.yaml", cwd=folder).code == 0
