@@ -71,6 +71,7 @@
 
   const verticals = (marks) => (plot) => {
     const { ctx, bbox } = plot;
+    let wordsEnd = bbox.left;
     for (const mark of marks) {
       if (mark.at < plot.scales.x.min || mark.at > plot.scales.x.max) continue;
       const x = Math.round(plot.valToPos(mark.at, "x", true));
@@ -86,7 +87,11 @@
         ctx.fillStyle = colour("--bad");
         ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
         ctx.textAlign = "right";
-        ctx.fillText(mark.said, x - 4 * devicePixelRatio, bbox.top + 12 * devicePixelRatio);
+        const right = x - 4 * devicePixelRatio;
+        if (right - ctx.measureText(mark.said).width > wordsEnd) {  // where there is room for it
+          ctx.fillText(mark.said, right, bbox.top + 12 * devicePixelRatio);
+          wordsEnd = right;
+        }
       }
       ctx.restore();
     }
@@ -174,8 +179,9 @@
         ctx.stroke();
         ctx.globalAlpha = 1;
         const isCrowded = points.length > 40;
-        points.forEach((one, step) => {
-          const [x, y] = at(one.x, one.y);
+        const order = points.map((_, step) => step).sort((a, b) => points[a].chosen - points[b].chosen);  // the chosen one on top
+        order.forEach((step) => {
+          const one = points[step], [x, y] = at(one.x, one.y);
           const isNumbered = !isCrowded || one.chosen || step === 0 || step === points.length - 1 || step % 10 === 0;
           const radius = (isNumbered ? 10 : 3) * ratio;
           ctx.beginPath();
