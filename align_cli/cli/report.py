@@ -36,6 +36,8 @@ def command(
     talk = Output(quiet=quiet, as_json=as_json)
     if output is None and len(runs) > 1 and not as_json:
         raise typer.BadParameter("several runs have no folder in common: name a file with -o FILE.html")
+    if output == Path("-"):
+        raise typer.BadParameter("a page goes into a file; --json writes its data to standard output")
     page = output or runs[0] / REPORT
     data = page.with_suffix(".json")
     if data == page:

@@ -210,6 +210,7 @@ def test_a_run_that_is_put_aside_takes_its_report_along(finished_copy: Path, ali
         (["run", "-o", "rounds.json"], "its data is written beside it"),
         (["run", "run"], "name a file with -o"),
         (["run", "-o", "run"], "the output is a folder"),
+        (["run", "-o", "-"], "a page goes into a file"),
     ],
 )
 def test_what_makes_no_report_is_refused(finished: Path, align: Align, arguments: list[str], said: str) -> None:
