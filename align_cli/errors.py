@@ -116,6 +116,10 @@ class LabelerError(AlignError):
     """A labeler that raised, or that returned something that is not a list of finite scores."""
 
 
+class EngineError(AlignError):
+    """A server that was to generate text: it does not start, refuses, or answers with what is none."""
+
+
 class RunError(AlignError):
     """A run folder that cannot be used as asked: another recipe's, locked, damaged or missing."""
 

@@ -32,14 +32,15 @@ def main() -> None:
 
 
 def text_of(name: str) -> str:
-    """A benchmark's table as it wrote it, less its title."""
-    return re.sub(r"\A# .*\n+", "", (HERE / "results" / f"{name}.md").read_text())
+    """What a benchmark wrote, less its title; its headings stand below the page's."""
+    text = re.sub(r"\A# .*\n+", "", (HERE / "results" / f"{name}.md").read_text())
+    return re.sub(r"^#", "##", text, flags=re.MULTILINE)
 
 
 def picture_of(name: str, shows: str) -> str:
     """Draw a benchmark's picture; the line of Markdown that shows it."""
     figure, axes = pyplot.subplots(figsize=(8, 3.5))
-    PICTURE_OF[name](axes, table_of(name))
+    PICTURE_OF[name](axes, *tables_of(name))
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     picture = PICTURES / f"{name}.svg"
@@ -48,7 +49,7 @@ def picture_of(name: str, shows: str) -> str:
     return f"![{shows}]({picture.relative_to(PAGE.parent)})\n"
 
 
-def draw_train_step(axes: Axes, table: Table) -> None:
+def draw_train_step(axes: Axes, table: Table, *others: Table) -> None:
     """CPU time of a step beside TRL's."""
     shown = [line for line in table if "plain" not in line["trainer"]]
     seconds = {(line["row"], line["trainer"]): number(line["CPU seconds"]) for line in shown}
@@ -64,14 +65,32 @@ def draw_sampling(axes: Axes, table: Table) -> None:
     axes.set_xlabel("CPU time a token drawn, the engine's = 1")
 
 
-def draw_startup(axes: Axes, table: Table) -> None:
-    """Seconds of every command's start."""
-    names, seconds, *_ = zip(*(line.values() for line in table), strict=True)
-    axes.barh([name.strip("`") for name in names], [number(cell) for cell in seconds])
-    axes.axvline(0.3, color="grey", linestyle=":")
+def draw_startup(axes: Axes, *tables: Table) -> None:
+    """CPU seconds of every command's start, by the last table."""
+    seconds = {line["`align`"].strip("`"): number(line["CPU s"]) for line in tables[-1]}
+    axes.barh(list(seconds), list(seconds.values()))
     axes.invert_yaxis()
-    axes.set_xlabel("seconds")
+    axes.set_xscale("log")
+    axes.set_xlabel("CPU seconds")
     axes.tick_params(axis="y", labelsize=7)
+
+
+def draw_scale(axes: Axes, *tables: Table) -> None:
+    """CPU seconds, and memory, over rows."""
+    memory = axes.twinx()
+    for name, table in zip(("preferences", "prompts"), tables, strict=True):
+        rows = [number(line["rows"]) for line in table]
+        for start, style in (("first start", "-"), ("second start", "--")):
+            seconds = [number(line[f"{start}: CPU s"]) for line in table]
+            axes.plot(rows, seconds, style, marker="o", label=f"{name}, {start}")
+        memory.plot(rows, [number(line["first start: MiB"]) for line in table], ":", marker="s", color="grey")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("rows")
+    axes.set_ylabel("CPU seconds")
+    memory.set_ylim(0, 1000)
+    memory.set_ylabel("MiB at most (dotted)")
+    axes.legend(fontsize=7)
 
 
 def draw_groups(axes: Axes, lengths: dict[tuple[str, str], float]) -> None:
@@ -88,18 +107,21 @@ def draw_groups(axes: Axes, lengths: dict[tuple[str, str], float]) -> None:
     axes.legend(fontsize=7)
 
 
-PICTURE_OF: dict[str, Callable[[Axes, Table], None]] = {
+PICTURE_OF: dict[str, Callable[..., None]] = {
     "train_step": draw_train_step,
     "sampling": draw_sampling,
     "startup": draw_startup,
+    "scale": draw_scale,
 }
 
 
-def table_of(name: str) -> Table:
-    """A benchmark's first table, a dictionary a line."""
-    lines = [line for line in text_of(name).splitlines() if line.startswith("|")]
-    heading, _, *rest = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    return [dict(zip(heading, line, strict=True)) for line in rest if len(line) == len(heading)]
+def tables_of(name: str) -> list[Table]:
+    """A benchmark's tables, a dictionary a line."""
+    found = []
+    for text in re.findall(r"(?:^\|.*\n)+", text_of(name), flags=re.MULTILINE):
+        heading, _, *rest = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
+        found.append([dict(zip(heading, line, strict=True)) for line in rest])
+    return found
 
 
 def number(cell: str) -> float:

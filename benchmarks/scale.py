@@ -158,7 +158,12 @@ def report(costs: dict[str, dict[int, dict[str, Cost]]], command: str) -> None:
     """A Markdown table of each kind of file."""
     lines = ["# What a start takes, by the rows of its data", "", f"`{command}`"]
     for kind, by_rows in costs.items():
-        lines += ["", f"## {kind}", "", f"| rows |{''.join(f' {what}: s | s of a core | MiB |' for what in STARTS)}"]
+        lines += [
+            "",
+            f"## {kind}",
+            "",
+            f"| rows |{''.join(f' {what}: s | {what}: CPU s | {what}: MiB |' for what in STARTS)}",
+        ]
         lines.append(f"|---:|{'---:|---:|---:|' * len(STARTS)}")
         for num_rows, found in by_rows.items():
             cells = "".join(

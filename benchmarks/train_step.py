@@ -9,9 +9,10 @@ anything is timed, losses and gradients of all are compared with TRL's. Each tra
 of its own. TRL's fused head is made for GPUs, and slow here: on a GPU the ratios are others (benchmarks/gpu.py).
 
 "The reference known": no pass of the reference is in the step. TRL computes its log-probabilities before training,
-align once a round, at a pair's first use. The floor is what the step's own matrix products take, timed alone on random
-numbers of the same shapes. A second table says where the time of a step goes. float32, no gradient checkpointing,
-random tokens; random weights but for SmolLM2. About half an hour on an idle core.
+align before a round, of pairs that no round had before, and lets go of the reference. The floor is what the step's own
+matrix products take, timed alone on random numbers of the same shapes. A second table says where the time of a step
+goes. float32, no gradient checkpointing, random tokens; random weights but for SmolLM2. About half an hour on an idle
+core.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ from trl import DPOConfig, DPOTrainer
 
 from align_cli.models.adapters import AdaptedModel, lora_config
 from align_cli.models.load import Policy
+from align_cli.models.memory import give_back_freed
 from align_cli.playground.model import make_word_tokenizer
 from align_cli.recipe.sections.lora import LoraSection
 from align_cli.recipe.sections.policy import PolicySection
 from align_cli.training.batches import TrainingPair
+from align_cli.training.known import RoundsReference
 from align_cli.training.objective import Objective, SourceTerms
 from align_cli.training.trainer import PreferenceTrainer
 
@@ -190,12 +193,14 @@ def step_of_align(row: Row, folder: Path, *, is_known: bool = False, **settings:
         make_model(row, 0).save_pretrained(base)
         tokenizer().save_pretrained(base)
         adapted = AdaptedModel(PolicySection(model_name_or_path=str(base), dtype="float32", lora=LORA), 0)
-        policy, reference = adapted.policy(None), adapted.frozen(None).model
+        policy, reference = adapted.policy(None), adapted.frozen(None)
     else:
-        policy, reference = Policy(make_model(row, 0), tokenizer(), ""), make_model(row, 1)
-    trainer, pairs = PreferenceTrainer(policy, reference, objective, args), make_pairs(row)
+        policy, reference = (Policy(make_model(row, seed), tokenizer(), "") for seed in (0, 1))
+    trainer, pairs = PreferenceTrainer(policy, reference.model, objective, args), make_pairs(row)
     batch = trainer.data_collator(pairs)
-    trainer._know([pairs])
+    if is_known:
+        trainer._know([pairs], RoundsReference(let_go=reference.let_go))
+        give_back_freed()
     trainer.model.train()
 
     def run() -> float:

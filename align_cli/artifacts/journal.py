@@ -43,6 +43,15 @@ class Journal:
             self._stream.flush()
             os.fsync(self._stream.fileno())
 
+    def clear(self) -> None:
+        """Begin anew: what was written is of no use."""
+        self.rows = []
+        if self._stream is not None:
+            self._stream.seek(0)
+            header = self._stream.readline()
+            self._stream.truncate(len(header))
+            self._stream.seek(0, os.SEEK_END)
+
     def __enter__(self) -> Self:
         return self
 

@@ -118,11 +118,13 @@ class Completion(OfPrompt):
         sampling: temperature, top_k, top_p, max_new_tokens.
         sampled_by: `policy` or `reference`: which model of the round that was.
         scores: of held-out responses, each scorer's score by its name; left out where there is none.
+        from_text: true where the engine knew the response's text alone: its ids are what the policy's tokenizer makes
+            of that; left out otherwise.
         tools: what the prompt's chat template got as tools; left out where there were none.
         chat_template_kwargs: what it got as keyword arguments; likewise.
     """
 
-    left_out: ClassVar[tuple[str, ...]] = (*OfPrompt.left_out, "scores")
+    left_out: ClassVar[tuple[str, ...]] = (*OfPrompt.left_out, "scores", "from_text")
 
     prompt: Text
     completion: Text
@@ -140,6 +142,7 @@ class Completion(OfPrompt):
     sampling: dict[str, float | int]
     sampled_by: Sampler = "policy"
     scores: dict[str, float] | None = None
+    from_text: bool | None = None
     tools: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 

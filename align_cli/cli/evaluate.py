@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from align_cli.cli.many import crew_for
 from align_cli.cli.options import OutputPlace, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, check_output_place, guarded
 
@@ -25,8 +26,8 @@ def command(
     talk = Output(quiet=quiet)
     check_output_place(output)
     loaded = load_recipe(recipe, overrides or [])
-    with talk.reporter() as reporter:
-        evaluation = evaluate_once(loaded, policy, reporter).written[EVALUATION]
+    with talk.reporter() as reporter, crew_for(loaded, reporter) as crew:
+        evaluation = evaluate_once(loaded, policy, reporter, crew).written[EVALUATION]
     if output == "-":
         talk.data(evaluation.to_dict())
     else:

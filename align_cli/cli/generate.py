@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from align_cli.cli.many import crew_for
 from align_cli.cli.options import OutputPlace, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, check_output_place, guarded
 
@@ -22,6 +23,6 @@ def command(
     talk = Output(quiet=quiet)
     check_output_place(output)
     loaded = load_recipe(recipe, overrides or [])
-    with talk.reporter() as reporter:
-        completions = generate_once(loaded, policy, reporter).written[COMPLETIONS]
+    with talk.reporter() as reporter, crew_for(loaded, reporter) as crew:
+        completions = generate_once(loaded, policy, reporter, crew).written[COMPLETIONS]
     talk.records(completions, output)

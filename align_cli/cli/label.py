@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from align_cli.cli.many import check_alone, crew_for
 from align_cli.cli.options import InputPlace, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, check_output_place, guarded
 
@@ -64,13 +65,14 @@ def command(
         raise typer.BadParameter("a person labels at this terminal: name the completions with -i FILE")
     completions = read_stream(input, Completion)
     if people:
+        check_alone("--labeler")
         is_wanted = output is not None or not (wishes.is_of_files or sys.stdout.isatty())
         labelled = label_with_people(talk, loaded, completions, policy, wishes, is_wanted=is_wanted)
         if labelled is None:
             return
     else:
-        with talk.reporter() as reporter:
-            labelled = label_once(loaded, completions, policy, reporter)
+        with talk.reporter() as reporter, crew_for(loaded, reporter) as crew:
+            labelled = label_once(loaded, completions, policy, reporter, crew=crew)
     for line in figures_in_words(labelled.figures):
         talk.note(line)
     talk.records(labelled.written[PREFERENCES], output or "-")

@@ -8,7 +8,23 @@ import threading
 
 import typer
 
-from align_cli.cli import chat, check, data, evaluate, export, generate, label, report, reward, samples, status, train
+from align_cli.cli import (
+    chat,
+    check,
+    compare,
+    data,
+    evaluate,
+    export,
+    generate,
+    label,
+    report,
+    reward,
+    samples,
+    status,
+    study,
+    train,
+)
+from align_cli.cli.many import followed
 from align_cli.cli.output import guarded, show_bug, show_end_of_thread, show_ignored
 from align_cli.cli.process import at_work, end_at_sigterm, sparing_garbage
 from align_cli.cli.streams import close_data, prepare_streams
@@ -31,6 +47,8 @@ app.command("evaluate")(at_work(evaluate.command))
 app.command("reward")(at_work(reward.command))
 app.command("check")(at_work(check.command))
 app.command("data")(at_work(data.command))
+app.command("study")(at_work(study.command))
+app.command("compare")(compare.command)  # reads runs, and that is all
 app.command("status")(status.command)  # reads a run, and that is all
 app.command("report")(report.command)
 app.command("samples")(samples.command)
@@ -62,7 +80,8 @@ def main() -> None:
 def _commands() -> None:
     """Everything that there is; what Typer itself writes, such as help, has gone out when it ends."""
     try:
-        app()
+        if not followed(sys.argv[1:]):
+            app()
     except SystemExit as ended:
         # What comes while Typer still reads the command line, it ends with by itself, as Ctrl-C and without a word.
         interrupt = ended.__context__.__cause__ if ended.__context__ else None

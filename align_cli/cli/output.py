@@ -7,6 +7,7 @@ markup. A command ends with an exit code of `align_cli.errors.ExitCode`.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -96,6 +97,13 @@ def _show(error: AlignError) -> None:
 def show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A bug's traceback, as the interpreter would show it, without secrets: a place for `sys.excepthook`."""
     print(visible(without_secrets("".join(format_exception(kind, error, trace)))), end="", file=sys.stderr)
+
+
+def end_at_once(error: AlignError) -> None:
+    """Show what is wrong and end this process, where its main thread is stuck in what nothing reaches."""
+    _show(error)
+    sys.stderr.flush()
+    os._exit(error.exit_code)
 
 
 def show_ignored(ignored: sys.UnraisableHookArgs) -> None:

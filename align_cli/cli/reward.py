@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from align_cli.cli.many import crew_for
 from align_cli.cli.options import AsJson, Overrides, Quiet, RecipePath
 from align_cli.cli.output import Output, guarded
 
@@ -15,7 +16,7 @@ def command(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = F
 
     talk = Output(quiet=quiet, as_json=as_json)
     loaded = load_recipe(recipe, overrides or [])
-    with talk.reporter() as reporter:
+    with talk.reporter() as reporter, crew_for(loaded, reporter):
         report = reward_once(loaded, reporter)
     talk.data(report.to_dict(), reward_table(report))
     if not as_json:

@@ -182,7 +182,8 @@ def _safe(stream: TextIO | None, kind: type[_Stream], flags: int) -> TextIO:
         raw = getattr(stream.buffer, "raw", stream.buffer)
         if not isinstance(raw, io.FileIO):  # a console of Windows, which is more than a file
             return stream
-        descriptor, encoding, in_lines = raw.fileno(), stream.encoding, bool(stream.line_buffering)
+        in_lines = bool(stream.line_buffering) or bool(getattr(stream, "write_through", False))  # PYTHONUNBUFFERED
+        descriptor, encoding = raw.fileno(), stream.encoding
     return _text(io.TextIOWrapper, kind, descriptor, encoding, in_lines)
 
 

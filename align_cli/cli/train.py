@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from align_cli.cli.many import check_alone, crew_for
 from align_cli.cli.options import AsJson, ForkOrigin, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, guarded
 from align_cli.errors import GuardError
@@ -38,6 +39,7 @@ def command(
     if is_smoke:
         if restart or origin is not None or preferences is not None or output is not None or policy is not None:
             raise typer.BadParameter("--smoke goes with a recipe and overrides alone")
+        check_alone("--smoke")
         _smoke(talk, recipe, overrides or [])
     elif preferences is None:
         if output is not None or policy is not None:
@@ -63,8 +65,8 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     for warning in warnings_for(recipe):
         talk.warn(warning)
     try:
-        with talk.reporter() as reporter:
-            evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from)
+        with talk.reporter() as reporter, crew_for(recipe, reporter, isolates=recipe.launch.isolate) as crew:
+            evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from, crew=crew)
     except KeyboardInterrupt as interrupt:
         again = "`align train` with the same recipe goes on where it stopped"
         raise type(interrupt)(f"{again}, without --restart" if restart else again) from None
@@ -94,6 +96,6 @@ def _one_stage(
 
     recipe = load_recipe(path, overrides)
     pairs = read_stream(preferences, Preference)
-    with talk.reporter() as reporter:
-        made = train_once(recipe, pairs, policy, output, reporter)
+    with talk.reporter() as reporter, crew_for(recipe, reporter) as crew:
+        made = train_once(recipe, pairs, policy, output, reporter, crew)
     talk.note(f"round {made.round} is in {output}: loss {made.figures['last_step']['loss']:.3f}")

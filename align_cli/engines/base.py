@@ -46,13 +46,30 @@ class Sample(NamedTuple):
 
     Args:
         token_ids: what was sampled, the end-of-sequence token included where there was one.
-        logps: log-probability of each token under the sampling distribution, in nats.
+        logps: log-probability of each token under the sampling distribution, in nats; empty where whoever sampled it
+            does not say, until it is settled.
         finish_reason: `stop` or `length`.
+        seed: what it was drawn with, where that is not the request's.
+        from_text: whether only its text came: its ids are what the policy's tokenizer makes of that.
     """
 
     token_ids: list[int]
     logps: list[float]
     finish_reason: Literal["stop", "length"]
+    seed: int | None = None
+    from_text: bool = False
+
+
+class Settled(NamedTuple):
+    """Samples that were looked at together.
+
+    Args:
+        samples: each with its log-probabilities.
+        figures: what is to be told of how they were sampled; empty where there is nothing.
+    """
+
+    samples: list[Sample]
+    figures: dict[str, Any]
 
 
 class Engine(Protocol):
@@ -72,4 +89,26 @@ class Engine(Protocol):
             done: indices of those that are there already. What is generated together may depend on all requests, so
                 that going on gives the bytes of not having been interrupted; what is there may be yielded again.
         """
+        ...
+
+    def settle(
+        self, policy: Any, requests: Sequence[Request], samples: Sequence[Sample], settings: SamplingSettings
+    ) -> Settled:
+        """Look at all samples once they are there.
+
+        Raises:
+            EngineError: if they are not what was asked for.
+        """
+        ...
+
+    def check(self) -> None:
+        """Look at what can be wrong before anything is loaded.
+
+        Raises:
+            EngineError: if it cannot generate.
+        """
+        ...
+
+    def release(self) -> None:
+        """A stage is over: let go of what is not to be held until the next."""
         ...

@@ -45,7 +45,7 @@ class Draws:
     ) -> None:
         device = policy.model.device
         place = device if has_float64(device) else torch.device("cpu")
-        self._policy, self._heard, self._warpers = policy, heard, _warpers(settings)
+        self._policy, self._heard, self._warpers = policy, heard, warpers(settings)
         self._ends = torch.tensor(policy.eos_token_ids, device=place)
         self._uniforms_BN = _uniforms([each.seed for each in requests], settings.max_new_tokens).to(place)
         self._tokens_BN = torch.zeros_like(self._uniforms_BN, dtype=torch.long)
@@ -146,8 +146,11 @@ def _sample(token_ids: list[int], logps: list[float], eos_token_ids: list[int]) 
     return Sample(token_ids[:length], logps[:length], "stop" if ends else "length")
 
 
-def _warpers(settings: SamplingSettings) -> list[Warper]:
-    """transformers' own, in its own order; `generate` adds none because it does not know that we sample."""
+def warpers(settings: SamplingSettings) -> list[Warper]:
+    """How logits become those that are sampled from: transformers' own, in its own order.
+
+    `generate` adds none because it does not know that we sample.
+    """
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     found: list[Warper] = []

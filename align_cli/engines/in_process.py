@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from align_cli.engines.base import Request, Sample, SamplingSettings
+from align_cli.engines.base import Request, Sample, SamplingSettings, Settled
 from align_cli.errors import OutOfMemoryError
 from align_cli.models.memory import out_of_memory_as_memory_error
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from align_cli.engines.through_generate import Together
     from align_cli.models.load import Policy
+    from align_cli.recipe import Recipe
 
 
 APART = {
@@ -54,13 +56,26 @@ class TransformersEngine:
         Which requests make a batch does not depend on what is done: a batch of which anything lacks is made whole,
         because a log-probability's last digits depend on the batch.
         """
-        for indices in self._batches(policy, requests):
+        for indices in self.batches(policy, requests):
             if all(index in done for index in indices):
                 continue
-            samples = self._generate(policy, [requests[index] for index in indices], settings)
+            samples = self.generate_batch(policy, [requests[index] for index in indices], settings)
             yield list(zip(indices, samples, strict=True))
 
-    def _batches(self, policy: Policy, requests: Sequence[Request]) -> Iterator[list[int]]:
+    def settle(
+        self, policy: Policy, requests: Sequence[Request], samples: Sequence[Sample], settings: SamplingSettings
+    ) -> Settled:
+        """They are the policy's own: nothing is to be said of them."""
+        return Settled(list(samples), {})
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+    def batches(self, policy: Policy, requests: Sequence[Request]) -> Iterator[list[int]]:
+        """Which requests are sampled together, the longest prompts first."""
         lengths = [len(request.prompt_ids) for request in requests]
         first_of: dict[tuple[int, ...], int] = {}
         firsts = [first_of.setdefault(tuple(request.prompt_ids), index) for index, request in enumerate(requests)]
@@ -90,7 +105,7 @@ class TransformersEngine:
                 self.note(APART[self._goes_together[policy.model]])
         return self._goes_together[policy.model]
 
-    def _generate(self, policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:
+    def generate_batch(self, policy: Policy, requests: list[Request], settings: SamplingSettings) -> list[Sample]:
         """One batch; in halves where the memory does not hold it.
 
         Every batch is tried whole first, so that its parts are the same whether or not a process was interrupted.
@@ -113,7 +128,14 @@ class TransformersEngine:
                 "generate.batch_size next time"
             )
         parts = (requests[:half], requests[half:])
-        return [sample for part in parts for sample in self._generate(policy, part, settings)]
+        return [sample for part in parts for sample in self.generate_batch(policy, part, settings)]
+
+
+def transformers_engine(
+    recipe: Recipe, note: Callable[[str], None], place: Callable[[], Path | None]
+) -> TransformersEngine:
+    """The engine that a recipe describes; it writes nothing."""
+    return TransformersEngine(recipe.generate.batch_size, note)
 
 
 def stream(policy: Policy, request: Request, settings: SamplingSettings, heard: Callable[[list[int]], None]) -> Sample:

@@ -34,11 +34,16 @@ class PolicyLabeler:
         Args:
             pairs: with token ids; they are scored together.
         """
-        import torch
+        return own_labels(self.policy, self.reference, pairs, self.beta)
 
-        from align_cli.methods.bilevel import policy_labels
-        from align_cli.models.scoring import implicit_reward_margins
 
-        margins = implicit_reward_margins(self.policy, self.reference, pairs, self.beta)
-        labels: list[float] = policy_labels(torch.tensor(margins)).tolist()
-        return labels
+def own_labels(policy: Policy, reference: Policy, pairs: Sequence[Preference], beta: float) -> list[float]:
+    """The policy's own labels of pairs; see `PolicyLabeler`."""
+    import torch
+
+    from align_cli.methods.bilevel import policy_labels
+    from align_cli.models.scoring import implicit_reward_margins
+
+    margins = implicit_reward_margins(policy, reference, pairs, beta)
+    labels: list[float] = policy_labels(torch.tensor(margins)).tolist()
+    return labels

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from align_cli.artifacts.records import Text
 from align_cli.errors import LabelerError, counted
 from align_cli.labelers.base import Scorer
-from align_cli.labelers.server import Endpoint, UnreadableError, ask_all
-from align_cli.labelers.server.pace import Pace
 from align_cli.models.refused import faults_of_a_model
 from align_cli.models.text import plain_text
 from align_cli.recipe.sections.labelers.reward_server import RewardServerLabelerSection
+from align_cli.servers import Endpoint, UnreadableError, Unwatched, ask_all
+from align_cli.servers.pace import Pace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -145,16 +145,6 @@ class RewardServerLabeler(Scorer):
             what = f"the tokenizer {self._section.tokenizer} has no chat template"
             raise LabelerError(what, where=f"{self._place}.tokenizer", hint="name the reward model's own tokenizer")
         return tokenizer
-
-
-class Unwatched:
-    """Nobody counts the requests to a reward server."""
-
-    def sends(self) -> None:
-        """Nothing happens."""
-
-    def failed(self) -> None:
-        """Nothing happens."""
 
 
 def _as_chat(prompt: Text, completion: Text) -> list[dict[str, Any]]:

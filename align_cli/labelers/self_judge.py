@@ -133,7 +133,7 @@ class SelfJudge(Scorer):
 
     def _read(self, written: Written) -> float | None:
         """The score that an answer holds; it is counted."""
-        from align_cli.labelers.server.faults import in_short  # a room that takes asyncio
+        from align_cli.servers.faults import in_short  # a room that takes asyncio
 
         value = self._template.read(written.text)
         self._counts["answers" if value is not None else "unparsable"] += 1

@@ -69,6 +69,15 @@ class AdapterPolicy(Policy):
         self.adapted.put(self.adapter, other.adapted.tensors(other.adapter))
         self.version = other.version
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The adapter's, by the names that stand in its file."""
+        return self.adapted.tensors(self.adapter)
+
+    def put(self, tensors: dict[str, torch.Tensor], version: str) -> None:
+        """Have this adapter."""
+        self.adapted.put(self.adapter, tensors)
+        self.version = version
+
     def let_go(self) -> bool:
         """The base is the policy's too, and adapters are small."""
         return False

@@ -4,7 +4,7 @@ Logits are most of a training step's memory: a number for every token of the voc
 head runs within the model's own forward pass, at the response's positions alone and a chunk of them at a time. A head
 that is a linear layer has a gradient of its own (`linear_head`); of others, where there are several chunks, each one's
 logits are made again for it. Whatever the forward pass does around its head, as switching adapters or casting, it does
-for the chunks too. `scoring` asks; nothing else does.
+for the chunks too. `scoring` and `sampled` ask; nothing else does.
 
 Shapes: B sequences of T tokens, N response tokens of the whole batch in the order of its rows, n of them in a chunk,
 V vocabulary, H width.
@@ -98,8 +98,20 @@ def score_tokens(model: Any, tokens: Tokens, anchor: Anchor | None = None, *, pl
         return states_BTH[..., :1]  # for whatever the model does with its logits behind the head
 
     with _forward_replaced(head.module, score_in_passing):
-        model(**tokens.inputs, use_cache=False)
-    return found[0]
+        if not _is_sharded(model):
+            model(**tokens.inputs, use_cache=False)
+            return found[0]
+        # What is split over processes is put together for what its forward pass returns, and for the gradient of that.
+        with _forward_replaced(model, lambda **inputs: (model.forward(**inputs), tuple(found[0]))[1]):
+            return TokenScores(*model(**tokens.inputs, use_cache=False))
+
+
+def _is_sharded(model: Any) -> bool:
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
 
 
 def _picked(states_BTH: torch.Tensor, tokens: Tokens) -> torch.Tensor:
@@ -191,7 +203,7 @@ def _is_close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 
 @contextmanager
-def _forward_replaced(module: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+def _forward_replaced(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """While it lasts, the module does this when it is called; within that, it is what it was."""
     own = module.__dict__.get("forward")
 
@@ -200,9 +212,9 @@ def _forward_replaced(module: torch.nn.Module, forward: Callable[[torch.Tensor],
         if own is not None:
             module.forward = own
 
-    def once(states_BTH: torch.Tensor) -> torch.Tensor:
+    def once(*args: Any, **kwargs: Any) -> Any:
         put_back()
-        return forward(states_BTH)
+        return forward(*args, **kwargs)
 
     module.forward = once
     try:
@@ -252,6 +264,15 @@ def _add_kl(kl_n: torch.Tensor, logits_nV: torch.Tensor, anchor: Anchor) -> torc
         return kl_n
     anchored_kV = _anchored_logits(anchor, anchor.states_NH[wanted_n])
     return kl_n.masked_scatter(wanted_n, token_kl(logits_nV[wanted_n], anchored_kV))
+
+
+def logits_in_chunks(model: Any, states_NH: torch.Tensor) -> Iterator[torch.Tensor]:
+    """(n, V) what a model says at each of these states, which its head was given, without gradient."""
+    head = head_of(model)
+    size = max(1, CHUNK_LOGITS // _vocabulary(head, states_NH))
+    for states_nH in states_NH.split(size):
+        with torch.no_grad(), _at_work(model, head):
+            yield head.logits(states_nH)
 
 
 def _anchored_logits(anchor: Anchor, states_kH: torch.Tensor) -> torch.Tensor:

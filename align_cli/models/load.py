@@ -24,6 +24,7 @@ from align_cli.models.refused import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from align_cli.recipe.sections.policy import PolicySection
@@ -64,6 +65,15 @@ class Policy:
                 own.data = theirs.data.clone()
         self.model.load_state_dict(other.model.state_dict())
         self.version = other.version
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its weights by name, as `put` takes them."""
+        return dict(self.model.state_dict())
+
+    def put(self, tensors: dict[str, torch.Tensor], version: str) -> None:
+        """Have these weights, in place."""
+        self.model.load_state_dict(tensors)
+        self.version = version
 
     def let_go(self) -> bool:
         """Let its weights go, and keep the model as an object, until it has some again by `take_over` or `become`.

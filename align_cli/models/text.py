@@ -121,6 +121,22 @@ def completion_token_ids(
     return [*ids, tokenizer.eos_token_id] if is_plain or not ids else ids
 
 
+def text_before(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int]) -> str | None:
+    """The text that a tokenizer like the policy's, asked as for any text, makes these ids of; None if there is none."""
+    whole = _decoded(tokenizer, prompt_ids, skip_special_tokens=False)
+    begin = str(tokenizer.bos_token) if tokenizer.bos_token is not None else ""
+    for text in dict.fromkeys((whole, whole.removeprefix(begin))):
+        if _encoded(tokenizer, text, add_special_tokens=True) == prompt_ids:
+            return text
+    return None
+
+
+def text_token_ids(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], text: str) -> list[int]:
+    """The ids of a text that somebody sampled behind a prompt, of which nothing but the text is known."""
+    before = _decoded(tokenizer, prompt_ids, skip_special_tokens=False)
+    return _behind(tokenizer, prompt_ids, _ids(tokenizer, before + text), text)
+
+
 def decode_completion(
     tokenizer: PreTrainedTokenizerBase, prompt: Text, completion_ids: list[int], prompt_ids: Sequence[int] = ()
 ) -> Text:

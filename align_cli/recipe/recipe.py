@@ -20,6 +20,7 @@ from align_cli.recipe.sections.generate import GenerateSection
 from align_cli.recipe.sections.guards import GuardsSection
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.recipe.sections.labelers import Labeler
+from align_cli.recipe.sections.launch import LaunchSection
 from align_cli.recipe.sections.method import MethodSection
 from align_cli.recipe.sections.policy import PolicySection
 from align_cli.recipe.sections.reward import RewardSection
@@ -65,6 +66,7 @@ class Recipe(Section):
     checkpoints: CheckpointsSection = CheckpointsSection()
     evaluate: EvaluateSection = EvaluateSection()
     guards: GuardsSection = GuardsSection()
+    launch: LaunchSection = LaunchSection()
     _written: Written = PrivateAttr(default=Written())
 
     def written_at(self, root: Node) -> None:
@@ -81,7 +83,7 @@ class Recipe(Section):
 
     @property
     def global_batch_size(self) -> int:
-        """Pairs in one optimizer step of one process."""
+        """Pairs in one optimizer step, of all processes together."""
         return self.train.per_device_train_batch_size * self.train.gradient_accumulation_steps
 
     @property

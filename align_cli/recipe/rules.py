@@ -20,6 +20,7 @@ from align_cli.recipe.sections import (
     kl,
     label,
     labelers,
+    launch,
     lora,
     method,
     optimism,
@@ -49,6 +50,7 @@ RULES: tuple[Rule, ...] = (
     *label.RULES,
     *evaluate.RULES,
     *guards.RULES,
+    *launch.RULES,
 )
 FILE_RULES: tuple[Rule, ...] = (
     *whole.FILE_RULES,
@@ -59,6 +61,7 @@ FILE_RULES: tuple[Rule, ...] = (
     *reward.FILE_RULES,
     *labelers.FILE_RULES,
     *train.FILE_RULES,
+    *launch.FILE_RULES,
 )
 WARNINGS: tuple[Callable[[Recipe], list[str]], ...] = (
     *policy.WARNINGS,
@@ -70,6 +73,7 @@ WARNINGS: tuple[Callable[[Recipe], list[str]], ...] = (
     *label.WARNINGS,
     *train.WARNINGS,
     *evaluate.WARNINGS,
+    *launch.WARNINGS,
 )
 
 
@@ -92,4 +96,5 @@ def warnings_for(recipe: Recipe) -> list[str]:
 
 def code_that_runs(recipe: Recipe) -> list[str]:
     """Every piece of code outside align that the recipe will run: Python functions, code that ships with a model."""
-    return [*code_in_words(recipe.labelers), *recipe.policy.code(), *(recipe.reward.code() if recipe.reward else ())]
+    reward = recipe.reward.code() if recipe.reward else ()
+    return [*code_in_words(recipe.labelers), *recipe.policy.code(), *reward, *recipe.generate.code()]

@@ -212,7 +212,9 @@ def _main_figure(event: Mapping[str, Any]) -> str:
     figures, stage = event.get("figures") or {}, event["stage"]
     if stage == "generate":
         speed = figures["tokens"] / max(event["seconds"], 1e-3)
-        return f"{counted(figures['completions'], 'completion')}, {speed:.0f} tokens/s"
+        said = f"{counted(figures['completions'], 'completion')}, {speed:.0f} tokens/s"
+        apart = (figures.get("engine") or {}).get("policy", {}).get("logp_difference")
+        return f"{said}, servers {apart['mean']:.2g} nats a response off the trainer" if apart else said
     if stage == "label":
         return in_words(figures)
     if stage == "train" and "diverged" in figures:

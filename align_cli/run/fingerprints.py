@@ -27,6 +27,7 @@ from align_cli.stages.rows_of_recipe import local_files
 UNRECORDED_KEYS = (
     "policy.device",
     "generate.batch_size",
+    "generate.server",
     "label.compared_pairs",
     "train.dataloader_num_workers",
     "train.report_to",

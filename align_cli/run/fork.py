@@ -6,7 +6,9 @@ are copies, so that neither run can damage the other's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from align_cli import stages
 from align_cli.artifacts.files import copy_tree, writing_folder
@@ -134,6 +136,22 @@ def _rounds_in_words(source: RunFolder, recipe: Recipe) -> str:
     rounds = range(recipe.rounds + 1)
     kept = [one for one in rounds if one == 0 or source.manifests.is_kept(Artifact(one, CHECKPOINT))]
     return f"it can be forked from round {' or '.join(map(str, kept))}"
+
+
+def shared_by_forks(recipe: Recipe) -> dict[str, Any]:
+    """The keys that a fork of this recipe's run has to leave as they are, with their values.
+
+    Runs that agree in all of them can begin with one another's initial policy and its evaluation.
+    """
+    return {key: value for key, value in _leaves(resolved(recipe)) if _is_fixed(key, recipe)}
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _is_fixed(key: str, *recipes: Recipe) -> bool:

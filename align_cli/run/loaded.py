@@ -7,7 +7,6 @@ round's policy comes from is the caller's word: a run's folder, or the paths of 
 from __future__ import annotations
 
 import gc
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -18,16 +17,23 @@ from align_cli.artifacts.answers import Answers
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.engines import build_engine
 from align_cli.engines.base import Engine
+from align_cli.engines.in_process import TransformersEngine
 from align_cli.errors import RunError
 from align_cli.labelers import Labeler, build_labeler
 from align_cli.labelers.person import Asker, PersonLabeler
+from align_cli.labelers.reward_model import RewardModelLabeler
+from align_cli.launch.crew import Crew
+from align_cli.launch.engine import SharedEngine
+from align_cli.launch.roles import POLICY, REFERENCE
+from align_cli.launch.scoring import SharedMeasure, SharedScorer
 from align_cli.models.devices import find_device
 from align_cli.models.load import Policy
+from align_cli.models.measures import OneMeasure
 from align_cli.models.memory import give_back_freed
 from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.recipe import Recipe
 from align_cli.run.folder.begun import MicroBatch
-from align_cli.run.folder.layout import ANSWERS, LOGS, Layout
+from align_cli.run.folder.layout import ANSWERS, LOGS, RUN, SERVERS, Layout
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.said_before import SaidBefore
 from align_cli.training.checkpoints import (
@@ -90,9 +96,9 @@ class Loaded:
         note: told what a user should know.
         reader: the model that reads the inputs; None is the initial policy.
         asker: has people judge pairs, for labelers of kind `person`; None where nobody can be asked.
+        crew: the processes that work beside this one; None for none.
 
     Raises:
-        RunError: if this is one of several processes.
         AlignError: if there is no device like `policy.device`.
     """
 
@@ -103,13 +109,8 @@ class Loaded:
         note: Callable[[str], None] = lambda text: None,
         reader: Path | None = None,
         asker: Asker | None = None,
+        crew: Crew | None = None,
     ) -> None:
-        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-            raise RunError(
-                f"align runs in one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']}",
-                where="WORLD_SIZE",
-                hint="start it without torchrun or accelerate launch; several processes are not served yet",
-            )
         if recipe.policy.device not in ("auto", "cpu"):
             find_device(recipe.policy.device)
         self.recipe = recipe
@@ -118,6 +119,7 @@ class Loaded:
         self.state = TrainingState(round=0, global_step=0, parent=None)
         self._policies = policies
         self._asker = asker
+        self._crew = crew
         self._labelers: dict[str, Labeler] = {}
         self._policy: Policy | None = None
         self._policy_round = -1
@@ -134,7 +136,18 @@ class Loaded:
     @cached_property
     def engine(self) -> Engine:
         """What generates text."""
-        return build_engine(self.recipe.generate, self.note)
+        layout = Layout(Path(self.recipe.output_dir))
+        engine = build_engine(
+            self.recipe, self.note, lambda: layout.folder(SERVERS) if layout.file(RUN).is_file() else None
+        )
+        if self._crew is None or not isinstance(engine, TransformersEngine):
+            return engine
+        return SharedEngine(engine, self._crew, self._shared)
+
+    def release_engine(self) -> None:
+        """The engine lets go of what is not to be held between stages."""
+        if "engine" in self.__dict__:
+            self.engine.release()
 
     def labeler(self, name: str) -> Labeler:
         """The labeler with this name, made once, with those that it asks in its turn."""
@@ -142,6 +155,8 @@ class Loaded:
             section, layout = self.recipe.labelers[name], Layout(Path(self.recipe.output_dir))
             answers = Answers(layout.folder(ANSWERS) / f"{name}.jsonl")
             labeler = build_labeler(name, section, self.note, answers)
+            if self._crew is not None and isinstance(labeler, RewardModelLabeler):
+                labeler = SharedScorer(labeler, self._crew, section.artifacts())
             labeler.artifact = self._policies.artifact
             if isinstance(labeler, PersonLabeler):
                 labeler.asker = self._asker
@@ -153,6 +168,44 @@ class Loaded:
         """Labelers let go of what takes memory; the next stage that asks one has it back."""
         for labeler in self._labelers.values():
             labeler.release()
+        if self._crew is not None:
+            self._crew.release()
+
+    def measure(self, function: str, policy: Policy, reference: Policy, *rest: Any) -> OneMeasure:
+        """A measure of items by what both models say of them, taken in all processes that there are.
+
+        Args:
+            function: `package.module:name` of it; called with policy, reference, items and the rest.
+            policy: the one.
+            reference: the other.
+            rest: what else it takes.
+        """
+        if self._crew is None or policy is not self._policy or reference is not self._reference:
+            return OneMeasure(function, policy, reference, *rest)
+        self._share_both()
+        return SharedMeasure(self._crew, function, policy, reference, *rest)
+
+    def _shared(self, policy: Policy) -> str | None:
+        """Let the other processes have a model, and say by which name; None for one that they cannot have."""
+        assert self._crew is not None
+        if policy is not self._policy and policy is not self._reference:
+            return None
+        if self._policy is not None:  # first: adapters share the base that it brings
+            self._crew.hold(POLICY, self._policy, lambda: self._place(self._policy_round))
+        if policy is self._policy:
+            return POLICY
+        self._crew.hold(REFERENCE, policy, lambda: self._place(self._reference_round))
+        return REFERENCE
+
+    def _share_both(self) -> None:
+        assert self._policy is not None and self._reference is not None
+        self._shared(self._policy)
+        self._shared(self._reference)
+
+    def _place(self, round_number: int) -> Path | None:
+        """A folder with a model like a round's: its own checkpoint, or the newest before it."""
+        base = self._policies.base(round_number)
+        return self._policies.checkpoint(base if self._policies.is_kept(base) else self._newest_kept(round_number))
 
     def made(self, policy: Policy) -> None:
         """This is the initial policy."""
@@ -161,6 +214,8 @@ class Loaded:
     def take(self, policy: Policy, state: TrainingState, round_number: int) -> None:
         """This is the policy after so many rounds, and where its training stands."""
         self._policy, self._policy_round, self.state = policy, round_number, state
+        if self._crew is not None:
+            self._crew.moved(POLICY)
 
     def policy_after(self, round_number: int) -> Policy:
         """The policy after this many rounds: the one in memory, else from the newest checkpoint up to there.
@@ -221,9 +276,13 @@ class Loaded:
             from align_cli.training.trainer import make_trainer
 
             assert self._policy is not None and self._reference is not None
-            self._trainer = make_trainer(
-                self._policy, self._reference.model, self.recipe, self._trainer_folder(), lambda: None
-            )
+            arguments = (self._policy, self._reference.model, self.recipe, self._trainer_folder(), lambda: None)
+            if self._crew is None:
+                self._trainer = make_trainer(*arguments)
+            else:
+                from align_cli.launch.leader import make_leaders_trainer
+
+                self._trainer = make_leaders_trainer(self._crew, self._share_both, self._policy, *arguments[1:])
             # transformers collects garbage at each `train()`: a quarter of a second, were it to look at libraries too.
             gc.collect()
             gc.freeze()
@@ -293,6 +352,8 @@ class Loaded:
         self._policy_round = round_number
         if self._trainer is not None and self._trainer.optimizer is not None:
             self._optimizer_round = round_number
+        if self._crew is not None:
+            self._crew.in_step(POLICY)
 
     def fall_back(self, round_number: int) -> int | None:
         """Give up a round whose training diverged: put back the best round's policy, and say which round that is."""
@@ -334,6 +395,8 @@ class Loaded:
 
     def _put_in(self, policy: Policy) -> None:
         """Let the policy in memory be this one; the trainer goes on holding the same object."""
+        if self._crew is not None:
+            self._crew.moved(POLICY)
         if self._policy is None:
             self._policy = policy
             return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from align_cli.artifacts.records import Evaluation
 from align_cli.labelers.person import Asker
+from align_cli.launch.crew import Crew
 from align_cli.recipe import Recipe, dump
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
 from align_cli.run.fork import fork
+from align_cli.run.isolated import IsolatedRunner
 from align_cli.run.loaded import Loaded
 from align_cli.run.opening import Reporter, already_finished, check_inputs, making_room, origin_of, outlook, tidy_up
 from align_cli.run.plan import plan_steps
@@ -24,6 +26,7 @@ def align_rounds(
     restart: bool = False,
     origin: Origin | None = None,
     asker: Asker | None = None,
+    crew: Crew | None = None,
 ) -> list[Evaluation]:
     """Run every step of a recipe that is not finished yet.
 
@@ -33,6 +36,7 @@ def align_rounds(
         restart: remove a run that is there, and begin anew.
         origin: begin with the rounds of another run.
         asker: has people judge pairs; None stops the run where some wait, until `align label` has asked about them.
+        crew: the processes that work beside this one; None for none.
 
     Returns:
         The evaluations of all rounds, by round.
@@ -46,7 +50,7 @@ def align_rounds(
     if not is_new and not remaining_steps(folder, recipe, plan):
         return already_finished(folder, recipe, plan, reporter)
     results = Results(recipe, folder)
-    loaded = Loaded(recipe, results, reporter.note, asker=asker)
+    loaded = Loaded(recipe, results, reporter.note, asker=asker, crew=crew)
     check_inputs(plan, loaded)
     with folder.locked(), making_room(folder, restart):
         if origin is not None:
@@ -63,7 +67,9 @@ def align_rounds(
         tidy_up(folder, results, before, steps[0])
         for known in results.evaluations():
             reporter.evaluated(known)
-        runner = StepRunner(recipe, folder, loaded, results)
+        runner: StepRunner | IsolatedRunner = StepRunner(recipe, folder, loaded, results)
+        if recipe.launch.isolate:
+            runner = IsolatedRunner(recipe, folder, results, reporter.note)
         for step in steps:
             if is_still_true(folder, recipe, step):
                 before = step

@@ -22,7 +22,7 @@ from align_cli.run.tidy import let_go, superfluous
 from align_cli.stages.base import CHECKPOINT, Artifact, Progress
 from align_cli.stages.rows import check_rows
 
-CHANGEABLE = ("rounds", "output_dir", "guards", "checkpoints", "num_threads")
+CHANGEABLE = ("rounds", "output_dir", "guards", "checkpoints", "num_threads", "launch")
 """Keys that may change under a run."""
 
 

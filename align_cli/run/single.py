@@ -16,6 +16,7 @@ from align_cli.artifacts.records import Completion, Preference, Record, RewardRe
 from align_cli.artifacts.store import read_record
 from align_cli.errors import RunError
 from align_cli.labelers.person import Asker
+from align_cli.launch.crew import Crew
 from align_cli.models.memory import telling_out_of_memory
 from align_cli.models.of_recipe import load_recipe_policy, load_recipe_tokenizer
 from align_cli.models.refused import check_same_vocabulary
@@ -61,15 +62,16 @@ class Made:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) -> Made:
+def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter, crew: Crew | None = None) -> Made:
     """The generate stage of the round that follows the policy's.
 
     Args:
         recipe: the whole recipe.
         policy_path: a checkpoint or any model; None is the initial policy.
         reporter: shown what happens.
+        crew: the processes that work beside this one; None for none.
     """
-    once = _Once(recipe, "generate", policy_path, reporter)
+    once = _Once(recipe, "generate", policy_path, reporter, crew=crew)
     return once.carry_out(once.state.round + 1, once.state.round)
 
 
@@ -79,6 +81,7 @@ def label_once(
     policy_path: Path | None,
     reporter: Reporter,
     asker: Asker | None = None,
+    crew: Crew | None = None,
 ) -> Made:
     """The label stage on given completions.
 
@@ -88,6 +91,7 @@ def label_once(
         policy_path: the policy that labels its own responses, where a source asks for that; None is the initial one.
         reporter: shown what happens.
         asker: has people judge pairs, where a labeler is a person; None where nobody can be asked.
+        crew: the processes that work beside this one; None for none.
 
     Raises:
         RunError: if no source of the recipe labels completions.
@@ -100,12 +104,17 @@ def label_once(
             hint="give source dpr a share and a labeler, or dpp or dmd a share",
         )
     round_number = completions[0].round
-    once = _Once(recipe, "label", policy_path, reporter, asker)
+    once = _Once(recipe, "label", policy_path, reporter, asker, crew)
     return once.carry_out(round_number, round_number - 1, {Artifact(round_number, COMPLETIONS): completions})
 
 
 def train_once(
-    recipe: Recipe, pairs: Sequence[Preference], policy_path: Path | None, output: Path, reporter: Reporter
+    recipe: Recipe,
+    pairs: Sequence[Preference],
+    policy_path: Path | None,
+    output: Path,
+    reporter: Reporter,
+    crew: Crew | None = None,
 ) -> Made:
     """The train stage on given pairs beside the recipe's offline share; writes a checkpoint.
 
@@ -115,6 +124,7 @@ def train_once(
         policy_path: a checkpoint or any model; None is the initial policy.
         output: becomes the checkpoint; an older checkpoint there is replaced, anything else refused.
         reporter: shown what happens.
+        crew: the processes that work beside this one; None for none.
 
     Raises:
         RunError: if `output` holds something that is no checkpoint, or lies in a run.
@@ -123,12 +133,12 @@ def train_once(
         raise RunError("the output is there and is no checkpoint", where=str(output), hint="choose a new folder")
     if (run := run_around(output)) is not None:
         raise RunError(f"the output lies in the run {run}", where=str(output), hint="choose a folder outside of runs")
-    once = _Once(recipe, "train", policy_path, reporter)
+    once = _Once(recipe, "train", policy_path, reporter, crew=crew)
     round_number = once.state.round + 1
     return once.carry_out(round_number, once.state.round, {Artifact(round_number, PREFERENCES): pairs}, output)
 
 
-def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) -> Made:
+def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter, crew: Crew | None = None) -> Made:
     """The evaluate stage of a policy, as at the end of its round.
 
     The opponents' responses are taken from the run's folder where they lie there, and sampled anew otherwise.
@@ -137,8 +147,9 @@ def evaluate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter) 
         recipe: the whole recipe.
         policy_path: a checkpoint or any model; None is the initial policy.
         reporter: shown what happens.
+        crew: the processes that work beside this one; None for none.
     """
-    once = _Once(recipe, "evaluate", policy_path, reporter)
+    once = _Once(recipe, "evaluate", policy_path, reporter, crew=crew)
     return once.carry_out(once.state.round, once.state.round)
 
 
@@ -171,16 +182,23 @@ class _Once:
         policy_path: a checkpoint or any model; None is the initial policy.
         reporter: shown what happens.
         asker: has people judge pairs; None where nobody can be asked.
+        crew: the processes that work beside this one; None for none.
     """
 
     def __init__(
-        self, recipe: Recipe, stage: str, policy_path: Path | None, reporter: Reporter, asker: Asker | None = None
+        self,
+        recipe: Recipe,
+        stage: str,
+        policy_path: Path | None,
+        reporter: Reporter,
+        asker: Asker | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.state = TrainingState(round=0, global_step=0, parent=None)
         self._recipe, self._stage, self._path, self._reporter = recipe, stages.stage_named(stage), policy_path, reporter
         self._results = Results(recipe, RunFolder(recipe.output_dir))
         self._policies = GivenPolicies(self._results)
-        self._loaded = Loaded(recipe, self._policies, reporter.note, policy_path, asker)
+        self._loaded = Loaded(recipe, self._policies, reporter.note, policy_path, asker, crew)
         if self._stage.needs(recipe) and policy_path is not None:
             _check_checkpoint(policy_path)
         self._stage.check(recipe, self._loaded)
@@ -216,7 +234,10 @@ class _Once:
             surroundings = (pipes, self._loaded, NoWork(), progress, self._reporter.note)
             known = self._results.folder.begun.num_threads(policy_round)
             with computing_with(self._recipe.num_threads or known or choose_num_threads(self._recipe)):
-                done = self._stage.carry_out(Context(self._recipe, round_number, *surroundings))
+                try:
+                    done = self._stage.carry_out(Context(self._recipe, round_number, *surroundings))
+                finally:
+                    self._loaded.release_engine()
         return Made(round_number, pipes.written, done.figures)
 
     def _check_vocabulary(self, path: Path) -> None:

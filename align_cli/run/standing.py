@@ -11,13 +11,17 @@ from align_cli.run.folder import RunFolder
 from align_cli.run.plan import Step
 
 
+class OtherRunError(RunError):
+    """A folder whose finished steps were made from other settings than the recipe's."""
+
+
 def remaining_steps(folder: RunFolder, recipe: Recipe, plan: Sequence[Step]) -> list[Step]:
     """The plan after those steps at its beginning that are finished and made from what the recipe says now.
 
     Of the first round that is left, a later step may be finished already, as a reward model that was fitted on its own.
 
     Raises:
-        RunError: if a finished step was made from something else; names every key that changed.
+        OtherRunError: if a finished step was made from something else; names every key that changed.
     """
     fingerprints = Fingerprints(recipe, folder.manifests)
     for index, step in enumerate(plan):
@@ -43,7 +47,7 @@ def _refuse_changed(folder: RunFolder, fingerprints: Fingerprints, step: Step) -
     record = folder.manifests.finished(step)
     found = changes(record["inputs"], fingerprints.of(step)) if record is not None else []
     if found:
-        raise RunError(
+        raise OtherRunError(
             f"this folder holds another run: since {step} was finished, " + "; ".join(found),
             where=str(folder.path),
             hint="choose another output_dir for the new settings, put the old ones back (only rounds may be "

@@ -122,8 +122,11 @@ class StepRunner:
         self._progress = told
         context = Context(self.recipe, step.round, artifacts, self.loaded, work, told, self.loaded.note)
         telling = telling_out_of_memory(str(step), stage.memory_remedy)
-        with told, self._as_settled(step.round), telling, self._telling_how_to_label(step):
-            done = stage.carry_out(context)
+        try:
+            with told, self._as_settled(step.round), telling, self._telling_how_to_label(step):
+                done = stage.carry_out(context)
+        finally:
+            self.loaded.release_engine()
         found = self._findings(step)
         rolled_back_to = self.results.best_round() if decided(found) == "rollback" else None
         done = done if rolled_back_to is None else done._replace(continues_from=rolled_back_to)

@@ -48,8 +48,15 @@ def settle_num_threads(
 
 
 def choose_num_threads(recipe: Recipe) -> int:
-    """The recipe's number; else one for a small model, and for others as many as the machine has cores free."""
-    return recipe.num_threads or (1 if _is_small(recipe) else free_cores())
+    """The recipe's number; else one for a small model, and for others as many as the machine has cores free.
+
+    Several processes of a recipe share these cores.
+    """
+    if recipe.num_threads is not None:
+        return recipe.num_threads
+    config = recipe.launch.config
+    here = (config.num_processes or 1) // config.num_machines
+    return 1 if is_small(recipe) else max(1, free_cores() // here)
 
 
 def free_cores() -> int:
@@ -80,7 +87,7 @@ def computing_with(num_threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _is_small(recipe: Recipe) -> bool:
+def is_small(recipe: Recipe) -> bool:
     """Whether the policy's weights are few, as far as can be told before it is loaded or made."""
     scratch, folder = recipe.policy.from_scratch, Path(recipe.policy.model_name_or_path or "")
     if scratch is not None:

@@ -201,6 +201,17 @@ class Artifacts(History, Protocol):
         ...
 
 
+class Measure(Protocol):
+    """A measure of items, of which several processes take a batch each."""
+
+    ways: int
+    """How many batches are best measured at once."""
+
+    def __call__(self, items: Sequence[Any], batch_size: int) -> list[float]:
+        """A number for each item; those of a batch are measured together."""
+        ...
+
+
 class Loaded(Protocol):
     """What is in memory: each thing loaded once, when it is first needed, and kept from step to step."""
 
@@ -244,6 +255,17 @@ class Loaded(Protocol):
 
     def trainer(self, round_number: int) -> PreferenceTrainer:
         """The trainer of the policy and the reference in memory."""
+        ...
+
+    def measure(self, function: str, policy: Policy, reference: Policy, *rest: Any) -> Measure:
+        """A measure of items by what both models say of them, taken in all processes that there are.
+
+        Args:
+            function: `package.module:name` of it; called with policy, reference, items and the rest.
+            policy: the one.
+            reference: the other.
+            rest: what else it takes.
+        """
         ...
 
     def go_on_within(self, round_number: int, checkpoint: Path) -> bool:

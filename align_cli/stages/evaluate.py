@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from align_cli.labelers import Labeler
 from align_cli.metrics.estimates import estimate
 from align_cli.metrics.text import distinct_n
 from align_cli.models.load import Policy
+from align_cli.models.measures import OneMeasure
 from align_cli.recipe import Recipe
 from align_cli.seeds import compact_order
 from align_cli.stages.base import (
@@ -28,6 +28,7 @@ from align_cli.stages.base import (
     ForkKeys,
     History,
     Loaded,
+    Measure,
     Stage,
     labeler_artifacts,
     labeler_keys,
@@ -40,12 +41,15 @@ from align_cli.stages.judged import Judged, judge_responses, with_scores
 from align_cli.stages.opinions import (
     Asking,
     check_labelers,
-    kept_values,
+    measured,
     num_sequence_tokens,
 )
 from align_cli.stages.readable import RowsToRead
 from align_cli.stages.rows_of_recipe import Rows
 from align_cli.stages.said_before import artifacts_that_asked, reference_digest, said_before
+
+SEQUENCE_KLS, NO_KLS = f"{__name__}:sequence_kls", f"{__name__}:no_kls"
+MARGINS = "align_cli.models.scoring:implicit_reward_margins"
 
 FREE_KEYS = (
     "policy.reference",
@@ -96,6 +100,7 @@ class Evaluate(Stage):
             lambda: check_labelers(map(loaded.labeler, recipe.evaluate.all_scorers), loaded.inputs.eval_prompts),
             lambda: loaded.inputs.eval_prompts,
             lambda: loaded.inputs.eval_rows,
+            loaded.engine.check,
         )
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
@@ -137,6 +142,7 @@ class Evaluate(Stage):
             pairs=pairs,
             scorers=[loaded.labeler(name) for name in context.recipe.evaluate.all_scorers],
             asking=Asking(context.progress, context.work, context.recipe.label.thinking),
+            measuring=loaded.measure,
             reference_digest=digest,
             said=said_before(context, HELD_OUT_LOGPS, digest) if pairs else {},
         )
@@ -220,6 +226,7 @@ def evaluate_policy(
     pairs: Sequence[Preference],
     scorers: Sequence[Labeler],
     asking: Asking,
+    measuring: Callable[..., Measure] = OneMeasure,
     reference_digest: str = "",
     said: Mapping[str, float] | None = None,
 ) -> Measured:
@@ -237,6 +244,7 @@ def evaluate_policy(
         pairs: held-out offline pairs, tokenised.
         scorers: who judges, the first above all; none leaves rewards and win rates out.
         asking: how they are asked; where scores, KL and margins are kept as they come.
+        measuring: gives the measure of a function's name and both models; see `Loaded.measure`.
         reference_digest: names the reference among those of other rounds.
         said: what it said of held-out pairs in rounds that are over, by digest.
     """
@@ -246,8 +254,8 @@ def evaluate_policy(
     progress.start(len(drawn) + len(pairs), "sequences")
     batch_size = recipe.generate.batch_size
     with work.journal("kl") as journal:
-        measure = partial(_sequence_kls, policy, reference) if policy.version != reference.version else _no_kls
-        kl = estimate(kept_values(drawn, batch_size, measure, progress, journal, num_sequence_tokens))
+        measure = measuring(SEQUENCE_KLS if policy.version != reference.version else NO_KLS, policy, reference)
+        kl = estimate(measured(drawn, batch_size, measure, progress, journal, num_sequence_tokens))
     held_out = measure_pairs(policy, Reference(reference, reference_digest, said or {}), pairs, recipe, asking)
     lengths = estimate([float(sample.num_tokens) for sample in samples])
     evaluation = Evaluation(
@@ -274,7 +282,7 @@ def evaluate_policy(
     return Measured(evaluation, scored, held_out.asked)
 
 
-def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
+def sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
     """KL(π ‖ π_ref) along each response: exact over the vocabulary at every token, summed over the response."""
     import torch
 
@@ -291,6 +299,6 @@ def _sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completio
     return kls
 
 
-def _no_kls(samples: Sequence[Completion]) -> list[float]:
+def no_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
     """Of a policy to itself."""
     return [0.0] * len(samples)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import NO_ARGUMENTS, Completion, Sampler, TemplateArguments, Text
 from align_cli.engines.base import Engine, Request, Sample, SamplingSettings, sampling_settings
-from align_cli.errors import counted
+from align_cli.errors import EngineError, all_at_once, counted
 from align_cli.models.load import Policy
 from align_cli.models.text import decode_completion, prompt_token_ids
 from align_cli.recipe import Recipe
@@ -54,7 +54,7 @@ class Generate(Stage):
         return ("policy", "reference") if recipe.generate.num_reference_generations else ("policy",)
 
     def check(self, recipe: Recipe, loaded: Loaded) -> None:
-        _ = loaded.inputs.prompts
+        all_at_once(lambda: loaded.inputs.prompts, loaded.engine.check)
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         return [RowsToRead(inputs.prompts_key, inputs.prompts, lambda: inputs.prompts_to_sample.counts)]
@@ -69,14 +69,19 @@ class Generate(Stage):
         section, loaded, number = context.recipe.generate, context.loaded, context.round
         policy = loaded.policy_after(number - 1)
         reference = loaded.reference_for(number) if section.num_reference_generations else None
-        completions = _sampled(context, policy, "policy", section.num_generations)
+        engine: dict[str, Any] = {}
+        completions = _sampled(context, policy, "policy", section.num_generations, engine)
         if reference is not None:
-            completions += _sampled(context, reference, "reference", section.num_reference_generations)
+            completions += _sampled(context, reference, "reference", section.num_reference_generations, engine)
         context.artifacts.write(COMPLETIONS, completions)
-        return Done({"completions": len(completions), "tokens": sum(item.num_tokens for item in completions)})
+        figures = {"completions": len(completions), "tokens": sum(item.num_tokens for item in completions)}
+        return Done({**figures, "engine": engine} if engine else figures)
 
 
-def _sampled(context: Context, model: Policy, sampled_by: Sampler, number: int) -> list[Completion]:
+def _sampled(
+    context: Context, model: Policy, sampled_by: Sampler, number: int, engine: dict[str, Any]
+) -> list[Completion]:
+    """One model's completions; what the engine says of them goes into `engine` by who was sampled."""
     recipe, prompts = context.recipe, context.loaded.inputs.prompts_to_sample
     with context.work.journal(f"{sampled_by}-samples") as journal:
         return generate_completions(
@@ -91,6 +96,7 @@ def _sampled(context: Context, model: Policy, sampled_by: Sampler, number: int) 
             progress=context.progress,
             sampled_by=sampled_by,
             journal=journal,
+            tell=lambda figures: engine.update({sampled_by: figures}),
         )
 
 
@@ -156,6 +162,7 @@ def generate_completions(
     progress: Progress,
     sampled_by: Sampler = "policy",
     journal: Journal | None = None,
+    tell: Callable[[dict[str, Any]], None] = lambda figures: None,
 ) -> list[Completion]:
     """Sample each prompt, each sample with a seed of its own from (round, stage, prompt, sample).
 
@@ -171,6 +178,10 @@ def generate_completions(
         progress: told of every completion.
         sampled_by: whether the model is the round's policy or its reference; keeps their random numbers apart too.
         journal: what was sampled before an interruption, and where each batch is kept; None keeps none.
+        tell: told what the engine has to say of the samples, where there is anything.
+
+    Raises:
+        EngineError: if the engine cannot generate, or its samples are not what was asked for; these are not kept.
 
     Returns:
         `len(draws) * num_generations` completions, by prompt, then by sample.
@@ -185,7 +196,15 @@ def generate_completions(
     seeds = [derive_seed(run_seed, round_number, lane, draw.index, sample) for draw, _, sample in wanted]
     requests = [Request(ids, seed) for (_, ids, _), seed in zip(wanted, seeds, strict=True)]
     progress.start(len(requests), "completions")
-    samples = _sample(policy, engine, requests, settings, progress, journal or Journal())
+    journal = journal or Journal()
+    samples = _sample(policy, engine, requests, settings, progress, journal)
+    try:
+        settled = engine.settle(policy, requests, samples, settings)
+    except EngineError:
+        journal.clear()
+        raise
+    if settled.figures:
+        tell(settled.figures)
     return [
         Completion(
             prompt=draw.prompt,
@@ -198,14 +217,15 @@ def generate_completions(
             round=round_number,
             prompt_index=draw.index,
             sample_index=sample_index,
-            seed=request.seed,
+            seed=request.seed if sample.seed is None else sample.seed,
             policy=policy.version,
             engine=engine.name,
             sampling=settings._asdict(),
             sampled_by=sampled_by,
+            from_text=sample.from_text or None,
             **draw.arguments._asdict(),
         )
-        for (draw, ids, sample_index), request, sample in zip(wanted, requests, samples, strict=True)
+        for (draw, ids, sample_index), request, sample in zip(wanted, requests, settled.samples, strict=True)
     ]
 
 

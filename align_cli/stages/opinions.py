@@ -20,7 +20,7 @@ from align_cli.labelers import Comparer, Labeler, Scorer
 from align_cli.labelers.checked import checked_scores, checked_verdicts
 from align_cli.labelers.combination import Combination
 from align_cli.labelers.kinds_of_others import telling_faults
-from align_cli.stages.base import NoWork, Progress, Work
+from align_cli.stages.base import Measure, NoWork, Progress, Work
 
 ItemType = TypeVar("ItemType")
 ValueType = TypeVar("ValueType", float, float | None, tuple[float, float])
@@ -195,6 +195,19 @@ def kept_values(
         journal.append([{"values": found, **({"counts": counts} if counts else {})}])
         progress.advance(len(found))
     return [value for _, value in sorted(zip(order, values, strict=True), key=lambda placed: placed[0])]
+
+
+def measured(
+    items: Sequence[ItemType],
+    batch_size: int,
+    measure: Measure,
+    progress: Progress,
+    journal: Journal,
+    length: Callable[[ItemType], int],
+) -> list[float]:
+    """As `kept_values`, with a batch for each process at a time; the batches are those of one process."""
+    together = batch_size * measure.ways
+    return kept_values(items, together, lambda some: measure(some, batch_size), progress, journal, length)
 
 
 def num_sequence_tokens(completion: Completion) -> int:

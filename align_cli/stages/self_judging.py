@@ -19,6 +19,7 @@ from align_cli.labelers.self_judge import Conversation, SelfJudge, Written
 from align_cli.models.load import Policy
 from align_cli.models.text import PolicyText, decode_completion, plain_text, prompt_token_ids
 from align_cli.recipe import Recipe
+from align_cli.recipe.sections.engine_server import SERVER
 from align_cli.recipe.sections.labelers import SelfJudgeLabelerSection
 from align_cli.seeds import derive_seed
 from align_cli.stages.base import Context, Loaded, asked_labelers
@@ -84,7 +85,9 @@ class PolicyWriter:
         self._policy: Policy = context.loaded.policy_after(context.round - 1)
         self._settings = SamplingSettings(section.temperature, 0, section.top_p, section.max_new_tokens)
         generate = recipe.generate.model_copy(update={"batch_size": section.batch_size})
-        self._engine: Engine = build_engine(generate, context.note)
+        own = recipe.model_copy(update={"generate": generate})
+        is_served = generate.engine == SERVER  # by servers that are there once, whoever asks
+        self._engine: Engine = context.loaded.engine if is_served else build_engine(own, context.note)
 
     def write(self, conversations: Sequence[Conversation], seeds: Sequence[int]) -> list[Written]:
         """An answer to each conversation.

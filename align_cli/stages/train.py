@@ -103,7 +103,7 @@ class Train(Stage):
             return _give_up(context, error)
         policy, state, outcome = trained.policy, trained.state, trained.outcome
         if context.artifacts.keeps_policy:
-            checkpoint, optimizer = context.artifacts.place(CHECKPOINT), loaded.trainer(number).optimizer
+            checkpoint, optimizer = context.artifacts.place(CHECKPOINT), loaded.trainer(number).optimizer_state()
             policy.version = save_checkpoint(checkpoint, policy, state, optimizer)
         else:
             policy.version = unsaved_version(policy)
@@ -207,7 +207,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
         MemoryError: in a replay, whose forward passes have to be those of the first time.
     """
     loaded, number = context.loaded, context.round
-    pairs = _round_pairs(context)
+    pairs: Sequence[Preference] = _round_pairs(context)
     within = _resumed(context)
     policy = loaded.policy_after(number - 1)
     reference, trainer = loaded.reference_for(number, in_name=True), loaded.trainer(number)
@@ -218,13 +218,12 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     if found := too_long_words(adopted.counts, len(pairs), "pairs"):
         context.note(f"note: round {number} train: {found}")
     agreement = None if is_replay else _agreement_with_policy(context, policy, adopted.preferences, within)
-    pairs = adopted.preferences
     start = loaded.state = replace(loaded.state, parent=loaded.state.parent if within else policy.version)
 
     def keep(state: TrainingState) -> None:
         kept = replace(state, parent=start.parent)
         context.work.keep_checkpoint(
-            state.global_step, lambda folder: save_checkpoint(folder, policy, kept, trainer.optimizer)
+            state.global_step, lambda folder: save_checkpoint(folder, policy, kept, trainer.optimizer_state())
         )
 
     while True:
@@ -233,7 +232,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
         optimizer_state = read_optimizer_state(within, start) if within else loaded.optimizer_state(number)
         try:
             with _asked(context, trainer, said) as asked:
-                outcome = _train(context, trainer, pairs, start, optimizer_state, keep, asked)
+                outcome = _train(context, trainer, adopted.preferences, start, optimizer_state, keep, asked)
             _check_finite(policy)
             break
         except MemoryError as error:

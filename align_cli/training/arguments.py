@@ -35,7 +35,13 @@ RENAMED = {
 
 
 def dpo_config(
-    recipe: Recipe, folder: Path, *, device: torch.device, use_cache: bool, passed: Mapping[str, Any] | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device,
+    use_cache: bool,
+    passed: Mapping[str, Any] | None = None,
+    num_processes: int = 1,
 ) -> DPOConfig:
     """TRL's arguments for this recipe.
 
@@ -49,6 +55,7 @@ def dpo_config(
         device: where the policy is.
         use_cache: the model's own setting, which the trainer would otherwise overwrite and checkpoints would keep.
         passed: the keys that pass through; None takes those of the recipe.
+        num_processes: that share a global batch; each is told of its own share alone.
 
     Raises:
         Exception: whatever TrainingArguments says of a value that it refuses; `buildable` has said it in words before.
@@ -61,7 +68,8 @@ def dpo_config(
         "output_dir": str(folder),
         "max_steps": num_steps,
         "learning_rate": train.learning_rate,
-        "per_device_train_batch_size": recipe.global_batch_size,  # which the trainer itself cuts into forward passes
+        # Which the trainer itself cuts into forward passes.
+        "per_device_train_batch_size": recipe.global_batch_size // num_processes,
         "gradient_accumulation_steps": 1,
         **_loss(recipe),
         "seed": recipe.seed,

@@ -285,6 +285,24 @@ def cut_into_passes(
     return [_trimmed(select_pairs(inputs, torch.isin(pairs_B, pairs_B[part]))) for part in parts]
 
 
+def cut_further(parts: Sequence[dict[str, torch.Tensor]], number: int) -> list[dict[str, torch.Tensor]]:
+    """The parts of a batch, those with the most pairs halved until there are so many; no part is without pairs.
+
+    Args:
+        parts: as `cut_into_passes` gives them.
+        number: how many there shall be; at most the pairs that there are.
+    """
+    import torch
+
+    parts = list(parts)
+    while len(parts) < number:
+        place = max(range(len(parts)), key=lambda index: len(parts[index]["label"]))
+        largest = parts[place]
+        is_first_B = torch.arange(len(largest["label"]), device=largest["label"].device) < len(largest["label"]) // 2
+        parts[place : place + 1] = [_trimmed(select_pairs(largest, rows_B)) for rows_B in (is_first_B, ~is_first_B)]
+    return parts
+
+
 def _trimmed(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Without the columns that are padding alone."""
     longest = int(inputs["attention_mask"].sum(1).max())

@@ -99,14 +99,16 @@ def _from_hex(text: str) -> torch.Tensor:
     return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
 
 
-def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimizer: torch.optim.Optimizer | None) -> str:
+def save_checkpoint(
+    folder: Path, policy: Policy, state: TrainingState, optimizer: torch.optim.Optimizer | dict[str, Any] | None
+) -> str:
     """Write a checkpoint in one step.
 
     Args:
         folder: becomes the checkpoint; replaced if it is there.
         policy: model and tokenizer.
         state: where training stands; its `optimizer` is filled in here.
-        optimizer: its moments are kept; None keeps none.
+        optimizer: its moments are kept, or its whole state is there already; None keeps none.
 
     Returns:
         The version of the weights that were written.
@@ -120,7 +122,8 @@ def save_checkpoint(folder: Path, policy: Policy, state: TrainingState, optimize
         policy.tokenizer.save_pretrained(temporary)
         document = {name: value for name, value in asdict(state).items() if value is not None or name in ALWAYS_WRITTEN}
         if optimizer is not None:
-            tensors, document["optimizer"] = _split_optimizer_state(state_with_masters(optimizer))
+            kept = optimizer if isinstance(optimizer, dict) else state_with_masters(optimizer)
+            tensors, document["optimizer"] = _split_optimizer_state(kept)
             save_file(tensors, temporary / OPTIMIZER_NAME)
         # No step of its own: the folder is made durable as a whole.
         (temporary / STATE_NAME).write_text(json_document(document), encoding="utf-8", newline="\n")

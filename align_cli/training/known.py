@@ -87,13 +87,25 @@ class ReferenceLogps:
             self._digests.update({key: _digests(pair) for key, pair in new.items()})
             self._first_used.append(list(new.values()))
 
-    def learn(self, score: Score, reference: RoundsReference) -> None:
-        """Find them out: what is not known yet, the reference is asked, and that goes to its journal."""
+    def learn(
+        self,
+        score: Score,
+        reference: RoundsReference,
+        agreed: Callable[[dict[str, float]], dict[str, float]] = lambda known: known,
+    ) -> None:
+        """Find them out: what is not known yet, the reference is asked, and that goes to its journal.
+
+        Args:
+            score: asks it.
+            reference: what it said before, and where that is kept.
+            agreed: of several processes, who then ask for the same, what all take as known.
+        """
         self._logps = {
             one: reference.said[one] for both in self._digests.values() for one in both if one in reference.said
         }
         for pair in reference.found():
             self._take(pair)
+        self._logps = agreed(self._logps)
         found: list[ScoredPair] = []
         for pairs in self._first_used:
             if unknown := self._unknown(pairs):

@@ -172,7 +172,7 @@ class Carriers(NamedTuple):
 
 
 class Figures:
-    """Means over a whole step, whatever its micro-batches."""
+    """What the means over a whole step are made of, whatever its micro-batches and processes."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -185,9 +185,13 @@ class Figures:
 
     def take(self) -> dict[str, float]:
         """The means by name, in alphabetical order; what was collected is forgotten."""
-        means = {name: total / count for name, (total, count) in sorted(self._sums.items()) if count}
+        return {name: total / count for name, (total, count) in sorted(self.take_sums().items()) if count}
+
+    def take_sums(self) -> dict[str, tuple[float, float]]:
+        """Sums and counts by name; what was collected is forgotten."""
+        sums = {name: (total, count) for name, (total, count) in self._sums.items()}
         self._sums.clear()
-        return means
+        return sums
 
 
 def carriers(objective: Objective, inputs: Inputs) -> Carriers:

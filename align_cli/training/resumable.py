@@ -8,6 +8,7 @@ Where training stands is a `TrainingState`: a step number and what depends on it
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -101,7 +102,16 @@ class Resumable:
             and len(self.step_records) % self.keep_every == 0
             and self.state.global_step < self.stop_step
         ):
-            self.keep(replace(self.state_now(), steps=list(self.step_records), random=random_state()))
+            with self.as_saved():
+                self.keep(replace(self.state_now(), steps=list(self.step_records), random=random_state()))
+
+    def as_saved(self) -> AbstractContextManager[None]:
+        """In which the policy's model has the weights that are trained, to be saved; it has them anyhow."""
+        return nullcontext()
+
+    def own_state(self, state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        """Of an optimizer's state by parameters, what this process goes on with: all of it."""
+        return state
 
     def state_now(self) -> TrainingState:
         """Where training stands within the stage."""
@@ -130,7 +140,8 @@ class _BeginAndEnd(TrainerCallback):
         if trainer.start_optimizer is not None:
             # Moments are the checkpoint's, settings such as weight decay the recipe's: a fork may have changed them.
             settings = trainer.optimizer.state_dict()["param_groups"]
-            load_with_masters(trainer.optimizer, {"state": trainer.start_optimizer["state"], "param_groups": settings})
+            state = trainer.own_state(trainer.start_optimizer["state"])
+            load_with_masters(trainer.optimizer, {"state": state, "param_groups": settings})
         _set_schedule(trainer.lr_scheduler, trainer.optimizer, trainer.first_step, trainer.start.scheduler)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -9,6 +9,8 @@ What it changes, and why (TRL 1.16; each point has a contract test):
 - transformers sees one batch a step. `training_step` cuts it into forward passes, by pairs and by tokens, pairs of a
   length together; what baselines and the weights of KL and optimism have to know of the whole batch is found before,
   by what is `known` of its pairs where that is enough.
+- Several processes train together by `ranks`: each takes a share of every batch, and what is of the whole batch is
+  found over all of them. transformers and accelerate know of none of it, and take each process for the only one.
 - `.train()` is called once a round, on the batches that `batches.Mixture` chose, and goes on where the last round, or a
   killed process, left off: see `resumable`.
 """
@@ -17,16 +19,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from align_cli.errors import DivergedError
+from align_cli.errors import DivergedError, OutOfMemoryError
 from align_cli.models.load import Policy, uses_cache
 from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.models.quantized import adapters_in_float32
@@ -34,10 +36,18 @@ from align_cli.models.scoring import reference_scores
 from align_cli.recipe import Recipe
 from align_cli.seeds import derive_seed
 from align_cli.training.arguments import dpo_config
-from align_cli.training.batches import MODEL_INPUTS, PairCollator, TrainingPair, cut_into_passes, select_pairs
+from align_cli.training.batches import (
+    MODEL_INPUTS,
+    PairCollator,
+    TrainingPair,
+    cut_further,
+    cut_into_passes,
+    select_pairs,
+)
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.dropout import switch_off_dropout
 from align_cli.training.known import Key, Logps, ReferenceLogps, RoundsReference, keys_of
+from align_cli.training.masters import state_with_masters
 from align_cli.training.objective import (
     Carriers,
     Figures,
@@ -54,7 +64,12 @@ from align_cli.training.objective import (
     sampled_losses,
     token_batch,
 )
+from align_cli.training.ranks import ALONE, Ranks, added
 from align_cli.training.resumable import Resumable
+from align_cli.training.shares import share_of
+
+if TYPE_CHECKING:
+    from align_cli.training.sharded import ShardedModel, Sharding
 
 TRLS_RUNNING_TOTALS = ("num_tokens",)
 """Figures of TRL's that count since the process began, and so differ in a run that was interrupted."""
@@ -76,6 +91,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         schedule_spans_run: whether the learning-rate schedule goes on across rounds.
         reset_optimizer: whether each round begins with a new optimizer.
         on_step: called after every optimizer step.
+        ranks: the processes that train together; `args` has this one's share of a batch.
+        sharding: how the model is split over them; None lets each have all of it.
     """
 
     def __init__(
@@ -91,8 +108,18 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         schedule_spans_run: bool = True,
         reset_optimizer: bool = False,
         on_step: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
+        sharding: Sharding | None = None,
     ) -> None:
         self.objective = objective
+        self.ranks = ranks
+        self.sharded: ShardedModel | None = None
+        self._whole_optimizer_state: dict[str, Any] | None = None
+        if sharding is not None:
+            from align_cli.training.sharded import ShardedModel
+
+            self.sharded = ShardedModel(policy.model, sharding, ranks.number)
+            policy = replace(policy, model=self.sharded.twin)
         self.pairs_per_pass = pairs_per_pass or args.per_device_train_batch_size
         self.tokens_per_pass = tokens_per_pass
         self.source_grad_norms = source_grad_norms
@@ -148,14 +175,16 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self.figures.take()
         self._metrics["train"].clear()
         self.data_collator.num_responses = max(2 + len(pair.other_ids) for batch in batches for pair in batch)
+        shares = [share_of(batch, self.ranks.rank, self.ranks.number) for batch in batches]
         if self.reset_optimizer and not done:
             self.optimizer, optimizer_state = None, None
         first_step = start.global_step if self.schedule_spans_run else done
         seed = derive_seed(self.args.seed, start.round + 1, "train") % 2**32
-        self.plan(batches, start, first_step, optimizer_state, seed, keep, keep_every)
+        self.plan(shares, start, first_step, optimizer_state, seed, keep, keep_every)
         with out_of_memory_as_memory_error(), self._as_trained():
             self._know(batches, reference)
-            self.train()
+            with self._split():
+                self.train()
         self.model.eval()
         return TrainingState(
             round=start.round + 1,
@@ -163,6 +192,59 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             parent=None,
             scheduler=self.lr_scheduler.state_dict(),
         )
+
+    @contextmanager
+    def _split(self) -> Iterator[None]:
+        """While training, the weights are where they are trained.
+
+        Raises:
+            OutOfMemoryError: if the memory of one process does not hold its part: the others wait for it in the midst
+                of a forward pass, where no word of it reaches them.
+        """
+        if self.sharded is None:
+            yield
+            return
+        self.sharded.take_in()
+        try:
+            with out_of_memory_as_memory_error():
+                yield
+        except DivergedError:  # which all of them find
+            self.sharded.give_back()
+            raise
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"out of memory: {error}",
+                where="train",
+                hint="halve train.per_device_train_batch_size and double train.gradient_accumulation_steps, which is "
+                "the same global batch; then run the same command again",
+            ) from None
+        self.sharded.give_back()
+
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """The policy's model has the weights that are trained, while it is saved."""
+        if self.sharded is None:
+            yield
+            return
+        self._whole_optimizer_state = self.sharded.whole_state(state_with_masters(self.optimizer))
+        self.sharded.give_back()
+        yield
+        self.sharded.take_in()
+        self._whole_optimizer_state = None
+
+    def optimizer_state(self) -> dict[str, Any] | None:
+        """What a checkpoint keeps of the optimizer; where it is split, every process has to ask, but within a step."""
+        if self.optimizer is None or self._whole_optimizer_state is not None:
+            return self._whole_optimizer_state
+        state = state_with_masters(self.optimizer)
+        return state if self.sharded is None else self.sharded.whole_state(state)
+
+    def own_state(self, state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        """Of an optimizer's state by parameters, what this process goes on with."""
+        return state if self.sharded is None else self.sharded.own_state(state, self.optimizer)
+
+    def _running_out_together(self, *, waits: bool = True) -> AbstractContextManager[None]:
+        return self.ranks.running_out_together(waits=waits) if self.sharded is None else nullcontext()
 
     @contextmanager
     def _as_trained(self) -> Iterator[None]:
@@ -201,20 +283,26 @@ class PreferenceTrainer(Resumable, DPOTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """A step's batch, whose passes are made ready."""
         (batch,), num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._passes = self.passes(batch)
-        if self.objective is not None and self._measures_sources():
-            self._measure_sources(self.objective, self._passes)
+        with self._running_out_together(waits=False):
+            self._passes = self.passes(batch)
+            if self.objective is not None and self._measures_sources():
+                self._measure_sources(self.objective, self._passes)
         return [batch], num_items
 
     def training_step(self, model: torch.nn.Module, inputs: Inputs, num_items_in_batch: Any = None) -> torch.Tensor:
         """The passes of the step's batch, forward and backward; their losses add up to its loss."""
         losses = []
-        for number, part in enumerate(self._passes, start=1):
-            is_last = number == len(self._passes)
-            with nullcontext() if is_last else self.accelerator.no_sync(model):
+        with self._running_out_together():
+            for part in self._passes:
                 losses.append(super().training_step(model, part, num_items_in_batch))
         self._passes = []
+        self._add_up()
         return torch.stack(losses).sum()
+
+    def _add_up(self) -> None:
+        """The gradients are of the whole batch; those of a split model were added up on the backward pass."""
+        if self.sharded is None:
+            self.ranks.add_up(self.model.parameters())
 
     def _know(self, batches: list[list[TrainingPair]], reference: RoundsReference | None = None) -> None:
         """Find out what can be known of a round's pairs before a step."""
@@ -224,7 +312,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if objective is None:
             return
         self._reference_logps = ReferenceLogps(batches, objective)
-        self._reference_logps.learn(self._ask_reference, reference)
+        self._reference_logps.learn(self._ask_reference, reference, self.ranks.leaders)
         if not objective.kl_coefficient:
             reference.let_go()
         carrying = [source.carries_response_term for source in objective.sources]
@@ -234,7 +322,15 @@ class PreferenceTrainer(Resumable, DPOTrainer):
 
     def _ask_reference(self, pairs: Sequence[TrainingPair]) -> dict[Key, Logps]:
         """What the reference says of the two responses of pairs, in passes like those of training."""
+        with self.ranks.running_out_together():
+            own = self._asked_here(pairs[self.ranks.rank :: self.ranks.number])
+        return {key: logps for each in self.ranks.heard(own) for key, logps in each.items()}
+
+    def _asked_here(self, pairs: Sequence[TrainingPair]) -> dict[Key, Logps]:
+        """What it says of this process' part of them."""
         assert self.objective is not None
+        if not pairs:
+            return {}
         of_two = [replace(pair, other_ids=(), response_ids=pair.response_ids[:2]) for pair in pairs]
         batch = self._prepare_inputs(self.data_collator(of_two))
         found: dict[Key, Logps] = {}
@@ -257,19 +353,22 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             batch: the collated batch; it takes in what is the whole step's.
         """
         objective = self.objective
-        batch["global_num_pairs"] = torch.tensor(len(batch["label"]))
+        batch["global_num_pairs"] = torch.tensor(len(batch["label"]) * self.ranks.number)  # each has as many
         if objective is None:
             return cut_into_passes(batch, self.pairs_per_pass)
-        whole = Carriers(*(self._gathered(column) for column in carriers(objective, batch)))
+        whole = Carriers(*self.ranks.gathered(*carriers(objective, batch)))
         batch.update(pairs_per_carrier(whole))
         if self._reference_logps is not None:
             batch["reference_logps"] = self._reference_logps.of(batch)
         parts = self._cut(objective, self.model, batch)
+        if self.sharded is not None:  # whose processes take part in each other's passes
+            parts = cut_further(parts, max(self.ranks.heard(len(parts))))
         self._most_pairs = max(len(part["label"]) for part in parts)
         for part in parts:
             with self.compute_loss_context_manager():
                 part.update(reference_columns(objective, self.ref_model, part))
-        if objective.needs_baseline and (len(parts) > 1 or self._knows_sampled_losses):
+        is_whole = len(parts) == 1 and self.ranks.number == 1
+        if objective.needs_baseline and (not is_whole or self._knows_sampled_losses):
             self._add_global_losses(objective, parts)
         return parts
 
@@ -282,14 +381,19 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if self.objective is None:
             return self._trl_loss(model, inputs, return_outputs)
         values = self._values(self.objective, model, inputs, self.figures)
-        loss = values.sum() / inputs.get("global_num_pairs", len(values))
+        loss = self._gradient_scale * values.sum() / inputs.get("global_num_pairs", len(values))
         return (loss, None) if return_outputs else loss
+
+    @property
+    def _gradient_scale(self) -> int:
+        """FSDP takes the mean of the processes' gradients, where their sum is meant."""
+        return 1 if self.sharded is None else self.ranks.number
 
     def _trl_loss(self, model: torch.nn.Module, inputs: Inputs, return_outputs: bool) -> Any:
         found = super()._compute_loss(model, {name: inputs[name] for name in MODEL_INPUTS}, return_outputs)
         loss = found[0] if return_outputs else found
         self.figures.add("loss", loss.view(1))
-        share = len(inputs["label"]) / inputs["global_num_pairs"]
+        share = self._gradient_scale * len(inputs["label"]) / inputs["global_num_pairs"]
         return (share * loss, found[1]) if return_outputs else share * loss
 
     def _values(self, objective: Objective, model: torch.nn.Module, inputs: Inputs, figures: Figures) -> torch.Tensor:
@@ -298,9 +402,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if "global_loss" in inputs:
             batch = GlobalLosses(inputs["global_loss"], *(inputs[f"global_{name}"] for name in GLOBAL_COLUMNS))
         else:
-            batch = GlobalLosses(
-                self._gathered(pairs.losses_B.detach()), *(self._gathered(inputs[name]) for name in GLOBAL_COLUMNS)
-            )
+            batch = GlobalLosses(pairs.losses_B.detach(), *(inputs[name] for name in GLOBAL_COLUMNS))
         return pair_values(objective, pairs, inputs, batch, figures)
 
     def _add_global_losses(self, objective: Objective, parts: list[Inputs]) -> None:
@@ -308,20 +410,30 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if self._knows_sampled_losses:
             for part in parts:
                 part["sampled_loss"] = sampled_losses(objective, part)
-        carrying = [select_pairs(part, flags(objective, part, "carries_response_term")) for part in parts]
-        carrying = [part for part in carrying if len(part["source"])]
-        if not carrying:
-            return
+        rows = [flags(objective, part, "carries_response_term") for part in parts]
+        carrying = [select_pairs(part, rows_B) for part, rows_B in zip(parts, rows, strict=True)]
         if self._knows_sampled_losses:
             losses = [part["sampled_loss"] + self._drifts(objective, part) for part in carrying]
         else:
             with torch.no_grad(), self.compute_loss_context_manager():
-                losses = [pair_losses(objective, self.model, self.ref_model, part).losses_B for part in carrying]
-        step = {"global_loss": self._gathered(torch.cat(losses))}
-        for name in GLOBAL_COLUMNS:
-            step[f"global_{name}"] = self._gathered(torch.cat([part[name] for part in carrying]))
+                if self.sharded is None:
+                    losses = [self._losses_now(objective, part) for part in carrying]
+                else:
+                    found = [self._losses_now(objective, part) for part in parts]
+                    losses = [losses_B[rows_B] for losses_B, rows_B in zip(found, rows, strict=True)]
+        columns = (losses, *([part[name] for part in carrying] for name in GLOBAL_COLUMNS))
+        global_loss, *others = self.ranks.gathered(*(torch.cat(column) for column in columns))
+        if not len(global_loss):
+            return
+        step = {"global_loss": global_loss}
+        step |= {f"global_{name}": column for name, column in zip(GLOBAL_COLUMNS, others, strict=True)}
         for part in parts:
             part.update(step)
+
+    def _losses_now(self, objective: Objective, inputs: Inputs) -> torch.Tensor:
+        if not len(inputs["label"]):
+            return inputs["label"]
+        return pair_losses(objective, self.model, self.ref_model, inputs).losses_B
 
     def _drifts(self, objective: Objective, inputs: Inputs) -> torch.Tensor:
         """(B,) how far the losses of each pair's source had moved, at the round's step before, since sampling."""
@@ -342,22 +454,34 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         for position, source in enumerate(objective.sources):
             self.model.zero_grad()
             for part in parts:
-                of_source = select_pairs(part, part["source"] == position)
+                rows_B = part["source"] == position
+                of_source = select_pairs(part, rows_B) if self.sharded is None else part
                 if len(of_source["source"]):
                     with self.compute_loss_context_manager():
                         values = self._values(objective, self.model, of_source, Figures())
-                    (values.sum() / part["global_num_pairs"]).backward()
+                    values = values if self.sharded is None else values * rows_B
+                    (self._gradient_scale * values.sum() / part["global_num_pairs"]).backward()
+            self._add_up()
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-            self.figures.add(f"{source.name}/grad_norm", torch.nn.utils.get_total_norm(gradients).view(1))
+            norm = torch.nn.utils.get_total_norm(gradients)
+            self.figures.add(f"{source.name}/grad_norm", torch.tensor([norm.item()]))
         self.model.zero_grad()
 
-    def _gathered(self, values: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.gather(values)
+    def _step_figures(self) -> dict[str, float]:
+        """The means of a step over the pairs of all ranks, by name; of TRL's own loss, its metrics too."""
+        sums = self.figures.take_sums()
+        if self.objective is None:
+            found = self._metrics["train"].items()
+            sums |= {
+                name: (sum(each), float(len(each))) for name, each in found if name not in TRLS_RUNNING_TOTALS and each
+            }
+        totals = added(self.ranks.heard(sums))
+        return {name: total / count for name, (total, count) in sorted(totals.items()) if count}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep every step's figures; then as TRL does, for whatever `report_to` names."""
         if "loss" in logs:
-            figures = self.figures.take()
+            figures = self._step_figures()
             own = {"loss": figures.pop("loss"), "grad_norm": logs["grad_norm"]}
             if not all(math.isfinite(value) for value in own.values()):
                 raise DivergedError(
@@ -371,9 +495,6 @@ class PreferenceTrainer(Resumable, DPOTrainer):
                 if len(self.objective.sources) == 1 and self.source_grad_norms != "never":
                     figures[f"{self.objective.sources[0].name}/grad_norm"] = own["grad_norm"]
                 self._metrics["train"].update({name: [value] for name, value in figures.items()})
-            else:
-                means = {name: sum(values) / len(values) for name, values in self._metrics["train"].items()}
-                figures = {name: mean for name, mean in means.items() if name not in TRLS_RUNNING_TOTALS}
             rate = {"learning_rate": logs["learning_rate"]}
             self.step_records.append({"step": self.state.global_step, **own, **rate, **dict(sorted(figures.items()))})
             self.step_is_logged()
@@ -381,7 +502,14 @@ class PreferenceTrainer(Resumable, DPOTrainer):
 
 
 def make_trainer(
-    policy: Policy, reference: torch.nn.Module, recipe: Recipe, folder: Path, on_step: Callable[[], None]
+    policy: Policy,
+    reference: torch.nn.Module,
+    recipe: Recipe,
+    folder: Path,
+    on_step: Callable[[], None],
+    ranks: Ranks = ALONE,
+    sharding: Sharding | None = None,
+    kind: type[PreferenceTrainer] = PreferenceTrainer,
 ) -> PreferenceTrainer:
     """The trainer of a recipe; made once a process, since every DPOTrainer wraps `model.forward` once more.
 
@@ -391,16 +519,24 @@ def make_trainer(
         recipe: the whole recipe.
         folder: what the trainer and the trackers of `train.report_to` may write to.
         on_step: called after every optimizer step.
+        ranks: the processes that train together.
+        sharding: how the model is split over them; None lets each have all of it.
+        kind: of trainer.
     """
-    return PreferenceTrainer(
+    args = dpo_config(
+        recipe, folder, device=policy.model.device, use_cache=uses_cache(policy.model), num_processes=ranks.number
+    )
+    return kind(
         policy,
         reference,
         None if recipe.method.uses_trl_loss else recipe_objective(recipe),
-        dpo_config(recipe, folder, device=policy.model.device, use_cache=uses_cache(policy.model)),
+        args,
         pairs_per_pass=recipe.train.per_device_train_batch_size,
         tokens_per_pass=recipe.train.per_device_max_tokens,
         source_grad_norms=recipe.train.source_grad_norms,
         schedule_spans_run=recipe.train.schedule == "run",
         reset_optimizer=recipe.begins_with_new_optimizer,
         on_step=on_step,
+        ranks=ranks,
+        sharding=sharding,
     )

@@ -232,3 +232,13 @@ def test_a_journal_without_a_path_keeps_rows_in_memory_alone(tmp_path: Path, mon
         journal.append(ROWS)
         assert journal.rows == ROWS
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_that_is_cleared_is_empty_and_goes_on(path: Path) -> None:
+    with Journal(path, "key") as journal:
+        journal.append(ROWS)
+        journal.clear()
+        assert journal.rows == []
+        journal.append(ROWS[1:2])
+    assert rows_of(path) == ROWS[1:2]
+    assert rows_of(path, "another key") == []

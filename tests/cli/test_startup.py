@@ -40,7 +40,10 @@ def test_help_answers_without_anything_that_a_recipe_needs(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "generate", "label", "evaluate", "reward", "check", "status", "export", "chat", "report", "samples"],
+    [
+        *("train", "generate", "label", "evaluate", "reward", "check", "status", "export", "chat"),
+        *("study", "compare", "report", "samples"),
+    ],
 )
 def test_help_on_a_command_reads_no_recipe_and_loads_no_model(tmp_path: Path, command: str) -> None:
     modules = modules_of(command, "--help", cwd=tmp_path)
@@ -62,6 +65,12 @@ def test_what_only_reads_loads_no_library_that_computes_or_asks(finished: Path, 
     modules = modules_of(*command, cwd=finished)
     assert "pydantic" in modules
     assert modules & (SLOW | UNUSED) == set()
+
+
+def test_comparing_two_rounds_loads_no_library_that_trains(finished: Path) -> None:
+    modules = modules_of("compare", "run@1", "run@2", cwd=finished)
+    assert "numpy" in modules
+    assert modules & SLOW == set()
 
 
 LEFT = """

@@ -159,3 +159,18 @@ def test_text_that_a_model_or_a_dataset_wrote_cannot_drive_the_terminal(
     assert "\x1b" not in refused.err
     assert "\x07" not in refused.err
     assert "ValueError: \\x1b]0;owned\\x07" in refused.err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_talk_is_there_when_it_is_said_however_the_interpreter_was_told_to_buffer(unbuffered: str) -> None:
+    program = """
+import os
+from align_cli.cli.output import Output
+from align_cli.cli.streams import prepare_streams
+prepare_streams()
+Output().note("half is done")
+os._exit(0)  # nothing is written out at the end
+"""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == "half is done\n"

@@ -25,10 +25,10 @@ from judge_server import (
 from align_cli.artifacts.answers import Answers
 from align_cli.errors import LabelerError
 from align_cli.labelers import Comparer, Scorer, build_labeler
-from align_cli.labelers.server import endpoint
-from align_cli.labelers.server.pace import Pace
 from align_cli.labelers.verdicts import Pair, Verdicts
 from align_cli.recipe.sections.labelers import JudgeLabelerSection
+from align_cli.servers import endpoint
+from align_cli.servers.pace import Pace
 
 Make = Callable[..., Any]
 Serve = Callable[..., JudgeServer]

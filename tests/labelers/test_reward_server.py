@@ -12,8 +12,8 @@ from judge_server import Answering, Body, JudgeServer
 
 from align_cli.errors import LabelerError
 from align_cli.labelers import Scorer, build_labeler
-from align_cli.labelers.server import endpoint
 from align_cli.recipe.sections.labelers import RewardServerLabelerSection
+from align_cli.servers import endpoint
 
 PROMPTS = ["What is two?", [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Who?"}], "Why?"]
 COMPLETIONS = ["a number", [{"role": "assistant", "content": "me"}], ""]

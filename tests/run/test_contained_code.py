@@ -41,6 +41,7 @@ NOISY = """
     def later():
         while not ended.wait(0.005):
             shout("in a thread")
+        shout("in a thread")  # once with nobody's words between its own
 
     shout("at import")
     atexit.register(shout, "at exit")

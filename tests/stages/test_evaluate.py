@@ -18,6 +18,7 @@ from align_cli.engines.in_process import TransformersEngine
 from align_cli.errors import LabelerError
 from align_cli.labelers import Scorer, build_labeler
 from align_cli.models.load import Policy
+from align_cli.models.measures import OneMeasure
 from align_cli.playground import hidden_reward, world
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
@@ -342,6 +343,7 @@ def test_kl_is_the_policys_own_however_its_responses_are_sampled(
             engine=TransformersEngine(64),
             policy_after=lambda _: warm_policy,
             reference_for=lambda _: tiny_policy,
+            measure=OneMeasure,
             labeler=lambda name: build_labeler(name, HIDDEN),
         )
         artifacts = SimpleNamespace(
@@ -451,6 +453,7 @@ class Round:
             policy_after=lambda number: policies[number],
             another_policy=lambda number: policies[number],
             reference_for=lambda _: reference,
+            measure=OneMeasure,
             labeler=lambda name: build_labeler(name, HIDDEN),
             said_before=defaultdict(SaidBefore),
         )
@@ -639,7 +642,7 @@ def test_a_scorer_that_cannot_score_is_found_before_anything_is_sampled(recipe: 
         asked.append(name)
         return ScorerOf(score, name)
 
-    loaded: Any = SimpleNamespace(inputs=Inputs(recipe), labeler=scorer)
+    loaded: Any = SimpleNamespace(inputs=Inputs(recipe), labeler=scorer, engine=TransformersEngine(64))
     with pytest.raises(LabelerError, match="it is broken"):
         Evaluate().check(recipe, loaded)
     assert asked == ["hidden"]

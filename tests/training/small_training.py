@@ -129,9 +129,11 @@ def loss_and_gradients(trainer: Any, inputs: dict[str, torch.Tensor]) -> tuple[t
 
 
 def assert_same_gradients(found: Gradients, expected: Gradients, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Up to rounding, which is that of the largest numbers that were added: those of IPO are above 1."""
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+        rounding = atol * max(1.0, gradient.abs().max().item())
+        torch.testing.assert_close(found[name], gradient, rtol=rtol, atol=rounding, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def assert_same_records(found: Records, expected: Records) -> None:

@@ -19,6 +19,7 @@ from align_cli.training.batches import (
     PairCollator,
     TrainingPair,
     batch_counts,
+    cut_further,
     cut_into_passes,
     select_pairs,
     usage,
@@ -313,3 +314,13 @@ class TestCutIntoPasses:
     def test_what_is_the_whole_steps_is_in_every_part(self) -> None:
         batch = PairCollator(0)(pool(0, 4)) | {"global_loss": torch.arange(4.0)}
         assert all(torch.equal(part["global_loss"], torch.arange(4.0)) for part in cut_into_passes(batch, 1))
+
+
+def test_parts_are_halved_until_there_are_as_many_as_are_wanted() -> None:
+    batch = PairCollator(0)(pool(0, 7))
+    parts = cut_into_passes(batch, 4)
+    for wanted in range(2, 8):
+        cut = cut_further(parts, wanted)
+        assert [len(cut), min(len(part["label"]) for part in cut) > 0] == [wanted, True]
+        assert sorted(torch.cat([part["pair_id"] for part in cut]).tolist()) == sorted(batch["pair_id"].tolist())
+    assert cut_further(parts, 1) == parts

@@ -8,7 +8,7 @@
     tally.py      counts of a stage, and the figures that they come to
     labeler.py    the labelers that put this together
 
-How a server is asked, with retries and at a pace, is in `labelers/server`.
+How a server is asked, with retries and at a pace, is in `servers`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from align_cli.errors import LabelerError
 from align_cli.labelers.judge.questions import Answer, Question, Reply, read_reply
 from align_cli.labelers.judge.spending import Spending
 from align_cli.labelers.judge.template import Template
-from align_cli.labelers.server import Endpoint, ask_all
 from align_cli.recipe.sections.labelers.judge import CHAT_PATH, JudgeLabelerSection
+from align_cli.servers import Endpoint, ask_all
 
 CHARACTERS_A_TOKEN = 4
 

@@ -29,10 +29,10 @@ from align_cli.labelers.judge.tally import (
 )
 from align_cli.labelers.judge.template import Template, read_template
 from align_cli.labelers.judge.texts import text_to_read
-from align_cli.labelers.server import Endpoint
-from align_cli.labelers.server.pace import Pace
 from align_cli.recipe.sections.labelers.judge import JudgeLabelerSection
 from align_cli.seeds import derive_seed
+from align_cli.servers import Endpoint
+from align_cli.servers.pace import Pace
 
 ROUNDS_A_BATCH = 8
 """Times that all requests under way at once are done in a batch: its end, where some wait for the last, is rare."""

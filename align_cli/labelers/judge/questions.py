@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from align_cli.labelers.server import UnreadableError
 from align_cli.recipe.sections.labelers.judge import JudgeLabelerSection
+from align_cli.servers import UnreadableError
 
 
 @dataclass(frozen=True)

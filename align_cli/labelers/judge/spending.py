@@ -28,7 +28,7 @@ def cost(price: PriceSection, prompt_tokens: float, completion_tokens: float) ->
 
 
 class Spending:
-    """What was spent. Told of every request; see `labelers.server.Watch`.
+    """What was spent. Told of every request; see `servers.Watch`.
 
     Args:
         answers: those that are kept, and what else was spent.

@@ -12,11 +12,16 @@ from pydantic import Field
 
 from align_cli.recipe.checking.section import OneOf, Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.sections import engine_server
+from align_cli.recipe.sections.engine_server import SERVER, ServerEngineSection
 from align_cli.recipe.sections.sources import SOURCES
 
-ENGINES: dict[str, str] = {"transformers": "align_cli.engines.in_process:TransformersEngine"}
-"""Each engine's class as `package.module:name`, made of `generate.batch_size` and of who is told about trouble."""
-NOT_SERVED_ENGINES = dict.fromkeys(("openai", "vllm"), "set generate.engine to transformers")
+ENGINES: dict[str, str] = {
+    "transformers": "align_cli.engines.in_process:transformers_engine",
+    SERVER: "align_cli.engines.server:ServerEngine",
+}
+"""What makes each engine, as `package.module:name`, of the recipe and of who is told what a user should know."""
+NOT_SERVED_ENGINES = dict.fromkeys(("openai", "sglang", "vllm"), "set generate.engine to server (docs/servers.md)")
 
 
 class GenerateSection(Section):
@@ -37,6 +42,12 @@ class GenerateSection(Section):
     max_new_tokens: int = Field(64, ge=1, description="longest completion, in tokens")
     prompts_per_round: int = Field(512, ge=1, description="prompts sampled each round")
     batch_size: int = Field(128, ge=1, description="sequences generated together; changes no sampled token")
+    server: ServerEngineSection | None = None
+
+    def code(self) -> list[str]:
+        """The command that starts servers, in words, where it is in use."""
+        command = self.server.command if self.server and self.engine == SERVER else None
+        return [f"generate.server.command: {command}"] if command else []
 
 
 def _pairs_need_two_completions(view: View) -> Iterator[RuleFault]:
@@ -118,6 +129,7 @@ def _off(remedy: str, source: str) -> str:
 
 
 RULES: tuple[Rule, ...] = (
+    *engine_server.RULES,
     _pairs_need_two_completions,
     _reference_completions_have_a_use,
     _gradient_needs_the_whole_distribution,

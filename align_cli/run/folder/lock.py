@@ -85,10 +85,13 @@ class Lock:
     Args:
         folder: what is locked; made if it is not there.
         path: the lock's file, in the folder.
+        kind: what the folder holds, in words.
     """
 
-    def __init__(self, folder: Path, path: Path) -> None:
+    def __init__(self, folder: Path, path: Path, kind: str = "run") -> None:
         self._folder = folder
+        self._kind = kind
+        self._named = "output_dir" if kind == "run" else "folder"
         self._path = path
         self._held: tuple[int, int] | None = None
         self._descriptor = -1
@@ -144,8 +147,9 @@ class Lock:
         except OSError:
             found = None
         if found != self._held:
+            kind = self._kind
             raise RunError(
-                "the run's folder, or the .lock in it, was removed or replaced while the run was at work",
+                f"the {kind}'s folder, or the .lock in it, was removed or replaced while the {kind} was at work",
                 where=str(self._folder),
                 hint="put it back if it was moved, then run the same command again: it goes on from what is there",
             )
@@ -177,9 +181,9 @@ class Lock:
                 raise RunError(f"{error.strerror}", where=str(self._path), hint="remove it") from None
             kind = DiskError if error.errno in DISK_FAULTS else RunError
             raise kind(
-                f"output_dir cannot be made or written: {error.strerror}",
+                f"{self._named} cannot be made or written: {error.strerror}",
                 where=str(self._folder),
-                hint="choose another output_dir",
+                hint=f"choose another {self._named}",
             ) from None
 
     def _take(self) -> None:
@@ -189,13 +193,13 @@ class Lock:
             is_taken = lock_descriptor(self._descriptor, blocking=False)
         except OSError as error:
             raise RunError(
-                f"the run's folder cannot be locked: {error.strerror}",
+                f"the {self._kind}'s folder cannot be locked: {error.strerror}",
                 where=str(self._folder),
                 hint="choose an output_dir on a file system that has locks",
             ) from None
         if not is_taken:
             raise RunError(
-                f"the run is in use by {self.holder or 'another process'}",
+                f"the {self._kind} is in use by {self.holder or 'another process'}",
                 where=str(self._folder),
                 hint="wait for it, or end it first",
             )

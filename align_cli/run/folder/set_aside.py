@@ -28,11 +28,12 @@ from align_cli.run.folder.layout import (
     REPORT_DATA,
     ROUNDS,
     RUN,
+    SERVERS,
     WORK,
     Layout,
 )
 
-RUN_NAMES = (REPORT, REPORT_DATA, WORK, LOGS, LEDGER, RECIPE, LINEAGE, ROUNDS, RUN)
+RUN_NAMES = (REPORT, REPORT_DATA, WORK, LOGS, SERVERS, LEDGER, RECIPE, LINEAGE, ROUNDS, RUN)
 """What a run writes; run.json, which makes a folder a run's, is moved last of all."""
 
 STEM = ".previous"

@@ -9,9 +9,11 @@ from itertools import combinations
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.labelers.policy import PolicyLabeler
-from align_cli.stages.base import Context, Progress
-from align_cli.stages.opinions import kept_values, num_pair_tokens
+from align_cli.stages.base import Context, Measure, Progress
+from align_cli.stages.opinions import kept_values, measured, num_pair_tokens
 from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, by_draw, make_pair
+
+OWN_LABELS = "align_cli.labelers.policy:own_labels"
 
 
 class Dpp:
@@ -33,6 +35,7 @@ class Dpp:
                 batch_size=recipe.generate.batch_size,
                 progress=context.progress,
                 journal=journal,
+                measure=loaded.measure(OWN_LABELS, policy, reference, recipe.method.beta),
             )
         return LabelledPairs(pairs, {"self_labelled_pairs": len(pairs)})
 
@@ -45,6 +48,7 @@ def self_label(
     batch_size: int,
     progress: Progress,
     journal: Journal | None = None,
+    measure: Measure | None = None,
 ) -> list[Preference]:
     """All pairs of each prompt's completions with the policy's own label: the pairs of source `dpp`.
 
@@ -57,12 +61,17 @@ def self_label(
         batch_size: pairs that are labelled together.
         progress: told of every labelled pair.
         journal: what was labelled before an interruption, and where each batch is kept; None keeps none.
+        measure: of `OWN_LABELS`, taken in all processes; None asks the labeler.
     """
     own = [ScoredCompletion(item, 0.0) for item in completions if item.sampled_by == "policy"]
     groups = by_draw(own, num_generations).values()
     pairs = [make_pair(one, two, 0.5) for group in groups for one, two in combinations(group, 2)]
     progress.start(len(pairs), "pairs")
-    labels = kept_values(pairs, batch_size, labeler.prefer, progress, journal or Journal(), num_pair_tokens)
+    asked = (progress, journal or Journal(), num_pair_tokens)
+    if measure is None:
+        labels = kept_values(pairs, batch_size, labeler.prefer, *asked)
+    else:
+        labels = measured(pairs, batch_size, measure, *asked)
     return [
         replace(pair, label=label, source="dpp", labeler=labeler.name, chosen_score=None, rejected_score=None)
         for pair, label in zip(pairs, labels, strict=True)

@@ -15,6 +15,7 @@ from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion
 from align_cli.labelers.policy import PolicyLabeler
 from align_cli.models.load import Policy
+from align_cli.models.measures import OneMeasure
 from align_cli.run.folder.work import WorkInProgress
 from align_cli.stages.base import NoProgress
 from align_cli.stages.pairing.dpp import Dpp, self_label
@@ -108,7 +109,7 @@ def test_a_round_labels_with_the_policy_that_it_begins_with_and_goes_on_where_it
     )
     context: Any = SimpleNamespace(
         recipe=recipe,
-        loaded=SimpleNamespace(policy_after=policy_after, reference_for=reference_for),
+        loaded=SimpleNamespace(policy_after=policy_after, reference_for=reference_for, measure=OneMeasure),
         round=4,
         work=WorkInProgress(tmp_path, {}),
         progress=SimpleNamespace(start=lambda *total: begun.append(total), advance=lambda _: None, found=done.append),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
-from align_cli.errors import LabelerError, first_line
+from align_cli.errors import AlignError, first_line
 from align_cli.redaction import MASK, without_secrets
 
 PASSING_STATUS = frozenset((408, 409, 425, 429))
@@ -56,14 +56,19 @@ class Asked(Protocol):
     place: str
     base_url: str
     url_key: str
+    error: type[AlignError]
 
     def shown(self, text: str) -> str:
         """What it wrote, in one line without the key of its requests."""
         ...
 
+    def refused(self, status: int, said: str) -> str:
+        """What to do about a request that it refuses for what the request says."""
+        ...
+
 
 def fault_of(error: Exception, asked: Asked) -> Exception:
-    """What an error of the client's is: a `PassingError`, a `NotThereError`, or a `LabelerError`.
+    """What an error of the client's is: a `PassingError`, a `NotThereError`, or one for the user.
 
     Args:
         error: one of openai's, time-outs aside.
@@ -83,7 +88,7 @@ def fault_of(error: Exception, asked: Asked) -> Exception:
     what = f"the server at {asked.base_url} refused: {said}"
     if status in NOT_THERE_STATUS:
         return NotThereError(what)
-    return LabelerError(what, where=asked.place, hint=_hint(status, said, asked, is_spent))
+    return asked.error(what, where=asked.place, hint=_hint(status, said, asked, is_spent))
 
 
 def in_short(text: str, key: str, longest: int) -> str:
@@ -112,10 +117,4 @@ def _hint(status: int, said: str, asked: Asked, is_spent: bool) -> str:
         return f"the account has no money left; {KEPT}"
     if status in (401, 403):
         return f"{asked.place}.api_key_env names the environment variable that holds the key"
-    if "max_completion_tokens" in said:
-        return f"set {asked.place}.max_tokens to null and extra_body to {{max_completion_tokens: 1024}}"
-    if "temperature" in said:
-        return f"set {asked.place}.temperature to what it takes, or to null"
-    if "context" in said or "maximum" in said or status == 413:
-        return "prompt and completions are longer than the model can read: take another model, or shorter completions"
-    return "the request would be refused again: look at model, extra_body and template"
+    return asked.refused(status, said)

@@ -16,10 +16,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
-from align_cli.errors import LabelerError
-from align_cli.labelers.server.faults import GoneError, NotThereError, PassingError, fault_of, in_short
-from align_cli.labelers.server.pace import Pace
-from align_cli.recipe.sections.labelers.server import ServerLabelerSection
+from align_cli.errors import AlignError, LabelerError
+from align_cli.servers.faults import GoneError, NotThereError, PassingError, fault_of, in_short
+from align_cli.servers.pace import Pace
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -49,6 +48,30 @@ class Came(NamedTuple, Generic[T]):
     num_retries: int
 
 
+class Manners(Protocol):
+    """How a server is asked: the part of a section that every one has."""
+
+    @property
+    def model(self) -> str | None:
+        """The name under which the server has the model; None where any will do."""
+        ...
+
+    @property
+    def api_key_env(self) -> str | None:
+        """The environment variable that holds the key."""
+        ...
+
+    @property
+    def max_retries(self) -> int:
+        """Times that one request is sent again."""
+        ...
+
+    @property
+    def timeout_seconds(self) -> float:
+        """How long a request may take."""
+        ...
+
+
 class Watch(Protocol):
     """Told of every request."""
 
@@ -56,7 +79,7 @@ class Watch(Protocol):
         """A request is about to go out.
 
         Raises:
-            LabelerError: if it may not.
+            AlignError: if it may not.
         """
         ...
 
@@ -65,18 +88,31 @@ class Watch(Protocol):
         ...
 
 
+class Unwatched:
+    """Nobody counts the requests."""
+
+    def sends(self) -> None:
+        """Nothing happens."""
+
+    def failed(self) -> None:
+        """Nothing happens."""
+
+
 class Endpoint:
-    """One server, as a labeler asks it.
+    """One server, as a labeler or an engine asks it.
 
     Args:
-        place: the labeler's key in the recipe, for errors.
+        place: the section's key in the recipe, for errors.
         base_url: its address, to which the paths of requests are added.
         url_key: the recipe's key of that address.
         section: model, key, retries and time-outs.
         pace: when requests may go out.
     """
 
-    def __init__(self, place: str, base_url: str, url_key: str, section: ServerLabelerSection, pace: Pace) -> None:
+    error: type[AlignError] = LabelerError
+    """What is raised for the user."""
+
+    def __init__(self, place: str, base_url: str, url_key: str, section: Manners, pace: Pace) -> None:
         self.place, self.base_url, self.url_key = place, base_url.rstrip("/"), url_key
         self._section, self._pace = section, pace
         self._rng = random.Random()  # of its own: a run's numbers do not depend on a server's faults
@@ -87,14 +123,14 @@ class Endpoint:
         """The key that requests carry.
 
         Raises:
-            LabelerError: if its variable is not set.
+            AlignError: if its variable is not set.
         """
         name = self._section.api_key_env
         if name is None:
             return NO_KEY
         key = os.environ.get(name, "").strip()
         if not key:
-            raise LabelerError(
+            raise self.error(
                 f"the environment variable {name} is not set",
                 where=f"{self.place}.api_key_env",
                 hint=f"export {name}=..., or name the variable that holds the key",
@@ -135,14 +171,14 @@ class Endpoint:
             num_tokens: that it is expected to take.
 
         Raises:
-            LabelerError: if the server refuses, or if there is none after the last retry.
+            AlignError: if the server refuses, or if there is none after the last retry.
             GoneError: if it gave up because others have.
         """
         for attempt in itertools.count():
             await self._wait(self._pace.turn(num_tokens), stopped)
             watch.sends()
             try:
-                return Came(read(await self._sent(path, body)), attempt)
+                return Came(read(await self.sent(path, body)), attempt)
             except PassingError as passing:
                 trouble = passing
             except UnreadableError as unreadable:
@@ -155,7 +191,7 @@ class Endpoint:
                 raise
             watch.failed()
             if attempt >= self._section.max_retries or trouble.wait_seconds > LONGEST_ASKED_SECONDS:
-                raise self._given_up(trouble, attempt + 1)
+                raise self.given_up(trouble, attempt + 1)
             if trouble.wait_seconds:
                 self._pace.hold(trouble.wait_seconds)
             await self._wait(max(trouble.wait_seconds, self._backoff(attempt)), stopped)
@@ -169,58 +205,84 @@ class Endpoint:
         """The models that the server says it has; None where it does not say. Costs nothing, and is asked once.
 
         Raises:
-            LabelerError: if it cannot be reached, wants another key, or has them at an address below this one.
+            AlignError: if it cannot be reached, wants another key, or has them at an address below this one.
         """
         try:
             names = await self._models_at(self.base_url)
             below = f"{self.base_url}/v1"
             if names is None and await self._models_at(below) is not None:
                 what = f"there is nothing at {self.base_url}, and a server at {below}"
-                raise LabelerError(what, where=f"{self.place}.{self.url_key}", hint=f"set it to {below}")
+                raise self.error(what, where=f"{self.place}.{self.url_key}", hint=f"set it to {below}")
         except PassingError as trouble:
             if trouble.is_answered:  # some have trouble with their list alone
                 return None
-            raise self._given_up(trouble, 1) from None
+            raise self.given_up(trouble, 1) from None
         return names
 
     async def _models_at(self, base_url: str) -> list[str] | None:
         try:
-            found = await self._sent(f"{base_url}/models", None)
+            found = await self.sent(f"{base_url}/models", None)
             return [str(one["id"]) for one in found["data"]]
         except (NotThereError, UnreadableError, KeyError, TypeError):
             return None
 
-    async def _sent(self, path: str, body: dict[str, Any] | None) -> Any:
-        """What a server says to one request, as JSON."""
-        import openai
+    async def sent(self, path: str, body: dict[str, Any] | None) -> Any:
+        """What the server says to one request, as JSON.
 
-        assert self._client is not None  # within `connected`
-        try:
-            async with asyncio.timeout(self._section.timeout_seconds):
-                if body is None:
-                    text = await self._client.get(path, cast_to=str)
-                else:
-                    text = await self._client.post(path, body=body, cast_to=str)
-        except (TimeoutError, openai.APITimeoutError):
-            raise PassingError(f"there was no answer within {self._section.timeout_seconds:g} seconds") from None
-        except openai.OpenAIError as error:
-            raise fault_of(error, self) from None
+        Args:
+            path: behind the address, or an address of its own.
+            body: as JSON; None asks by GET.
+
+        Raises:
+            PassingError: if there was no answer, or one that says that another may come.
+            NotThereError: if the path, or the model, is not there.
+            UnreadableError: if it is no JSON.
+            AlignError: if the server refuses.
+        """
+        text = await self.sent_text(path, body)
         try:
             return json.loads(text)
         except ValueError:
             shown = self.shown(text)
             raise UnreadableError(f"it is no JSON: {shown}" if shown else "it is empty") from None
 
-    async def _not_there(self, fault: NotThereError, path: str) -> LabelerError:
+    async def sent_text(self, path: str, body: dict[str, Any] | None) -> str:
+        """What the server says to one request, whatever that is."""
+        import openai
+
+        assert self._client is not None  # within `connected`
+        try:
+            async with asyncio.timeout(self._section.timeout_seconds):
+                if body is None:
+                    return await self._client.get(path, cast_to=str)
+                return await self._client.post(path, body=body, cast_to=str)
+        except (TimeoutError, openai.APITimeoutError):
+            raise PassingError(f"there was no answer within {self._section.timeout_seconds:g} seconds") from None
+        except openai.OpenAIError as error:
+            raise fault_of(error, self) from None
+
+    def refused(self, status: int, said: str) -> str:
+        """What to do about a request that the server refuses for what it says."""
+        if "max_completion_tokens" in said:
+            return f"set {self.place}.max_tokens to null and extra_body to {{max_completion_tokens: 1024}}"
+        if "temperature" in said:
+            return f"set {self.place}.temperature to what it takes, or to null"
+        if "context" in said or "maximum" in said or status == 413:
+            return (
+                "prompt and completions are longer than the model can read: take another model, or shorter completions"
+            )
+        return "the request would be refused again: look at model, extra_body and template"
+
+    async def _not_there(self, fault: NotThereError, path: str) -> AlignError:
         """What is not there: the model, where the server names others, or the path of the request."""
         names = await self.models()
         if names is None or self._section.model in names:
             is_v1 = self.base_url.endswith("/v1") or self.url_key != "base_url"
             hint = "is it the server's address" + ("" if is_v1 else ", which ends in /v1 for most")
             hint += f", and is it asked by {path} there?"
-            return LabelerError(fault.what, where=f"{self.place}.{self.url_key}", hint=hint)
+            return self.error(fault.what, where=f"{self.place}.{self.url_key}", hint=hint)
         hint = f"the server has the models {self.shown(', '.join(names) or 'none')}"
-        return LabelerError(fault.what, where=f"{self.place}.model", hint=hint)
+        return self.error(fault.what, where=f"{self.place}.model", hint=hint)
 
     async def _wait(self, seconds: float, stopped: asyncio.Event) -> None:
         if seconds > 0:
@@ -235,9 +297,10 @@ class Endpoint:
         longest = min(FIRST_WAIT_SECONDS * 2 ** min(attempt, 30), LONGEST_WAIT_SECONDS)
         return longest * self._rng.uniform(0.5, 1.0)
 
-    def _given_up(self, trouble: PassingError, num_asked: int) -> LabelerError:
+    def given_up(self, trouble: PassingError, num_asked: int) -> AlignError:
+        """What is raised when a request came to nothing for the last time."""
         asked = "once" if num_asked == 1 else f"{num_asked} times"
         what = f"the server at {self.base_url} was asked {asked}, and {trouble}"
         if trouble.wait_seconds > LONGEST_ASKED_SECONDS:
             what += f"; it asks to wait for {trouble.wait_seconds:.0f} seconds"
-        return LabelerError(self.shown(what, 600), where=self.place, hint=trouble.hint)
+        return self.error(self.shown(what, 600), where=self.place, hint=trouble.hint)

@@ -8,10 +8,10 @@ from email.utils import formatdate
 import pytest
 
 from align_cli.errors import LabelerError
-from align_cli.labelers.server.endpoint import Endpoint
-from align_cli.labelers.server.faults import retry_after
-from align_cli.labelers.server.pace import Pace
 from align_cli.recipe.sections.labelers import JudgeLabelerSection
+from align_cli.servers.endpoint import Endpoint
+from align_cli.servers.faults import retry_after
+from align_cli.servers.pace import Pace
 
 
 class Clock:

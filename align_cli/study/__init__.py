@@ -1,0 +1,1 @@
+"""Studies: every combination of some keys and every seed through the ordinary loop, and what that says."""

@@ -1,0 +1,150 @@
+"""Two processes beside one: a round's sampling and training, of a model of a few million parameters on the CPU.
+
+    OMP_NUM_THREADS=1 python benchmarks/processes.py > benchmarks/results/processes.md
+
+Each line is a run of `align train` with two rounds, one thread a process; what is shown is its second round, when every
+process has been started and every model loaded. The runs of a repetition follow one another in turn, and the median of
+the repetitions is taken. At the end the weights are compared with those of one process. About ten minutes where nothing
+else is at work; beside other work, or with fewer cores than processes, two gain less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from align_cli.models.load import load_policy
+from align_cli.playground.model import make_policy
+
+KINDS = {
+    "one process": [],
+    "two, the whole model in each": ["launch.num_processes=2"],
+    "two, the model split (FSDP2)": ["launch.num_processes=2", "launch.strategy=fsdp2"],
+}
+WIDTH, LAYERS = 256, 6
+STEPS, PROMPTS, PAIRS = 10, 128, 16
+
+
+def write_model(folder: Path) -> int:
+    """A model of the playground's words, larger than its own; how many weights it has."""
+    make_policy(folder, 0)
+    own = load_policy(folder).model.config
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=own.vocab_size,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=256,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return model.num_parameters()
+
+
+def recipe(model: Path) -> dict[str, Any]:
+    """Two rounds of half offline pairs and half the policy's own."""
+    return {
+        "output_dir": "run",
+        "rounds": 2,
+        "num_threads": 1,
+        "policy": {"model_name_or_path": str(model)},
+        "data": {"prompts": "playground", "preferences": "playground"},
+        "labelers": {"hidden": {"kind": "function", "function": "align_cli.playground:hidden_reward"}},
+        "method": {
+            "kl": {"coefficient": 0.02},
+            "sources": {
+                "offline": {"mixing": 0.5},
+                "dpr": {"mixing": 0.5, "gradient": 0.3, "labeler": "hidden"},
+            },
+        },
+        "generate": {"max_new_tokens": 48, "prompts_per_round": PROMPTS, "batch_size": 32},
+        "train": {
+            "learning_rate": 1.0e-5,
+            "adam_epsilon": 1.0e-6,
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": PAIRS // 8,
+            "steps_per_round": STEPS,
+            "source_grad_norms": "never",
+        },
+    }
+
+
+def run(folder: Path, model: Path, overrides: list[str]) -> dict[str, float]:
+    """Seconds of the second round's stages."""
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(model)))
+    start = "from align_cli.cli.main import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", start, "train", "recipe.yaml", "--quiet", *overrides],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    events = [json.loads(line) for line in (folder / "run" / "ledger.jsonl").read_text().splitlines()]
+    return {event["stage"]: event["seconds"] for event in events if event["event"] == "finish" and event["round"] == 2}
+
+
+def apart(folder: Path, other: Path) -> float:
+    """The largest difference of two runs' last weights."""
+    places = [one / "run" / "rounds" / "002" / "checkpoint" / "model.safetensors" for one in (folder, other)]
+    ours, theirs = map(load_file, places)
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repetitions", type=int, default=3)
+    repetitions = parser.parse_args().repetitions
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        size = write_model(place / "model")
+        seconds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+        for repetition in range(repetitions):
+            for number, (kind, overrides) in enumerate(KINDS.items()):
+                seconds[kind].append(run(place / f"{repetition} {number}", place / "model", overrides))
+        apart_by_kind = {kind: apart(place / f"0 {number}", place / "0 0") for number, kind in enumerate(KINDS)}
+    cores = len(os.sched_getaffinity(0))
+    lines = [
+        f"`python benchmarks/processes.py --repetitions {repetitions}`: {size / 1e6:.1f}M parameters, float32, CPU "
+        f"with {cores} cores, one thread a process; {2 * PROMPTS} completions, {STEPS} steps of {PAIRS} pairs",
+        "",
+        "| | sampling, s | completions/s | training, s | steps/s | weights apart, at most |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, found in seconds.items():
+        sampling = statistics.median(one["generate"] for one in found)
+        training = statistics.median(one["train"] for one in found)
+        lines.append(
+            f"| {kind} | {sampling:.1f} | {2 * PROMPTS / sampling:.1f} | {training:.1f} | {STEPS / training:.2f} | "
+            f"{apart_by_kind[kind]:.1e} |"
+        )
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

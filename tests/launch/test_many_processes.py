@@ -1,0 +1,374 @@
+"""Runs of two processes as users start them: one command, torchrun, two machines; and how they end when one fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from chat_models import make_chat_model
+from killed_runs import make_run
+from run_fixtures import NO_EVALUATION, Align, MakeFolder
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.long
+
+ROOT = Path(__file__).parent.parent.parent
+TIMEOUT_SECONDS = 300.0
+CLOSE = 1e-6
+EVERY_SOURCE: dict[str, Any] = {
+    "rounds": 1,
+    "checkpoints": {"every_steps": 1, "optimizer": "all"},
+    "data__demonstrations": "playground",
+    "method__kl": {"coefficient": 0.02},
+    "method__sources": {
+        "offline": {"mixing": 0.25},
+        "ddp": {"mixing": 0.125, "gradient": 0.2},
+        "dpp": {"mixing": 0.25, "gradient": 0.2},
+        "dpr": {"mixing": 0.25, "gradient": 0.3, "labeler": "ours"},
+        "dmd": {"mixing": 0.125, "gradient": 0.3},
+    },
+    "generate": {"num_generations": 2, "max_new_tokens": 16, "prompts_per_round": 16, "batch_size": 8},
+    # Adam divides by the size of a gradient, which blows up the rounding of one near zero: epsilon bounds that.
+    "train": {
+        "learning_rate": 5.0e-5,
+        "adam_epsilon": 1.0e-6,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "steps_per_round": 10,
+    },
+}
+TWO = ("launch.num_processes=2",)
+STRATEGIES = ("ddp", "fsdp2")
+
+
+@pytest.fixture(scope="module")
+def alone(make_folder: MakeFolder, align: Align, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose run one process has finished: ten steps of all five sources."""
+    folder = make_folder(tmp_path_factory.mktemp("alone"), **EVERY_SOURCE)
+    done = align("train", "recipe.yaml", cwd=folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def begun(alone: Path, tmp_path: Path) -> Path:
+    """A folder with the same recipe and nothing run."""
+    return Path(shutil.copytree(alone, tmp_path / "begun", ignore=shutil.ignore_patterns("run")))
+
+
+def weights(folder: Path, number: int = 1) -> torch.Tensor:
+    tensors = load_file(folder / "run" / "rounds" / f"{number:03d}" / "checkpoint" / "model.safetensors")
+    return torch.cat([tensor.flatten() for _, tensor in sorted(tensors.items())])
+
+
+def assert_ends_as(folder: Path, other: Path) -> None:
+    """The same samples and labels to the byte, and weights that ten steps have moved, but for rounding."""
+    for name in ("completions.jsonl", "preferences.jsonl"):
+        ours, theirs = (place / "run" / "rounds" / "001" / name for place in (folder, other))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+    torch.testing.assert_close(weights(folder), weights(other), rtol=0, atol=CLOSE)
+    assert (weights(other) - weights(other, 0)).abs().max() > 100 * CLOSE
+
+
+def command(folder: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """`align train recipe.yaml ...` as a user starts it."""
+    program = folder / "start.py"
+    program.write_text("from align_cli.cli.main import main\n\nmain()\n")
+    return subprocess.Popen(
+        [*(launcher or (sys.executable,)), str(program), "train", "recipe.yaml", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """How a process ends, and what it says."""
+    try:
+        _, said = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        process.kill()
+    return process.returncode, said
+
+
+def followers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Those that it has started."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def steps_done(folder: Path) -> int:
+    """How many steps of round 1 are kept, as far as another process can see."""
+    numbers = [0]
+    for place, _, names in os.walk(folder / "run" / "work"):  # which passes over what goes while it looks
+        if "training_state.json" not in names:
+            continue
+        try:
+            state = json.loads(Path(place, "training_state.json").read_text())
+            numbers += [state["global_step"]] if state["parent"] is not None else []  # the warm start's have none
+        except (OSError, ValueError):
+            continue
+    return max(numbers)
+
+
+def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + TIMEOUT_SECONDS
+    while not happened():
+        assert process.poll() is None, ended(process)
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """One that is free."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        number: int = found.getsockname()[1]
+    yield number
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_one_command_of_two_processes_ends_as_one(begun: Path, alone: Path, align: Align, strategy: str) -> None:
+    done = align("train", "recipe.yaml", *TWO, f"launch.strategy={strategy}", cwd=begun)
+    assert done.code == 0, done.err
+    assert "2 processes, each with" in done.err
+    assert_ends_as(begun, alone)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_rank_killed_in_a_step_ends_all_and_one_process_goes_on(
+    begun: Path, alone: Path, align: Align, strategy: str
+) -> None:
+    process = command(begun, *TWO, f"launch.strategy={strategy}")
+    until(lambda: steps_done(begun) >= 3, process)
+    (follower,) = followers(process)
+    follower.send_signal(signal.SIGKILL)
+    code, said = ended(process)
+    assert code == 2
+    assert "rank 1 of 2 processes: it was killed by SIGKILL" in said
+    assert "goes on from what is there" in said
+    assert "Traceback" not in said
+    again = align("train", "recipe.yaml", cwd=begun)
+    assert again.code == 0, again.err
+    assert "round 1 train: going on after step" in again.err
+    assert_ends_as(begun, alone)
+
+
+def test_a_run_of_one_process_goes_on_with_two(begun: Path, alone: Path, align: Align) -> None:
+    process = command(begun)
+    until(lambda: steps_done(begun) >= 4, process)
+    process.kill()
+    ended(process)
+    again = align("train", "recipe.yaml", *TWO, "launch.strategy=fsdp2", cwd=begun)
+    assert again.code == 0, again.err
+    assert "round 1 train: going on after step" in again.err
+    assert_ends_as(begun, alone)
+
+
+def test_no_follower_outlives_a_leader_that_is_killed(begun: Path) -> None:
+    process = command(begun, *TWO)
+    until(lambda: steps_done(begun) >= 1, process)
+    left = followers(process)
+    assert left
+    process.kill()
+    ended(process)
+    gone, alive = psutil.wait_procs(left, timeout=30)
+    assert not alive, gone
+
+
+def test_ctrl_c_ends_all_and_says_how_to_go_on(begun: Path) -> None:
+    process = command(begun, *TWO)
+    until(lambda: steps_done(begun) >= 1, process)
+    left = followers(process)
+    process.send_signal(signal.SIGINT)
+    code, said = ended(process)
+    assert code == 130
+    assert "goes on where it stopped" in said
+    assert "rank" not in said
+    assert not psutil.wait_procs(left, timeout=30)[1]
+
+
+def test_the_first_cause_is_shown_and_not_what_followed_from_it(begun: Path) -> None:
+    """The second process has no such model: the first only misses it."""
+    (begun / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'ALIGN_FOLLOWS' in os.environ:\n"
+        "    import align_cli.models.of_recipe as of_recipe\n"
+        "    from align_cli.errors import DataError\n"
+        "    def lost(*args, **kwargs):\n"
+        "        raise DataError('the disk of this machine is another one', where='/data', hint='mount it')\n"
+        "    of_recipe.load_recipe_policy = lost\n"
+    )
+    process = command(begun, *TWO)
+    code, said = ended(process)
+    assert code == 2
+    assert "rank 1 of 2 processes: the disk of this machine is another one" in said
+    assert "hint: mount it" in said
+    assert "Traceback" not in said
+
+
+def test_torchrun_starts_the_same_recipe(begun: Path, alone: Path, port: int) -> None:
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}")
+    code, said = ended(command(begun, launcher=launcher))
+    assert code == 0, said
+    assert said.count("begins with round 0") == 1
+    assert_ends_as(begun, alone)
+
+
+def test_accelerate_launch_starts_the_same_recipe_and_says_how_it_is_split(begun: Path, alone: Path, port: int) -> None:
+    config = begun / "fsdp2.yaml"
+    text = (ROOT / "recipes" / "launch" / "fsdp2.yaml").read_text()
+    config.write_text(text.replace("num_processes: 8", f"num_processes: 2\nuse_cpu: true\nmain_process_port: {port}"))
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config))
+    code, said = ended(command(begun, launcher=launcher))
+    assert code == 0, said
+    assert "2 processes, each with a part of the model while it trains" in said
+    assert_ends_as(begun, alone)
+
+
+def test_two_machines_run_the_same_command_each(begun: Path, alone: Path, port: int) -> None:
+    meeting = ("launch.num_machines=2", "launch.main_process_ip=127.0.0.1", f"launch.main_process_port={port}")
+    second = command(begun, *TWO, *meeting, "launch.machine_rank=1")
+    first = command(begun, *TWO, *meeting, "launch.machine_rank=0")
+    code, said = ended(first)
+    assert code == 0, said
+    assert ended(second)[0] == 0
+    assert_ends_as(begun, alone)
+
+
+def test_a_port_that_is_taken_is_named(begun: Path, align: Align) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = align("train", "recipe.yaml", *TWO, f"launch.main_process_port={port}", cwd=begun)
+    assert done.code == 2
+    assert f"cannot meet at 127.0.0.1:{port}: the port is in use" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_gpus_that_are_not_there_are_not_waited_for(begun: Path, align: Align) -> None:
+    config = ROOT / "recipes" / "launch" / "ddp.yaml"
+    done = align("train", "recipe.yaml", f"launch.accelerate_config={config}", "launch.num_processes=2", cwd=begun)
+    assert done.code == 2
+    assert "asks for accelerators, and torch finds none here" in done.err
+
+
+def test_a_launchers_processes_that_cannot_share_a_step_are_refused(begun: Path, port: int) -> None:
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3", f"--master-port={port}")
+    code, said = ended(command(begun, launcher=launcher))
+    assert code != 0
+    assert "a step has 8 pairs, which 3 processes cannot share evenly" in said
+
+
+def test_adapters_train_in_two_processes(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
+    from align_cli.playground.model import make_policy
+
+    changes: dict[str, Any] = {
+        **EVERY_SOURCE,
+        "rounds": 2,
+        "policy": {"model_name_or_path": "./model", "lora": {"rank": 4, "alpha": 8, "between_rounds": "merge"}},
+        "train__learning_rate": 1.0e-3,
+        "train__steps_per_round": 4,
+        **NO_EVALUATION,
+    }
+    folders = []
+    for name, overrides in (("one", ()), ("two", TWO)):
+        folder = make_folder(tmp_path / name, **changes)
+        make_policy(folder / "model", 0)
+        done = align("train", "recipe.yaml", *overrides, cwd=folder)
+        assert done.code == 0, done.err
+        folders.append(load_file(folder / "run" / "rounds" / "002" / "checkpoint" / "adapter_model.safetensors"))
+    one, two = folders
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
+
+
+def test_isolated_stages_end_in_the_same_bytes(begun: Path, alone: Path, align: Align) -> None:
+    done = align("train", "recipe.yaml", "launch.isolate=true", cwd=begun)
+    assert done.code == 0, done.err
+    ours, theirs = (folder / "run" / "rounds" for folder in (begun, alone))
+    names = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
+    assert [name for name in names if (ours / name).read_bytes() != (theirs / name).read_bytes()] == []
+
+
+def test_what_goes_wrong_in_an_isolated_stage_is_said_as_ever(begun: Path, align: Align) -> None:
+    (begun / "labeler.py").write_text("def score(prompts, completions):\n    return [0.0] * 3\n")
+    done = align("train", "recipe.yaml", "launch.isolate=true", cwd=begun)
+    here = align("train", "recipe.yaml", cwd=begun)
+    assert done.code == here.code == 2
+    assert done.err.splitlines()[-2:] == here.err.splitlines()[-2:]
+
+
+def test_an_isolated_stage_that_is_killed_ends_the_run_in_words(begun: Path) -> None:
+    process = command(begun, "launch.isolate=true")
+    until(lambda: steps_done(begun) >= 2, process)
+    (stage,) = followers(process)
+    stage.send_signal(signal.SIGKILL)
+    code, said = ended(process)
+    assert code == 2
+    assert "the process of round 1 train was killed by SIGKILL" in said
+
+
+def test_isolated_stages_have_processes_of_their_own(begun: Path, alone: Path, align: Align) -> None:
+    done = align("train", "recipe.yaml", "launch.isolate=true", *TWO, cwd=begun)
+    assert done.code == 0, done.err
+    assert_ends_as(begun, alone)
+
+
+def test_a_reward_model_scores_in_two_processes_as_in_one(align: Align, tmp_path: Path) -> None:
+    found = []
+    for name, overrides in (("one", ()), ("two", TWO)):
+        folder = make_run(
+            tmp_path / name,
+            "offline and dpr",
+            rounds=1,
+            reward={"model_name_or_path": "base_model", "max_steps": 2, "per_device_train_batch_size": 4},
+            labelers={"mine": {"kind": "reward_model", "model_name_or_path": "run", "batch_size": 3}},
+            method={"sources": {"dpr": {"labeler": "mine"}}},
+        )
+        make_chat_model(folder / "base_model")
+        done = align("train", "recipe.yaml", *overrides, cwd=folder)
+        assert done.code == 0, done.err
+        found.append((folder / "run" / "rounds" / "001" / "preferences.jsonl").read_bytes())
+    assert found[0] == found[1]
+
+
+def test_single_commands_share_their_work_too(begun: Path, alone: Path, align: Align) -> None:
+    whole = alone / "run" / "rounds" / "001"
+    sampled = align("generate", "recipe.yaml", *TWO, "-o", "sampled.jsonl", cwd=begun)
+    assert sampled.code == 0, sampled.err
+    assert "2 processes, each with" in sampled.err
+    assert (begun / "sampled.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
+    labelled = align("label", "recipe.yaml", *TWO, "-i", "sampled.jsonl", "-o", "labelled.jsonl", cwd=begun)
+    assert labelled.code == 0, labelled.err
+    assert (begun / "labelled.jsonl").read_bytes() == (whole / "preferences.jsonl").read_bytes()
+
+
+def test_what_is_for_one_process_is_refused_under_a_launcher(begun: Path) -> None:
+    launched = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from align_cli.cli.main import main; main()", "train", "recipe.yaml", "--smoke"],
+        cwd=begun,
+        env={**os.environ, **launched, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "--smoke is for one process, and a launcher has started 2" in done.stderr

@@ -1,0 +1,210 @@
+"""What a study's runs say, from figures that were made up so that the answers can be worked by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align_cli.artifacts.records import Evaluation
+from align_cli.study.costs import Cost, costs_by_stage
+from align_cli.study.definition import Definition, define
+from align_cli.study.results import Evaluated, RunFigures, figures_of, summarise
+from align_cli.study.tables import (
+    combinations_csv,
+    costs_table,
+    differences_table,
+    evaluations_csv,
+    frontier_table,
+    means_table,
+    missing_table,
+)
+from align_cli.study.values import parse_axes
+
+KlPath = Sequence[tuple[float, float]]
+WriteRecipe = Callable[..., Path]
+
+
+@pytest.fixture
+def study(tmp_path: Path, write_recipe: WriteRecipe) -> Callable[..., Definition]:
+    def make(*texts: str, seeds: tuple[int, ...] = (0, 1)) -> Definition:
+        return define(write_recipe(tmp_path), (), parse_axes(texts), seeds, for_tuning=False)
+
+    return make
+
+
+def figures(definition: Definition, paths: Mapping[tuple[str, int], KlPath | None]) -> list[RunFigures]:
+    """Runs whose evaluations are (KL, win rate), one a round; None is a run that failed."""
+    found = []
+    for run in definition.runs:
+        path = paths[run.combination.name, run.seed]
+        evaluations = [
+            Evaluated(number, {"kl": kl, "win_rate": win, "length_controlled_win_rate": win, "length": 9.0})
+            for number, (kl, win) in enumerate(path or [(0.0, 0.5)])
+        ]
+        why = None if path else "stopped by a guard"
+        found.append(RunFigures(run, evaluations, len(evaluations) - 1 if path else None, why))
+    return found
+
+
+BETA = ("method.beta=0.1,0.2",)
+PATHS: dict[tuple[str, int], KlPath | None] = {
+    ("beta-0.1", 0): [(0.0, 0.5), (1.0, 0.60)],
+    ("beta-0.1", 1): [(0.0, 0.5), (1.0, 0.70)],
+    ("beta-0.2", 0): [(0.0, 0.5), (4.0, 0.80)],
+    ("beta-0.2", 1): [(0.0, 0.5), (4.0, 0.90)],
+}
+
+
+def test_means_are_over_seeds_and_differences_are_paired(study: Callable[..., Definition]) -> None:
+    definition = study(*BETA)
+    first, second = summarise(definition, figures(definition, PATHS))["combinations"]
+    assert first["figures"]["win_rate"]["mean"] == pytest.approx(0.65)
+    assert "differences" not in first
+    assert second["differences"]["win_rate"]["mean"] == pytest.approx(0.2)
+    assert second["differences"]["win_rate"]["low"] == pytest.approx(0.2)  # +.2 on both seeds
+    assert second["differences"]["kl"]["mean"] == pytest.approx(3.0)
+
+
+def test_at_equal_kl_who_went_further_is_taken_where_the_other_ended(study: Callable[..., Definition]) -> None:
+    definition = study(*BETA)
+    found = summarise(definition, figures(definition, PATHS))["combinations"][1]["at_equal_kl"]["win_rate"]
+    assert found["kl"] == pytest.approx(1.0)
+    # Half of the way in √KL. Seed 0: .65 at KL 1 against .60; seed 1: .70 against .70.
+    assert found["mean"] == pytest.approx((0.05 + 0.0) / 2)
+
+
+def test_a_run_that_failed_is_in_no_mean_and_is_told(study: Callable[..., Definition]) -> None:
+    definition = study(*BETA)
+    results = summarise(definition, figures(definition, PATHS | {("beta-0.2", 1): None}))
+    second = results["combinations"][1]
+    assert second["seeds"] == [0]
+    assert second["figures"]["win_rate"] == {"mean": 0.8, "low": None, "high": None, "num_seeds": 1}
+    assert second["differences"]["win_rate"]["num_seeds"] == 1
+    assert results["missing"] == [{"run": "beta-0.2/seed-1", "why": "stopped by a guard"}]
+    assert missing_table(results).rows == [["beta-0.2/seed-1", "stopped by a guard"]]
+
+
+def test_where_no_run_is_finished_tables_say_nothing_and_do_not_fail(study: Callable[..., Definition]) -> None:
+    definition = study(*BETA)
+    results = summarise(definition, figures(definition, dict.fromkeys(PATHS)))
+    assert all(one["figures"] == {} for one in results["combinations"])
+    for table in (means_table(results), differences_table(results), missing_table(results)):
+        assert table.rows
+    assert list(csv.reader(io.StringIO(combinations_csv(results))))
+
+
+def test_runs_that_differ_in_the_weight_of_kl_alone_make_one_frontier(study: Callable[..., Definition]) -> None:
+    definition = study("method.kl.coefficient=0.1,0.2", "method.beta=0.1,0.2", seeds=(0,))
+    paths: dict[tuple[str, int], KlPath | None] = {
+        ("coefficient-0.1_beta-0.1", 0): [(0.0, 0.5), (4.0, 0.9)],
+        ("coefficient-0.2_beta-0.1", 0): [(0.0, 0.5), (1.0, 0.7)],
+        ("coefficient-0.1_beta-0.2", 0): [(0.0, 0.5), (4.0, 0.8)],
+        ("coefficient-0.2_beta-0.2", 0): [(0.0, 0.5), (2.0, 0.8)],
+    }
+    results = summarise(definition, figures(definition, paths))
+    frontier = results["frontiers"]["win_rate"]
+    assert frontier["levels"] == [1.0, 2.0, 3.0, 4.0]
+    first, second = frontier["groups"]
+    assert [group["name"] for group in frontier["groups"]] == ["beta-0.1", "beta-0.2"]
+    assert [found["mean"] for found in first["values"]] == pytest.approx([0.7, 0.78284, 0.84641, 0.9], abs=1e-5)
+    assert [found["mean"] for found in second["values"]] == pytest.approx([0.71213, 0.8, 0.8, 0.8], abs=1e-5)
+    differences = [found["mean"] for found in second["differences"]]
+    assert differences == pytest.approx([0.01213, 0.01716, -0.04641, -0.1], abs=1e-5)
+    assert first["envelope"] == [[0.0, 0.5], [1.0, 0.7], [4.0, 0.9]]
+    assert [row[0] for row in frontier_table(results, "win_rate").rows] == ["beta-0.1", "beta-0.2", "less beta-0.1"]
+
+
+def test_a_frontier_takes_no_seed_of_which_a_run_is_missing(study: Callable[..., Definition]) -> None:
+    definition = study("method.kl.coefficient=0.1,0.2")
+    paths: dict[tuple[str, int], KlPath | None] = {
+        ("coefficient-0.1", 0): [(0.0, 0.5), (2.0, 0.9)],
+        ("coefficient-0.2", 0): [(0.0, 0.5), (1.0, 0.6)],
+        ("coefficient-0.1", 1): None,
+        ("coefficient-0.2", 1): [(0.0, 0.5), (1.0, 0.55)],
+    }
+    (group,) = summarise(definition, figures(definition, paths))["frontiers"]["win_rate"]["groups"]
+    assert group["name"] == "all"
+    assert {found["num_seeds"] for found in group["values"]} == {1}
+
+
+def test_tables_and_csv_have_what_the_results_have(study: Callable[..., Definition]) -> None:
+    definition = study(*BETA)
+    results = summarise(definition, figures(definition, PATHS))
+    assert means_table(results).rows[0][:2] == ["beta-0.1", "2"]
+    assert differences_table(results).rows[0][2] == "+0.200 [+0.200, +0.200]"
+    rows = list(csv.DictReader(io.StringIO(combinations_csv(results))))
+    assert [row["method.beta"] for row in rows] == ["0.1", "0.2"]
+    assert float(rows[1]["difference_win_rate_mean"]) == pytest.approx(0.2)
+    assert rows[0]["difference_win_rate_mean"] == ""
+    evaluations = list(csv.DictReader(io.StringIO(evaluations_csv(results))))
+    assert len(evaluations) == 8
+    assert [row["is_final"] for row in evaluations[:2]] == ["False", "True"]
+
+
+def evaluation(number: int, reference: str, **changes: Any) -> Evaluation:
+    known: dict[str, Any] = {
+        "round": number,
+        "policy": f"p{number}",
+        "num_prompts": 16,
+        "scorer": "hidden",
+        "reward": {"mean": 0.2, "standard_error": 0.1},
+        "against": {"initial": {"win_rate": 0.6, "length_controlled_win_rate": 0.55}} if number else {},
+        "kl": {"mean": 1.0 * number, "standard_error": 0.1, "reference": reference},
+        "length": {"mean": 9.0, "standard_error": 0.5},
+        "eos_rate": 1.0,
+        "distinct_2": 0.5,
+        "preferences": None,
+        "sampling": {},
+    }
+    return Evaluation(**(known | changes))
+
+
+def test_an_evaluations_figures_are_those_that_mean_the_same_in_every_run(study: Callable[..., Definition]) -> None:
+    recipe = study(*BETA).recipes["beta-0.1"]
+    assert figures_of(evaluation(0, "p0"), recipe, "p0")["win_rate"] == 0.5
+    later = figures_of(evaluation(2, "p0"), recipe, "p0")
+    assert (later["win_rate"], later["length_controlled_win_rate"], later["kl"]) == (0.6, 0.55, 2.0)
+    assert "pair_accuracy" not in later
+    assert "kl" not in figures_of(evaluation(2, "p1"), recipe, "p0")  # of policy.reference: previous
+    assert "win_rate" not in figures_of(evaluation(0, "p0", scorer=None, reward=None), recipe, "p0")
+
+
+def event(number: int, stage: str, seconds: float, **figures: Any) -> dict[str, Any]:
+    return {"event": "finish", "time": "", "round": number, "stage": stage, "seconds": seconds, "figures": figures}
+
+
+def test_costs_are_added_up_by_stage_and_what_is_shared_stands_apart(study: Callable[..., Definition]) -> None:
+    definition = study(*BETA)
+    recipe = definition.recipes["beta-0.1"]
+    events = [
+        event(0, "sft", 5.0),
+        event(1, "generate", 2.0, tokens=100, completions=8),
+        event(1, "label", 1.0, pairs=4),
+        event(1, "evaluate", 3.0, num_prompts=16, length={"mean": 10.0}),
+        event(1, "evaluate", 4.0, num_prompts=16, length={"mean": 10.0}),  # made again: the last one counts
+        event(2, "generate", 2.5, tokens=50, completions=8),
+        event(7, "generate", 100.0, tokens=1, completions=1),  # no round of the recipe's
+    ]
+    later, initial = costs_by_stage(events, recipe)
+    assert initial == {"sft": Cost(5.0)}
+    assert later == {
+        "generate": Cost(4.5, tokens=150),
+        "label": Cost(1.0, responses=8),
+        "evaluate": Cost(4.0, tokens=160, responses=16),
+    }
+
+
+def test_a_combinations_costs_are_shown_with_their_sum() -> None:
+    stages = {"train": Cost(4.0)._asdict(), "generate": Cost(2.0, tokens=1500)._asdict()}
+    rows = costs_table({"combinations": {"a": stages}, "shared": {"sft": Cost(9.0)._asdict()}}).rows
+    assert rows == [
+        ["a", "train", "4.0s", "–", "–"],
+        ["", "generate", "2.0s", "1,500", "–"],
+        ["", "together", "6.0s", "1,500", "–"],
+        ["round 0, once for each seed", "sft", "9.0s", "–", "–"],
+    ]
