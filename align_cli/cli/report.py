@@ -1,7 +1,8 @@
-"""`align report`: one run, or several side by side, in one HTML file that opens from disk; and its JSON twin."""
+"""`align report`: a run, several or a study's, side by side, in one HTML file that opens from disk; its JSON twin."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +14,16 @@ from align_cli.cli.output import Output, check_output_place, guarded
 
 @guarded
 def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN|STUDY...", help="Folders of runs, or of studies.", show_default=False)
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
             metavar="FILE.html",
-            help="Where the page goes, its data beside it in FILE.json; left out: report.html in the run's folder.",
+            help="Where the page goes, its data beside it in FILE.json; left out: report.html in the folder.",
             show_default=False,
         ),
     ] = None,
@@ -32,10 +35,11 @@ def command(
     from align_cli.report.page import report_json, report_page
     from align_cli.run.folder.layout import REPORT
     from align_cli.run.reported import report_on
+    from align_cli.study.folder import runs_of_study
 
     talk = Output(quiet=quiet, as_json=as_json)
     if output is None and len(runs) > 1 and not as_json:
-        raise typer.BadParameter("several runs have no folder in common: name a file with -o FILE.html")
+        raise typer.BadParameter("several folders are named, and none is the report's: name a file with -o FILE.html")
     if output == Path("-"):
         raise typer.BadParameter("a page goes into a file; --json writes its data to standard output")
     page = output or runs[0] / REPORT
@@ -44,7 +48,8 @@ def command(
         raise typer.BadParameter("-o names the page; its data is written beside it, in a file that ends in .json")
     for place in (page, data):
         check_output_place(str(place))
-    twin = report_on(runs)
+    told = shlex.join(["align", "report", *map(str, runs), *(["-o", str(output)] if output else [])])
+    twin = report_on([folder for path in runs for folder in runs_of_study(path) or [path]], told)
     if as_json and output is None:
         talk.data(twin)
         return

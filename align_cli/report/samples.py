@@ -45,7 +45,10 @@ class _Kept(NamedTuple):
 
 
 def sample_columns(
-    samples: Mapping[int, Sequence[Completion]], chosen: int | None, token: Callable[[int], str] | None
+    samples: Mapping[int, Sequence[Completion]],
+    chosen: int | None,
+    token: Callable[[int], str] | None,
+    num_runs: int = 1,
 ) -> dict[str, Any] | None:
     """The responses of all rounds to the same prompts.
 
@@ -53,6 +56,7 @@ def sample_columns(
         samples: by round.
         chosen: a round that is shown whatever is left out.
         token: the text of a token id; None shows ids alone.
+        num_runs: that share the page's room.
 
     Returns:
         `prompts` and `rows` (in their data set), one each; `num_prompts` and `num_rounds` that there are; by scorer
@@ -60,10 +64,10 @@ def sample_columns(
         `prompts`, with None where a round has no such response: `texts`, `finished`, `num_tokens`, `scores` by scorer,
         `ids`, and `logps` in hundredths of a nat. None where no round has any.
     """
-    kept = _kept({number: rows for number, rows in samples.items() if rows}, chosen)
+    kept = _kept({number: rows for number, rows in samples.items() if rows}, chosen, num_runs)
     if not kept.keys:
         return None
-    detailed = _detailed(kept)
+    detailed = _detailed(kept, MOST_TOKENS // num_runs)
     responses = [one for number in kept.rounds for one in kept.by_round[number].values()]
     scorers = list(dict.fromkeys(name for one in responses for name in one.scores or {}))
     prompts = {key: one.prompt for found in kept.by_round.values() for key, one in found.items()}
@@ -141,7 +145,7 @@ def _key(sample: Completion) -> Key:
     return sample.prompt_index, sample.sample_index
 
 
-def _kept(samples: Mapping[int, Sequence[Completion]], chosen: int | None) -> _Kept:
+def _kept(samples: Mapping[int, Sequence[Completion]], chosen: int | None, num_runs: int) -> _Kept:
     """The rounds and prompts that a page has room for."""
     rounds = _spread(sorted(samples), chosen)
     by_round = {number: {_key(one): one for one in samples[number]} for number in rounds}
@@ -149,8 +153,8 @@ def _kept(samples: Mapping[int, Sequence[Completion]], chosen: int | None) -> _K
     if not keys:
         return _Kept([], [], {})
     chars = sum(len(shown_text(one.completion)) for found in by_round.values() for one in found.values())
-    by_size = MOST_CHARS * len(keys) // max(chars, 1)
-    room = max(min(len(keys), MOST_SAMPLES // len(rounds), by_size), 1)
+    by_size = MOST_CHARS * len(keys) // max(chars * num_runs, 1)
+    room = max(min(len(keys), MOST_SAMPLES // (len(rounds) * num_runs), by_size), 1)
     shown = set(_most_telling(keys, by_round[rounds[0]], by_round[_compared(rounds, chosen)], room))
     keys = [key for key in keys if key in shown]
     return _Kept(
@@ -189,12 +193,12 @@ def _gain(before: Completion | None, after: Completion | None) -> float | None:
     return after.scores[scorer] - before.scores[scorer] if scorer in before.scores else None
 
 
-def _detailed(kept: _Kept) -> set[Key]:
+def _detailed(kept: _Kept, most_tokens: int) -> set[Key]:
     """The prompts whose responses are shown token by token: the first, up to what a page has room for."""
     found, total = set(), 0
     for key in kept.keys:
         total += sum(one[key].num_tokens for one in kept.by_round.values() if key in one)
-        if total > MOST_TOKENS:
+        if total > most_tokens:
             break
         found.add(key)
     return found

@@ -34,11 +34,11 @@ def report_twin(runs: Sequence[RunFacts], *, command: str, time: str) -> dict[st
         time: when, in UTC.
     """
     made = {"by": f"align {__version__}", "at": time, "command": command}
-    return {"schema": SCHEMA, "made": made, "runs": [run_twin(facts) for facts in runs]}
+    return {"schema": SCHEMA, "made": made, "runs": [run_twin(facts, len(runs)) for facts in runs]}
 
 
-def run_twin(facts: RunFacts) -> dict[str, Any]:
-    """The data of one run."""
+def run_twin(facts: RunFacts, num_runs: int = 1) -> dict[str, Any]:
+    """The data of one run, of so many that share a page."""
     return {
         "path": facts.path,
         "state": facts.state,
@@ -52,7 +52,7 @@ def run_twin(facts: RunFacts) -> dict[str, Any]:
         "labels": _labels(facts.ledger),
         "engine": _engine(facts.ledger),
         "stages": _stages(facts.ledger),
-        "samples": sample_columns(facts.samples, facts.chosen, facts.token),
+        "samples": sample_columns(facts.samples, facts.chosen, facts.token, num_runs),
         "sources": _sources(facts.path),
     }
 

@@ -57,6 +57,15 @@ def test_of_too_many_prompts_those_that_moved_most_are_kept_and_the_first(
     assert len((sample_columns({0: before, 1: after}, 1, None) or {})["rows"]) == 3
 
 
+def test_several_runs_share_the_room_of_a_page(make_completion: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "MOST_SAMPLES", 8)
+    monkeypatch.setattr(samples, "MOST_TOKENS", 12)
+    responses = {0: [make_completion(row) for row in range(20)]}
+    alone, shared = (sample_columns(responses, 0, None, num_runs) or {} for num_runs in (1, 4))
+    assert (len(alone["rows"]), len(shared["rows"])) == (8, 2)
+    assert [sum(ids is not None for ids in found["by_round"][0]["ids"]) for found in (alone, shared)] == [4, 1]
+
+
 def test_tokens_are_shown_of_as_many_prompts_as_there_is_room_for(
     make_completion: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,20 @@ def test_a_fork_names_its_origin_and_has_the_rounds_that_it_took_over(
     assert [one["path"] for one in json.loads((finished_copy / "both.json").read_text())["runs"]] == ["run", "fork"]
 
 
+def test_a_study_is_told_of_by_its_runs(finished_copy: Path, align: Align, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    for name in ("beta-0.1/seed-0", "beta-0.2/seed-0"):
+        shutil.copytree(finished_copy / "run", study / "runs" / name)
+    (study / "study.yaml").write_text("recipe: recipe.yaml\n")
+    done = align("report", "study", cwd=tmp_path)
+    assert (done.code, done.out) == (0, "study/report.html\n")
+    told = json.loads((study / "report.json").read_text(encoding="utf-8"))
+    assert [run["path"] for run in told["runs"]] == ["study/runs/beta-0.1/seed-0", "study/runs/beta-0.2/seed-0"]
+    assert told["made"]["command"] == "align report study"
+    shutil.rmtree(study / "runs")
+    assert_refused(align("report", "study", cwd=tmp_path))
+
+
 def test_a_run_that_a_guard_stops_leaves_its_report(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
     folder = make_folder(tmp_path, guards={"kl": {"above": 1e-9, "action": "stop"}})
     stopped = align("train", "recipe.yaml", cwd=folder)
@@ -208,7 +223,7 @@ def test_a_run_that_is_put_aside_takes_its_report_along(finished_copy: Path, ali
     [
         (["nowhere"], "nowhere"),
         (["run", "-o", "rounds.json"], "its data is written beside it"),
-        (["run", "run"], "name a file with -o"),
+        (["run", "run"], "name a file with -o FILE.html"),
         (["run", "-o", "run"], "the output is a folder"),
         (["run", "-o", "-"], "a page goes into a file"),
     ],
