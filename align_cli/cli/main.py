@@ -8,7 +8,22 @@ import threading
 
 import typer
 
-from align_cli.cli import chat, check, compare, data, evaluate, export, generate, label, reward, status, study, train
+from align_cli.cli import (
+    chat,
+    check,
+    compare,
+    data,
+    evaluate,
+    export,
+    generate,
+    label,
+    report,
+    reward,
+    samples,
+    status,
+    study,
+    train,
+)
 from align_cli.cli.many import followed
 from align_cli.cli.output import guarded, show_bug, show_end_of_thread, show_ignored
 from align_cli.cli.process import at_work, end_at_sigterm, sparing_garbage
@@ -35,6 +50,8 @@ app.command("data")(at_work(data.command))
 app.command("study")(at_work(study.command))
 app.command("compare")(compare.command)  # reads runs, and that is all
 app.command("status")(status.command)  # reads a run, and that is all
+app.command("report")(report.command)
+app.command("samples")(samples.command)
 app.command("export")(at_work(export.command))
 app.command("chat")(at_work(chat.command))
 

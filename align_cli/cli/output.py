@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from align_cli.artifacts.records import Record
     from align_cli.cli.columns import Columns
     from align_cli.cli.reporters import RunReporter
+    from align_cli.cli.screen import Lines
     from align_cli.report.tables import TextTable
 
 
@@ -191,6 +192,15 @@ class Output:
         console = Console(stderr=True, highlight=False)
         is_one = sys.stdin.isatty() and sys.stderr.isatty() and not console.is_dumb_terminal
         return console if is_one else None
+
+    def screen(self) -> Lines:
+        """Where what changes is shown: in one place of standard output's terminal, elsewhere a line now and then."""
+        from rich.console import Console
+
+        from align_cli.cli.screen import Lines, Screen
+
+        console = Console(file=sys.stdout, highlight=False)
+        return Screen(console) if console.is_terminal and not console.is_dumb_terminal else Lines(self.text)
 
     def table(self, table: TextTable) -> None:
         """A table on standard output; nothing where it has no rows."""

@@ -15,22 +15,47 @@ from align_cli.cli.output import Output, guarded
 if TYPE_CHECKING:
     from align_cli.run.status import RunStatus
 
+SECONDS_BETWEEN_LOOKS = 1.0
+
 
 @guarded
 def command(
-    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)], as_json: AsJson = False
+    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    is_watched: Annotated[bool, typer.Option("--watch", help="Go on showing it for as long as it is at work.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show where a run stands: at work or not, time left, rounds, stages, memory, metrics."""
-    from align_cli.report.labels import labels_table
-    from align_cli.report.tables import rounds_table, scorers_table, stages_table
     from align_cli.run.status import run_status
 
+    if is_watched and as_json:
+        raise typer.BadParameter("--watch is for people, --json for programs: ask again as often as you like")
     talk = Output(as_json=as_json)
+    if is_watched:
+        _watch(talk, run)
     status = run_status(run)
     if as_json:
         talk.data(status.to_dict())
-        return
-    talk.text(f"{run}: {len(status.finished)} of {len(status.planned)} steps finished, next: {status.next_step}")
+    else:
+        _show(talk, status, run)
+
+
+def _watch(talk: Output, run: Path) -> None:
+    """Show how a run stands until it is no longer at work."""
+    from align_cli.report.tables import rounds_table
+    from align_cli.run.status import RUNNING, run_status
+
+    with talk.screen() as screen:
+        while (status := run_status(run)).state == RUNNING:
+            lines = [_summary(status, run), *_at_work_or_not(status, run), *status.guards[-1:]]
+            screen.show(lines, rounds_table(status.evaluations))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _show(talk: Output, status: RunStatus, run: Path) -> None:
+    from align_cli.report.labels import labels_table
+    from align_cli.report.tables import rounds_table, scorers_table, stages_table
+
+    talk.text(_summary(status, run))
     for line in _at_work_or_not(status, run):
         talk.text(line)
     if status.lineage is not None:
@@ -44,6 +69,10 @@ def command(
     if (labels := labels_table(status.ledger)).rows:
         talk.table(labels)
     talk.table(stages_table(status.ledger))
+
+
+def _summary(status: RunStatus, run: Path) -> str:
+    return f"{run}: {len(status.finished)} of {len(status.planned)} steps finished, next: {status.next_step}"
 
 
 def _at_work_or_not(status: RunStatus, run: Path) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from align_cli.cli.many import check_alone, crew_for
 from align_cli.cli.options import AsJson, ForkOrigin, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, guarded
+from align_cli.errors import GuardError
 
 
 @guarded
@@ -57,6 +58,7 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     from align_cli.report.tables import rounds_table
     from align_cli.run.fork import parse_origin
     from align_cli.run.loop import align_rounds
+    from align_cli.run.reported import leave_report
 
     forked_from = parse_origin(origin) if origin is not None else None
     recipe = load_recipe(path, overrides)
@@ -68,6 +70,10 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     except KeyboardInterrupt as interrupt:
         again = "`align train` with the same recipe goes on where it stopped"
         raise type(interrupt)(f"{again}, without --restart" if restart else again) from None
+    except GuardError:  # which is an end too, and the one that is looked into
+        leave_report(Path(recipe.output_dir), talk.note, talk.warn)
+        raise
+    leave_report(Path(recipe.output_dir), talk.note, talk.warn)
     talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
 
 

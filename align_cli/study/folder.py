@@ -126,6 +126,20 @@ class StudyFolder:
             raise AlignError.of(list(faults.values()))
 
 
+def runs_of_study(path: Path) -> list[Path] | None:
+    """The folders of a study's runs that have begun, by name; None where there is no study.
+
+    Raises:
+        RunError: if none has begun.
+    """
+    if not (path / STUDY).is_file():
+        return None
+    found = sorted(folder for folder in (path / RUNS).glob("*/seed-*") if RunFolder(folder).exists)
+    if not found:
+        raise RunError("no run of this study has begun", where=str(path), hint="`align study` begins them")
+    return found
+
+
 def described(definition: Definition) -> dict[str, Any]:
     """What is studied, as plain data."""
     return {

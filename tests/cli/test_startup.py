@@ -40,7 +40,10 @@ def test_help_answers_without_anything_that_a_recipe_needs(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "generate", "label", "evaluate", "reward", "check", "status", "export", "chat", "study", "compare"],
+    [
+        *("train", "generate", "label", "evaluate", "reward", "check", "status", "export", "chat"),
+        *("study", "compare", "report", "samples"),
+    ],
 )
 def test_help_on_a_command_reads_no_recipe_and_loads_no_model(tmp_path: Path, command: str) -> None:
     modules = modules_of(command, "--help", cwd=tmp_path)

@@ -7,13 +7,16 @@ import os
 import re
 import shlex
 import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from forked import Finished, Stop
+from forked import Finished, Stop, run_align
 from paused import held
 from run_fixtures import Align, assert_refused, assert_same_runs, files_below, times_below
+from terminal import terminal
 
 from align_cli.run.at_work import AtWork
 from align_cli.run.folder import RunFolder
@@ -214,3 +217,45 @@ def test_what_guards_saw_and_where_it_led_is_shown(finished_copy: Path, align: A
     assert "round 2: rolled back to the policy of round 1" in lines
     status = json.loads(align("status", "run", "--json", cwd=finished_copy).out)
     assert status["guards"] == [line for line in lines if line.startswith("round 2: ")]
+
+
+@pytest.mark.long
+def test_a_run_at_work_is_watched_until_it_is_over(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, rounds=1)
+    with (
+        held("train", "recipe.yaml", cwd=folder, at=Stop("step", 2, within="round 1 train")) as at_work,
+        terminal("status", "run", "--watch", cwd=folder, columns=150) as watcher,
+    ):
+        shown = watcher.until("time left")
+        assert f"pid {at_work.pid} since" in shown
+        assert "round 1 train: " in shown
+        assert "in memory" in shown
+        watcher.until("time left")  # it is looked at again
+        os.kill(at_work.pid, signal.SIGCONT)
+        watcher.until("run: 6 of 6 steps finished, next: none")
+        code, rest = watcher.end()
+    assert code == 0
+    assert "pair acc." in rest
+
+
+@pytest.mark.long
+def test_who_watches_without_a_terminal_is_told_a_line_now_and_then(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, rounds=1, guards={"kl": {"above": 1e-9, "action": "warn"}})
+    with (
+        held("train", "recipe.yaml", cwd=folder, at=Stop("step", 2, within="round 1 train")) as at_work,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        watching = threads.submit(run_align, "status", "run", "--watch", cwd=folder)
+        time.sleep(3)
+        os.kill(at_work.pid, signal.SIGKILL)
+        done = watching.result()
+    assert done.code == 0, done.err
+    first, second, third, *_ = done.out.splitlines()
+    assert re.match(r"run: \d of 6 steps finished, next: round 1 train; running: .* in memory; round 1 train: ", first)
+    assert second == "run: 4 of 6 steps finished, next: round 1 train"
+    assert re.match(r"not running: \S+ pid \d+ since .* was killed in round 1 train", third)
+
+
+def test_a_run_that_is_not_at_work_is_shown_once(finished: Path, align: Align) -> None:
+    assert align("status", "run", "--watch", cwd=finished) == align("status", "run", cwd=finished)
+    assert_refused(align("status", "run", "--watch", "--json", cwd=finished))

@@ -59,6 +59,7 @@ def test_train_talks_in_plain_lines_where_there_is_no_terminal(
         "round 1 train:",
         "round 1 evaluate:",
         "round 1:",
+        "report:",
     ]
     assert "\x1b" not in done.err + done.out
     assert "\r" not in done.err

@@ -48,6 +48,8 @@ def test_a_run_is_these_files_and_no_others(finished: Path) -> None:
         ".lock",
         "ledger.jsonl",
         "recipe.yaml",
+        "report.html",
+        "report.json",
         "rounds",
         "run.json",
     ]

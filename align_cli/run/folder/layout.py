@@ -1,7 +1,7 @@
 """Where things lie in a run's folder, and that nothing in it is a way out of it.
 
     recipe.yaml  run.json  ledger.jsonl  lineage.json  rounds/000/  rounds/001/  work/  logs/  servers/  answers/
-    .lock
+    .lock  report.html  report.json
 
 A folder may come from elsewhere, with links or pipes in the places of files. The run's folder itself may be reached by
 a link; below it none is followed.
@@ -17,6 +17,8 @@ from align_cli.errors import RunError
 
 RECIPE, RUN, LEDGER, LINEAGE = "recipe.yaml", "run.json", "ledger.jsonl", "lineage.json"
 ROUNDS, WORK, LOCK, MANIFEST = "rounds", "work", ".lock", "manifest.json"
+REPORT, REPORT_DATA = "report.html", "report.json"
+"""What is shown of the run: no artifact, since they hold times, and a fork leaves them behind."""
 LOGS = "logs"
 """What the trackers of `train.report_to` write: no artifact, nothing depends on it, and a fork leaves it behind."""
 SERVERS = "servers"

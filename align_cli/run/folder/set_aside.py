@@ -19,9 +19,21 @@ from pathlib import Path
 from align_cli.artifacts.files import remove
 from align_cli.artifacts.store import read_json, write_json
 from align_cli.errors import DataError
-from align_cli.run.folder.layout import LEDGER, LINEAGE, LOGS, RECIPE, ROUNDS, RUN, SERVERS, WORK, Layout
+from align_cli.run.folder.layout import (
+    LEDGER,
+    LINEAGE,
+    LOGS,
+    RECIPE,
+    REPORT,
+    REPORT_DATA,
+    ROUNDS,
+    RUN,
+    SERVERS,
+    WORK,
+    Layout,
+)
 
-RUN_NAMES = (WORK, LOGS, SERVERS, LEDGER, RECIPE, LINEAGE, ROUNDS, RUN)
+RUN_NAMES = (REPORT, REPORT_DATA, WORK, LOGS, SERVERS, LEDGER, RECIPE, LINEAGE, ROUNDS, RUN)
 """What a run writes; run.json, which makes a folder a run's, is moved last of all."""
 
 STEM = ".previous"

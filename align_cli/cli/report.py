@@ -1,0 +1,59 @@
+"""`align report`: a run, several or a study's, side by side, in one HTML file that opens from disk; its JSON twin."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from align_cli.cli.options import AsJson, Quiet
+from align_cli.cli.output import Output, check_output_place, guarded
+
+
+@guarded
+def command(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN|STUDY...", help="Folders of runs, or of studies.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE.html",
+            help="Where the page goes, its data beside it in FILE.json; left out: report.html in the folder.",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a report: rounds, frontier, curves, label and engine health, time and memory, samples."""
+    from align_cli.artifacts.files import write_text
+    from align_cli.report.page import report_json, report_page
+    from align_cli.run.folder.layout import REPORT
+    from align_cli.run.reported import report_on
+    from align_cli.study.folder import runs_of_study
+
+    talk = Output(quiet=quiet, as_json=as_json)
+    if output is None and len(runs) > 1 and not as_json:
+        raise typer.BadParameter("several folders are named, and none is the report's: name a file with -o FILE.html")
+    if output == Path("-"):
+        raise typer.BadParameter("a page goes into a file; --json writes its data to standard output")
+    page = output or runs[0] / REPORT
+    data = page.with_suffix(".json")
+    if data == page:
+        raise typer.BadParameter("-o names the page; its data is written beside it, in a file that ends in .json")
+    for place in (page, data):
+        check_output_place(str(place))
+    told = shlex.join(["align", "report", *map(str, runs), *(["-o", str(output)] if output else [])])
+    twin = report_on([folder for path in runs for folder in runs_of_study(path) or [path]], told)
+    if as_json and output is None:
+        talk.data(twin)
+        return
+    write_text(page, report_page(twin))
+    write_text(data, report_json(twin))
+    talk.note(f"the report's data is in {data}")
+    talk.text(str(page))
