@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install quickstart smollm2 test test-all test-oldest vllm test-servers check docs bench clean
+.PHONY: install quickstart smollm2 test test-all browser test-oldest vllm test-servers check docs bench clean
 
 install: $(INSTALLED)
 
@@ -32,6 +32,10 @@ test: install
 
 test-all: install
 	$(BIN)/pytest -m "not servers" -n 2
+
+# What drives a browser in the tests of reports, which are skipped where there is no Chromium (Debian: apt-get install chromium).
+browser: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 
 # The lowest versions that pyproject.toml admits, in an environment of their own, where libraries meet the code.
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
