@@ -58,22 +58,25 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     from align_cli.report.tables import rounds_table
     from align_cli.run.fork import parse_origin
     from align_cli.run.loop import align_rounds
-    from align_cli.run.reported import leave_report
+    from align_cli.run.reported import last_event, leave_report
 
     forked_from = parse_origin(origin) if origin is not None else None
     recipe = load_recipe(path, overrides)
     for warning in warnings_for(recipe):
         talk.warn(warning)
+    folder = Path(recipe.output_dir)
+    before = last_event(folder)
     try:
         with talk.reporter() as reporter, crew_for(recipe, reporter, isolates=recipe.launch.isolate) as crew:
             evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from, crew=crew)
     except KeyboardInterrupt as interrupt:
         again = "`align train` with the same recipe goes on where it stopped"
         raise type(interrupt)(f"{again}, without --restart" if restart else again) from None
-    except GuardError:  # which is an end too, and the one that is looked into
-        leave_report(Path(recipe.output_dir), talk.note, talk.warn)
+    except GuardError:  # which is an end too, and the one that is looked into; who is refused has changed nothing
+        if last_event(folder) != before:
+            leave_report(folder, talk.note, talk.warn)
         raise
-    leave_report(Path(recipe.output_dir), talk.note, talk.warn)
+    leave_report(folder, talk.note, talk.warn)
     talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
 
 

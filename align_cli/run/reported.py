@@ -63,6 +63,14 @@ def leave_report(path: Path, note: Callable[[str], None], warn: Callable[[str], 
     note(f"report: {page}")
 
 
+def last_event(path: Path) -> int | None:
+    """When the ledger of the run in a folder was last written, in nanoseconds; None where there is none."""
+    try:
+        return (path / LEDGER).stat().st_mtime_ns
+    except (OSError, ValueError):  # a folder that cannot be looked into is refused by who opens it
+        return None
+
+
 def run_facts(path: Path) -> RunFacts:
     """What the run in a folder has to show.
 

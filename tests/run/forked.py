@@ -210,7 +210,7 @@ def _moments() -> dict[str, _Moment]:
         "rename": _Moment(Path, "replace", lambda path, *_: path.name.endswith(TEMPORARY_SUFFIX)),
         "step": _Moment(_BeginAndEnd, "on_step_end", is_of(PreferenceTrainer)),
         "warm-up step": _Moment(_BeginAndEnd, "on_step_end", is_of(SupervisedTrainer)),
-        "sampling": _Moment(TransformersEngine, "_generate"),
+        "sampling": _Moment(TransformersEngine, "generate_batch"),
         "scoring": _Moment(FunctionLabeler, "_score_batch"),
         "append": _Moment(Journal, "append"),
         "fsync": _Moment(os, "fsync"),

@@ -155,6 +155,8 @@ def test_a_run_that_a_guard_stops_leaves_its_report(make_folder: MakeFolder, ali
     left = json.loads((folder / "run" / "report.json").read_text(encoding="utf-8"))["runs"][0]
     assert (left["state"], left["steps"]["next"]) == ("stopped", "round 2 generate")
     assert [(alert["round"], alert["guard"], alert["action"]) for alert in left["alerts"]][:1] == [(1, "kl", "stop")]
+    for name in ("report.html", "report.json"):
+        (folder / "run" / name).unlink()
     before = files_below(folder)
     assert align("train", "recipe.yaml", cwd=folder).code == stopped.code
     assert files_below(folder) == before
