@@ -103,6 +103,9 @@ TABLE: dict[str, dict[str, Outcome]] = {
     "run.json": held(),
     # For people too, and read by status, which passes over what is no event.
     "ledger.jsonl": held(),
+    # For people too, and written anew.
+    "report.html": held(),
+    "report.json": held(),
     # The run itself goes by the recipe that it is given, and writes this one anew.
     "recipe.yaml": held(status=ITSELF, from_1=ITSELF, from_2=ITSELF),
 }
@@ -118,6 +121,8 @@ FILES = sorted(
         "run.json",
         "recipe.yaml",
         "ledger.jsonl",
+        "report.html",
+        "report.json",
         *(f"rounds/000/checkpoint/{name}" for name in MODEL_FILES),
         *(f"rounds/000/{name}" for name in ROUND_0_FILES),
         *(f"rounds/{number}/checkpoint/{name}" for number in ("001", "002") for name in CHECKPOINT_FILES),
@@ -149,6 +154,8 @@ def edit(path: Path) -> None:
         replace(path, content[:-4] + struct.pack("<f", number + 0.5))
     elif path.suffix == ".yaml":
         replace(path, path.read_bytes().replace(b"beta: 0.1", b"beta: 0.2"))
+    elif path.suffix == ".html":
+        replace(path, path.read_bytes().replace(b"<title>", b"<title>mine: "))
     else:
         lines = path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text()]
         changed = [json.dumps(edited(json.loads(line))) for line in lines[:1]] + lines[1:]
@@ -294,7 +301,8 @@ def recorded_stages(three_rounds: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("align_cli.run.loop.check_inputs", lambda *_: None)
     monkeypatch.setattr("align_cli.stages.generate.generate_completions", generate)
     monkeypatch.setattr("align_cli.stages.pairing.dpr.label_completions", label)
-    stub = SimpleNamespace(args=SimpleNamespace(max_grad_norm=1.0), optimizer=None, pairs_per_pass=1)
+    arguments = SimpleNamespace(max_grad_norm=1.0)
+    stub = SimpleNamespace(args=arguments, optimizer=None, optimizer_state=lambda: None, pairs_per_pass=1)
     monkeypatch.setattr(Loaded, "trainer", lambda *_: stub)
     monkeypatch.setattr("align_cli.stages.train.train_policy", train)
     monkeypatch.setattr("align_cli.stages.evaluate.generate_completions", samples)
@@ -452,10 +460,11 @@ def test_no_flipped_bit_of_a_manifest_goes_unnoticed(copy: Path, number: int) ->
 
 
 def test_no_flipped_bit_of_the_recipe_changes_what_a_fork_is_compared_with(copy: Path) -> None:
-    """`rounds`, `output_dir` and what is done about a run may change at any time, so no round remembers them."""
+    """No round remembers `rounds`, `output_dir`, who computes, and what is done about a run: they may change at any time."""
     folder, path = RunFolder("run"), copy / "run" / "recipe.yaml"
     sound, content = folder.recipe(), path.read_bytes()
-    free = ("rounds", "output_dir", "guards.", "checkpoints.", "labelers.hidden.batch_size", "labelers.ours.batch_size")
+    free = ("rounds", "output_dir", "launch.", "guards.", "checkpoints.", "labelers.hidden.batch_size",
+            "labelers.ours.batch_size")  # fmt: skip
     for place in range(0, len(content), 37):
         flip_a_bit(path, place / len(content))
         try:

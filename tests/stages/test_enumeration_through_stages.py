@@ -27,6 +27,7 @@ from align_cli.artifacts.records import Completion, Preference
 from align_cli.labelers import Scorer
 from align_cli.methods.preference import preference_loss
 from align_cli.models.load import Policy
+from align_cli.models.measures import OneMeasure
 from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.playground.model import make_word_tokenizer
 from align_cli.recipe import Recipe
@@ -332,6 +333,7 @@ class Passage:
                 labeler=lambda name: GivenScores(SCORES[self.design.scores]),
                 policy_after=lambda number: self.world.policy,
                 reference_for=lambda number: self.world.reference,
+                measure=OneMeasure,
             )
             context: Any = (self.label_recipe, number, artifacts, loaded, NoWork(), NoProgress(), print)
             Label().carry_out(Context(*context))

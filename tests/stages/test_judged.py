@@ -18,6 +18,7 @@ from align_cli.labelers.combination import Combination
 from align_cli.metrics.length_control import length_controlled_win_rate
 from align_cli.metrics.preference import win_rate_of
 from align_cli.models.load import Policy
+from align_cli.models.measures import OneMeasure
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.labelers.combination import CombinationLabelerSection
 from align_cli.run.folder.work import WorkInProgress
@@ -275,6 +276,7 @@ def test_evaluation_samples_at_its_own_temperature_and_measures_the_kl_at_one(
             policy_after=lambda _: warm_policy,
             reference_for=lambda _: tiny_policy,
             labeler=lambda name: Lengths(name),
+            measure=OneMeasure,
         )
         artifacts = SimpleNamespace(
             write=lambda name, rows: written.update({name: rows}),
