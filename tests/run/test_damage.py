@@ -460,7 +460,7 @@ def test_no_flipped_bit_of_a_manifest_goes_unnoticed(copy: Path, number: int) ->
 
 
 def test_no_flipped_bit_of_the_recipe_changes_what_a_fork_is_compared_with(copy: Path) -> None:
-    """No round remembers `rounds`, `output_dir`, who computes and what is done about a run: they may change any time."""
+    """No round remembers `rounds`, `output_dir`, who computes, or what is done about a run: all may change."""
     folder, path = RunFolder("run"), copy / "run" / "recipe.yaml"
     sound, content = folder.recipe(), path.read_bytes()
     free = ("rounds", "output_dir", "launch.", "guards.", "checkpoints.", "labelers.hidden.batch_size",
