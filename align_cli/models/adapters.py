@@ -66,8 +66,7 @@ class AdapterPolicy(Policy):
     def become(self, other: Policy) -> None:
         """The other's adapter is copied; it has to be one of the same base."""
         assert isinstance(other, AdapterPolicy)
-        self.adapted.put(self.adapter, other.adapted.tensors(other.adapter))
-        self.version = other.version
+        self.put(other.tensors(), other.version)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The adapter's, by the names that stand in its file."""

@@ -70,6 +70,26 @@ def merged(policy: AdapterPolicy) -> PreTrainedModel:
     return whole
 
 
+def make_portable(folder: Path, settings: PolicySection, *, merge: bool) -> None:
+    """Let a folder with a policy's weights and tokenizer be one that others read.
+
+    Args:
+        folder: as the policy wrote it.
+        settings: `policy` of its recipe.
+        merge: whether an adapter becomes part of its base's weights, all of which the folder then has.
+    """
+    make_tokenizer_portable(folder)
+    if settings.lora is None:
+        return
+    if not merge:
+        make_adapter_portable(folder)
+        return
+    adapter = load_adapter(folder, settings)
+    for file in sorted(folder.glob("adapter_*")):
+        file.unlink()
+    merged(adapter).save_pretrained(folder)
+
+
 def make_adapter_portable(folder: Path) -> None:
     """Let an adapter's folder say where its base is, from wherever it is read, and in names that all readers know."""
     from safetensors.torch import load_file, save_file

@@ -136,7 +136,7 @@ def export_round(
 
 def _write_policy(folder: Path, recipe: Recipe, checkpoint: Path | None, *, merge: bool) -> None:
     """Weights, configs and tokenizer."""
-    from align_cli.models.portable import load_adapter, make_adapter_portable, make_tokenizer_portable, merged
+    from align_cli.models.portable import make_portable
 
     if checkpoint is None:
         policy = load_recipe_policy(recipe)
@@ -144,14 +144,7 @@ def _write_policy(folder: Path, recipe: Recipe, checkpoint: Path | None, *, merg
         policy.tokenizer.save_pretrained(folder)
     else:
         _copy_but(checkpoint, folder, TRAINERS_OWN)
-    make_tokenizer_portable(folder)
-    if merge:
-        adapter = load_adapter(folder, recipe.policy)
-        for file in sorted(folder.glob("adapter_*")):
-            file.unlink()
-        merged(adapter).save_pretrained(folder)
-    elif recipe.policy.lora is not None:
-        make_adapter_portable(folder)
+    make_portable(folder, recipe.policy, merge=merge)
 
 
 def _copy_but(source: Path, folder: Path, names: Sequence[str]) -> None:

@@ -52,12 +52,13 @@ def test_a_broken_rule_is_a_fault_with_a_remedy(faults_of, overrides, what):
 
 @pytest.mark.parametrize("overrides", SOUND, ids=" ".join)
 def test_what_the_rules_allow_loads(load, overrides):
-    load(SERVER, *overrides)
+    assert load(SERVER, *overrides).generate.engine == "server"
 
 
 def test_the_section_waits_where_another_engine_is_in_use(load):
-    load("generate.server.concurrency=4")
-    load(HERE, "generate.server.update=restart", "generate.engine=transformers")
+    assert load("generate.server.concurrency=4").generate.server.concurrency == 4
+    waiting = load(HERE, "generate.server.update=restart", "generate.engine=transformers").generate
+    assert (waiting.engine, waiting.server.update) == ("transformers", "restart")
 
 
 def test_a_command_is_among_the_code_that_a_recipe_runs(load):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from ended import all_gone
 from forked import Stop
 from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_same_runs, read_rows
 from text_server import TextServer
@@ -38,15 +37,6 @@ def server(tiny_policy_folder: Path) -> Iterator[TextServer]:
     """A server that loads whatever weights it is told to, and whose answers depend on nothing but the request."""
     with TextServer(tiny_policy_folder, reloads=True) as made:
         yield made
-
-
-def all_gone(pids: list[int], seconds: float = 20.0) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_a_killed_run_ends_in_the_same_bytes_and_asks_again_for_what_was_under_way_alone(
@@ -154,7 +144,7 @@ def test_servers_of_aligns_own_end_with_the_stage_and_with_a_killed_run_which_go
     stop = Stop("append", 3, within="round 2 generate")
     assert align("train", "recipe.yaml", cwd=killed, stop=stop).code == -signal.SIGKILL
     pids = [int(line) for line in (tmp_path / "pids").read_text().splitlines()]
-    assert all_gone(pids)
+    assert all_gone(pids, 20.0)
     done = align("train", "recipe.yaml", cwd=killed)
     assert done.code == 0, done.err
     assert_same_runs(killed, whole)

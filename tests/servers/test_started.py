@@ -7,13 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from ended import all_gone
 
 from align_cli.errors import EngineError
 from align_cli.servers import started
@@ -61,15 +61,6 @@ def command(tmp_path: Path) -> Callable[..., Command]:
 
 def pids_in(folder: Path) -> list[int]:
     return [int(line) for line in (folder / "pids").read_text().splitlines()]
-
-
-def all_gone(pids: list[int], seconds: float = 10.0) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def script_failing_with(tmp_path: Path, text: str) -> Command:

@@ -27,10 +27,12 @@ def commands() -> list[list[str]]:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_of_the_page_exists_with_its_options(words: list[str]) -> None:
     name, *arguments = words
-    context = get_command(app).commands[name].make_context(name, list(arguments))  # type: ignore[attr-defined]
+    commands_there = get_command(app).commands  # type: ignore[attr-defined]
+    assert name in commands_there
+    context = commands_there[name].make_context(name, list(arguments))
     if name == "study":
-        parse_axes(context.params["over"])
-        parse_seeds(context.params["seeds"], for_tuning=context.params["for_tuning"])
+        assert parse_axes(context.params["over"])
+        assert parse_seeds(context.params["seeds"], for_tuning=context.params["for_tuning"])
 
 
 def test_the_example_is_a_study_whose_combinations_the_page_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from align_cli.artifacts.files import remove
 from align_cli.artifacts.scratch import ScratchFolder
-from align_cli.models.adapters import AdapterPolicy
 from align_cli.models.load import GENERATION_CONFIG
-from align_cli.models.portable import load_adapter, make_adapter_portable, make_tokenizer_portable, merged
+from align_cli.models.portable import make_portable
 
 if TYPE_CHECKING:
     from align_cli.models.load import Policy
@@ -67,17 +66,9 @@ class WeightFolders:
         return self._written[name]
 
     def _write(self, policy: Policy, folder: Path, kind: str) -> None:
-        is_merged = kind == "whole" and isinstance(policy, AdapterPolicy)
         policy.save_weights(folder)
         policy.tokenizer.save_pretrained(folder)
-        make_tokenizer_portable(folder)
-        if is_merged:
-            adapter = load_adapter(folder, self._settings)
-            for file in sorted(folder.glob("adapter_*")):
-                file.unlink()
-            merged(adapter).save_pretrained(folder)
-        elif kind == "adapter":
-            make_adapter_portable(folder)
+        make_portable(folder, self._settings, merge=kind == "whole")
         if kind == "whole":
             _write_ends(policy, folder)
 
