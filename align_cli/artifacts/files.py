@@ -91,14 +91,19 @@ def remove(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: afterwards it holds all of `text`, or what it held before."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one step: afterwards it holds all of `content`, or what it held before."""
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(temporary)
         try:
             descriptor = open_own(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)

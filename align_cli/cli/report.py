@@ -31,10 +31,8 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Write a report: rounds, frontier, curves, label and engine health, time and memory, samples."""
-    from align_cli.artifacts.files import write_text
-    from align_cli.report.page import report_json, report_page
     from align_cli.run.folder.layout import REPORT
-    from align_cli.run.reported import report_on
+    from align_cli.run.reported import report_on, write_report
     from align_cli.study.folder import runs_of_study
 
     talk = Output(quiet=quiet, as_json=as_json)
@@ -53,7 +51,6 @@ def command(
     if as_json and output is None:
         talk.data(twin)
         return
-    write_text(page, report_page(twin))
-    write_text(data, report_json(twin))
+    write_report(twin, page, data)
     talk.note(f"the report's data is in {data}")
     talk.text(str(page))

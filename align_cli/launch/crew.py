@@ -85,7 +85,7 @@ class Crew:
             if error is None:
                 from align_cli.launch.tasks import Stop
 
-                self._say(Stop())
+                self.tell(Stop())
         if self._children is not None:
             self._children.end(kindly=error is None)
         if self._meeting is not None:
@@ -109,8 +109,9 @@ class Crew:
 
     def tell(self, task: Any) -> None:
         """Give all others a task; the leader does its own part by itself."""
-        assert self.meeting is not None
-        self._say(task)
+        import torch
+
+        self.meeting.say((task, torch.get_num_threads()))
 
     def hold(self, role: str, policy: Policy, place: Callable[[], Path | None]) -> None:
         """Let all others have a model of the leader's.
@@ -147,13 +148,7 @@ class Crew:
         from align_cli.launch.tasks import Release
 
         if self._meeting is not None:
-            self._say(Release())
-
-    def _say(self, task: Any) -> None:
-        import torch
-
-        assert self._meeting is not None
-        self._meeting.say((task, torch.get_num_threads()))
+            self.tell(Release())
 
     def _start(self) -> None:
         from dataclasses import replace
@@ -176,37 +171,28 @@ class Crew:
         if self._children is not None and (cause := self._children.dead()) is not None:
             raise _as_error(cause, self.world)
 
-    def _first(self) -> Cause | None:
-        """What made the first process fail, where that is certain: it has said so, or was killed."""
+    def _seen(self, *, is_certain: bool) -> Cause | None:
+        """Why a process failed: it said so, or was killed; else, it misses another, or has ended."""
         cause: Cause | None = None
         if self._meeting is not None:
             with suppress(Exception):
-                cause = self._meeting.causes.first()
+                causes = self._meeting.causes
+                cause = causes.first() if is_certain else causes.lost()
         if cause is None and self._children is not None:
-            cause = self._children.dead(by_signal=True)
-        return cause
-
-    def _later(self) -> Cause | None:
-        """What is seen of a failure besides: a process that misses another, or has ended."""
-        cause: Cause | None = None
-        if self._meeting is not None:
-            with suppress(Exception):
-                cause = self._meeting.causes.lost()
-        if cause is None and self._children is not None:
-            cause = self._children.dead()
+            cause = self._children.dead(by_signal=is_certain)
         return cause
 
     def _find_out(self) -> Cause | None:
         """The first cause, for which it is waited a while; else what else is seen."""
         end = time.monotonic() + NEWS_SECONDS
-        while (cause := self._first()) is None and time.monotonic() < end:
+        while (cause := self._seen(is_certain=True)) is None and time.monotonic() < end:
             time.sleep(LOOK_SECONDS)
-        return cause or self._later()
+        return cause or self._seen(is_certain=False)
 
     def _watch(self, main: int) -> None:
         """Interrupt the main thread where another process has failed; end this process where that does not help."""
         while not self._is_over.wait(LOOK_SECONDS):
-            if self._first() is not None or self._later() is not None:
+            if self._seen(is_certain=True) is not None or self._seen(is_certain=False) is not None:
                 self._cause = self._find_out()
                 break
         if self._is_over.wait(LOOK_SECONDS):  # it may have found out by itself

@@ -103,8 +103,7 @@ class Hand:
         from align_cli.training.trainer import make_trainer
 
         self._scratch = ScratchFolder()
-        arguments = {**self.recipe.train.training_arguments, "report_to": "none"}
-        train = type(self.recipe.train).model_construct(**{**dict(self.recipe.train), **arguments})
+        train = self.recipe.train.model_copy(update={"report_to": "none"})
         return make_trainer(
             self.policies[POLICY],
             self.policies[REFERENCE].model,

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from align_cli.metrics.preference import Interval, percentile_interval
+from align_cli.metrics.preference import Interval, check_settings, interval_of_counts
 
 
 class Difference(NamedTuple):
@@ -53,14 +53,8 @@ def win_rate_difference(
         raise ValueError(f"outcomes are paired by prompt, but there are {len(outcomes)} and {len(other_outcomes)}")
     if not all(0.0 <= outcome <= 1.0 for outcome in (*outcomes, *other_outcomes)):
         raise ValueError("an outcome must be at least 0 and at most 1")
-    if num_resamples < 1 or not 0.0 < confidence < 1.0:
-        raise ValueError("num_resamples must be at least 1, and confidence above 0 and below 1")
-    import numpy as np
-
+    check_settings(num_resamples, confidence)
     differences = [one - other for one, other in zip(outcomes, other_outcomes, strict=True)]
-    counts = sorted(Counter(differences).items())
-    values_V = np.asarray([value for value, _ in counts])
-    shares_V = np.asarray([count for _, count in counts], dtype=np.float64) / len(differences)
-    draws_RV = np.random.default_rng(seed).multinomial(len(differences), shares_V, size=num_resamples)
-    interval = percentile_interval(draws_RV @ values_V / len(differences), confidence)
+    values, counts = zip(*sorted(Counter(differences).items()), strict=True)
+    interval = interval_of_counts(values, counts, seed, num_resamples, confidence)
     return Difference(math.fsum(differences) / len(differences), interval)

@@ -72,7 +72,7 @@ def win_rate(
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
-    _check_settings(num_resamples, confidence)
+    check_settings(num_resamples, confidence)
     if len(scores) != len(opponent_scores):
         raise ValueError(f"scores are paired by prompt, but there are {len(scores)} and {len(opponent_scores)}")
     _check_numbers(scores, "score")
@@ -108,7 +108,7 @@ def win_rate_of(
     _check_numbers(outcomes, "outcome")
     if not all(0.0 <= outcome <= 1.0 for outcome in outcomes):
         raise ValueError("an outcome must be at least 0 and at most 1")
-    _check_settings(num_resamples, confidence)
+    check_settings(num_resamples, confidence)
     wins = sum(bool(outcome > 0.5) for outcome in outcomes)
     losses = sum(bool(outcome < 0.5) for outcome in outcomes)
     interval = _bootstrap_interval(outcomes, seed, num_resamples, confidence)
@@ -140,13 +140,21 @@ def pair_accuracy(margins: Sequence[float]) -> PairAccuracy:
 
 def _bootstrap_interval(outcomes: Sequence[float], seed: int, num_resamples: int, confidence: float) -> Interval:
     """Of outcomes that take few values, drawing prompts is drawing how many there are of each."""
+    counts = Counter(map(float, outcomes))
+    values = sorted({1.0, 0.5, 0.0, *counts}, reverse=True)
+    return interval_of_counts(values, [counts[value] for value in values], seed, num_resamples, confidence)
+
+
+def interval_of_counts(
+    values: Sequence[float], counts: Sequence[int], seed: int, num_resamples: int, confidence: float
+) -> Interval:
+    """Of a mean, by drawing how many there are of each value; the order of the values decides the draws."""
     import numpy as np
 
-    num_prompts, counts = len(outcomes), Counter(map(float, outcomes))
-    values = np.asarray(sorted({1.0, 0.5, 0.0, *counts}, reverse=True))
-    shares = np.asarray([counts[value] for value in values.tolist()], dtype=np.float64) / num_prompts
-    resampled_counts = np.random.default_rng(seed).multinomial(num_prompts, shares, size=num_resamples)
-    return percentile_interval(resampled_counts @ values / num_prompts, confidence)
+    number = sum(counts)
+    shares = np.asarray(counts, dtype=np.float64) / number
+    resampled_counts = np.random.default_rng(seed).multinomial(number, shares, size=num_resamples)
+    return percentile_interval(resampled_counts @ np.asarray(values) / number, confidence)
 
 
 def percentile_interval(resampled: np.ndarray, confidence: float) -> Interval:
@@ -157,7 +165,8 @@ def percentile_interval(resampled: np.ndarray, confidence: float) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _check_settings(num_resamples: int, confidence: float) -> None:
+def check_settings(num_resamples: int, confidence: float) -> None:
+    """A ValueError for a bootstrap that cannot be."""
     if num_resamples < 1 or not 0.0 < confidence < 1.0:
         raise ValueError("num_resamples must be at least 1, and confidence above 0 and below 1")
 

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.json_text import SURROGATES
-from align_cli.report.tables import NOTHING, size, span
+from align_cli.report.tables import NOTHING, estimate, size, span, win
 
 SCRIPTS = ("uplot.min.js", "report.js")
 STYLES = ("uplot.min.css", "report.css")
@@ -169,16 +169,11 @@ def _other_cells(one: Mapping[str, Any]) -> list[Cell]:
 
 
 def _win(wins: Mapping[str, Any] | None, kind: str) -> Cell:
-    if wins is None or f"{kind}win_rate" not in wins:
-        return Cell(NOTHING)
-    rate, low, high = (wins[f"{kind}{name}"] for name in ("win_rate", "low", "high"))
-    return Cell(f"{rate:.2f} [{low:.2f}, {high:.2f}]", rate)
+    return Cell(win(wins, kind), None if wins is None else wins.get(f"{kind}win_rate"))
 
 
 def _estimate(values: Mapping[str, Any] | None) -> Cell:
-    if values is None:
-        return Cell(NOTHING)
-    return Cell(f"{values['mean']:.2f} ± {values['standard_error']:.2f}", values["mean"])
+    return Cell(estimate(values, 2), None if values is None else values["mean"])
 
 
 def _number(value: float | None) -> Cell:

@@ -47,8 +47,8 @@ def scorers_table(evaluations: Sequence[Evaluation]) -> TextTable:
         columns += [f"win vs {name}", f"LC vs {name}"]
     rows = []
     for one, scorer, found in said:
-        wins = [_win(found["against"].get(name), kind) for name in opponents for kind in ("", "length_controlled_")]
-        rows.append([str(one.round), scorer, *wins, _estimate(found["reward"], 2)])
+        wins = [win(found["against"].get(name), kind) for name in opponents for kind in ("", "length_controlled_")]
+        rows.append([str(one.round), scorer, *wins, estimate(found["reward"], 2)])
     return TextTable([*columns, "reward"], rows)
 
 
@@ -159,13 +159,13 @@ def _round_row(evaluation: Evaluation, opponents: Sequence[str], controlled: Seq
     wins = []
     for name in opponents:
         result = evaluation.against.get(name)
-        wins += [_win(result), *([_win(result, "length_controlled_")] if name in controlled else [])]
+        wins += [win(result), *([win(result, "length_controlled_")] if name in controlled else [])]
     accuracy = evaluation.preferences["accuracy"] if evaluation.preferences else None
     return [
         str(evaluation.round),
         *wins,
-        _estimate(evaluation.reward, 2),
-        _estimate(evaluation.kl, 2),
+        estimate(evaluation.reward, 2),
+        estimate(evaluation.kl, 2),
         f"{evaluation.length['mean']:.1f}",
         f"{evaluation.eos_rate:.0%}",
         f"{evaluation.distinct_2:.2f}",
@@ -185,7 +185,8 @@ def _reward_row(figures: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _win(result: Mapping[str, Any] | None, kind: str = "") -> str:
+def win(result: Mapping[str, Any] | None, kind: str = "") -> str:
+    """A win rate with its interval; of a kind: `length_controlled_`, or plain."""
     if result is None or f"{kind}win_rate" not in result:
         return NOTHING
     rate, low, high = (result[f"{kind}{name}"] for name in ("win_rate", "low", "high"))
@@ -196,7 +197,8 @@ def _is_controlled(result: Mapping[str, Any] | None) -> bool:
     return result is not None and "length_controlled_win_rate" in result
 
 
-def _estimate(values: Mapping[str, Any] | None, digits: int) -> str:
+def estimate(values: Mapping[str, Any] | None, digits: int) -> str:
+    """A mean and its standard error."""
     if values is None:
         return NOTHING
     return f"{values['mean']:.{digits}f} ± {values['standard_error']:.{digits}f}"

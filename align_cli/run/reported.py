@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,15 @@ from align_cli.artifacts.files import write_text
 from align_cli.artifacts.records import Completion
 from align_cli.artifacts.store import read_records
 from align_cli.errors import first_line
-from align_cli.recipe import Recipe
 from align_cli.report.facts import Alert, RunFacts
 from align_cli.report.page import report_json, report_page
 from align_cli.report.twin import report_twin
 from align_cli.run.chosen import open_run
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import LEDGER, REPORT, REPORT_DATA
-from align_cli.run.plan import plan_steps
+from align_cli.run.plan import Step
 from align_cli.run.results import Results
-from align_cli.run.status import run_status
+from align_cli.run.status import status_of
 from align_cli.stages.base import CHECKPOINT, SAMPLES, TRAINING, Artifact
 
 TOKENIZER = "tokenizer.json"
@@ -53,14 +52,18 @@ def leave_report(path: Path, note: Callable[[str], None], warn: Callable[[str], 
         page, data, ledger = layout.file(REPORT), layout.file(REPORT_DATA), layout.file(LEDGER)
         if page.is_file() and data.is_file() and data.stat().st_mtime_ns >= ledger.stat().st_mtime_ns:
             return
-        twin = report_on([path])
-        write_text(page, report_page(twin))
-        write_text(data, report_json(twin))
+        write_report(report_on([path]), page, data)
     except Exception as error:  # whatever it is, the run is finished
         again = shlex.join(["align", "report", str(path)])
         warn(f"the report was not written: {first_line(error)}; `{again}` makes it")
         return
     note(f"report: {page}")
+
+
+def write_report(twin: Mapping[str, Any], page: Path, data: Path) -> None:
+    """The page, and then its data: whoever finds the data newer than the run finds both."""
+    write_text(page, report_page(twin))
+    write_text(data, report_json(twin))
 
 
 def last_event(path: Path) -> int | None:
@@ -77,7 +80,8 @@ def run_facts(path: Path) -> RunFacts:
     Raises:
         AlignError: if there is none, or what is in it is damaged.
     """
-    results, status = open_run(path), run_status(path)
+    results = open_run(path)
+    status = status_of(results)
     manifests = results.folder.manifests
     rounds = [number for number in manifests.rounds() if number <= results.recipe.rounds]
     chosen, why = _chosen(results, rounds)
@@ -91,11 +95,11 @@ def run_facts(path: Path) -> RunFacts:
         recipe=results.recipe,
         versions=results.folder.begun.versions(),
         origin=None if origin is None else f"{origin['run']}@{origin['round']}",
-        evaluations=results.evaluations(),
+        evaluations=status.evaluations,
         chosen=chosen,
         why=why,
         policies={number: base for number in rounds if (base := manifests.base(number)) != number},
-        alerts=_alerts(results.folder, results.recipe),
+        alerts=_alerts(results.folder, status.planned),
         ledger=status.ledger,
         training={number: _rows(results, number) for number in rounds},
         samples={number: found for number in rounds if (found := held_out_samples(results, number))},
@@ -127,9 +131,9 @@ def _chosen(results: Results, rounds: Sequence[int]) -> tuple[int | None, str]:
     return standing[-1], "the last, since no evaluation compares rounds with the initial policy"
 
 
-def _alerts(folder: RunFolder, recipe: Recipe) -> list[Alert]:
+def _alerts(folder: RunFolder, steps: Sequence[Step]) -> list[Alert]:
     found = []
-    for step in plan_steps(recipe):
+    for step in steps:
         for one in (folder.manifests.finished(step) or {}).get("guards", []):
             found.append(Alert(step.round, one["guard"], one["action"], one["message"]))
     return found

@@ -108,7 +108,19 @@ def run_status(path: Path) -> RunStatus:
         AlignError: if there is none, or if what it says of itself is damaged.
     """
     folder = RunFolder(path)
-    recipe = folder.recipe()
+    return status_of(Results(folder.recipe(), folder))
+
+
+def status_of(results: Results) -> RunStatus:
+    """The status of a run that is open.
+
+    Args:
+        results: of the run, of which nothing has been read yet.
+
+    Raises:
+        AlignError: if what it says of itself is damaged.
+    """
+    folder, recipe = results.folder, results.recipe
     # First the lock: what a process finishes meanwhile is not taken for what it is at.
     holder, at_work = folder.lock.holder, read_at_work(folder.lock.told)
     steps, origin = plan_steps(recipe), folder.lineage.origin
@@ -120,7 +132,7 @@ def run_status(path: Path) -> RunStatus:
     return RunStatus(
         steps,
         finished,
-        Results(recipe, folder).evaluations(),
+        results.evaluations(),
         folder.ledger.events(),
         None if origin is None else {"run": str(origin.run), "round": origin.round},
         _guards(folder, steps),
@@ -128,7 +140,7 @@ def run_status(path: Path) -> RunStatus:
         holder,
         at_work if at_work is not None and at_work.step == following else None,
         stopped_by,
-        Path(recipe.output_dir).resolve() == path.resolve(),
+        Path(recipe.output_dir).resolve() == folder.path.resolve(),
     )
 
 

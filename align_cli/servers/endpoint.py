@@ -194,7 +194,7 @@ class Endpoint:
                 raise self.given_up(trouble, attempt + 1)
             if trouble.wait_seconds:
                 self._pace.hold(trouble.wait_seconds)
-            await self._wait(max(trouble.wait_seconds, self._backoff(attempt)), stopped)
+            await self._wait(max(trouble.wait_seconds, self.backoff(attempt)), stopped)
         raise AssertionError("unreachable")
 
     def took(self, num_tokens: float) -> None:
@@ -293,7 +293,8 @@ class Endpoint:
         if stopped.is_set():
             raise GoneError
 
-    def _backoff(self, attempt: int) -> float:
+    def backoff(self, attempt: int) -> float:
+        """Seconds to wait after so many tries that failed before this one, drawn anew."""
         longest = min(FIRST_WAIT_SECONDS * 2 ** min(attempt, 30), LONGEST_WAIT_SECONDS)
         return longest * self._rng.uniform(0.5, 1.0)
 

@@ -48,8 +48,7 @@ from align_cli.stages.readable import RowsToRead
 from align_cli.stages.rows_of_recipe import Rows
 from align_cli.stages.said_before import artifacts_that_asked, reference_digest, said_before
 
-SEQUENCE_KLS, NO_KLS = f"{__name__}:sequence_kls", f"{__name__}:no_kls"
-MARGINS = "align_cli.models.scoring:implicit_reward_margins"
+SEQUENCE_KLS = f"{__name__}:sequence_kls"
 
 FREE_KEYS = (
     "policy.reference",
@@ -252,10 +251,14 @@ def evaluate_policy(
     judged = {scorer.name: judge_responses(scorer, samples, opponents, asking, recipe.seed) for scorer in scorers}
     first, *others = judged.values() if judged else [Judged({}, {})]
     progress.start(len(drawn) + len(pairs), "sequences")
-    batch_size = recipe.generate.batch_size
-    with work.journal("kl") as journal:
-        measure = measuring(SEQUENCE_KLS if policy.version != reference.version else NO_KLS, policy, reference)
-        kl = estimate(measured(drawn, batch_size, measure, progress, journal, num_sequence_tokens))
+    if policy.version == reference.version:  # nobody has to be asked
+        kls = [0.0] * len(drawn)
+        progress.advance(len(drawn))
+    else:
+        with work.journal("kl") as journal:
+            measure = measuring(SEQUENCE_KLS, policy, reference)
+            kls = measured(drawn, recipe.generate.batch_size, measure, progress, journal, num_sequence_tokens)
+    kl = estimate(kls)
     held_out = measure_pairs(policy, Reference(reference, reference_digest, said or {}), pairs, recipe, asking)
     lengths = estimate([float(sample.num_tokens) for sample in samples])
     evaluation = Evaluation(
@@ -297,8 +300,3 @@ def sequence_kls(policy: Policy, reference: Policy, samples: Sequence[Completion
         scores = score_responses(policy.model, tokens, reference_scores(reference.model, tokens))
     kls: list[float] = scores.kl_BC.sum(-1).tolist()
     return kls
-
-
-def no_kls(policy: Policy, reference: Policy, samples: Sequence[Completion]) -> list[float]:
-    """Of a policy to itself."""
-    return [0.0] * len(samples)

@@ -68,21 +68,29 @@ def measure_pairs(
         margins = [0.0] * len(pairs)
         asking.progress.advance(len(pairs))
     else:
-        asked = _asked_anew(reference, pairs, recipe, asking)
+        digests = [_digests(pair) for pair in pairs]
+        asked = _asked_anew(reference, pairs, digests, recipe, asking)
         known = {**_by_response(asked), **reference.said}
-        of_reference = [[known[one] for one in _digests(pair)] for pair in pairs]
+        of_reference = [[known[one] for one in both] for both in digests]
         of_policy = _logps(policy, pairs, recipe, asking, asking.progress, "policy-logps")
         margins = reward_margins(of_policy, of_reference, recipe.method.beta)
     signed = [margin if pair.label > 0.5 else -margin for margin, pair in zip(margins, pairs, strict=True)]
     return HeldOut(pair_accuracy(signed)._asdict(), asked)
 
 
-def _asked_anew(reference: Reference, pairs: Sequence[Preference], recipe: Recipe, asking: Asking) -> list[PairLogps]:
-    unknown = [pair for pair in pairs if not all(one in reference.said for one in _digests(pair))]
+def _asked_anew(
+    reference: Reference,
+    pairs: Sequence[Preference],
+    digests: Sequence[tuple[str, str]],
+    recipe: Recipe,
+    asking: Asking,
+) -> list[PairLogps]:
+    unknown = [place for place, both in enumerate(digests) if not all(one in reference.said for one in both)]
     if not unknown:
         return []
-    found = _logps(reference.policy, unknown, recipe, asking, NoProgress(), "reference-logps")
-    return [PairLogps(reference.digest, *_digests(pair), *both) for pair, both in zip(unknown, found, strict=True)]
+    asked = [pairs[place] for place in unknown]
+    found = _logps(reference.policy, asked, recipe, asking, NoProgress(), "reference-logps")
+    return [PairLogps(reference.digest, *digests[place], *both) for place, both in zip(unknown, found, strict=True)]
 
 
 def _logps(

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,12 +79,12 @@ class Definition:
     for_tuning: bool
     recipes: Mapping[str, Recipe] = field(compare=False)
 
-    @property
+    @cached_property
     def combinations(self) -> list[Combination]:
         """All of them; the first is what the others are compared with."""
         return combinations_of(self.axes)
 
-    @property
+    @cached_property
     def runs(self) -> list[RunOfStudy]:
         """Every run, seed by seed: whoever looks early finds whole comparisons."""
         return [RunOfStudy(combination, seed) for seed in self.seeds for combination in self.combinations]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align_cli.artifacts.files import remove, writing
+from align_cli.artifacts.files import write_bytes
 from align_cli.errors import AlignError
 from align_cli.metrics.frontier import Point
 from align_cli.study.definition import Definition
@@ -75,16 +75,8 @@ def _write(folder: Path, stem: str, draw: Draw) -> list[str]:
         for kind, metadata in FORMATS.items():
             picture = io.BytesIO()
             figure.savefig(picture, format=kind, metadata=metadata, dpi=150)
-            _write_bytes(folder / f"{stem}.{kind}", picture.getvalue())
+            write_bytes(folder / f"{stem}.{kind}", picture.getvalue())
     return [f"{stem}.{kind}" for kind in FORMATS]
-
-
-def _write_bytes(path: Path, picture: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.partial")
-    with writing(path):
-        remove(temporary)
-        temporary.write_bytes(picture)
-        temporary.replace(path)
 
 
 def _frontier(

@@ -40,11 +40,10 @@ class Ranks:
     Args:
         rank: this one's number, from 0.
         number: how many there are.
-        group: torch's group for what is said in words, which the CPU carries; None for its default one.
     """
 
-    def __init__(self, rank: int = 0, number: int = 1, group: Any = None) -> None:
-        self.rank, self.number, self._group = rank, number, group
+    def __init__(self, rank: int = 0, number: int = 1) -> None:
+        self.rank, self.number = rank, number
 
     def heard(self, value: Value) -> list[Value]:
         """What every rank says here, in their order.
@@ -64,7 +63,7 @@ class Ranks:
         if self.number == 1:
             return value
         said = [value if self.rank == 0 else None]
-        dist.broadcast_object_list(said, 0, group=self._group)
+        dist.broadcast_object_list(said, 0)
         return said[0]  # type: ignore[return-value]
 
     def gathered(self, *columns_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -129,7 +128,7 @@ class Ranks:
         if self.number == 1:
             return [value]
         said: list[Any] = [None] * self.number
-        dist.all_gather_object(said, value, group=self._group)
+        dist.all_gather_object(said, value)
         return said
 
 

@@ -47,7 +47,7 @@ class ShardedModel:
     """
 
     def __init__(self, model: Any, sharding: Sharding, number: int) -> None:
-        self.whole, self.number = model, number
+        self.whole = model
         self.twin = copy.deepcopy(model)
         head_of(self.twin), shares_prompts(self.twin)  # tried while nobody has to take part in it
         mesh = init_device_mesh(model.device.type, (number,))
@@ -72,7 +72,10 @@ class ShardedModel:
     @torch.no_grad()
     def whole_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """An optimizer's state with whole tensors, on the CPU; every process has to ask."""
-        return {**state, "state": {number: _mapped(values, _whole) for number, values in state["state"].items()}}
+        whole = {
+            number: {name: _whole(value) for name, value in values.items()} for number, values in state["state"].items()
+        }
+        return {**state, "state": whole}
 
     @torch.no_grad()
     def own_state(self, state: Mapping[int, Mapping[str, Any]], optimizer: Any) -> dict[int, dict[str, Any]]:
@@ -112,7 +115,3 @@ def _split_like(value: Any, weight: Any) -> Any:
 
 def _whole(value: Any) -> Any:
     return value.full_tensor().cpu() if isinstance(value, DTensor) else value
-
-
-def _mapped(values: Mapping[str, Any], change: Any) -> dict[str, Any]:
-    return {name: change(value) for name, value in values.items()}

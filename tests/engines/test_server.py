@@ -19,7 +19,6 @@ from text_server import TextServer
 from align_cli.engines import build_engine
 from align_cli.engines.base import Request, Sample, SamplingSettings, sampling_settings
 from align_cli.engines.in_process import TransformersEngine
-from align_cli.engines.server import places
 from align_cli.engines.server.folders import WeightFolders
 from align_cli.errors import EngineError
 from align_cli.models.load import Policy, load_policy
@@ -44,8 +43,7 @@ NUM_PROMPTS, K = 12, 2
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (endpoint, places):
-        monkeypatch.setattr(module, "FIRST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="module")

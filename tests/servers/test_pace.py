@@ -63,7 +63,7 @@ def test_waits_double_up_to_a_minute_and_no_two_are_alike() -> None:
     section = JudgeLabelerSection(kind="judge", base_url="http://x/v1", model="m")
     endpoint = Endpoint("labelers.j", section.base_url, "base_url", section, Pace())
     for attempt, longest in [(0, 0.5), (1, 1.0), (4, 8.0), (7, 60.0), (5000, 60.0)]:
-        waits = {endpoint._backoff(attempt) for _ in range(50)}
+        waits = {endpoint.backoff(attempt) for _ in range(50)}
         assert len(waits) == 50
         assert all(longest / 2 <= wait <= longest for wait in waits)
 

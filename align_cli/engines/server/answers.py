@@ -12,9 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from align_cli.engines.base import Sample, SamplingSettings
+from align_cli.engines.base import Request, Sample, SamplingSettings
 from align_cli.errors import EngineError, counted
 from align_cli.models.text import text_before, text_token_ids
 from align_cli.recipe.sections.engine_server import PLACE
@@ -49,6 +50,12 @@ class Ask(NamedTuple):
     positions: list[int]
     prompt_ids: list[int]
     seed: int
+
+
+def by_prompt(requests: Sequence[Request]) -> list[list[int]]:
+    """Places of requests that stand next to each other with the same prompt."""
+    at = range(len(requests))
+    return [list(group) for _, group in groupby(at, key=lambda place: tuple(requests[place].prompt_ids))]
 
 
 class WrongAnswerError(Exception):

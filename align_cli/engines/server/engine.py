@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align_cli.engines.base import Request, Sample, SamplingSettings, Settled
-from align_cli.engines.server.answers import Ask, Exchange, Form
+from align_cli.engines.server.answers import Ask, Exchange, Form, by_prompt
 from align_cli.engines.server.capabilities import Tried, check_context, check_tokenizer, tried
 from align_cli.engines.server.fleet import Fleet, Serving
 from align_cli.engines.server.places import Came, GoneServerError, Place, Queue
@@ -115,7 +114,7 @@ class ServerEngine:
         return found
 
     def _tried(self, one: Serving, policy: Policy, requests: Sequence[Request], settings: SamplingSettings) -> Tried:
-        url, several = one.endpoint.base_url, max(len(list(group)) for _, group in _grouped(requests))
+        url, several = one.endpoint.base_url, max(map(len, by_prompt(requests)))
         check_context(one.model, requests, settings, url)
         exchange = Exchange(policy, settings, one.model.name, extra=self._section.extra_body)
 
@@ -167,15 +166,9 @@ def asks_for(requests: Sequence[Request], exchange: Exchange) -> list[Ask]:
     further apart than there are responses to one, and a server that counts on from it draws no number twice.
     """
     asks = []
-    for _, places in _grouped(requests):
-        group = list(places)
+    for group in by_prompt(requests):
         seed = exchange.seed(requests[group[0]].seed, len(group))
         whole = Ask(group, requests[group[0]].prompt_ids, seed)
         alone = [Ask([at], whole.prompt_ids, seed + number) for number, at in enumerate(group)]
         asks += [whole] if exchange.takes_n else alone
     return asks
-
-
-def _grouped(requests: Sequence[Request]) -> Iterator[tuple[tuple[int, ...], Iterator[int]]]:
-    """Requests next to each other with the same prompt."""
-    return groupby(range(len(requests)), key=lambda at: tuple(requests[at].prompt_ids))

@@ -7,7 +7,6 @@ twice as long each time, and is left out when it has failed more often in a row 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -20,7 +19,6 @@ from align_cli.engines.server.answers import PATH, Ask, Exchange, WrongAnswerErr
 from align_cli.errors import AlignError, EngineError
 from align_cli.recipe.sections.engine_server import PLACE, ServerEngineSection
 from align_cli.servers import Endpoint, UnreadableError
-from align_cli.servers.endpoint import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS
 from align_cli.servers.faults import KEPT, NotThereError, PassingError
 from align_cli.servers.pace import Pace
 from align_cli.servers.started import StartedServer
@@ -117,7 +115,7 @@ class Queue:
         """
         self._waiting, self._num_left, self._tried = deque(asks), len(asks), Counter[int]()
         self._changed = asyncio.Condition()
-        self._give, self._rng = give, random.Random()
+        self._give = give
         async with AsyncExitStack() as stack:
             for place in self.places:
                 await stack.enter_async_context(place.endpoint.connected())
@@ -176,8 +174,7 @@ class Queue:
         if began >= place.rests_until:  # else it was under way when the server failed, which is known
             self._tried[key] += 1
             place.failures += 1
-            longest = min(FIRST_WAIT_SECONDS * 2 ** min(place.failures - 1, 30), LONGEST_WAIT_SECONDS)
-            wait = max(trouble.wait_seconds, longest * self._rng.uniform(0.5, 1.0))
+            wait = max(trouble.wait_seconds, place.endpoint.backoff(place.failures - 1))
             place.rests_until = time.monotonic() + wait
         has_ended = place.started is not None and place.started.exit_status() is not None
         is_too_often = place.failures > self.section.max_retries

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.engines.base import Request, Sample, SamplingSettings, Settled
 from align_cli.engines.drawing import warpers
+from align_cli.engines.server.answers import by_prompt
 from align_cli.errors import EngineError
 from align_cli.models.sampled import SampledTokens, sampled_tokens
 from align_cli.recipe.sections.engine_server import PLACE, ServerEngineSection
@@ -245,9 +245,7 @@ def _check_equal(requests: Sequence[Request], samples: Sequence[Sample]) -> dict
     Raises:
         EngineError: if that cannot be chance.
     """
-    at = range(len(samples))
-    groups = [list(group) for _, group in groupby(at, key=lambda place: tuple(requests[place].prompt_ids))]
-    several = [[samples[place] for place in group] for group in groups if len(group) > 1]
+    several = [[samples[at] for at in group] for group in by_prompt(requests) if len(group) > 1]
     if not several:
         return {}
     equal = sum(all(one.token_ids == group[0].token_ids for one in group) for group in several)

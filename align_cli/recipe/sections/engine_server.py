@@ -10,7 +10,7 @@ from pydantic import Field
 
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
-from align_cli.recipe.sections.labelers.server import no_address
+from align_cli.recipe.sections.labelers.server import no_address, no_variable
 from align_cli.recipe.written.tree import shown
 
 SERVER = "server"
@@ -146,10 +146,7 @@ def _extra_body_is_extra(view: View) -> Iterator[RuleFault]:
 
 def _key_stands_in_a_variable(view: View) -> Iterator[RuleFault]:
     key = f"{PLACE}.api_key_env"
-    variable = view.get(key)
-    if variable is not None and not (variable.isascii() and variable.isidentifier()):
-        what = f"{key} is {shown(variable)}; it must be the name of an environment variable"
-        yield rule_fault(key, what, "as in VLLM_API_KEY")
+    yield from no_variable(key, view.get(key), "VLLM_API_KEY")
 
 
 RULES: tuple[Rule, ...] = (

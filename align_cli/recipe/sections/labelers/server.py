@@ -38,6 +38,13 @@ class ServerLabelerSection(LabelerSection):
     )
 
 
+def no_variable(key: str, value: str | None, example: str) -> Iterator[RuleFault]:
+    """The fault of a key that is no name of an environment variable."""
+    if value is not None and not (value.isascii() and value.isidentifier()):
+        what = f"{key} is {shown(value)}; it must be the name of an environment variable"
+        yield rule_fault(key, what, f"as in {example}")
+
+
 def no_address(key: str, value: str) -> Iterator[RuleFault]:
     """The fault of a key that is no address of a server."""
     if not _is_address(value):
@@ -59,10 +66,7 @@ def _keys_stand_in_variables(view: View) -> Iterator[RuleFault]:
             variable = view.labeler(name).get("api_key_env")
         except UnsoundError:
             continue
-        if variable is not None and not (variable.isascii() and variable.isidentifier()):
-            key = f"labelers.{name}.api_key_env"
-            what = f"{key} is {shown(variable)}; it must be the name of an environment variable"
-            yield rule_fault(key, what, "as in OPENAI_API_KEY")
+        yield from no_variable(f"labelers.{name}.api_key_env", variable, "OPENAI_API_KEY")
 
 
 RULES: tuple[Rule, ...] = (_keys_stand_in_variables,)
