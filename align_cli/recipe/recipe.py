@@ -43,7 +43,10 @@ class Recipe(Section):
     """A whole recipe, checked: what `align train` does."""
 
     output_dir: str = Field(description="the run's folder")
-    preset: str | None = Field(None, description="a prior method, whose keys fill in what the recipe leaves out")
+    preset: str | None = Field(
+        None,
+        description="a prior method, or a file (`./mine.yaml`), whose keys fill in what the recipe leaves out",
+    )
     seed: int = Field(0, ge=0, description="every random choice derives from it")
     rounds: int = Field(3, ge=1, description="how many rounds; may be raised on a finished run")
     num_threads: int | None = Field(

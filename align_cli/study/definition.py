@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from align_cli.errors import AlignError, Fault, RecipeError
 from align_cli.recipe import Recipe, differences, load_recipe, resolved, warnings_for
+from align_cli.recipe.presets import PRESET, is_file
 from align_cli.study.values import OWN_KEYS, Axis
 
 ALONE = "as-written"
@@ -116,6 +117,7 @@ def define(
     if len(combinations) * len(seeds) > MOST_RUNS:
         what = f"these are {len(combinations)} combinations under {len(seeds)} seeds"
         raise AlignError(what, where="--over", hint=f"a study has at most {MOST_RUNS} runs")
+    _refuse_namesakes(combinations)
     recipes = _load_all(recipe, overrides, combinations)
     _refuse_equal(combinations, recipes)
     _refuse_unmeasured(combinations, recipes)
@@ -151,7 +153,15 @@ def combinations_of(axes: Sequence[Axis]) -> list[Combination]:
     short = short_keys([axis.key for axis in axes])
     keys = [axis.key for axis in axes]
     chosen = [tuple(zip(keys, values, strict=True)) for values in product(*(axis.values for axis in axes))]
-    return [Combination(name_of([(short[key], value) for key, value in settings]), settings) for settings in chosen]
+    return [
+        Combination(name_of([(short[key], called(key, value)) for key, value in settings]), settings)
+        for settings in chosen
+    ]
+
+
+def called(key: str, value: str) -> str:
+    """What a value is called in names: as it is written, but for a preset's file, whose folder says nothing."""
+    return Path(value).stem if key == PRESET[0] and is_file(value) else value
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
@@ -198,6 +208,17 @@ def _fault_in(told: Sequence[tuple[Fault, str]], num_combinations: int) -> Fault
     return Fault(
         f"{fault.what} (in {listed})", fault.where, fault.hint, fault.snippet, fault.key, fault.line, fault.column
     )
+
+
+def _refuse_namesakes(combinations: Sequence[Combination]) -> None:
+    known: dict[str, Combination] = {}
+    for one in combinations:
+        other = known.setdefault(one.name, one)
+        if other is not one:
+            where = f"--over {' '.join(one.overrides)}"
+            raise AlignError(
+                f"two combinations are called {one.name}", where=where, hint="give the presets' files other names"
+            )
 
 
 def _refuse_equal(combinations: Sequence[Combination], recipes: Mapping[str, Recipe]) -> None:

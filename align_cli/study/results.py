@@ -19,7 +19,7 @@ from align_cli.metrics.over_seeds import OverSeeds, mean_over_seeds, paired_diff
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
 from align_cli.run.results import Results
-from align_cli.study.definition import Combination, Definition, RunOfStudy, name_of, short_keys
+from align_cli.study.definition import Combination, Definition, RunOfStudy, called, name_of, short_keys
 from align_cli.study.folder import StudyFolder, described
 from align_cli.study.work import is_finished
 
@@ -235,7 +235,7 @@ def group_naming(definition: Definition) -> Callable[[Combination], str]:
         return lambda combination: combination.name
 
     def name(combination: Combination) -> str:
-        rest = [(short[key], value) for key, value in combination.settings if key != KL_KEY]
+        rest = [(short[key], called(key, value)) for key, value in combination.settings if key != KL_KEY]
         return name_of(rest) if rest else ALL
 
     return name

@@ -287,3 +287,51 @@ def test_in_a_file_it_is_told_at_the_line_of_the_users(faults_of: FaultsOf) -> N
     (fault,) = faults_of(text=f"method:\n  loss_type: slic{RECIPE.format(preset='offline-simpo')}")
     assert (fault.where, fault.key) == ("recipe.yaml:2:14", "method.simpo_gamma")
     assert fault.what == "method.simpo_gamma is 1.0; hinge does not look at it"
+
+
+def own_preset(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_of_ones_own_is_a_preset_and_may_build_on_another(tmp_path: Path) -> None:
+    gentle = own_preset(
+        tmp_path, "gentle", "preset: offline-dpo\nmethod: {beta: 0.4}\ntrain: {learning_rate: 1.0e-5}\n"
+    )
+    recipe = load(tmp_path, str(gentle), "train.learning_rate=2e-5")
+    assert (recipe.method.beta, recipe.train.learning_rate) == (0.4, 2e-5)
+    assert list(recipe.method.sources.in_use()) == ["offline"]
+    assert recipe.preset == "offline-dpo"
+
+
+def test_a_run_does_not_need_the_file_of_its_preset(tmp_path: Path) -> None:
+    gentle = own_preset(tmp_path, "gentle", "method: {beta: 0.4, sources: {offline: {mixing: 1.0}}}\n")
+    recipe = load(tmp_path, str(gentle))
+    assert recipe.preset is None and "gentle" not in str(resolved(recipe))
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (None, "there is no such recipe"),
+        ("- 1\n", "holds no keys with values"),
+        ("", "holds no keys with values"),
+        ("preset: {here}\n", "build on one another"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_at_its_name(text: str | None, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_text(text.format(here=path), encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, str(path))
+    assert any(what in fault.what and "mine.yaml" in fault.what for fault in caught.value.faults)
+
+
+def test_a_wrong_key_in_a_file_is_told_at_its_line(tmp_path: Path) -> None:
+    path = own_preset(tmp_path, "mine", "method:\n  sources: {offline: {mixing: 1.0}}\n  betta: 0.4\n")
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, str(path))
+    assert [fault.where.rsplit("/", 1)[-1] for fault in caught.value.faults] == ["mine.yaml:3:3"]
+    assert "beta" in caught.value.faults[0].hint

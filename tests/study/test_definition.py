@@ -134,3 +134,15 @@ def test_combinations_that_are_not_measured_alike_are_told_before_they_run(
 def test_a_reference_that_moves_on_is_told(tmp_path: Path, write_recipe: WriteRecipe) -> None:
     told = remarks(defined(write_recipe(tmp_path), "policy.reference=initial,previous"))
     assert any("reference-previous has a reference that moves on" in text for text in told)
+
+
+def test_presets_in_files_are_called_by_their_files_and_two_of_one_name_are_refused(
+    tmp_path: Path, write_recipe: WriteRecipe
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.yaml").write_text(f"method: {{beta: 0.{len(folder)}}}\n", encoding="utf-8")
+    mine, other = (str(tmp_path / folder / "mine.yaml") for folder in ("a", "b"))
+    assert names(f"preset={mine},offline-dpo") == ["preset-mine", "preset-offline-dpo"]
+    with pytest.raises(AlignError, match="two combinations are called preset-mine"):
+        defined(write_recipe(tmp_path), f"preset={mine},{other}")

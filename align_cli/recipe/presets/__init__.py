@@ -1,19 +1,21 @@
 """Presets: prior methods as recipe keys, one file each. A preset expands to keys and does nothing else.
 
 What a recipe or an override says wins over its preset, key by key; a labeler of another kind than the preset's keeps
-its own keys.
+its own keys. A file of the user's own is one as well, and may build on another one; its name is not kept, since the
+recipe of a run holds every key of it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from align_cli.errors import nearest
-from align_cli.recipe.written.reader import read_text
-from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, shown
+from align_cli.errors import RecipeError, nearest
+from align_cli.recipe.written.reader import read_file, read_text
+from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, escaped, shown
 
 FOLDER = Path(__file__).parent
 PRESET = ("preset",)
+FILE_ENDS = (".yaml", ".yml")
 
 
 def preset_names() -> list[str]:
@@ -21,25 +23,56 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def is_file(name: str) -> bool:
+    """Whether a preset's name is that of a file of the user's own: a path, or a name that ends as one of YAML."""
+    return "/" in name or name.endswith(FILE_ENDS)
+
+
 def apply_preset(root: Node) -> list[PlacedFault]:
     """Add the keys of the preset that a recipe names, where the recipe has none of its own.
 
     Args:
-        root: the recipe's tree, a mapping, overrides applied; changed in place.
+        root: the recipe's tree, a mapping, overrides applied; changed in place. The name of a file leaves it.
 
     Returns:
-        The fault of an unknown preset; nothing where `preset` is no text, which the schema finds.
+        The faults of an unknown preset and of a file's YAML; nothing where `preset` is no text, which the schema finds.
     """
-    entry = root.value.get("preset")
-    if entry is None or not isinstance(entry.node.value, str):
-        return []
-    name = entry.node.value
+    faults: list[PlacedFault] = []
+    files: list[str] = []
+    while (entry := root.value.get("preset")) is not None and isinstance(entry.node.value, str):
+        name = entry.node.value
+        if not is_file(name):
+            return faults + _fill_in_known(root, entry.place, name)
+        del root.value["preset"]
+        if name in files:
+            what = f"the presets {escaped(', '.join(files))} build on one another"
+            return [*faults, PlacedFault(entry.place, what, "leave `preset` out of one of them", PRESET)]
+        files.append(name)
+        faults += _fill_in_file(root, entry.place, name)
+    return faults
+
+
+def _fill_in_known(root: Node, place: Place, name: str) -> list[PlacedFault]:
     if name not in preset_names():
-        return [_unknown(entry.place, name)]
+        return [_unknown(place, name)]
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     preset, faults = read_text(text, Source(f"preset {name}", tuple(text.splitlines()), is_preset=True))
     if preset is not None:
         _fill(root, preset)
+    return faults
+
+
+def _fill_in_file(root: Node, place: Place, name: str) -> list[PlacedFault]:
+    try:
+        _, preset, faults = read_file(name)
+    except RecipeError as error:
+        fault = error.faults[0]
+        return [PlacedFault(place, f"preset {escaped(name)}: {fault.what}", fault.hint, PRESET)]
+    if preset is not None and isinstance(preset.value, dict):
+        _fill(root, preset)
+    elif not faults:
+        what = f"preset {escaped(name)} holds no keys with values"
+        faults.append(PlacedFault(place, what, "it holds keys as a recipe does, as in `method: {beta: 0.2}`", PRESET))
     return faults
 
 
@@ -65,5 +98,5 @@ def _is_of_its_kind(own: Node, preset: Node) -> bool:
 def _unknown(place: Place, name: str) -> PlacedFault:
     known = preset_names()
     near = f"offline-{name}" if f"offline-{name}" in known else nearest(name, known)
-    hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}; or a file, as in ./mine.yaml"
     return PlacedFault(place, f"preset is {shown(name)}; there is no such preset", hint, PRESET)
