@@ -67,13 +67,19 @@ def sft_corpus(seed: int) -> list[dict]:
     return rows
 
 
-def preferences(setting: str, seed: int) -> list[dict]:
+def preferences(setting: str, seed: int, num: int | None = None) -> list[dict]:
     """A setting's offline pairs on training prompts: rows of `prompt`, `chosen` and `rejected`.
+
+    Args:
+        setting: a key of `SETTINGS`.
+        seed: of the rows.
+        num: how many, instead of the setting's own number.
 
     Raises:
         KeyError: if there is no such setting.
     """
-    return _preference_rows(SETTINGS[setting], SETTINGS[setting].num_pairs, seed, held_out=False)
+    found = SETTINGS[setting]
+    return _preference_rows(found, found.num_pairs if num is None else num, seed, held_out=False)
 
 
 def eval_preferences(setting: str, seed: int) -> list[dict]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -152,7 +152,8 @@ def evaluation_prompts(recipe: Recipe, reading: Reading | None = None) -> Rows:
 def offline_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows:
     """`data.preferences`."""
     key, name = "data.preferences", recipe.data.preferences
-    return _pairs(recipe, reading, name, key, world.preferences, reviews.preferences)
+    of_playground = partial(world.preferences, num=recipe.playground.num_pairs)
+    return _pairs(recipe, reading, name, key, of_playground, reviews.preferences)
 
 
 def evaluation_pairs(recipe: Recipe, reading: Reading | None = None) -> PairRows:

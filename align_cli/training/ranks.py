@@ -76,11 +76,11 @@ class Ranks:
         )
 
     @contextmanager
-    def running_out_together(self, *, waits: bool = True) -> Iterator[None]:
+    def running_out_together(self) -> Iterator[None]:
         """A stretch of work in which memory may run out: it does so for all ranks or for none.
 
-        Args:
-            waits: whether it ends when all are through; else who is hears of the others at its next word.
+        Who is through does not wait for the others. It hears of them at its next word, which therefore has to come
+        before anything that cannot be undone.
 
         Raises:
             MemoryError: if it did.
@@ -101,8 +101,8 @@ class Ranks:
             if is_told:
                 raise
             ran_out = str(error)
-        if waits or ran_out is not None:
-            self.heard(None if ran_out is None else _RanOut(ran_out))
+        if ran_out is not None:
+            self.heard(_RanOut(ran_out))
 
     @torch.no_grad()
     def add_up(self, parameters: Iterable[torch.nn.Parameter]) -> None:

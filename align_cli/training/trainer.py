@@ -243,8 +243,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         """Of an optimizer's state by parameters, what this process goes on with."""
         return state if self.sharded is None else self.sharded.own_state(state, self.optimizer)
 
-    def _running_out_together(self, *, waits: bool = True) -> AbstractContextManager[None]:
-        return self.ranks.running_out_together(waits=waits) if self.sharded is None else nullcontext()
+    def _running_out_together(self) -> AbstractContextManager[None]:
+        return self.ranks.running_out_together() if self.sharded is None else nullcontext()
 
     @contextmanager
     def _as_trained(self) -> Iterator[None]:
@@ -283,7 +283,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """A step's batch, whose passes are made ready."""
         (batch,), num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        with self._running_out_together(waits=False):
+        with self._running_out_together():
             self._passes = self.passes(batch)
             if self.objective is not None and self._measures_sources():
                 self._measure_sources(self.objective, self._passes)

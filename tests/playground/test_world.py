@@ -90,6 +90,7 @@ def test_settings_are_told_apart_by_size_and_writer() -> None:
     sizes = {name: setting.num_pairs for name, setting in world.SETTINGS.items()}
     assert sizes == {"plenty": 1000, "few": 300, "other-writer": 500, "almost-none": 32}
     assert world.preferences("few", 0) == world.preferences("plenty", 0)[:300]
+    assert world.preferences("few", 0, num=1000) == world.preferences("plenty", 0)
 
 
 @pytest.mark.parametrize("name", ["plenty", "other-writer"])

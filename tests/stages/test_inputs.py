@@ -51,6 +51,9 @@ def test_the_playground_is_read_with_the_recipes_seed_and_setting(tiny_recipe: T
     assert sft_demonstrations(recipe) == world.sft_corpus(3)
     assert demonstrations(tiny_recipe(tmp_path, "seed=3", "data.demonstrations=playground")) == world.sft_corpus(3)
     assert offline_pairs(recipe) == (world.preferences("almost-none", 3), {})
+    more = tiny_recipe(tmp_path, "seed=3", "playground.setting=almost-none", "playground.num_pairs=40")
+    assert offline_pairs(more) == (world.preferences("almost-none", 3, num=40), {})
+    assert offline_pairs(more).rows[:32] == offline_pairs(recipe).rows
 
 
 def test_no_held_out_prompt_is_a_training_prompt(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:

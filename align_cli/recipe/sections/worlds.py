@@ -20,6 +20,12 @@ class PlaygroundSection(Section):
     setting: Literal["plenty", "few", "other-writer", "almost-none"] = Field(
         "plenty", description="offline pairs: many, few and noisy, from another writer, or almost none"
     )
+    num_pairs: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="offline pairs for training, instead of the setting's own number; the first of more are the same",
+    )
     architecture: Literal["llama", "qwen2"] = Field("llama", description="architecture of the tiny model")
 
 
