@@ -43,6 +43,10 @@ class TrainingPair:
         from_reference: whether the reference sampled them, and they carry the optimism term.
         policy_logps: log-probability of the chosen and of the rejected one under the policy that sampled both, in nats;
             None where another wrote one of them, or where they were sampled from another distribution than its own.
+        targets: what a labeler gave the chosen and the rejected one, as losses that regress on it want it: SPPO the win
+            rate of each, REBEL its score; None where it gave none.
+        initial_logps: log-probability of the chosen and of the rejected one under the initial policy, in nats; None
+            where nothing asks for it.
     """
 
     prompt_ids: list[int]
@@ -58,6 +62,8 @@ class TrainingPair:
     of_policy: tuple[bool, bool] = (True, True)
     from_reference: tuple[bool, bool] = (False, False)
     policy_logps: tuple[float, float] | None = None
+    targets: tuple[float, float] | None = None
+    initial_logps: tuple[float, float] | None = None
 
 
 class PromptPool(Lazy[TrainingPair]):
@@ -201,8 +207,8 @@ class PairCollator:
         Returns:
             `input_ids`, `attention_mask`, `completion_mask` (2B + M, T); of each sequence (2B + M,) `pair_of`, the pair
             that it belongs to, `of_policy` and `response_id`; of each pair (B,) `label`, `sampled_logp`, `source`,
-            `pair_id`, `prompt_id`, (B, 2) `from_reference`, `policy_logps`, NaN where they are not known, and (B, K)
-            `response_ids`, filled up with −1.
+            `pair_id`, `prompt_id`, (B, 2) `from_reference`, `policy_logps`, `targets` and `initial_logps`, NaN where
+            they are not known, and (B, K) `response_ids`, filled up with −1.
         """
         import torch
 
@@ -228,7 +234,10 @@ class PairCollator:
             "pair_id": [pair.pair_id for pair in pairs],
             "prompt_id": [pair.prompt_id for pair in pairs],
             "from_reference": [pair.from_reference for pair in pairs],
-            "policy_logps": torch.tensor([pair.policy_logps or (math.nan, math.nan) for pair in pairs]),
+            **{
+                name: torch.tensor([getattr(pair, name) or (math.nan, math.nan) for pair in pairs])
+                for name in ("policy_logps", "targets", "initial_logps")
+            },
             "response_ids": [[*numbers, *[-1] * (width - len(numbers))] for numbers in responses],
         }
         return {name: torch.as_tensor(column) for name, column in columns.items()}

@@ -15,7 +15,9 @@ from align_cli.errors import counted
 from align_cli.recipe.checking.section import Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections.kl import KlSection
+from align_cli.recipe.sections.labelers import labeler_gives
 from align_cli.recipe.sections.losses import (
+    ALIGNS_ALONE,
     BILEVEL_LOSSES,
     F_DIVERGENCE_LOSSES,
     LOSS_TYPE_ALIASES,
@@ -24,6 +26,7 @@ from align_cli.recipe.sections.losses import (
     UNWEIGHABLE_LOSSES,
     LossTypes,
 )
+from align_cli.recipe.sections.nll import NllSection
 from align_cli.recipe.sections.optimism import OptimismSection
 from align_cli.recipe.sections.sources import SOURCES, SourcesSection, coefficient_of
 from align_cli.recipe.written.tree import shown
@@ -49,15 +52,26 @@ class MethodSection(Section):
 
     loss_type: LossTypes = Field(
         "sigmoid",
-        description="sigmoid (dpo), ipo, hinge (slic) or simpo; the others are TRL's own, one of them or a list, and "
-        "take no coefficients",
+        description="sigmoid (dpo), ipo or hinge (slic); simpo, sppo, rebel or inpo, which take no gradient "
+        "coefficients; the others are TRL's own, one of them or a list, and take no coefficients",
     )
     beta: Annotated[float, Usual("0.1 to 0.5 is usual for DPO")] = Field(
-        0.1, gt=0, description="strength of the loss's tie to the reference (IPO: tau; SimPO: scale of its margin)"
+        0.1,
+        gt=0,
+        description="strength of the loss's tie to the reference (IPO: tau; SimPO: scale of its margin; INPO: eta; "
+        "SPPO and REBEL: 1 / eta)",
     )
     sources: SourcesSection = Field(description="the mixture")
     kl: KlSection = KlSection()
     optimism: OptimismSection = OptimismSection()
+    nll: NllSection = NllSection()
+    initial_reference: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="with policy.reference previous: weight of the initial policy in a geometric mixture of both that "
+        "the loss compares with (INPO's τ/η)",
+    )
     importance_weight_cap: float | None = Field(
         None,
         gt=0,
@@ -141,9 +155,10 @@ def _trl_key(view: View) -> str | None:
 def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
     """TRL's losses run as they are: nothing can be added to them, nor their labels replaced."""
     losses, key = _losses(view), _trl_key(view)
-    if len(losses) > 1 and "simpo" in losses:
-        what = "method.loss_type: simpo stands alone; it is no loss of TRL's"
-        yield rule_fault("method.loss_type", what, "remove it")
+    for loss in ALIGNS_ALONE:
+        if len(losses) > 1 and loss in losses:
+            what = f"method.loss_type: {loss} stands alone; it is no loss of TRL's"
+            yield rule_fault("method.loss_type", what, "remove it")
     is_trl = key is not None
     if not is_trl and losses[0] in BILEVEL_LOSSES:
         return
@@ -165,6 +180,8 @@ def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
     for name, is_set in (
         ("method.kl.coefficient", view.get("method.kl.coefficient") > 0),
         ("method.optimism.coefficient", view.get("method.optimism.coefficient") > 0),
+        ("method.nll.coefficient", view.get("method.nll.coefficient") > 0),
+        ("method.initial_reference", view.get("method.initial_reference") > 0),
         ("method.importance_weight_cap", view.get("method.importance_weight_cap") is not None),
         ("train.per_device_max_tokens", view.get("train.per_device_max_tokens") is not None),
     ):
@@ -175,8 +192,8 @@ def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
     if view.get("label.ties") == "keep":
         what = f"{loss}; TRL's own loss takes hard labels, and label.ties keeps ties, whose label is one half"
         yield rule_fault("method.loss_type", what, f"{remedy}, or set label.ties to drop")
-    if view.get("label.labels") == "soft":
-        what = f"{loss}; TRL's own loss takes hard labels, and label.labels is soft"
+    if (labels := view.get("label.labels")) in ("soft", "win_rate"):
+        what = f"{loss}; TRL's own loss takes hard labels, and label.labels is {labels}"
         yield rule_fault("method.loss_type", what, f"{remedy}, or set label.labels to hard or sampled")
 
 
@@ -201,8 +218,8 @@ def _loss_options_have_an_effect(view: View) -> Iterator[RuleFault]:
         yield rule_fault("method.loss_type", what, "set method.label_smoothing, such as 0.001")
     for name in ("use_weighting", "ld_alpha"):
         key = f"method.{name}"
-        if losses == ["simpo"] and view.get(key) != MethodSection.model_fields[name].default:
-            what = f"{key} is {shown(view.get(key))}; simpo is no loss of TRL's and has no such option"
+        if losses[0] in ALIGNS_ALONE and view.get(key) != MethodSection.model_fields[name].default:
+            what = f"{key} is {shown(view.get(key))}; {losses[0]} is no loss of TRL's and has no such option"
             yield rule_fault(key, what, "leave it out, or set method.loss_type to another loss")
     if view.get("method.use_weighting") and (unfit := [loss for loss in losses if loss in UNWEIGHABLE_LOSSES]):
         what = f"method.use_weighting does not go with {' and '.join(unfit)}: TRL cannot weigh its pairs"
@@ -224,7 +241,46 @@ def _weights_fit_the_losses(view: View, losses: list[str]) -> Iterator[RuleFault
         yield rule_fault(key, f"{key} has {numbers} for {len(losses)} losses", "give one weight a loss")
 
 
-RULES: tuple[Rule, ...] = (_losses_are_finite, _only_own_losses_take_terms, _loss_options_have_an_effect)
+def _rebel_has_scores(view: View) -> Iterator[RuleFault]:
+    """It regresses on a difference of scores: a dataset has none, nor has a labeler that gives verdicts."""
+    if _losses(view) != ["rebel"]:
+        return
+    key = "method.loss_type"
+    for name in SOURCES:
+        if name != "dpr" and view.get(f"method.sources.{name}.mixing"):
+            what = f"{key} is rebel, and pairs of the source {name} have no scores, on whose difference it regresses"
+            yield rule_fault(key, what, f"give the share of {name} to dpr, or take another loss")
+    labeler = view.get("method.sources.dpr.labeler")
+    if labeler is not None and labeler_gives(view, labeler) == "verdicts":
+        what = f"{key} is rebel, which regresses on a difference of scores, and {shown(labeler)} gives verdicts"
+        yield rule_fault(key, what, "take a labeler that gives scores, or set method.loss_type to sppo or inpo")
+
+
+def _initial_reference_is_beside_another(view: View) -> Iterator[RuleFault]:
+    key = "method.initial_reference"
+    if not (weight := view.get(key)):
+        return
+    of_policy = [name for name, source in SOURCES.items() if source.policy_labels]
+    for reason, is_so, hint in (
+        ("policy.reference is initial: that is the reference already", view.get("policy.reference") == "initial",
+         "set policy.reference to previous"),
+        ("simpo has no reference", _losses(view) == ["simpo"], "leave it out"),
+        ("method.kl is to one policy", view.get("method.kl.coefficient") > 0, "set method.kl.coefficient to 0"),
+        (f"{' and '.join(of_policy)} label pairs by one reference",
+         any(view.get(f"method.sources.{name}.mixing") for name in of_policy),
+         "set it to 0, or give their share to another source"),
+    ):  # fmt: skip
+        if is_so:
+            yield rule_fault(key, f"{key} is {shown(weight)}, but {reason}", hint)
+
+
+RULES: tuple[Rule, ...] = (
+    _losses_are_finite,
+    _only_own_losses_take_terms,
+    _loss_options_have_an_effect,
+    _rebel_has_scores,
+    _initial_reference_is_beside_another,
+)
 
 
 def _cut_losses(recipe: Recipe) -> list[str]:
