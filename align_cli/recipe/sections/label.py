@@ -98,9 +98,15 @@ def _expectations_keep_every_pair(view: View) -> Iterator[RuleFault]:
 RULES: tuple[Rule, ...] = (_expectations_keep_every_pair,)
 
 
+BEST_AGAINST_WORST = (
+    "iterative-dpo", "self-rewarding", "semi-online-dpo", "iterative-rpo", "sppo", "online-simpo", "inpo",
+)  # fmt: skip
+"""The presets that are just that."""
+
+
 def _completions_in_vain(recipe: Recipe) -> list[str]:
     number, sources = recipe.generate.num_generations, recipe.method.sources
-    if recipe.preset in ("iterative-dpo", "self-rewarding"):  # which are just that
+    if recipe.preset in BEST_AGAINST_WORST:
         return []
     if "dpr" in sources.in_use() and number > 2 and recipe.label.pairs == "best_worst" and not sources.has_gradient:
         return [f"of generate.num_generations {number} completions a prompt, label.pairs best_worst trains on two"]

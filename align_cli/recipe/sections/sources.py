@@ -240,7 +240,8 @@ def _coefficients(recipe: Recipe) -> list[str]:
     warnings = []
     for name, source in recipe.method.sources.in_use().items():
         coefficient = coefficient_of(source)
-        if coefficient == 0 and source.policy_labels and recipe.method.loss_types == ["sigmoid"]:
+        is_hypos = name == "dpp" and recipe.preset == "hypo"  # which wants just that
+        if coefficient == 0 and source.policy_labels and recipe.method.loss_types == ["sigmoid"] and not is_hypos:
             warnings.append(
                 f"method.sources.{name}.gradient is 0: with DPO the policy's own labels then teach nothing, and "
                 "these pairs only carry the KL"
