@@ -189,11 +189,13 @@ def train_policy(
         DataError: if a source with a share has no pairs, or a step none of those that carry a term.
     """
     sources = recipe.method.sources.in_use()
+    earlier = range(1, start.round + 1) if recipe.method.schedule else ()
     mixture = Mixture(
-        {name: section.mixing for name, section in sources.items()},
+        recipe.method.sources.shares(),
         recipe.global_batch_size,
         recipe.seed,
         per_round=[name for name, section in sources.items() if section.policy_responses],
+        of_rounds={number: recipe.method.of_round(number).sources.shares() for number in earlier},
     )
     pools = training_pools(recipe, preferences, start.round, offline)
     batches = mixture.round_batches(pools, start.round + 1, recipe.train.steps_per_round)

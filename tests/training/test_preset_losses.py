@@ -335,11 +335,7 @@ def rebel(pairs: list[Pair]) -> float:
     """Algorithm 1, arXiv:2404.16767, η 1: ((1/η)(log-ratio of y − log-ratio of y') − (r(y) − r(y')))²."""
     return mean(
         [
-            (
-                pair.chosen_ratio
-                - pair.rejected_ratio
-                - (pair.preference.chosen_score - pair.preference.rejected_score)
-            )
+            (pair.chosen_ratio - pair.rejected_ratio - (pair.preference.chosen_score - pair.preference.rejected_score))
             ** 2
             for pair in pairs
         ]
@@ -627,7 +623,9 @@ def test_what_the_paper_adds_is_there_and_no_more(preset: str, model_folders: li
     worked, plain = work(preset, model_folders, tmp_path), work(preset, model_folders, tmp_path, *off)
     formula = CASES[preset].with_gradient
     assert formula is not None
-    without = {"selm": plain_dpo(0.01), "xpo": plain_dpo(0.1), "iterative-rpo": plain_dpo(0.1)}.get(preset, sail_with_gradient({}))
+    without = {"selm": plain_dpo(0.01), "xpo": plain_dpo(0.1), "iterative-rpo": plain_dpo(0.1)}.get(
+        preset, sail_with_gradient({})
+    )
     added = {name: worked.gradients[name] - plain.gradients[name] for name in worked.gradients}
     expected = flat_gradient(formula(worked.pairs) - without(worked.pairs), worked.models)
     error = flat(added) - expected

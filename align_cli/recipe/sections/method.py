@@ -7,9 +7,9 @@ and `generate`. Each protects a statement of docs/method.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from align_cli.errors import counted
 from align_cli.recipe.checking.section import Section, Usual
@@ -41,6 +41,14 @@ REPLAY_CAP = 2.0
 
 SMALLEST_BETA = 1e-6
 """IPO divides by it, and squares that in float32."""
+
+
+SCHEDULED = (
+    *(f"sources.{name}.{key}" for name, source in SOURCES.items() for key in ("mixing", "gradient")
+      if key in source.model_fields),
+    "kl.coefficient", "optimism.coefficient", "nll.coefficient",
+)  # fmt: skip
+"""The keys of `method` that may be a list: one value a round, the last of which stays."""
 
 
 class MethodSection(Section):
@@ -97,6 +105,38 @@ class MethodSection(Section):
         None, ge=0, le=1, description="weight of the tokens beyond the shorter response's length (LD-DPO, 2409.06411)"
     )
 
+    _schedule: dict[str, list[float]] = PrivateAttr(default={})
+
+    @property
+    def schedule(self) -> dict[str, list[float]]:
+        """The values of the keys that follow a schedule, round by round, by key."""
+        return self._schedule
+
+    def following(self, schedule: dict[str, list[float]]) -> MethodSection:
+        """The same, with keys that follow a schedule; they have the values that they have."""
+        method = self.model_copy()
+        method._schedule = schedule
+        return method
+
+    def of_round(self, number: int) -> MethodSection:
+        """What holds in a round: its own values, and of the schedule what has been by then.
+
+        So rounds that are over do not change where later values do.
+        """
+        method, number, cut = self, max(number, 1), {}
+        for key, values in self._schedule.items():
+            method = _with_value(method, key.split("."), values[min(number, len(values)) - 1])
+            if len(set(values[:number])) > 1:
+                cut[key] = values[:number]
+        return method.following(cut) if self._schedule else self
+
+    def at_its_most(self) -> MethodSection:
+        """With the largest value of every key that follows a schedule: what some round needs, all get ready for."""
+        method = self
+        for key, values in self._schedule.items():
+            method = _with_value(method, key.split("."), max(values))
+        return method
+
     @property
     def loss_types(self) -> list[str]:
         """The losses, also where there is one."""
@@ -116,13 +156,24 @@ class MethodSection(Section):
         return bool(self.trl_keys)
 
 
+Held = TypeVar("Held", bound=Section)
+
+
+def _with_value(section: Held, path: list[str], value: float) -> Held:
+    """A copy of a section with another value at a key in it."""
+    name, *rest = path
+    changed = _with_value(getattr(section, name), rest, value) if rest else value
+    return section.model_copy(update={name: changed})
+
+
 def with_automatic_values(method: MethodSection, replay_rounds: int) -> MethodSection:
     """An unset `importance_weight_cap` becomes a number where replayed pairs carry an expectation over the policy.
 
     Such are the bilevel terms and the full KL. What is set stays, null too.
     """
-    is_expectation = method.kl.is_full or any(
-        source.policy_responses and coefficient_of(source) for source in method.sources.in_use().values()
+    most = method.at_its_most()
+    is_expectation = most.kl.is_full or any(
+        source.policy_responses and coefficient_of(source) for source in most.sources.in_use().values()
     )
     if "importance_weight_cap" in method.model_fields_set or not (replay_rounds and is_expectation):
         return method

@@ -136,6 +136,10 @@ class SourcesSection(Section):
         sections: dict[str, SourceSection | None] = {name: getattr(self, name) for name in SOURCES}
         return {name: section for name, section in sections.items() if section is not None and section.mixing > 0}
 
+    def shares(self) -> dict[str, float]:
+        """The share of every source in use, in the order of the mixture."""
+        return {name: section.mixing for name, section in self.in_use().items()}
+
     @property
     def has_gradient(self) -> bool:
         """Whether pairs that the label stage may leave out carry the bilevel response term."""
