@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -609,6 +609,28 @@ def test_a_presets_loss_is_its_papers(preset: str, model_folders: list[Path], tm
     with_gradient = CASES[preset].with_gradient
     if with_gradient is not None:
         assert_gradient_is(worked, with_gradient(worked.pairs), relative=1e-5)
+
+
+CONTENDERS = ("iterative-rpo", "sppo", "dno", "online-simpo", "wpo", "rebel", "inpo")
+
+
+@pytest.mark.parametrize("preset", CONTENDERS)
+def test_a_swap_of_chosen_and_rejected_would_be_seen(preset: str, model_folders: list[Path], tmp_path: Path) -> None:
+    """With the responses' places changed, and what is said of them left, the formula gives another value."""
+    worked = work(preset, model_folders, tmp_path)
+    swapped = [
+        replace(
+            pair,
+            chosen_T=pair.rejected_T,
+            rejected_T=pair.chosen_T,
+            reference_chosen=pair.reference_rejected,
+            reference_rejected=pair.reference_chosen,
+            collisions=pair.collisions[::-1],
+            initial=pair.initial[::-1],
+        )
+        for pair in worked.pairs
+    ]
+    assert worked.loss != pytest.approx(CASES[preset].value(swapped), rel=1e-4)
 
 
 @pytest.mark.parametrize("preset", ADDS_A_TERM)

@@ -33,8 +33,8 @@ def _one_or_many(value: Any) -> str:
 
 LossType = Annotated[
     Literal[
-        "sigmoid", "ipo", "hinge", "simpo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
-        "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm", "sppo", "rebel", "inpo",
+        "sigmoid", "ipo", "hinge", "simpo", "sppo", "rebel", "inpo", "exo_pair", "nca_pair", "robust", "bco_pair",
+        "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
     ],
     BeforeValidator(_canonical_loss_type),
 ]  # fmt: skip

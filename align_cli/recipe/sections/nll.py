@@ -15,7 +15,9 @@ class NllSection(Section):
     """`method.nll`: negative log-likelihood of the response that won, per token (Iterative RPO, arXiv:2404.19733)."""
 
     coefficient: float = Field(
-        0.0, ge=0, description="weight of the winner's mean negative log-likelihood of a token (the paper's α: 1)"
+        0.0,
+        ge=0,
+        description="weight of the winner's negative log-likelihood per token (the paper's α: 1); a list: by round",
     )
 
 

@@ -46,7 +46,7 @@ class SourceSection(Section):
     pool: ClassVar[str | None] = None
     pairing: ClassVar[str | None] = None
 
-    mixing: float = Field(ge=0, le=1, description="share of every batch")
+    mixing: float = Field(ge=0, le=1, description="share of every batch; a list: of each round's")
 
 
 class OfflineSourceSection(SourceSection):
@@ -69,9 +69,11 @@ class DdpSourceSection(SourceSection):
     needs = "preferences"
     pool = "offline"
 
-    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.4)")
+    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.4); a list: of each round's")
     gradient: float = Field(
-        0.0, ge=0, description="coefficient of the bilevel label term: 1 exact, 0 plain loss (paper: 0.2)"
+        0.0,
+        ge=0,
+        description="coefficient of the bilevel label term: 1 exact, 0 plain loss (paper: 0.2); a list: by round",
     )
 
 
@@ -84,9 +86,9 @@ class DppSourceSection(SourceSection):
     needs = "prompts"
     pairing = "align_cli.stages.pairing.dpp:Dpp"
 
-    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.3)")
+    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.3); a list: of each round's")
     gradient: float = Field(
-        0.0, ge=0, description="coefficient of both bilevel terms: 1 exact, 0 plain loss (paper: 0.2)"
+        0.0, ge=0, description="coefficient of both bilevel terms: 1 exact, 0 plain loss (paper: 0.2); a list: by round"
     )
 
 
@@ -100,9 +102,11 @@ class DprSourceSection(SourceSection):
     left_out_by = ("ties", "equal_texts", "empty_texts", "min_margin")
     pairing = "align_cli.stages.pairing.dpr:Dpr"
 
-    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.3)")
+    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.3); a list: of each round's")
     gradient: float = Field(
-        0.0, ge=0, description="coefficient of the bilevel response term: 1 exact, 0 plain loss (paper: 0.3)"
+        0.0,
+        ge=0,
+        description="coefficient of the bilevel response term: 1 exact, 0 plain loss (paper: 0.3); a list: by round",
     )
     labeler: str | None = Field(None, description="name of the labeler that scores the responses")
 
@@ -118,7 +122,9 @@ class DmdSourceSection(SourceSection):
     pairing = "align_cli.stages.pairing.dmd:Dmd"
 
     gradient: float = Field(
-        0.0, ge=0, description="coefficient of the bilevel term of the policy's response: 1 exact, 0 plain loss"
+        0.0,
+        ge=0,
+        description="coefficient of the bilevel term of the policy's response: 1 exact, 0 plain loss; a list: by round",
     )
 
 
