@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,48 @@ def check_self_rewarding(run: Run) -> None:
         assert run.trained(number)["reference"] == before
 
 
+def check_win_rates(run: Run) -> None:
+    for number in (1, 2):
+        pairs = run.preferences(number)
+        for pair in pairs:
+            assert 0 <= pair.rejected_win_rate <= pair.chosen_win_rate <= 1
+            assert (pair.chosen_score - pair.rejected_score) * (pair.chosen_win_rate - pair.rejected_win_rate) >= 0
+            assert 0.5 <= pair.label <= 1 / (1 + math.exp(-1))
+        assert run.trained(number)["reference"] == run.version(number - 1)
+
+
+def check_rebel(run: Run) -> None:
+    for number in (1, 2):
+        pairs = run.preferences(number)
+        assert len(pairs) == NUM_PROMPTS, "ties stay"
+        assert all(pair.chosen_score is not None and pair.rejected_score is not None for pair in pairs)
+        assert run.trained(number)["reference"] == run.version(number - 1)
+
+
+def check_inpo(run: Run) -> None:
+    """At a round's first step the policy is the previous one; what is left of the margin is its way from the first."""
+    assert [run.trained(number)["reference"] for number in (1, 2)] == [run.version(0), run.version(1)]
+    first, second = (read_rows(run.round(number) / "training.jsonl")[0]["dpr/margin"] for number in (1, 2))
+    assert first == pytest.approx(0, abs=1e-4)
+    assert abs(second) > 1e-3
+
+
+def check_hypo(run: Run) -> None:
+    for number in (1, 2):
+        step = run.trained(number)["last_step"]
+        assert "dpp/kl" in step and "dpp/label_term" not in step and "dpp/response_term" not in step
+
+
+def check_iterative_rpo(run: Run) -> None:
+    for number in (1, 2):
+        assert run.trained(number)["last_step"]["dpr/nll"] > 0
+        assert run.trained(number)["reference"] == run.version(number - 1)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def assert_replays(run: Run, source: str) -> None:
     """Round 2 trains on the pairs of both rounds: none is used again before all were."""
     upstream = read_json(run.round(2) / "manifest.json")["stages"]["train"]["inputs"]["upstream"]
@@ -187,5 +230,16 @@ def assert_replays(run: Run, source: str) -> None:
     assert num_different == min(STEPS * BATCH, len(run.preferences(1)) + len(run.preferences(2)))
 
 
-CHECKS = {"spin": check_spin, "selm": check_selm, "xpo": check_xpo, "self-rewarding": check_self_rewarding}
+CHECKS = {
+    "spin": check_spin,
+    "selm": check_selm,
+    "xpo": check_xpo,
+    "self-rewarding": check_self_rewarding,
+    "sppo": check_win_rates,
+    "dno": check_win_rates,
+    "rebel": check_rebel,
+    "inpo": check_inpo,
+    "hypo": check_hypo,
+    "iterative-rpo": check_iterative_rpo,
+}
 """What the artifacts of a preset say besides."""

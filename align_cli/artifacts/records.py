@@ -165,6 +165,9 @@ class Preference(OfPrompt):
         rejected_score: likewise.
         chosen_scores: where several labelers were put together, the score of each, by name; else left out.
         rejected_scores: likewise.
+        chosen_win_rate: how often it is expected to win against all of its prompt's responses of the policy, itself
+            included, in [0, 1]; left out where labels were not made of that.
+        rejected_win_rate: likewise.
         verdicts: the probability that `chosen` is better by the labeler, and by each that it put together, by name;
             left out where it gives scores.
         chosen_logp: log-probability of the whole response when it was sampled, in nats.
@@ -183,7 +186,9 @@ class Preference(OfPrompt):
         chat_template_kwargs: what it got as keyword arguments; likewise.
     """
 
-    left_out: ClassVar[tuple[str, ...]] = (*OfPrompt.left_out, "chosen_scores", "rejected_scores", "verdicts")
+    left_out: ClassVar[tuple[str, ...]] = (
+        *OfPrompt.left_out, "chosen_scores", "rejected_scores", "verdicts", "chosen_win_rate", "rejected_win_rate",
+    )  # fmt: skip
 
     prompt: Text
     chosen: Text
@@ -199,6 +204,8 @@ class Preference(OfPrompt):
     chosen_scores: dict[str, float] | None = None
     rejected_scores: dict[str, float] | None = None
     verdicts: dict[str, float] | None = None
+    chosen_win_rate: Probability | None = None
+    rejected_win_rate: Probability | None = None
     chosen_logp: float | None = None
     rejected_logp: float | None = None
     round: int = 0

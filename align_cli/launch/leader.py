@@ -46,6 +46,7 @@ class LeadersTrainer(PreferenceTrainer):
             batches,
             start,
             keep_every,
+            self.objective,
             self.pairs_per_pass,
             self.args.max_steps,
             has_optimizer=self.optimizer is not None,

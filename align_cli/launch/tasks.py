@@ -20,6 +20,7 @@ from align_cli.launch.roles import POLICY, REFERENCE
 from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.known import RoundsReference
+from align_cli.training.objective import Objective
 
 if TYPE_CHECKING:
     from align_cli.launch.follower import Hand
@@ -85,6 +86,7 @@ class Train:
         batches: of the round, whole.
         start: where training stands.
         keep_every: steps between checkpoints within the round.
+        objective: the round's loss; None for TRL's own.
         pairs_per_pass: as the leader has it.
         max_steps: likewise.
         has_optimizer: whether the leader's optimizer goes on; else a new one begins.
@@ -94,6 +96,7 @@ class Train:
     batches: list[list[TrainingPair]]
     start: TrainingState
     keep_every: int | None
+    objective: Objective | None
     pairs_per_pass: int
     max_steps: int
     has_optimizer: bool
@@ -106,6 +109,7 @@ class Train:
         optimizer_state = received_state(hand.meeting) if self.has_optimizer_state else None
         if not self.has_optimizer:
             trainer.optimizer = None
+        trainer.objective = self.objective
         trainer.pairs_per_pass, trainer.args.max_steps = self.pairs_per_pass, self.max_steps
 
         try:

@@ -6,7 +6,7 @@ makes the three losses functions of one margin. IPO's margin is normalised by le
 paper's authors; the paper's text does not say so.
 
 SimPO (arXiv:2405.14734) stands beside them as a baseline: its s(y) = log πθ(y|x) has no reference, is normalised by
-length too, and has to win by a target margin γ.
+length too, and has to win by a target margin γ. So does INPO (arXiv:2407.00617): IPO's square on the margin as it is.
 
 Shapes: B pairs.
 """
@@ -34,7 +34,7 @@ def preference_margin(
         rejected_logratios_B: s of the rejected responses.
         chosen_lengths_B: response lengths in tokens; a length of 0 counts as 1.
         rejected_lengths_B: likewise.
-        loss_type: `sigmoid`, `hinge`, `ipo` or `simpo`.
+        loss_type: `sigmoid`, `hinge`, `ipo`, `simpo`, or any other whose margin is that of whole responses.
 
     Returns:
         (B,) margins; swapping the responses changes their sign and nothing else.
@@ -52,13 +52,14 @@ def preference_loss(margins_B: torch.Tensor, loss_type: str, beta: float, gamma:
     |---|---|---|
     | sigmoid | −log σ(βh) | DPO, Eq. 7, arXiv:2305.18290 |
     | ipo | (h − 1/(2β))² | IPO, Eq. 17, arXiv:2310.12036 |
+    | inpo | (h − 1/(2β))² | INPO, Algorithm 1, arXiv:2407.00617 |
     | hinge | max(0, 1 − βh) | SLiC, arXiv:2305.10425 and arXiv:2309.06657 |
     | simpo | −log σ(βh − γ) | SimPO, Eq. 6, arXiv:2405.14734 |
 
     Args:
         margins_B: h from `preference_margin`.
-        loss_type: `sigmoid`, `ipo`, `hinge` or `simpo`.
-        beta: above 0 (IPO's τ).
+        loss_type: `sigmoid`, `ipo`, `inpo`, `hinge` or `simpo`.
+        beta: above 0 (IPO's τ, INPO's η).
         gamma: SimPO's target margin, at least 0; the others have none.
 
     Returns:
@@ -69,7 +70,7 @@ def preference_loss(margins_B: torch.Tensor, loss_type: str, beta: float, gamma:
     """
     if loss_type == "sigmoid":
         return -logsigmoid(beta * margins_B)
-    if loss_type == "ipo":
+    if loss_type in ("ipo", "inpo"):
         return (margins_B - 1 / (2 * beta)) ** 2
     if loss_type == "hinge":
         return torch.relu(1 - beta * margins_B)

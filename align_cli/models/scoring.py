@@ -10,7 +10,7 @@ batch's responses in the order of its rows, H width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +151,18 @@ def _spread(values_N: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
     return values_N.new_zeros(mask_BC.shape).masked_scatter(mask_BC, values_N)
 
 
-def pair_logps(policy: Policy, pairs: Sequence[Preference]) -> list[tuple[float, float]]:
+class PairOfTokens(Protocol):
+    """A pair as models read it: a preference, or what training makes of it."""
+
+    @property
+    def prompt_ids(self) -> list[int] | None: ...
+    @property
+    def chosen_ids(self) -> list[int] | None: ...
+    @property
+    def rejected_ids(self) -> list[int] | None: ...
+
+
+def pair_logps(policy: Policy, pairs: Sequence[PairOfTokens]) -> list[tuple[float, float]]:
     """log π of the chosen and of the rejected response of every pair, without gradient.
 
     Args:

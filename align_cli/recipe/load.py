@@ -7,6 +7,7 @@ rules across keys. Each step looks at whatever the earlier ones left sound. Impo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from align_cli.recipe.presets import PRESET, apply_preset
 from align_cli.recipe.recipe import Recipe
 from align_cli.recipe.resolve import with_automatic_values
 from align_cli.recipe.rules import broken_rules
+from align_cli.recipe.schedule import by_round, scheduled, unfit_values
 from align_cli.recipe.sections.data import DataSection
 from align_cli.recipe.sections.training_arguments import PASSING_SECTIONS, check_training_argument
 from align_cli.recipe.written.overrides import apply_overrides
@@ -116,11 +118,40 @@ def _check(root: Node, check_files: bool) -> tuple[Recipe | None, list[PlacedFau
     except TooLargeError:
         what = "the recipe's aliases expand to more values, or deeper ones, than any recipe needs"
         return None, [PlacedFault(Place(root.place.source), what, "write the values out")]
+    rounds = list(by_round(root))
+    recipe, faults = _check_round(rounds[0].root, check_files)
+    told = {(fault.place, fault.what) for fault in faults}
+    for number, later in rounds[1:]:
+        _, found = _check_round(later, with_files=False)
+        faults += [
+            replace(fault, what=f"from round {number} on: {fault.what}")
+            for fault in found
+            if (fault.place, fault.what) not in told
+        ]
+        told |= {(fault.place, fault.what) for fault in found}
+    if recipe is not None and not faults and (schedule := scheduled(root)):
+        recipe = recipe.model_copy(update={"method": recipe.method.following(schedule)})
+    return recipe, faults + _check_pass_through(root, tree) + _check_schedule(root, tree, faults)
+
+
+def _check_round(root: Node, with_files: bool) -> tuple[Recipe | None, list[PlacedFault]]:
+    """Check what holds in a round."""
+    tree = plain(root)
     recipe, faults, faulty = _check_keys(root, tree)
-    passed_faults = _check_pass_through(root, tree)
-    for broken in broken_rules(View(Recipe, tree, faulty), with_files=check_files):
+    for broken in broken_rules(View(Recipe, tree, faulty), with_files=with_files):
         faults.append(_placed(root, broken))
-    return recipe, faults + passed_faults
+    return recipe, faults
+
+
+def _check_schedule(root: Node, tree: dict[str, Any], faults: list[PlacedFault]) -> list[PlacedFault]:
+    """Which values a schedule may have, that each round may have alone."""
+    if faults:
+        return []
+    replays = tree["train"].get("replay_rounds")
+    return [
+        PlacedFault(value_place(root, path), what, hint, path)
+        for path, what, hint in unfit_values(scheduled(root), bool(replays))
+    ]
 
 
 def _placed(root: Node, broken: RuleFault) -> PlacedFault:

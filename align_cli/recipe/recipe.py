@@ -84,6 +84,10 @@ class Recipe(Section):
         """A fault that was found at work with key, line and column, where its place is a key of this recipe."""
         return self._written.located(fault)
 
+    def of_round(self, number: int) -> Recipe:
+        """The recipe as it holds in a round, where keys of `method` follow a schedule."""
+        return self.model_copy(update={"method": self.method.of_round(number)}) if self.method.schedule else self
+
     @property
     def global_batch_size(self) -> int:
         """Pairs in one optimizer step, of all processes together."""

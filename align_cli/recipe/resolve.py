@@ -31,18 +31,24 @@ def with_automatic_values(recipe: Recipe) -> Recipe:
         "evaluate": evaluate.with_automatic_values(recipe.evaluate),
         "data": data.with_automatic_values(recipe.data),
         "reward": reward.with_automatic_values(recipe.reward, recipe.data),
-        "label": label.with_automatic_values(recipe.label, recipe.method),
+        "label": label.with_automatic_values(recipe.label, recipe.method.at_its_most()),
         "method": method.with_automatic_values(recipe.method, recipe.train.replay_rounds),
     }
     return recipe.model_copy(update=sections)
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data in the schema's order, defaults and automatic values included.
+    """The recipe as plain data in the schema's order, defaults, automatic values and schedules included.
 
     Keys of `train` and `reward` that pass through come last, by name.
     """
     tree: dict[str, Any] = with_automatic_values(recipe).model_dump(mode="python")
+    for key, values in recipe.method.schedule.items():
+        *sections, name = key.split(".")
+        section_tree = tree["method"]
+        for section_name in sections:
+            section_tree = section_tree[section_name]
+        section_tree[name] = values
     for name, section in (("train", recipe.train), ("reward", recipe.reward)):
         if section is not None:
             passed = section.training_arguments

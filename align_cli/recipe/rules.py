@@ -23,6 +23,7 @@ from align_cli.recipe.sections import (
     launch,
     lora,
     method,
+    nll,
     optimism,
     policy,
     quantization,
@@ -45,6 +46,7 @@ RULES: tuple[Rule, ...] = (
     *sources.RULES,
     *kl.RULES,
     *optimism.RULES,
+    *nll.RULES,
     *method.RULES,
     *generate.RULES,
     *label.RULES,
@@ -91,7 +93,18 @@ def broken_rules(view: View, *, with_files: bool = True) -> list[RuleFault]:
 
 def warnings_for(recipe: Recipe) -> list[str]:
     """What is allowed but often not meant, one sentence each."""
-    return [warning for check in WARNINGS for warning in check(recipe)]
+    rounds = {len(values) for values in recipe.method.schedule.values()} or {1}
+    recipes = [recipe.of_round(number) for number in range(1, max(rounds) + 1)]
+    found = [warning for each in recipes for check in WARNINGS for warning in check(each)]
+    return list(dict.fromkeys(found)) + _values_in_vain(recipe)
+
+
+def _values_in_vain(recipe: Recipe) -> list[str]:
+    return [
+        f"method.{key} has {len(values)} values for {recipe.rounds} rounds: the last ones are never reached"
+        for key, values in recipe.method.schedule.items()
+        if len(values) > recipe.rounds
+    ]
 
 
 def code_that_runs(recipe: Recipe) -> list[str]:

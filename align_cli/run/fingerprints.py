@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from align_cli import stages
 from align_cli.artifacts.checksums import checksum
 from align_cli.artifacts.records import SCHEMA_VERSION
@@ -57,7 +59,7 @@ class Fingerprints:
     def __init__(self, recipe: Recipe, history: Manifests) -> None:
         self._recipe = recipe
         self._history = history
-        self._tree = resolved(recipe)
+        self._trees: dict[int, dict[str, Any]] = {}
 
     def of(self, step: Step) -> dict[str, Any]:
         """Everything that a step's results depend on.
@@ -69,10 +71,17 @@ class Fingerprints:
         keys = stages.stage_named(step.stage).keys(self._recipe)
         return {
             "schema_version": SCHEMA_VERSION,
-            "recipe": _part(self._tree, keys),
+            "recipe": _part(self._tree_of(step.round), keys),
             "files": self.files(keys),
             "upstream": self._upstream(step),
         }
+
+    def _tree_of(self, round_number: int) -> dict[str, Any]:
+        """The recipe as it holds in a round; the same for all where nothing follows a schedule."""
+        number = round_number if self._recipe.method.schedule else 0
+        if number not in self._trees:
+            self._trees[number] = resolved(self._recipe.of_round(number))
+        return self._trees[number]
 
     def files(self, keys: Collection[str]) -> dict[str, str]:
         """The checksums of the local files that keys below these name, and of the policy's folder, by key."""
@@ -128,7 +137,10 @@ def _is_default(path: KeyPath, value: Any, section: Mapping[str, Any]) -> bool:
     is_labelers = len(path) == 3 and path[0] == "labelers"
     fields = LABELER_KINDS[section["kind"]].section.model_fields if is_labelers else {}
     field = fields.get(str(path[-1])) if is_labelers else field_at(path)
-    return field is not None and not field.is_required() and bool(field.get_default(call_default_factory=True) == value)
+    if field is None or field.is_required():
+        return False
+    default = field.get_default(call_default_factory=True)
+    return bool((default.model_dump() if isinstance(default, BaseModel) else default) == value)
 
 
 def _input_checksum(path: Path) -> str:

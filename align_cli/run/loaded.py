@@ -286,6 +286,7 @@ class Loaded:
             # transformers collects garbage at each `train()`: a quarter of a second, were it to look at libraries too.
             gc.collect()
             gc.freeze()
+        self._trainer.follow(self.recipe.of_round(round_number))
         self._trainer.pairs_per_pass = self._micro_batch(round_number)
         return self._trainer
 

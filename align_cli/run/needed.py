@@ -64,7 +64,8 @@ def _read_on(results: Results, plan: Sequence[Step], steps: Sequence[Step]) -> I
     begins = _newest_kept(results, trained if results.is_kept(referred) else reference)
     passed = range(begins, trained + 1)
     again = [step for step in plan if step.round in passed and not results.is_kept(step.round) and _trains(step)]
-    for number in {*passed, *map(manifests.base, passed), referred}:
+    asked_too = {0} if recipe.method.initial_reference else set[int]()
+    for number in {*passed, *map(manifests.base, passed), referred, *asked_too}:
         yield Artifact(number, CHECKPOINT)
     for step in (*again, *steps):
         yield from stages.stage_named(step.stage).reads(recipe, manifests, step.round)

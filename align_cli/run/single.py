@@ -235,7 +235,9 @@ class _Once:
             known = self._results.folder.begun.num_threads(policy_round)
             with computing_with(self._recipe.num_threads or known or choose_num_threads(self._recipe)):
                 try:
-                    done = self._stage.carry_out(Context(self._recipe, round_number, *surroundings))
+                    done = self._stage.carry_out(
+                        Context(self._recipe.of_round(round_number), round_number, *surroundings)
+                    )
                 finally:
                     self._loaded.release_engine()
         return Made(round_number, pipes.written, done.figures)

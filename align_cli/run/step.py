@@ -120,7 +120,9 @@ class StepRunner:
         folder.ledger.log("start", round=step.round, stage=step.stage)
         begin, peak, told = monotonic(), PeakMemory(), ToldProgress(step, progress, folder.lock.tell)
         self._progress = told
-        context = Context(self.recipe, step.round, artifacts, self.loaded, work, told, self.loaded.note)
+        context = Context(
+            self.recipe.of_round(step.round), step.round, artifacts, self.loaded, work, told, self.loaded.note
+        )
         telling = telling_out_of_memory(str(step), stage.memory_remedy)
         try:
             with told, self._as_settled(step.round), telling, self._telling_how_to_label(step):
@@ -156,7 +158,7 @@ class StepRunner:
         for name, record in self.folder.manifests.of_round(round_number)["stages"].items():
             recipe = self.recipe.model_copy(update={"rounds": record.get("planned_rounds", self.recipe.rounds)})
             with self._as_settled(round_number):
-                stages.stage_named(name).replay(Context(recipe, round_number, *surroundings))
+                stages.stage_named(name).replay(Context(recipe.of_round(round_number), round_number, *surroundings))
 
     def _as_settled(self, round_number: int) -> AbstractContextManager[None]:
         """With as many threads as the run computes a round with."""
@@ -179,4 +181,4 @@ class StepRunner:
         if step.round == 0 or not is_last_of_round(self.recipe, step):
             return []
         figures = self.results.guard_figures(step.round)
-        return findings(self.recipe.guards, figures, self.recipe.method)
+        return findings(self.recipe.guards, figures, self.recipe.method.of_round(step.round))

@@ -52,6 +52,7 @@ def training_pools(
     _check_writers(recipe, preferences)
     _check_others(recipe, preferences)
     _check_labels(recipe, preferences)
+    _check_scores(recipe, preferences)
     return pools
 
 
@@ -203,6 +204,20 @@ def _check_labels(recipe: Recipe, preferences: Sequence[Preference]) -> None:
         )
 
 
+def _check_scores(recipe: Recipe, preferences: Sequence[Preference]) -> None:
+    """REBEL regresses on the difference of two scores."""
+    if recipe.method.loss_types != ["rebel"]:
+        return
+    unscored = [pair for pair in preferences if pair.chosen_score is None or pair.rejected_score is None]
+    if unscored:
+        have = counted(len(unscored), "pair has", "pairs have")
+        raise DataError(
+            f"{have} no scores, on whose difference rebel regresses",
+            where="method.loss_type",
+            hint="label the completions with a labeler that gives scores, or take another loss",
+        )
+
+
 def _check_sources(preferences: Sequence[Preference], known: Sequence[str]) -> None:
     strange = [pair.source for pair in preferences if pair.source not in known]
     if strange:
@@ -266,6 +281,7 @@ def _pool(
                 of_policy=(pair.chosen_by == "policy", pair.rejected_by == "policy"),
                 policy_logps=_policy_logps(pair, recipe),
                 from_reference=_from_reference(pair, recipe, rounds_before) if name == "dpr" else (False, False),
+                targets=_targets(pair, recipe),
             )
         )
     return pairs
@@ -285,6 +301,17 @@ def _policy_logps(pair: Preference, recipe: Recipe) -> tuple[float, float] | Non
         return None
     settings = sampling_settings(recipe.generate)
     return (pair.chosen_logp, pair.rejected_logp) if settings == settings.of_policy() else None
+
+
+def _targets(pair: Preference, recipe: Recipe) -> tuple[float, float] | None:
+    """What a labeler gave the two responses, where the loss regresses on that: none of it may be half known."""
+    both = {
+        "sppo": (pair.chosen_win_rate, pair.rejected_win_rate),
+        "rebel": (pair.chosen_score, pair.rejected_score),
+    }.get(recipe.method.loss_types[0])
+    if both is None or both[0] is None or both[1] is None:
+        return None
+    return both[0], both[1]
 
 
 def _sampled_logp(pair: Preference, with_others: bool) -> float:

@@ -170,6 +170,7 @@ def train_policy(
     keep: Callable[[TrainingState], None] = lambda state: None,
     offline: Sequence[Preference] = (),
     reference: RoundsReference | None = None,
+    initial: Policy | None = None,
 ) -> TrainOutcome:
     """Train one round in place.
 
@@ -182,20 +183,27 @@ def train_policy(
         keep: called every `checkpoints.every_steps` with where training stands.
         offline: the recipe's offline pairs, as they are drawn.
         reference: how the reference is asked; None where it is in memory and nothing is known of what it says.
+        initial: the initial policy, where the loss compares with it too.
 
     Raises:
         DataError: if a source with a share has no pairs, or a step none of those that carry a term.
     """
     sources = recipe.method.sources.in_use()
+    earlier = range(1, start.round + 1) if recipe.method.schedule else ()
     mixture = Mixture(
-        {name: section.mixing for name, section in sources.items()},
+        recipe.method.sources.shares(),
         recipe.global_batch_size,
         recipe.seed,
         per_round=[name for name, section in sources.items() if section.policy_responses],
+        of_rounds={number: recipe.method.of_round(number).sources.shares() for number in earlier},
     )
     pools = training_pools(recipe, preferences, start.round, offline)
     batches = mixture.round_batches(pools, start.round + 1, recipe.train.steps_per_round)
     check_carriers(recipe, batches)
+    if initial is not None:
+        from align_cli.training.known import with_initial_logps
+
+        batches = with_initial_logps(batches, initial, recipe.train.per_device_train_batch_size)
     state = trainer.train_round(batches, start, optimizer_state, keep, recipe.checkpoints.every_steps, reference)
     return TrainOutcome(state, trainer.step_records, usage(batches, list(mixture.shares)))
 
@@ -318,7 +326,8 @@ def _train(
     context.progress.found(done)
     trainer.on_step = context.progress.advance
     offline = context.loaded.inputs.offline_pairs.preferences
-    return train_policy(trainer, context.recipe, pairs, start, optimizer_state, keep, offline, reference)
+    initial = context.loaded.another_policy(0) if context.recipe.method.initial_reference else None
+    return train_policy(trainer, context.recipe, pairs, start, optimizer_state, keep, offline, reference, initial)
 
 
 def _round_pairs(context: Context) -> list[Preference]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from align_cli.data.lazy import Lazy
@@ -43,6 +44,10 @@ class TrainingPair:
         from_reference: whether the reference sampled them, and they carry the optimism term.
         policy_logps: log-probability of the chosen and of the rejected one under the policy that sampled both, in nats;
             None where another wrote one of them, or where they were sampled from another distribution than its own.
+        targets: what a labeler gave the chosen and the rejected one, as losses that regress on it want it: SPPO the win
+            rate of each, REBEL its score; None where it gave none.
+        initial_logps: log-probability of the chosen and of the rejected one under the initial policy, in nats; None
+            where nothing asks for it.
     """
 
     prompt_ids: list[int]
@@ -58,13 +63,15 @@ class TrainingPair:
     of_policy: tuple[bool, bool] = (True, True)
     from_reference: tuple[bool, bool] = (False, False)
     policy_logps: tuple[float, float] | None = None
+    targets: tuple[float, float] | None = None
+    initial_logps: tuple[float, float] | None = None
 
 
 class PromptPool(Lazy[TrainingPair]):
     """A pool of pairs that are each of another prompt, and are made when they are drawn."""
 
 
-def batch_counts(shares: Sequence[float], batch_size: int, num_steps: int) -> list[list[int]]:
+def batch_counts(shares_of_steps: Iterable[Sequence[float]], batch_size: int) -> list[list[int]]:
     """How many pairs of each source every batch holds.
 
     A share of a batch that is no whole number is rounded down or up, in turn: a source whose share gives at least one
@@ -72,9 +79,8 @@ def batch_counts(shares: Sequence[float], batch_size: int, num_steps: int) -> li
     that are owed a pair, those take it that would soonest be owed too much.
 
     Args:
-        shares: at least 0, summing to 1.
+        shares_of_steps: of each batch, at least 0, summing to 1; they may change from one to the next.
         batch_size: pairs in a global batch.
-        num_steps: batches.
 
     Returns:
         One list of counts a batch, in the order of the sources, summing to `batch_size`.
@@ -82,22 +88,28 @@ def batch_counts(shares: Sequence[float], batch_size: int, num_steps: int) -> li
     Source: Tijdeman 1980, The chairman assignment problem, which proves it where a batch has one such pair to give; for
     more, and five sources, a test looks.
     """
-    sources = range(len(shares))
-    # The small numbers forgive rounding: a share of 0.3 of 10 pairs is 3 pairs, in every batch.
-    whole = [int(share * batch_size + _ROUNDING) for share in shares]
-    parts = [share * batch_size - pairs for share, pairs in zip(shares, whole, strict=True)]
-    owing, owed, counts = 1 / max(2 * len(shares) - 2, 1), [0.0] * len(shares), []
+    owed: list[float] = []
+    counts = []
+    for shares in shares_of_steps:
+        # The small numbers forgive rounding: a share of 0.3 of 10 pairs is 3 pairs, in every batch.
+        whole = [int(share * batch_size + _ROUNDING) for share in shares]
+        parts = [share * batch_size - pairs for share, pairs in zip(shares, whole, strict=True)]
+        owed = [debt + part for debt, part in zip(owed or [0.0] * len(shares), parts, strict=True)]
+        taking = _takers(owed, parts)[: batch_size - sum(whole)]
+        counts.append([pairs + (source in taking) for source, pairs in enumerate(whole)])
+        owed = [debt - (source in taking) for source, debt in enumerate(owed)]
+    return counts
+
+
+def _takers(owed: Sequence[float], parts: Sequence[float]) -> list[int]:
+    """The sources, those first that get one more pair where there is one to give."""
+    owing = 1 / max(2 * len(parts) - 2, 1)
 
     def urgency(source: int) -> tuple[bool, bool, float]:
         has_part, is_owed = parts[source] > _ROUNDING, owed[source] > owing - _ROUNDING
         return not has_part, not is_owed, (1 - owing - owed[source]) / max(parts[source], _ROUNDING)
 
-    for _ in range(num_steps):
-        owed = [debt + part for debt, part in zip(owed, parts, strict=True)]
-        taking = sorted(sources, key=urgency)[: batch_size - sum(whole)]
-        counts.append([whole[source] + (source in taking) for source in sources])
-        owed = [debt - (source in taking) for source, debt in zip(sources, owed, strict=True)]
-    return counts
+    return sorted(range(len(parts)), key=urgency)
 
 
 _ROUNDING = 1e-6
@@ -108,15 +120,23 @@ class Mixture:
 
     Args:
         shares: share of each source by name, in a fixed order; sums to 1.
+        of_rounds: the shares of rounds, by round, where they are others than these; each has the same sources.
         batch_size: pairs in a global batch.
         seed: the run's seed.
         per_round: the sources whose pools are a round's own; the others' are walked through across rounds.
     """
 
     def __init__(
-        self, shares: Mapping[str, float], batch_size: int, seed: int, *, per_round: Sequence[str] = ()
+        self,
+        shares: Mapping[str, float],
+        batch_size: int,
+        seed: int,
+        *,
+        per_round: Sequence[str] = (),
+        of_rounds: Mapping[int, Mapping[str, float]] = MappingProxyType({}),
     ) -> None:
         self.shares = dict(shares)
+        self.of_rounds = of_rounds
         self.batch_size = batch_size
         self.seed = seed
         self.per_round = frozenset(per_round)
@@ -139,7 +159,11 @@ class Mixture:
             `steps_per_round` lists of `batch_size` pairs.
         """
         steps_before = (round_number - 1) * steps_per_round
-        counts = batch_counts(list(self.shares.values()), self.batch_size, steps_before + steps_per_round)
+        shares_of_rounds = [
+            list(self.of_rounds.get(number + 1, self.shares).values()) for number in range(round_number)
+        ]
+        shares_of_steps = (shares for shares in shares_of_rounds for _ in range(steps_per_round))
+        counts = batch_counts(shares_of_steps, self.batch_size)
         batches: list[list[TrainingPair]] = [[] for _ in range(steps_per_round)]
         for source, name in enumerate(self.shares):
             is_fresh = name in self.per_round
@@ -201,8 +225,8 @@ class PairCollator:
         Returns:
             `input_ids`, `attention_mask`, `completion_mask` (2B + M, T); of each sequence (2B + M,) `pair_of`, the pair
             that it belongs to, `of_policy` and `response_id`; of each pair (B,) `label`, `sampled_logp`, `source`,
-            `pair_id`, `prompt_id`, (B, 2) `from_reference`, `policy_logps`, NaN where they are not known, and (B, K)
-            `response_ids`, filled up with −1.
+            `pair_id`, `prompt_id`, (B, 2) `from_reference`, `policy_logps`, `targets` and `initial_logps`, NaN where
+            they are not known, and (B, K) `response_ids`, filled up with −1.
         """
         import torch
 
@@ -228,7 +252,10 @@ class PairCollator:
             "pair_id": [pair.pair_id for pair in pairs],
             "prompt_id": [pair.prompt_id for pair in pairs],
             "from_reference": [pair.from_reference for pair in pairs],
-            "policy_logps": torch.tensor([pair.policy_logps or (math.nan, math.nan) for pair in pairs]),
+            **{
+                name: torch.tensor([getattr(pair, name) or (math.nan, math.nan) for pair in pairs])
+                for name in ("policy_logps", "targets", "initial_logps")
+            },
             "response_ids": [[*numbers, *[-1] * (width - len(numbers))] for numbers in responses],
         }
         return {name: torch.as_tensor(column) for name, column in columns.items()}

@@ -12,13 +12,15 @@ Shapes: B pairs, S sequences of a collated batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 
 from align_cli.artifacts.checksums import response_digest
 from align_cli.artifacts.journal import Journal
+from align_cli.models.load import Policy
+from align_cli.models.scoring import pair_logps
 from align_cli.training.batches import TrainingPair
 from align_cli.training.objective import Objective
 
@@ -142,6 +144,25 @@ class ReferenceLogps:
                 unknown.append(pair)
                 known.update(new)
         return unknown
+
+
+def with_initial_logps(
+    batches: Sequence[Sequence[TrainingPair]], initial: Policy, pairs_per_pass: int
+) -> list[list[TrainingPair]]:
+    """A round's batches, whose pairs know what the initial policy says of their two responses.
+
+    It is asked about each pair once, in the order in which they are first used: what it says does not depend on the
+    step at which a process that was interrupted goes on.
+
+    Args:
+        batches: of the round.
+        initial: the initial policy, beside policy and reference.
+        pairs_per_pass: in a forward pass of it.
+    """
+    pairs = list({_key(pair): pair for batch in batches for pair in batch}.values())
+    passes = (pairs[start : start + pairs_per_pass] for start in range(0, len(pairs), pairs_per_pass))
+    logps = dict(zip(map(_key, pairs), (both for part in passes for both in pair_logps(initial, part)), strict=True))
+    return [[replace(pair, initial_logps=logps[_key(pair)]) for pair in batch] for batch in batches]
 
 
 def keys_of(batch: Mapping[str, torch.Tensor]) -> list[Key]:

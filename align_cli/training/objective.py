@@ -24,6 +24,7 @@ from align_cli.methods.bilevel import (
     response_term,
 )
 from align_cli.methods.kl import sequence_kl
+from align_cli.methods.likelihood import nll_term
 from align_cli.methods.optimism import optimism_term
 from align_cli.methods.preference import (
     REFERENCE_FREE,
@@ -31,6 +32,8 @@ from align_cli.methods.preference import (
     preference_loss,
     preference_margin,
 )
+from align_cli.methods.reference import mixed_reference_logps
+from align_cli.methods.regression import rebel_loss, sppo_loss
 from align_cli.models.scoring import (
     ReferenceScores,
     ResponseScores,
@@ -40,6 +43,9 @@ from align_cli.models.scoring import (
 )
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.sources import coefficient_of
+
+REGRESSIONS = ("sppo", "rebel")
+"""The losses that look at what a labeler gave each response, and not at who won alone."""
 
 Inputs = dict[str, torch.Tensor]
 """A collated micro-batch, as `batches.PairCollator` makes it."""
@@ -72,7 +78,7 @@ class Objective:
 
     Args:
         sources: in the order of the mixture.
-        loss_type: `sigmoid`, `ipo`, `hinge` or `simpo`.
+        loss_type: `sigmoid`, `ipo`, `hinge`, `simpo`, `sppo`, `rebel` or `inpo`.
         beta: above 0.
         gamma: SimPO's target margin.
         kl_coefficient: weight, in every step, of the mean KL over the batch's pairs that carry it; 0 leaves it out.
@@ -80,6 +86,8 @@ class Objective:
         kl_gradient: `pathwise` or `full`.
         optimism_coefficient: weight, in every step, of the mean optimism over the batch's pairs that carry it; 0 leaves
             it out.
+        nll_coefficient: weight of the winner's negative log-likelihood per token; 0 leaves it out.
+        initial_reference: weight of the initial policy in a geometric mixture with the reference.
         importance_weight_cap: largest weight of a pair whose responses come from the policy; None weighs none.
         plain: whether the models read each sequence alone and make all logits: slower, and the same to rounding.
     """
@@ -92,6 +100,8 @@ class Objective:
     kl_on_all: bool = False
     kl_gradient: str = "full"
     optimism_coefficient: float = 0.0
+    nll_coefficient: float = 0.0
+    initial_reference: float = 0.0
     importance_weight_cap: float | None = None
     plain: bool = False
 
@@ -125,6 +135,7 @@ class PairLosses(NamedTuple):
         labels_B: q, the policy's own where the source says so.
         margins_B: h.
         preference_logits_B: β(s1 − s2), s summed over tokens.
+        nll_B: the winner's negative log-likelihood per token.
         logps_S: log πθ of every response.
         of_policy_S: whether the policy sampled it.
         kl_B: mean KL to the reference over those of the pair's two responses that carry it; 0 where none does.
@@ -137,6 +148,7 @@ class PairLosses(NamedTuple):
     labels_B: torch.Tensor
     margins_B: torch.Tensor
     preference_logits_B: torch.Tensor
+    nll_B: torch.Tensor
     logps_S: torch.Tensor
     of_policy_S: torch.Tensor
     kl_B: torch.Tensor
@@ -268,7 +280,7 @@ def sampled_losses(objective: Objective, inputs: Inputs) -> torch.Tensor:
         (B,).
     """
     logps_2B = inputs["policy_logps"].T.flatten()
-    return _compared(objective, inputs, logps_2B, _ratios(inputs, logps_2B)).losses_B
+    return _compared(objective, inputs, logps_2B, _ratios(objective, inputs, logps_2B)).losses_B
 
 
 def pair_losses(
@@ -288,7 +300,7 @@ def pair_losses(
     scores = _scores(objective, model, reference, inputs, carry.kl_B2)
     logps_S = scores.logps_BC.sum(-1)
     logps_2B = logps_S[: 2 * len(inputs["label"])]
-    ratios_2B = _ratios(inputs, logps_2B)
+    ratios_2B = _ratios(objective, inputs, logps_2B)
     chosen_B, rejected_B = ratios_2B.chunk(2)
     return PairLosses(
         *_compared(objective, inputs, logps_2B, ratios_2B),
@@ -308,6 +320,7 @@ class _Compared(NamedTuple):
     labels_B: torch.Tensor
     margins_B: torch.Tensor
     preference_logits_B: torch.Tensor
+    nll_B: torch.Tensor
 
 
 def _compared(objective: Objective, inputs: Inputs, logps_2B: torch.Tensor, ratios_2B: torch.Tensor) -> _Compared:
@@ -318,22 +331,47 @@ def _compared(objective: Objective, inputs: Inputs, logps_2B: torch.Tensor, rati
     logits_B = objective.beta * (margins_B if is_free else chosen_B - rejected_B)
     own_labels_B = flags(objective, inputs, "policy_labels")
     labels_B = torch.where(own_labels_B, policy_labels(logits_B), inputs["label"])
-    forward_B, backward_B = objective.losses(margins_B), objective.losses(-margins_B)
+    if objective.loss_type in REGRESSIONS:
+        forward_B = backward_B = _regression(objective, inputs, chosen_B, rejected_B, labels_B)
+    else:
+        forward_B, backward_B = objective.losses(margins_B), objective.losses(-margins_B)
     losses_B = expected_preference_loss(forward_B, backward_B, labels_B)
-    return _Compared(losses_B, forward_B, backward_B, labels_B, margins_B, logits_B)
+    logps_B, other_logps_B = logps_2B.chunk(2)
+    nll_B = nll_term(logps_B, other_logps_B, lengths_B, other_lengths_B, labels_B)
+    return _Compared(losses_B, forward_B, backward_B, labels_B, margins_B, logits_B, nll_B)
 
 
-def _ratios(inputs: Inputs, logps_2B: torch.Tensor) -> torch.Tensor:
+def _regression(
+    objective: Objective, inputs: Inputs, chosen_B: torch.Tensor, rejected_B: torch.Tensor, labels_B: torch.Tensor
+) -> torch.Tensor:
+    """(B,) how far log-ratios are from what a labeler gave; it has no direction, as a loss of who won has."""
+    target_B, other_target_B = inputs["targets"].T
+    if objective.loss_type == "rebel":
+        return rebel_loss(chosen_B - rejected_B, target_B - other_target_B, objective.beta)
+    # Where no win rates are known, as of a dataset's pairs, the label says how often either wins against the other.
+    win_rate_B = torch.where(target_B.isnan(), labels_B, target_B)
+    other_win_rate_B = torch.where(other_target_B.isnan(), 1 - labels_B, other_target_B)
+    return sppo_loss(chosen_B, rejected_B, win_rate_B, other_win_rate_B, objective.beta)
+
+
+def _ratios(objective: Objective, inputs: Inputs, logps_2B: torch.Tensor) -> torch.Tensor:
     """s of a pair's two responses; log πθ where there is no reference."""
-    return logps_2B - inputs["reference_logps"][: len(logps_2B)] if "reference_logps" in inputs else logps_2B
+    if "reference_logps" not in inputs:
+        return logps_2B
+    reference_2B = inputs["reference_logps"][: len(logps_2B)]
+    if objective.initial_reference:
+        initial_2B = inputs["initial_logps"].T.flatten()
+        reference_2B = mixed_reference_logps(initial_2B, reference_2B, objective.initial_reference)
+    return logps_2B - reference_2B
 
 
 def pair_values(
     objective: Objective, pairs: PairLosses, inputs: Inputs, batch: GlobalLosses, figures: Figures
 ) -> torch.Tensor:
-    """sg[W] · {ℓ̄ + c · (bilevel terms) + a · KL} + b · optimism: what is averaged over the global batch.
+    """sg[W] · {ℓ̄ + c · (bilevel terms) + α · NLL + a · KL} + b · optimism: what is averaged over the global batch.
 
-    a and b are the coefficients times the `pairs_per_carrier` of the step.
+    α is the coefficient of the winner's likelihood, which all pairs have; a and b are the coefficients times the
+    `pairs_per_carrier` of the step.
 
     Optimism is an expectation over the reference, and its responses are draws from it: weights would undo it.
 
@@ -365,11 +403,15 @@ def pair_values(
             term_B = label_term(pairs.forward_B, pairs.backward_B, pairs.labels_B, pairs.preference_logits_B)
             figures.add(f"{source.name}/label_term", term_B[rows_B].abs())
             terms_B = terms_B + source.gradient_coefficient * term_B
+        if objective.nll_coefficient:
+            figures.add(f"{source.name}/nll", pairs.nll_B[rows_B])
         if objective.kl_coefficient:
             figures.add(f"{source.name}/kl", pairs.kl_B[rows_B & carry.kl_B2.any(1)])
         if objective.optimism_coefficient:
             figures.add(f"{source.name}/optimism_term", pairs.optimism_B[rows_B & carry.optimism_B2.any(1)])
         values_B = values_B + torch.where(rows_B, terms_B, 0.0)
+    if objective.nll_coefficient:
+        values_B = values_B + objective.nll_coefficient * pairs.nll_B
     if objective.kl_coefficient:
         values_B = values_B + objective.kl_coefficient * (inputs["global_pairs_per_kl"] * pairs.kl_B)
     values_B = _weights(objective, pairs, inputs, figures) * values_B
@@ -481,6 +523,8 @@ def recipe_objective(recipe: Recipe) -> Objective:
         kl_on_all=method.kl.on == "all",
         kl_gradient=method.kl.gradient,
         optimism_coefficient=method.optimism.coefficient,
+        nll_coefficient=method.nll.coefficient,
+        initial_reference=method.initial_reference,
         importance_weight_cap=method.importance_weight_cap,
         plain=recipe.train.kernel == "plain",
     )

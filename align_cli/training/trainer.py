@@ -148,6 +148,11 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self._training_forwards = [model.forward for model in self._models]
         self._put_forwards(self._plain_forwards)
 
+    def follow(self, recipe: Recipe) -> None:
+        """Train by what a recipe says of the round that comes."""
+        if self.objective is not None:
+            self.objective = recipe_objective(recipe)
+
     def train_round(
         self,
         batches: list[list[TrainingPair]],

@@ -9,12 +9,13 @@ need not be there, but one that is finds chosen and rejected responses equally l
 | sigmoid, sigmoid_norm, robust, aot, aot_unpaired, whatever the f-divergence | ln 2 |
 | nca_pair, bco_pair | 2 ln 2 |
 | hinge, apo_zero, apo_down | 1 |
-| ipo | 1/(2β)² |
+| ipo, inpo | 1/(2β)² |
 | sppo_hard | 2 · 1/(2β)² |
 | simpo | −log σ(−γ) = γ + log(1 + e^−γ) |
 | exo_pair | −ln 2 − ½ log(ε(1 − ε)) |
 | discopop | ½ (ln 2 + 1) |
-| sft | depends on the policy |
+| sft, and any loss with the winner's likelihood beside it | depends on the policy |
+| sppo, rebel | depends on what the labeler gave |
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LN_2 = math.log(2)
 
 def loss_at_zero_margin(method: MethodSection) -> float | None:
     """The loss at a margin of 0, the weighted sum of a list of losses; None where it depends on the policy."""
-    if method.use_weighting:
+    if method.use_weighting or method.nll.coefficient:
         return None
     weights = method.loss_weights or [1.0] * len(method.loss_types)
     values = [_value(method, loss_type) for loss_type in method.loss_types]
@@ -45,7 +46,7 @@ def _value(method: MethodSection, loss_type: str) -> float | None:
         **dict.fromkeys(("sigmoid", "sigmoid_norm", "robust", "aot", "aot_unpaired"), LN_2),
         **dict.fromkeys(("nca_pair", "bco_pair"), 2 * LN_2),
         **dict.fromkeys(("hinge", "apo_zero", "apo_down"), 1.0),
-        "ipo": squared,
+        **dict.fromkeys(("ipo", "inpo"), squared),
         "sppo_hard": 2 * squared,
         "simpo": method.simpo_gamma + math.log1p(math.exp(-method.simpo_gamma)),
         "discopop": (LN_2 + 1) / 2,

@@ -16,7 +16,7 @@ from align_cli.methods.preference import (
     preference_margin,
 )
 
-LOSS_TYPES = ["sigmoid", "ipo", "hinge", "simpo"]
+LOSS_TYPES = ["sigmoid", "ipo", "inpo", "hinge", "simpo"]
 finite = st.floats(-30, 30, allow_nan=False)
 
 
@@ -33,6 +33,7 @@ def of(*values: float) -> torch.Tensor:
         ("ipo", 0.1, 0.0, 25.0),
         ("ipo", 0.5, 3.0, 4.0),
         ("ipo", 0.1, 5.0, 0.0),
+        ("inpo", 0.25, 3.0, 1.0),
         ("hinge", 0.1, 0.0, 1.0),
         ("hinge", 0.1, 10.0, 0.0),
         ("hinge", 0.1, 25.0, 0.0),
@@ -66,6 +67,7 @@ def test_ipo_and_simpo_divide_each_score_by_its_own_length() -> None:
     assert preference_margin(*scores, *lengths, "ipo").item() == 6 / 3 + 4 / 2
     assert preference_margin(*scores, *lengths, "simpo").item() == 6 / 3 + 4 / 2
     assert preference_margin(*scores, *lengths, "sigmoid").item() == 10
+    assert preference_margin(*scores, *lengths, "inpo").item() == 10
     assert preference_margin(*scores, *lengths, "hinge").item() == 10
 
 

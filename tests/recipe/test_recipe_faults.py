@@ -16,8 +16,8 @@ KINDS = ", ".join(LABELER_KINDS)
 
 HERE = Path(__file__).parent
 LOSSES = (
-    "sigmoid, ipo, hinge, simpo, exo_pair, nca_pair, robust, bco_pair, sppo_hard, aot, aot_unpaired, apo_zero, "
-    "apo_down, discopop, sft, sigmoid_norm, dpo, slic"
+    "sigmoid, ipo, hinge, simpo, sppo, rebel, inpo, exo_pair, nca_pair, robust, bco_pair, sppo_hard, aot, "
+    "aot_unpaired, apo_zero, apo_down, discopop, sft, sigmoid_norm, dpo, slic"
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from align_cli.errors import Fault, RecipeError
-from align_cli.recipe import Recipe, load_recipe, resolved
+from align_cli.recipe import Recipe, load_recipe, resolved, warnings_for
 from align_cli.recipe.presets import preset_names
 
 FaultsOf = Callable[..., list[Fault]]
@@ -29,10 +29,16 @@ train: {{steps_per_round: 2}}
 """
 
 
+NEEDS_A_LABELER = (
+    "iterative-dpo", "online-dpo", "sail-dpr", "sail-mix", "selm", "xpo", "semi-online-dpo", "iterative-rpo", "sppo",
+    "dno", "online-simpo", "rebel", "inpo",
+)  # fmt: skip
+
+
 def load(folder: Path, preset: str, *overrides: str) -> Recipe:
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(preset=preset), encoding="utf-8")
-    names_labeler = preset in ("iterative-dpo", "online-dpo", "sail-dpr", "sail-mix", "selm", "xpo")
+    names_labeler = preset in NEEDS_A_LABELER
     labeler = ["method.sources.dpr.labeler=reward"] if names_labeler else []
     return load_recipe(path, [*labeler, *overrides])
 
@@ -63,6 +69,15 @@ def test_every_preset_loads_and_says_its_paper(preset: str, tmp_path: Path) -> N
         ("sail-dpr", {"offline": (0.7, None), "dpr": (0.3, 0.3)}),
         ("sail-mix", {"offline": (0.4, None), "ddp": (0.2, 0.2), "dpp": (0.2, 0.2), "dpr": (0.2, 0.3)}),
         ("sail-revkl", {"offline": (0.7, None), "dpp": (0.3, 0.2)}),
+        ("semi-online-dpo", {"dpr": (1.0, 0.0)}),
+        ("iterative-rpo", {"dpr": (1.0, 0.0)}),
+        ("sppo", {"dpr": (1.0, 0.0)}),
+        ("dno", {"dpr": (1.0, 0.0)}),
+        ("hypo", {"offline": (0.5, None), "dpp": (0.5, 0.0)}),
+        ("online-simpo", {"dpr": (1.0, 0.0)}),
+        ("wpo", {"offline": (1.0, None)}),
+        ("rebel", {"dpr": (1.0, 0.0)}),
+        ("inpo", {"dpr": (1.0, 0.0)}),
     ],
 )
 def test_a_preset_is_the_mixture_of_its_method(
@@ -170,6 +185,31 @@ def test_a_preset_expands_to_its_methods_settings(preset: str, keys: dict[str, o
     tree = resolved(load(tmp_path, preset))
     found = {key: value_at(tree, key) for key in keys}
     assert found == keys
+
+
+@pytest.mark.parametrize(
+    ("preset", "keys"),
+    [
+        ("semi-online-dpo", {"policy.reference": "initial", "train.schedule": "run", "train.steps_per_round": 2}),
+        ("iterative-rpo", {"policy.reference": "previous", "method.nll.coefficient": 1.0, "label.labels": "hard"}),
+        ("sppo", {"policy.reference": "previous", "method.beta": 0.001, "label.labels": "win_rate"}),
+        ("dno", {"policy.reference": "previous", "label.pairs": "all", "label.labels": "win_rate"}),
+        ("hypo", {"policy.reference": "initial", "method.kl.gradient": "full", "method.kl.on": "policy"}),
+        ("online-simpo", {"method.loss_type": "simpo", "generate.num_generations": 5}),
+        ("wpo", {"method.use_weighting": True, "method.beta": 0.01}),
+        ("rebel", {"policy.reference": "previous", "method.loss_type": "rebel", "label.ties": "keep"}),
+        ("inpo", {"policy.reference": "previous", "method.loss_type": "inpo", "method.initial_reference": 1 / 3}),
+    ],
+)
+def test_what_a_contender_stands_on(preset: str, keys: dict[str, object], tmp_path: Path) -> None:
+    tree = resolved(load(tmp_path, preset))
+    assert {key: value_at(tree, key) for key in keys} == keys
+
+
+def test_hypos_own_labels_are_no_mistake(tmp_path: Path) -> None:
+    """They are there for the KL alone, which is what the warning says of other recipes."""
+    assert not [one for one in warnings_for(load(tmp_path, "hypo")) if "dpp" in one]
+    assert [one for one in warnings_for(load(tmp_path, "sail-dpp", "method.sources.dpp.gradient=0")) if "dpp" in one]
 
 
 def value_at(tree: dict[str, Any], key: str) -> object:

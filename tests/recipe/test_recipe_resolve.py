@@ -282,7 +282,7 @@ def test_every_key_is_documented():
     assert (beta.type, beta.range, beta.default) == ("a number", "above 0", "0.1")
     assert by_path["train.steps_per_round"].default == "required"
     loss = by_path["method.loss_type"]
-    assert loss.type.startswith("one of sigmoid, ipo, hinge, simpo, exo_pair, ")
+    assert loss.type.startswith("one of sigmoid, ipo, hinge, simpo, sppo, rebel, inpo, exo_pair, ")
     assert loss.type.endswith(", sigmoid_norm, or a list of them")
     assert (by_path["method.ld_alpha"].range, by_path["method.loss_weights"].type) == (
         "at least 0 and at most 1",

@@ -101,7 +101,8 @@ def as_an_earlier_align_wrote_it(folder: Path, *keys: str) -> None:
 def test_a_key_that_an_earlier_align_had_not_is_a_change_only_where_it_is_set(
     finished_copy: Path, align: Align, override: str, change: str
 ) -> None:
-    as_an_earlier_align_wrote_it(finished_copy / "run", "evaluate.scorers", "evaluate.temperature")
+    new_keys = ("evaluate.scorers", "evaluate.temperature", "method.nll", "method.initial_reference")
+    as_an_earlier_align_wrote_it(finished_copy / "run", *new_keys)
     assert align("train", "recipe.yaml", cwd=finished_copy).code == 0
     refused = align("train", "recipe.yaml", override, cwd=finished_copy)
     assert_refused(refused)

@@ -43,7 +43,7 @@ def ids(batches: list[list[TrainingPair]], source: int) -> list[int]:
 def test_no_batch_and_no_running_total_is_a_whole_pair_off(weights: list[int], batch_size: int, num_steps: int) -> None:
     shares = [weight / sum(weights) for weight in weights]
     totals = [0] * len(shares)
-    for step, counts in enumerate(batch_counts(shares, batch_size, num_steps), start=1):
+    for step, counts in enumerate(batch_counts([shares] * num_steps, batch_size), start=1):
         assert sum(counts) == batch_size
         for share, count in zip(shares, counts, strict=True):
             assert math.floor(share * batch_size + 1e-6) <= count <= math.ceil(share * batch_size - 1e-6)
@@ -54,33 +54,63 @@ def test_no_batch_and_no_running_total_is_a_whole_pair_off(weights: list[int], b
 
 def test_a_share_of_more_than_a_pair_has_one_in_every_batch() -> None:
     """Where the largest remainder took what was left, the last of these had none in the tenth batch."""
-    counts = batch_counts([8 / 22, 13 / 22, 1 / 22], 23, 44)
+    counts = batch_counts([[8 / 22, 13 / 22, 1 / 22]] * 44, 23)
     assert min(batch[2] for batch in counts) == 1
     assert [sum(batch[source] for batch in counts) for source in range(3)] == [8 * 46, 13 * 46, 46]
 
 
 def test_shares_of_almost_nothing_make_no_batch_larger() -> None:
     """Where the largest remainder took what was left, some of these batches of one held two."""
-    counts = batch_counts([weight / 66 for weight in (1, 1, 4, 30, 30)], 1, 132)
+    counts = batch_counts([[weight / 66 for weight in (1, 1, 4, 30, 30)]] * 132, 1)
     assert all(sum(batch) == 1 for batch in counts)
     assert [sum(batch[source] for batch in counts) for source in range(5)] == [2, 2, 8, 60, 60]
 
 
 def test_shares_that_give_whole_numbers_are_the_same_in_every_batch() -> None:
-    assert batch_counts([0.7, 0.3], 10, 50) == [[7, 3]] * 50
+    assert batch_counts([[0.7, 0.3]] * 50, 10) == [[7, 3]] * 50
 
 
 def test_a_share_below_one_pair_is_carried_over() -> None:
-    assert batch_counts([0.75, 0.25], 2, 4) == [[2, 0], [1, 1], [2, 0], [1, 1]] or batch_counts([0.75, 0.25], 2, 4) == [
-        [1, 1],
-        [2, 0],
-        [1, 1],
-        [2, 0],
-    ]
+    counts = batch_counts([[0.75, 0.25]] * 4, 2)
+    assert counts in ([[2, 0], [1, 1], [2, 0], [1, 1]], [[1, 1], [2, 0], [1, 1], [2, 0]])
+
+
+@given(
+    rounds=st.lists(st.lists(st.integers(1, 100), min_size=3, max_size=3), min_size=1, max_size=6),
+    batch_size=st.integers(1, 64),
+    steps_per_round=st.integers(1, 12),
+)
+def test_shares_that_change_with_the_rounds_are_kept_in_every_batch_and_in_sum(
+    rounds: list[list[int]], batch_size: int, steps_per_round: int
+) -> None:
+    """Of three sources; what a round owes at its end, the next one gives."""
+    shares_of_steps = [[one / sum(weights) for one in weights] for weights in rounds for _ in range(steps_per_round)]
+    totals, due = [0] * 3, [0.0] * 3
+    for shares, counts in zip(shares_of_steps, batch_counts(shares_of_steps, batch_size), strict=True):
+        assert sum(counts) == batch_size
+        for share, count in zip(shares, counts, strict=True):
+            assert math.floor(share * batch_size + 1e-6) <= count <= math.ceil(share * batch_size - 1e-6)
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        due = [sum_ + share * batch_size for sum_, share in zip(due, shares, strict=True)]
+        assert max(abs(total - sum_) for total, sum_ in zip(totals, due, strict=True)) < 1.5
+
+
+def test_a_walk_through_offline_pairs_goes_on_where_shares_change() -> None:
+    """Round 3 begins behind what rounds 1 and 2 used, each by its own share."""
+    of_rounds = {1: {"offline": 0.75, "dpr": 0.25}, 2: {"offline": 0.25, "dpr": 0.75}}
+    pools = {"offline": pool(0, 32), "dpr": pool(1, 4)}
+    seen: list[int] = []
+    for number in (1, 2, 3):
+        shares = of_rounds.get(number, {"offline": 0.5, "dpr": 0.5})
+        mixture = Mixture(shares, 4, seed=0, per_round=["dpr"], of_rounds=of_rounds)
+        batches = mixture.round_batches(pools, number, 4)
+        assert [[pair.source for pair in batch].count(0) for batch in batches] == [4 * shares["offline"]] * 4
+        seen += ids(batches, 0)
+    assert len(seen) == len(set(seen)) == 12 + 4 + 8
 
 
 def test_a_source_without_a_share_gets_nothing() -> None:
-    assert batch_counts([1.0, 0.0], 4, 3) == [[4, 0]] * 3
+    assert batch_counts([[1.0, 0.0]] * 3, 4) == [[4, 0]] * 3
 
 
 def test_offline_pairs_are_all_seen_before_one_repeats_also_across_rounds() -> None:

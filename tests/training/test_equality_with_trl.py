@@ -33,7 +33,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 
 from align_cli.recipe import Recipe
-from align_cli.recipe.sections.losses import LOSS_TYPE_ALIASES, OWN_LOSSES, LossType
+from align_cli.recipe.sections.losses import ALIGNS_ALONE, LOSS_TYPE_ALIASES, OWN_LOSSES, LossType
 from align_cli.recipe.sections.method import MethodSection
 from align_cli.training.batches import TrainingPair
 from align_cli.training.objective import Objective, SourceTerms
@@ -193,7 +193,7 @@ def test_weights_after_several_steps_are_trls(
 
 def test_every_loss_of_trl_is_compared() -> None:
     served = set(LossType.__origin__.__args__)  # type: ignore[attr-defined]
-    compared = {loss for options in as_lists(TRL_OWN) for loss in options["loss_type"]} | {*OWN, "simpo"}
+    compared = {loss for options in as_lists(TRL_OWN) for loss in options["loss_type"]} | {*OWN, *ALIGNS_ALONE}
     assert compared == served
     assert set(LOSS_TYPE_ALIASES.values()) <= served and set(OWN_LOSSES) <= served
     used = {key for options in TRL_OWN for key in options}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from small_training import Gradients, Models, collated, load_models, loss_and_gr
 from torch.nn.functional import logsigmoid
 
 from align_cli.artifacts.records import Preference
+from align_cli.models.load import Policy
 from align_cli.recipe import Recipe, load_recipe
 from align_cli.recipe.presets import FOLDER, preset_names
 from align_cli.stages.train import train_policy
@@ -55,6 +56,8 @@ class Pair:
         chosen_T: log πθ of every token of the chosen response, with gradient; likewise `rejected_T`.
         reference_chosen: log π_ref of the whole response, likewise `reference_rejected`.
         token_kls: of both responses KL(πθ ‖ π_ref) at every position, with gradient.
+        collisions: of both log Σ_v πθ(v)² at every position.
+        initial: log π_init of both, where the preset asks for it.
     """
 
     source: str
@@ -64,6 +67,8 @@ class Pair:
     reference_chosen: float
     reference_rejected: float
     token_kls: tuple[torch.Tensor, torch.Tensor]
+    collisions: tuple[list[float], list[float]]
+    initial: tuple[float, float]
 
     @property
     def chosen(self) -> float:
@@ -123,6 +128,25 @@ def offline_pairs(rng: random.Random) -> list[Preference]:
 
 def reward_pairs(rng: random.Random) -> list[Preference]:
     return [written(rng, number, "dpr", "policy", "policy") for number in range(BATCH)]
+
+
+def rated_pairs(rng: random.Random) -> list[Preference]:
+    """With a win rate of each response, and the label that is made of both."""
+    rated = []
+    for number in range(BATCH):
+        worse, better = sorted(rng.uniform(0, 1) for _ in range(2))
+        rates = {"chosen_win_rate": better, "rejected_win_rate": worse, "label": 1 / (1 + math.exp(worse - better))}
+        rated.append(written(rng, number, "dpr", "policy", "policy", **rates))
+    return rated
+
+
+def scored_pairs(rng: random.Random) -> list[Preference]:
+    """With scores, and one tie."""
+    scores = [(float(number), -rng.random() if number else 0.0) for number in range(BATCH)]
+    return [
+        written(rng, number, "dpr", "policy", "policy", chosen_score=better, rejected_score=worse)
+        for number, (better, worse) in enumerate(scores)
+    ]
 
 
 def own_pairs(rng: random.Random) -> list[Preference]:
@@ -240,6 +264,99 @@ def xpo(pairs: list[Pair]) -> float:
     return mean(paper) - mean(constant)
 
 
+def iterative_rpo(pairs: list[Pair]) -> float:
+    """Eq. 1, arXiv:2404.19733: DPO − α log πθ(y_w)/|y_w|, α 1, β 0.1."""
+    return mean([dpo_of(pair, 0.1) - pair.chosen / pair.lengths[0] for pair in pairs])
+
+
+def iterative_rpo_with_gradient(pairs: list[Pair]) -> torch.Tensor:
+    values = [-logsigmoid(0.1 * pair.margin_with_gradient) - pair.chosen_T.mean() for pair in pairs]
+    return torch.stack(values).mean()
+
+
+def sppo_of(chosen_ratio: Any, rejected_ratio: Any, pair: Pair) -> Any:
+    """(s_w − η(P̂_w − ½))² + (s_l − η(P̂_l − ½))², η 1000."""
+    targets = [1000 * (rate - 0.5) for rate in (pair.preference.chosen_win_rate, pair.preference.rejected_win_rate)]
+    return (chosen_ratio - targets[0]) ** 2 + (rejected_ratio - targets[1]) ** 2
+
+
+def sppo(pairs: list[Pair]) -> float:
+    """Eq. 4.7, arXiv:2405.00675, summed over a pair's responses."""
+    return mean([sppo_of(pair.chosen_ratio, pair.rejected_ratio, pair) for pair in pairs])
+
+
+def sppo_with_gradient(pairs: list[Pair]) -> torch.Tensor:
+    values = [
+        sppo_of(pair.chosen_T.sum() - pair.reference_chosen, pair.rejected_T.sum() - pair.reference_rejected, pair)
+        for pair in pairs
+    ]
+    return torch.stack(values).mean()
+
+
+def dno(pairs: list[Pair]) -> float:
+    """Algorithm 1, arXiv:2404.03715, η 0.1: −σ(r_w − r_l) log σ(ηh) − σ(r_l − r_w) log σ(−ηh), r the win rates."""
+    values = []
+    for pair in pairs:
+        gap = pair.preference.chosen_win_rate - pair.preference.rejected_win_rate
+        q, logit = 1 / (1 + math.exp(-gap)), 0.1 * (pair.chosen_ratio - pair.rejected_ratio)
+        values.append(-q * log_sigmoid(logit) - (1 - q) * log_sigmoid(-logit))
+    return mean(values)
+
+
+def hypo(pairs: list[Pair]) -> float:
+    """The entropy of the policy's own labels is there too; its gradient is 0."""
+    kls = [math.fsum(kl.tolist()) for pair in pairs if pair.source == "dpp" for kl in pair.token_kls]
+    return sail({})(pairs) + 0.02 * mean(kls)
+
+
+def hypo_with_gradient(pairs: list[Pair]) -> torch.Tensor:
+    """Algorithm 1, arXiv:2406.01462: E_off[DPO] + λ KL(πθ ‖ π_ref), halved, λ 0.04; no term of dpp but the KL."""
+    offline = [-logsigmoid(0.1 * pair.margin_with_gradient) for pair in pairs if pair.source == "offline"]
+    return (torch.stack(offline).mean() + 0.04 * sequence_kl_with_gradient(pairs)) / 2
+
+
+def wpo_weight(pair: Pair) -> float:
+    """w(x, y_w) w(x, y_l), log w the mean over tokens of log π(y_t) − log Σ_v π(v)², arXiv:2406.11827."""
+    chosen = mean([logp - other for logp, other in zip(pair.chosen_T.tolist(), pair.collisions[0], strict=True)])
+    rejected = mean([logp - other for logp, other in zip(pair.rejected_T.tolist(), pair.collisions[1], strict=True)])
+    return math.exp(chosen) * math.exp(rejected)
+
+
+def wpo(pairs: list[Pair]) -> float:
+    return mean([wpo_weight(pair) * dpo_of(pair, 0.01) for pair in pairs])
+
+
+def wpo_with_gradient(pairs: list[Pair]) -> torch.Tensor:
+    """No gradient goes through the weights."""
+    return torch.stack([wpo_weight(pair) * -logsigmoid(0.01 * pair.margin_with_gradient) for pair in pairs]).mean()
+
+
+def rebel(pairs: list[Pair]) -> float:
+    """Algorithm 1, arXiv:2404.16767, η 1: ((1/η)(log-ratio of y − log-ratio of y') − (r(y) − r(y')))²."""
+    return mean(
+        [
+            (pair.chosen_ratio - pair.rejected_ratio - (pair.preference.chosen_score - pair.preference.rejected_score))
+            ** 2
+            for pair in pairs
+        ]
+    )
+
+
+def inpo_of(policy_gap: Any, pair: Pair) -> Any:
+    """(h_t − 1/(2η))², h_t = log π(y_w)/π(y_l) − τ/η log π_ref(y_w)/π_ref(y_l) − (1 − τ/η) log π_t(y_w)/π_t(y_l)."""
+    of_initial, of_previous = pair.initial[0] - pair.initial[1], pair.reference_chosen - pair.reference_rejected
+    return (policy_gap - of_initial / 3 - 2 * of_previous / 3 - 1 / (2 * 0.005)) ** 2
+
+
+def inpo(pairs: list[Pair]) -> float:
+    """The loss of Algorithm 1, arXiv:2407.00617, η 0.005 and τ/η 1/3."""
+    return mean([inpo_of(pair.chosen - pair.rejected, pair) for pair in pairs])
+
+
+def inpo_with_gradient(pairs: list[Pair]) -> torch.Tensor:
+    return torch.stack([inpo_of(pair.chosen_T.sum() - pair.rejected_T.sum(), pair) for pair in pairs]).mean()
+
+
 POLICY_RESPONSES, POLICY_LABELS = ("dpp", "dpr"), ("ddp", "dpp")
 
 
@@ -320,6 +437,10 @@ def revkl(pairs: list[Pair]) -> float:
 
 
 def revkl_with_gradient(pairs: list[Pair]) -> torch.Tensor:
+    return sail_with_gradient({"dpp": 0.2})(pairs) + 0.02 * sequence_kl_with_gradient(pairs)
+
+
+def sequence_kl_with_gradient(pairs: list[Pair]) -> torch.Tensor:
     """The KL's gradient is E[Σ_t ∇KL_t + Σ_t ∇log πθ(y_t) Σ_{u>t} KL_u]: later tokens hang on earlier ones."""
     kls = []
     for pair in pairs:
@@ -327,7 +448,7 @@ def revkl_with_gradient(pairs: list[Pair]) -> torch.Tensor:
             for kl_T, logps_T in zip(pair.token_kls, (pair.chosen_T, pair.rejected_T), strict=True):
                 later = [math.fsum(kl_T.tolist()[step + 1 :]) for step in range(len(kl_T))]
                 kls.append(kl_T.sum() + (torch.tensor(later, dtype=logps_T.dtype) * logps_T).sum())
-    return sail_with_gradient({"dpp": 0.2})(pairs) + 0.02 * torch.stack(kls).mean()
+    return torch.stack(kls).mean()
 
 
 class Case(NamedTuple):
@@ -358,6 +479,15 @@ CASES = {
     "sail-dpr": sail_case(reward_pairs, dpr=0.3),
     "sail-mix": sail_case(own_pairs, reward_pairs, ddp=0.2, dpp=0.2, dpr=0.3),
     "sail-revkl": Case(with_offline(own_pairs), revkl, revkl_with_gradient),
+    "semi-online-dpo": Case(reward_pairs, dpo),
+    "iterative-rpo": Case(reward_pairs, iterative_rpo, iterative_rpo_with_gradient),
+    "sppo": Case(rated_pairs, sppo, sppo_with_gradient),
+    "dno": Case(rated_pairs, dno),
+    "hypo": Case(with_offline(own_pairs), hypo, hypo_with_gradient),
+    "online-simpo": Case(reward_pairs, simpo),
+    "wpo": Case(offline_pairs, wpo, wpo_with_gradient),
+    "rebel": Case(scored_pairs, rebel),
+    "inpo": Case(reward_pairs, inpo, inpo_with_gradient),
 }
 SHARES = {
     "sail-ddp": {"offline": 6, "ddp": 4},
@@ -365,8 +495,9 @@ SHARES = {
     "sail-dpr": {"offline": 7, "dpr": 3},
     "sail-mix": {"offline": 4, "ddp": 2, "dpp": 2, "dpr": 2},
     "sail-revkl": {"offline": 7, "dpp": 3},
+    "hypo": {"offline": 5, "dpp": 5},
 }
-WITH_GRADIENT = [name for name, case in CASES.items() if case.with_gradient is not None]
+ADDS_A_TERM = ("selm", "xpo", "sail-ddp", "sail-dpp", "sail-dpr", "sail-mix", "sail-revkl", "iterative-rpo", "hypo")
 
 
 def test_every_preset_has_a_case() -> None:
@@ -410,17 +541,33 @@ def work(preset: str, folders: list[Path], scratch: Path, *overrides: str) -> Wo
     preferences = CASES[preset].pairs(random.Random(0))
     recorder = BatchRecorder()
     start = TrainingState(round=ROUNDS_BEFORE, global_step=1, parent=None)
-    train_policy(recorder, recipe, preferences, start, None)  # type: ignore[arg-type]
-    (batch,) = recorder.batches
     models = load_models(folders)
     for policy in models:
         policy.model.double()
+    initial = initial_policy(folders, models) if recipe.method.initial_reference else None
+    train_policy(recorder, recipe, preferences, start, None, initial=initial)  # type: ignore[arg-type]
+    (batch,) = recorder.batches
     trainer = make_trainer(models.policy, models.reference.model, recipe, scratch, lambda: None)
     loss, gradients = loss_and_gradients(trainer, collated(models, batch))
-    return Worked(recipe, models, loss.item(), gradients, pairs_of(recipe, batch, preferences, models))
+    pairs = pairs_of(recipe, batch, preferences, models, initial)
+    return Worked(recipe, models, loss.item(), gradients, pairs)
 
 
-def pairs_of(recipe: Recipe, batch: list[TrainingPair], preferences: list[Preference], models: Models) -> list[Pair]:
+def initial_policy(folders: list[Path], models: Models) -> Policy:
+    """A third model: the policy with its head turned round."""
+    initial = load_models(folders).policy
+    initial.model.double()
+    initial.model.lm_head.weight.data = -models.policy.model.lm_head.weight.data
+    return initial
+
+
+def pairs_of(
+    recipe: Recipe,
+    batch: list[TrainingPair],
+    preferences: list[Preference],
+    models: Models,
+    initial: Policy | None,
+) -> list[Pair]:
     """The preferences behind a batch's pairs, found by their tokens."""
     sources = list(recipe.method.sources.in_use())
 
@@ -428,11 +575,11 @@ def pairs_of(recipe: Recipe, batch: list[TrainingPair], preferences: list[Prefer
         return tuple(tuple(ids or ()) for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids))
 
     written_as = {tokens(preference): preference for preference in preferences}
-    return [looked_at(sources[pair.source], written_as[tokens(pair)], models) for pair in batch]
+    return [looked_at(sources[pair.source], written_as[tokens(pair)], models, initial) for pair in batch]
 
 
-def looked_at(source: str, preference: Preference, models: Models) -> Pair:
-    ours, theirs, kls = [], [], []
+def looked_at(source: str, preference: Preference, models: Models, initial: Policy | None) -> Pair:
+    ours, theirs, kls, collisions, first_said = [], [], [], [], []
     for ids in (preference.chosen_ids, preference.rejected_ids):
         tokens, first = torch.tensor([preference.prompt_ids + ids]), len(preference.prompt_ids)
         rows_TV = models.policy.model(input_ids=tokens).logits[0, first - 1 : -1].log_softmax(-1)
@@ -442,7 +589,12 @@ def looked_at(source: str, preference: Preference, models: Models) -> Pair:
         ours.append(rows_TV[steps, targets])
         theirs.append(math.fsum(reference_TV[steps, targets].tolist()))
         kls.append((rows_TV.exp() * (rows_TV - reference_TV)).sum(-1))
-    return Pair(source, preference, *ours, *theirs, tuple(kls))
+        collisions.append((2 * rows_TV).logsumexp(-1).tolist())
+        if initial is not None:
+            with torch.no_grad():
+                initial_TV = initial.model(input_ids=tokens).logits[0, first - 1 : -1].log_softmax(-1)
+            first_said.append(math.fsum(initial_TV[steps, targets].tolist()))
+    return Pair(source, preference, *ours, *theirs, tuple(kls), tuple(collisions), tuple(first_said))
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -459,18 +611,43 @@ def test_a_presets_loss_is_its_papers(preset: str, model_folders: list[Path], tm
         assert_gradient_is(worked, with_gradient(worked.pairs), relative=1e-5)
 
 
-@pytest.mark.parametrize("preset", WITH_GRADIENT)
+CONTENDERS = ("iterative-rpo", "sppo", "dno", "online-simpo", "wpo", "rebel", "inpo")
+
+
+@pytest.mark.parametrize("preset", CONTENDERS)
+def test_a_swap_of_chosen_and_rejected_would_be_seen(preset: str, model_folders: list[Path], tmp_path: Path) -> None:
+    """With the responses' places changed, and what is said of them left, the formula gives another value."""
+    worked = work(preset, model_folders, tmp_path)
+    swapped = [
+        replace(
+            pair,
+            chosen_T=pair.rejected_T,
+            rejected_T=pair.chosen_T,
+            reference_chosen=pair.reference_rejected,
+            reference_rejected=pair.reference_chosen,
+            collisions=pair.collisions[::-1],
+            initial=pair.initial[::-1],
+        )
+        for pair in worked.pairs
+    ]
+    assert worked.loss != pytest.approx(CASES[preset].value(swapped), rel=1e-4)
+
+
+@pytest.mark.parametrize("preset", ADDS_A_TERM)
 def test_what_the_paper_adds_is_there_and_no_more(preset: str, model_folders: list[Path], tmp_path: Path) -> None:
     """Without its key the gradient is plain DPO's; the difference to the preset's is the paper's term, to a percent."""
     off = {
         "selm": ["method.optimism.coefficient=0"],
         "xpo": ["method.optimism.coefficient=0"],
+        "iterative-rpo": ["method.nll.coefficient=0"],
     }.get(preset, [f"method.sources.{name}.gradient=0" for name in SHARES.get(preset, {}) if name != "offline"])
-    off += ["method.kl.coefficient=0"] if preset == "sail-revkl" else []
+    off += ["method.kl.coefficient=0"] if preset in ("sail-revkl", "hypo") else []
     worked, plain = work(preset, model_folders, tmp_path), work(preset, model_folders, tmp_path, *off)
     formula = CASES[preset].with_gradient
     assert formula is not None
-    without = {"selm": plain_dpo(0.01), "xpo": plain_dpo(0.1)}.get(preset, sail_with_gradient({}))
+    without = {"selm": plain_dpo(0.01), "xpo": plain_dpo(0.1), "iterative-rpo": plain_dpo(0.1)}.get(
+        preset, sail_with_gradient({})
+    )
     added = {name: worked.gradients[name] - plain.gradients[name] for name in worked.gradients}
     expected = flat_gradient(formula(worked.pairs) - without(worked.pairs), worked.models)
     error = flat(added) - expected

@@ -16,7 +16,9 @@ from align_cli.recipe.sections.sources import SOURCES, some_step_without
 class KlSection(Section):
     """`method.kl`: reverse KL to the reference as a loss (SAIL-RevKL, arXiv:2606.31524)."""
 
-    coefficient: float = Field(0.0, ge=0, description="weight of the mean KL of a response, in nats, in every step")
+    coefficient: float = Field(
+        0.0, ge=0, description="weight of the mean KL of a response, in nats, in every step; a list: by round"
+    )
     on: Literal["policy", "all"] = Field(
         "policy", description="responses that carry it: those that the policy sampled, or all of every batch"
     )

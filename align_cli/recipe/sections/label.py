@@ -24,14 +24,19 @@ class LabelSection(Section):
     pairs: Literal["best_worst", "best_random", "all"] = Field(
         "best_worst", description="of K completions: best against worst, best against a random other, or all pairs"
     )
-    labels: Literal["hard", "sampled", "soft"] = Field(
-        "hard", description="higher score wins; drawn by Bradley-Terry; or the Bradley-Terry probability itself"
+    labels: Literal["hard", "sampled", "soft", "win_rate"] = Field(
+        "hard",
+        description="higher score wins; drawn by Bradley-Terry; the Bradley-Terry probability itself; or win_rate: by "
+        "how often each response is expected to win against all of its prompt's, which SPPO regresses on and DNO puts "
+        "into a sigmoid",
     )
     temperature: Annotated[float, Usual("1.0 is Bradley-Terry as it stands")] = Field(
         1.0, gt=0, description="Bradley-Terry temperature of sampled and soft labels by scores; verdicts have none"
     )
     min_margin: float = Field(
-        0.0, ge=0, description="smallest score difference, of a verdict p 2 p - 1; closer pairs are dropped"
+        0.0,
+        ge=0,
+        description="smallest difference of scores, of win rates, or of a verdict p 2 p - 1; closer pairs are dropped",
     )
     ties: KeepOrDrop | None = Field(
         None,
@@ -93,9 +98,15 @@ def _expectations_keep_every_pair(view: View) -> Iterator[RuleFault]:
 RULES: tuple[Rule, ...] = (_expectations_keep_every_pair,)
 
 
+BEST_AGAINST_WORST = (
+    "iterative-dpo", "self-rewarding", "semi-online-dpo", "iterative-rpo", "sppo", "online-simpo", "inpo",
+)  # fmt: skip
+"""The presets that are just that."""
+
+
 def _completions_in_vain(recipe: Recipe) -> list[str]:
     number, sources = recipe.generate.num_generations, recipe.method.sources
-    if recipe.preset in ("iterative-dpo", "self-rewarding"):  # which are just that
+    if recipe.preset in BEST_AGAINST_WORST:
         return []
     if "dpr" in sources.in_use() and number > 2 and recipe.label.pairs == "best_worst" and not sources.has_gradient:
         return [f"of generate.num_generations {number} completions a prompt, label.pairs best_worst trains on two"]

@@ -8,7 +8,9 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 LOSS_TYPE_ALIASES = {"dpo": "sigmoid", "slic": "hinge"}
 BILEVEL_LOSSES = ("sigmoid", "ipo", "hinge")
-OWN_LOSSES = (*BILEVEL_LOSSES, "simpo")
+ALIGNS_ALONE = ("simpo", "sppo", "rebel", "inpo")
+"""align's own that TRL has not; none of them takes coefficients."""
+OWN_LOSSES = (*BILEVEL_LOSSES, *ALIGNS_ALONE)
 
 LOSSES_OF_OPTIONS = {
     "label_smoothing": ("robust", "exo_pair", "aot", "aot_unpaired"),
@@ -31,8 +33,8 @@ def _one_or_many(value: Any) -> str:
 
 LossType = Annotated[
     Literal[
-        "sigmoid", "ipo", "hinge", "simpo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
-        "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+        "sigmoid", "ipo", "hinge", "simpo", "sppo", "rebel", "inpo", "exo_pair", "nca_pair", "robust", "bco_pair",
+        "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
     ],
     BeforeValidator(_canonical_loss_type),
 ]  # fmt: skip

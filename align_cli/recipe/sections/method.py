@@ -7,15 +7,17 @@ and `generate`. Each protects a statement of docs/method.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from align_cli.errors import counted
 from align_cli.recipe.checking.section import Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections.kl import KlSection
+from align_cli.recipe.sections.labelers import labeler_gives
 from align_cli.recipe.sections.losses import (
+    ALIGNS_ALONE,
     BILEVEL_LOSSES,
     F_DIVERGENCE_LOSSES,
     LOSS_TYPE_ALIASES,
@@ -24,6 +26,7 @@ from align_cli.recipe.sections.losses import (
     UNWEIGHABLE_LOSSES,
     LossTypes,
 )
+from align_cli.recipe.sections.nll import NllSection
 from align_cli.recipe.sections.optimism import OptimismSection
 from align_cli.recipe.sections.sources import SOURCES, SourcesSection, coefficient_of
 from align_cli.recipe.written.tree import shown
@@ -40,6 +43,14 @@ SMALLEST_BETA = 1e-6
 """IPO divides by it, and squares that in float32."""
 
 
+SCHEDULED = (
+    *(f"sources.{name}.{key}" for name, source in SOURCES.items() for key in ("mixing", "gradient")
+      if key in source.model_fields),
+    "kl.coefficient", "optimism.coefficient", "nll.coefficient",
+)  # fmt: skip
+"""The keys of `method` that may be a list: one value a round, the last of which stays."""
+
+
 class MethodSection(Section):
     """`method`: the loss, the mixture of sources and the bilevel coefficients."""
 
@@ -49,15 +60,26 @@ class MethodSection(Section):
 
     loss_type: LossTypes = Field(
         "sigmoid",
-        description="sigmoid (dpo), ipo, hinge (slic) or simpo; the others are TRL's own, one of them or a list, and "
-        "take no coefficients",
+        description="sigmoid (dpo), ipo or hinge (slic); simpo, sppo, rebel or inpo, which take no gradient "
+        "coefficients; the others are TRL's own, one of them or a list, and take no coefficients",
     )
     beta: Annotated[float, Usual("0.1 to 0.5 is usual for DPO")] = Field(
-        0.1, gt=0, description="strength of the loss's tie to the reference (IPO: tau; SimPO: scale of its margin)"
+        0.1,
+        gt=0,
+        description="strength of the loss's tie to the reference (IPO: tau; SimPO: scale of its margin; INPO: eta; "
+        "SPPO and REBEL: 1 / eta)",
     )
     sources: SourcesSection = Field(description="the mixture")
     kl: KlSection = KlSection()
     optimism: OptimismSection = OptimismSection()
+    nll: NllSection = NllSection()
+    initial_reference: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="with policy.reference previous: weight of the initial policy in a geometric mixture of both that "
+        "the loss compares with (INPO's τ/η)",
+    )
     importance_weight_cap: float | None = Field(
         None,
         gt=0,
@@ -83,6 +105,38 @@ class MethodSection(Section):
         None, ge=0, le=1, description="weight of the tokens beyond the shorter response's length (LD-DPO, 2409.06411)"
     )
 
+    _schedule: dict[str, list[float]] = PrivateAttr(default={})
+
+    @property
+    def schedule(self) -> dict[str, list[float]]:
+        """The values of the keys that follow a schedule, round by round, by key."""
+        return self._schedule
+
+    def following(self, schedule: dict[str, list[float]]) -> MethodSection:
+        """The same, with keys that follow a schedule; they have the values that they have."""
+        method = self.model_copy()
+        method._schedule = schedule
+        return method
+
+    def of_round(self, number: int) -> MethodSection:
+        """What holds in a round: its own values, and of the schedule what has been by then.
+
+        So rounds that are over do not change where later values do.
+        """
+        method, number, cut = self, max(number, 1), {}
+        for key, values in self._schedule.items():
+            method = _with_value(method, key.split("."), values[min(number, len(values)) - 1])
+            if len(set(values[:number])) > 1:
+                cut[key] = values[:number]
+        return method.following(cut) if self._schedule else self
+
+    def at_its_most(self) -> MethodSection:
+        """With the largest value of every key that follows a schedule: what some round needs, all get ready for."""
+        method = self
+        for key, values in self._schedule.items():
+            method = _with_value(method, key.split("."), max(values))
+        return method
+
     @property
     def loss_types(self) -> list[str]:
         """The losses, also where there is one."""
@@ -102,13 +156,24 @@ class MethodSection(Section):
         return bool(self.trl_keys)
 
 
+Held = TypeVar("Held", bound=Section)
+
+
+def _with_value(section: Held, path: list[str], value: float) -> Held:
+    """A copy of a section with another value at a key in it."""
+    name, *rest = path
+    changed = _with_value(getattr(section, name), rest, value) if rest else value
+    return section.model_copy(update={name: changed})
+
+
 def with_automatic_values(method: MethodSection, replay_rounds: int) -> MethodSection:
     """An unset `importance_weight_cap` becomes a number where replayed pairs carry an expectation over the policy.
 
     Such are the bilevel terms and the full KL. What is set stays, null too.
     """
-    is_expectation = method.kl.is_full or any(
-        source.policy_responses and coefficient_of(source) for source in method.sources.in_use().values()
+    most = method.at_its_most()
+    is_expectation = most.kl.is_full or any(
+        source.policy_responses and coefficient_of(source) for source in most.sources.in_use().values()
     )
     if "importance_weight_cap" in method.model_fields_set or not (replay_rounds and is_expectation):
         return method
@@ -141,9 +206,10 @@ def _trl_key(view: View) -> str | None:
 def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
     """TRL's losses run as they are: nothing can be added to them, nor their labels replaced."""
     losses, key = _losses(view), _trl_key(view)
-    if len(losses) > 1 and "simpo" in losses:
-        what = "method.loss_type: simpo stands alone; it is no loss of TRL's"
-        yield rule_fault("method.loss_type", what, "remove it")
+    for loss in ALIGNS_ALONE:
+        if len(losses) > 1 and loss in losses:
+            what = f"method.loss_type: {loss} stands alone; it is no loss of TRL's"
+            yield rule_fault("method.loss_type", what, "remove it")
     is_trl = key is not None
     if not is_trl and losses[0] in BILEVEL_LOSSES:
         return
@@ -165,6 +231,8 @@ def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
     for name, is_set in (
         ("method.kl.coefficient", view.get("method.kl.coefficient") > 0),
         ("method.optimism.coefficient", view.get("method.optimism.coefficient") > 0),
+        ("method.nll.coefficient", view.get("method.nll.coefficient") > 0),
+        ("method.initial_reference", view.get("method.initial_reference") > 0),
         ("method.importance_weight_cap", view.get("method.importance_weight_cap") is not None),
         ("train.per_device_max_tokens", view.get("train.per_device_max_tokens") is not None),
     ):
@@ -175,8 +243,8 @@ def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
     if view.get("label.ties") == "keep":
         what = f"{loss}; TRL's own loss takes hard labels, and label.ties keeps ties, whose label is one half"
         yield rule_fault("method.loss_type", what, f"{remedy}, or set label.ties to drop")
-    if view.get("label.labels") == "soft":
-        what = f"{loss}; TRL's own loss takes hard labels, and label.labels is soft"
+    if (labels := view.get("label.labels")) in ("soft", "win_rate"):
+        what = f"{loss}; TRL's own loss takes hard labels, and label.labels is {labels}"
         yield rule_fault("method.loss_type", what, f"{remedy}, or set label.labels to hard or sampled")
 
 
@@ -201,8 +269,8 @@ def _loss_options_have_an_effect(view: View) -> Iterator[RuleFault]:
         yield rule_fault("method.loss_type", what, "set method.label_smoothing, such as 0.001")
     for name in ("use_weighting", "ld_alpha"):
         key = f"method.{name}"
-        if losses == ["simpo"] and view.get(key) != MethodSection.model_fields[name].default:
-            what = f"{key} is {shown(view.get(key))}; simpo is no loss of TRL's and has no such option"
+        if losses[0] in ALIGNS_ALONE and view.get(key) != MethodSection.model_fields[name].default:
+            what = f"{key} is {shown(view.get(key))}; {losses[0]} is no loss of TRL's and has no such option"
             yield rule_fault(key, what, "leave it out, or set method.loss_type to another loss")
     if view.get("method.use_weighting") and (unfit := [loss for loss in losses if loss in UNWEIGHABLE_LOSSES]):
         what = f"method.use_weighting does not go with {' and '.join(unfit)}: TRL cannot weigh its pairs"
@@ -224,7 +292,46 @@ def _weights_fit_the_losses(view: View, losses: list[str]) -> Iterator[RuleFault
         yield rule_fault(key, f"{key} has {numbers} for {len(losses)} losses", "give one weight a loss")
 
 
-RULES: tuple[Rule, ...] = (_losses_are_finite, _only_own_losses_take_terms, _loss_options_have_an_effect)
+def _rebel_has_scores(view: View) -> Iterator[RuleFault]:
+    """It regresses on a difference of scores: a dataset has none, nor has a labeler that gives verdicts."""
+    if _losses(view) != ["rebel"]:
+        return
+    key = "method.loss_type"
+    for name in SOURCES:
+        if name != "dpr" and view.get(f"method.sources.{name}.mixing"):
+            what = f"{key} is rebel, and pairs of the source {name} have no scores, on whose difference it regresses"
+            yield rule_fault(key, what, f"give the share of {name} to dpr, or take another loss")
+    labeler = view.get("method.sources.dpr.labeler")
+    if labeler is not None and labeler_gives(view, labeler) == "verdicts":
+        what = f"{key} is rebel, which regresses on a difference of scores, and {shown(labeler)} gives verdicts"
+        yield rule_fault(key, what, "take a labeler that gives scores, or set method.loss_type to sppo or inpo")
+
+
+def _initial_reference_is_beside_another(view: View) -> Iterator[RuleFault]:
+    key = "method.initial_reference"
+    if not (weight := view.get(key)):
+        return
+    of_policy = [name for name, source in SOURCES.items() if source.policy_labels]
+    for reason, is_so, hint in (
+        ("policy.reference is initial: that is the reference already", view.get("policy.reference") == "initial",
+         "set policy.reference to previous"),
+        ("simpo has no reference", _losses(view) == ["simpo"], "leave it out"),
+        ("method.kl is to one policy", view.get("method.kl.coefficient") > 0, "set method.kl.coefficient to 0"),
+        (f"{' and '.join(of_policy)} label pairs by one reference",
+         any(view.get(f"method.sources.{name}.mixing") for name in of_policy),
+         "set it to 0, or give their share to another source"),
+    ):  # fmt: skip
+        if is_so:
+            yield rule_fault(key, f"{key} is {shown(weight)}, but {reason}", hint)
+
+
+RULES: tuple[Rule, ...] = (
+    _losses_are_finite,
+    _only_own_losses_take_terms,
+    _loss_options_have_an_effect,
+    _rebel_has_scores,
+    _initial_reference_is_beside_another,
+)
 
 
 def _cut_losses(recipe: Recipe) -> list[str]:

@@ -19,7 +19,8 @@ class OptimismSection(Section):
     coefficient: float = Field(
         0.0,
         ge=0,
-        description="weight of the mean log-ratio of responses that the reference sampled (SELM's αβ, XPO's α)",
+        description="weight of the mean log-ratio of responses that the reference sampled (SELM's αβ, XPO's α); "
+        "a list: by round",
     )
     on: Literal["reference", "policy"] = Field(
         "reference",

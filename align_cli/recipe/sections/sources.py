@@ -46,7 +46,7 @@ class SourceSection(Section):
     pool: ClassVar[str | None] = None
     pairing: ClassVar[str | None] = None
 
-    mixing: float = Field(ge=0, le=1, description="share of every batch")
+    mixing: float = Field(ge=0, le=1, description="share of every batch; a list: of each round's")
 
 
 class OfflineSourceSection(SourceSection):
@@ -69,9 +69,11 @@ class DdpSourceSection(SourceSection):
     needs = "preferences"
     pool = "offline"
 
-    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.4)")
+    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.4); a list: of each round's")
     gradient: float = Field(
-        0.0, ge=0, description="coefficient of the bilevel label term: 1 exact, 0 plain loss (paper: 0.2)"
+        0.0,
+        ge=0,
+        description="coefficient of the bilevel label term: 1 exact, 0 plain loss (paper: 0.2); a list: by round",
     )
 
 
@@ -84,9 +86,9 @@ class DppSourceSection(SourceSection):
     needs = "prompts"
     pairing = "align_cli.stages.pairing.dpp:Dpp"
 
-    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.3)")
+    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.3); a list: of each round's")
     gradient: float = Field(
-        0.0, ge=0, description="coefficient of both bilevel terms: 1 exact, 0 plain loss (paper: 0.2)"
+        0.0, ge=0, description="coefficient of both bilevel terms: 1 exact, 0 plain loss (paper: 0.2); a list: by round"
     )
 
 
@@ -100,9 +102,11 @@ class DprSourceSection(SourceSection):
     left_out_by = ("ties", "equal_texts", "empty_texts", "min_margin")
     pairing = "align_cli.stages.pairing.dpr:Dpr"
 
-    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.3)")
+    mixing: float = Field(ge=0, le=1, description="share of every batch (paper: 0.3); a list: of each round's")
     gradient: float = Field(
-        0.0, ge=0, description="coefficient of the bilevel response term: 1 exact, 0 plain loss (paper: 0.3)"
+        0.0,
+        ge=0,
+        description="coefficient of the bilevel response term: 1 exact, 0 plain loss (paper: 0.3); a list: by round",
     )
     labeler: str | None = Field(None, description="name of the labeler that scores the responses")
 
@@ -118,7 +122,9 @@ class DmdSourceSection(SourceSection):
     pairing = "align_cli.stages.pairing.dmd:Dmd"
 
     gradient: float = Field(
-        0.0, ge=0, description="coefficient of the bilevel term of the policy's response: 1 exact, 0 plain loss"
+        0.0,
+        ge=0,
+        description="coefficient of the bilevel term of the policy's response: 1 exact, 0 plain loss; a list: by round",
     )
 
 
@@ -135,6 +141,10 @@ class SourcesSection(Section):
         """The sources with a share, by name, in the order of the mixture."""
         sections: dict[str, SourceSection | None] = {name: getattr(self, name) for name in SOURCES}
         return {name: section for name, section in sections.items() if section is not None and section.mixing > 0}
+
+    def shares(self) -> dict[str, float]:
+        """The share of every source in use, in the order of the mixture."""
+        return {name: section.mixing for name, section in self.in_use().items()}
 
     @property
     def has_gradient(self) -> bool:
@@ -240,7 +250,8 @@ def _coefficients(recipe: Recipe) -> list[str]:
     warnings = []
     for name, source in recipe.method.sources.in_use().items():
         coefficient = coefficient_of(source)
-        if coefficient == 0 and source.policy_labels and recipe.method.loss_types == ["sigmoid"]:
+        is_hypos = name == "dpp" and recipe.preset == "hypo"  # which wants just that
+        if coefficient == 0 and source.policy_labels and recipe.method.loss_types == ["sigmoid"] and not is_hypos:
             warnings.append(
                 f"method.sources.{name}.gradient is 0: with DPO the policy's own labels then teach nothing, and "
                 "these pairs only carry the KL"

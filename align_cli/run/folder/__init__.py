@@ -125,6 +125,7 @@ class RunFolder:
         recipe = load_recipe(self.layout.file(RECIPE), check_files=False)
         tree = resolved(recipe)
         for number in self.manifests.rounds():
+            tree = resolved(recipe.of_round(number)) if recipe.method.schedule else tree
             for stage, record in self.manifests.of_round(number)["stages"].items():
                 made_from = record["inputs"]["recipe"]
                 found = differences(made_from, _shared(tree, made_from))

@@ -20,7 +20,7 @@ from align_cli.seeds import derive_seed
 from align_cli.stages.base import Context
 from align_cli.stages.opinions import Asking
 from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, Undecided, by_draw, is_kept, make_pair
-from align_cli.stages.pairing.said import Compared, Said, Scored
+from align_cli.stages.pairing.said import AgainstAll, Compared, Said, Scored
 from align_cli.stages.pools import needs_others
 from align_cli.stages.self_judging import policy_handed_to
 
@@ -73,12 +73,14 @@ def label_completions(
         asking: how the labeler is asked.
     """
     draws = by_draw([ScoredCompletion(one, None) for one in completions], num_generations, num_reference_generations)
+    groups = [[item.completion for item in draw] for draw in draws.values()]
     said: Said
     if labeler.gives_verdicts:
-        groups = [[item.completion for item in draw] for draw in draws.values()]
         said = Compared.ask(groups, labeler, asking)
     else:
         said = Scored.ask(completions, labeler, asking, section.temperature)
+    if section.labels == "win_rate":
+        said = AgainstAll.of(said, groups)
     counts: Counter[str] = Counter()
     preferences = []
     for (_, _, lap), unscored in draws.items():
@@ -135,7 +137,7 @@ def _label(
     probability = said.probability(margin)
     is_flipped = section.labels == "sampled" and rng.random() >= probability
     chosen, rejected = (worse, better) if is_flipped and margin else (better, worse)
-    label = 0.5 if margin == 0 else probability if section.labels == "soft" else 1.0
+    label = 0.5 if margin == 0 else probability if section.labels in ("soft", "win_rate") else 1.0
     preference = replace(make_pair(chosen, rejected, label), **said.record(chosen.completion, rejected.completion))
     undecided: Undecided | None = "without_verdict" if found is None else "ties" if margin == 0 else None
     if not is_kept(preference, undecided, section, counts):

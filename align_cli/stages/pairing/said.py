@@ -87,6 +87,54 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class AgainstAll:
+    """How often each response is expected to win against its draw's of the policy, itself included with one half.
+
+    It is the mean of what another way of asking says of its pairs, SPPO's P̂(y ≻ π) and the reward of DNO; the
+    probability of a margin between two is its sigmoid (Algorithm 1, arXiv:2404.03715).
+    """
+
+    said: Said
+    win_rates: dict[int, float]
+
+    @classmethod
+    def of(cls, said: Said, draws: Sequence[Sequence[Completion]]) -> AgainstAll:
+        """The win rates of the responses of each draw of a prompt."""
+        return cls(said, {id(one): _win_rate(said, one, draw) for draw in draws for one in draw})
+
+    @property
+    def opinions(self) -> Opinions:
+        return self.said.opinions
+
+    def standing(self, one: Completion) -> float | None:
+        return None if self.said.standing(one) is None else self.win_rates[id(one)]
+
+    def margin(self, one: Completion, other: Completion) -> float | None:
+        rate, others = self.standing(one), self.standing(other)
+        return None if rate is None or others is None else rate - others
+
+    def probability(self, margin: float) -> float:
+        return 1 / (1 + math.exp(-margin))
+
+    def record(self, chosen: Completion, rejected: Completion) -> dict[str, Any]:
+        return {
+            "chosen_score": self.said.standing(chosen),
+            "rejected_score": self.said.standing(rejected),
+            **self.said.record(chosen, rejected),
+            "chosen_win_rate": self.win_rates[id(chosen)],
+            "rejected_win_rate": self.win_rates[id(rejected)],
+        }
+
+
+def _win_rate(said: Said, one: Completion, draw: Sequence[Completion]) -> float:
+    """Pairs that nothing is said of are left out."""
+    others = (other for other in draw if other is not one and other.sampled_by == "policy")
+    margins = [margin for other in others if (margin := said.margin(one, other)) is not None]
+    shares = [said.probability(margin) for margin in margins] + [0.5] * (one.sampled_by == "policy" or not margins)
+    return math.fsum(shares) / len(shares)
+
+
+@dataclass(frozen=True)
 class Compared:
     """A verdict on each pair of a draw: the probability that its first is better; margins are 2 p − 1."""
 
