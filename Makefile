@@ -71,9 +71,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not long" tests/docs
 
 docs: install
-	$(BIN)/python -c "from align_cli.report.keys import keys_page; print(keys_page(), end='')" > docs/recipe.md
+	$(BIN)/python -m align_cli.reference docs
 
 # Every table of docs/performance.md, and the page. Hours on two cores; what was measured when it is interrupted stays.
 MEASURED := benchmarks/.measured
