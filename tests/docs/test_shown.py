@@ -176,7 +176,7 @@ def yaml_parts() -> Iterator[Part]:
 def _alternatives(text: str) -> Iterator[dict[str, Any]]:
     place = re.match(r"# ([\w.]+) of recipe\.yaml\n", text)
     if place and not re.search(rf"^{place[1]}:", text, re.MULTILINE):
-        keys = yaml.safe_load(text)
+        keys = _loaded(text)
         for name in reversed(place[1].split(".")):
             keys = {name: keys}
         yield keys
@@ -186,10 +186,10 @@ def _alternatives(text: str) -> Iterator[dict[str, Any]]:
     for piece in pieces:
         key = piece.partition(":")[0]
         if any(each.partition(":")[0] == key for each in group):
-            yield yaml.safe_load("".join(group))
+            yield _loaded("".join(group))
             group = []
         group.append(piece)
-    yield yaml.safe_load("".join(group))
+    yield _loaded("".join(group))
 
 
 PARTS = list(yaml_parts())
@@ -203,7 +203,7 @@ def test_a_recipe_that_a_page_shows_loads_and_so_does_one_with_the_keys_that_it_
     keys = part.keys
     if any(isinstance(one, Mapping) and one.get("kind") in PLUGIN_KINDS for one in keys.get("labelers", {}).values()):
         return
-    recipe = keys if "output_dir" in keys else _with(yaml.safe_load(write_recipe(tmp_path).read_text()), keys)
+    recipe = keys if "output_dir" in keys else _with(_loaded(write_recipe(tmp_path).read_text()), keys)
     path = tmp_path / "shown.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     load_recipe(path, check_files=False)
@@ -224,6 +224,20 @@ def _with(recipe: dict[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
     if any(one.get("model_name_or_path") == "run" for one in merged["labelers"].values()):
         merged.setdefault("reward", {"model_name_or_path": "playground"})
     return merged
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML as recipes are read, in which `on` is a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if not (tag.endswith(":bool") and first in "oOyYnN")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _loaded(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506 - it is a safe one
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
