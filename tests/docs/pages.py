@@ -65,7 +65,7 @@ def code_spans(page: Path) -> list[str]:
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """The names by which the headings of a page can be linked to, as GitHub makes them; a second one of a name has -1."""
+    """The names by which the headings of a page can be linked to, as GitHub makes them; a second one has -1."""
     found: dict[str, int] = {}
     names = set()
     tokens = _tokens(page)
