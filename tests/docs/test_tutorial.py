@@ -1,4 +1,7 @@
-"""The tutorial as a reader types it: its files are written, its commands run one after the other in an empty folder."""
+"""The tutorial as a reader types it: its files are written, its commands run one after the other in an empty folder.
+
+The README's pipe of stages runs behind it; what else stands there is the tutorial's, or wants data of the reader's.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +72,9 @@ def test_the_playground_part_runs_as_it_is_typed(folder: Path) -> None:
     assert near < far / 2, "what the page says of the two runs"
     (compared,) = [text for typed, text in said.items() if "align compare" in typed]
     assert "method.kl.coefficient" in compared and "the second wins against the first" in compared
+    (chain,) = [block.text for block in blocks(ROOT / "README.md") if "| align label" in block.text.replace("\\\n", "")]
+    type_in(folder, chain)
+    assert (folder / "next" / "model.safetensors").is_file(), "what the README shows of stages in a pipe"
     results = json.loads((folder / "runs/question/results.json").read_text())
     assert results["seeds"] == [0, 1, 2] and not results["missing"]
 
