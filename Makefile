@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install quickstart smollm2 test test-all browser test-oldest vllm test-servers check docs bench clean
+.PHONY: install quickstart smollm2 test test-all browser test-oldest vllm test-servers check docs wheel bench clean
 
 install: $(INSTALLED)
 
@@ -71,9 +71,17 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not long" tests/docs
 
 docs: install
-	$(BIN)/python -c "from align_cli.report.keys import keys_page; print(keys_page(), end='')" > docs/recipe.md
+	$(BIN)/python -m align_cli.reference docs
+
+# The wheel, tried where this folder is not: its own commands, presets and pages, on the packages of .venv.
+wheel: install
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build
+	$(BIN)/python tests/try_wheel.py dist/*.whl
 
 # Every table of docs/performance.md, and the page. Hours on two cores; what was measured when it is interrupted stays.
 MEASURED := benchmarks/.measured
