@@ -21,6 +21,11 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def preset_text(name: str) -> str:
+    """A preset's file, to the letter."""
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def apply_preset(root: Node) -> list[PlacedFault]:
     """Add the keys of the preset that a recipe names, where the recipe has none of its own.
 
@@ -36,7 +41,7 @@ def apply_preset(root: Node) -> list[PlacedFault]:
     name = entry.node.value
     if name not in preset_names():
         return [_unknown(entry.place, name)]
-    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    text = preset_text(name)
     preset, faults = read_text(text, Source(f"preset {name}", tuple(text.splitlines()), is_preset=True))
     if preset is not None:
         _fill(root, preset)
