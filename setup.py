@@ -10,7 +10,7 @@ TOP = Path(__file__).parent
 
 
 class BuildWithRecipes(build_py):
-    """Puts copies beside the code, where `align_cli/recipe/shipped.py` looks; an editable install reads the originals."""
+    """Puts copies beside the code, where `align_cli/recipe/shipped.py` looks; editable installs read the originals."""
 
     def run(self) -> None:
         super().run()

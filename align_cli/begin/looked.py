@@ -10,6 +10,7 @@ from typing import Any
 from align_cli.begin.answers import PLAYGROUND
 from align_cli.data.files import KNOWN_SUFFIXES
 from align_cli.data.formats.base import DEMONSTRATIONS, PAIRS, PROMPTS
+from align_cli.data.sources import HUB_ID
 from align_cli.errors import AlignError, DataError, RecipeError
 from align_cli.recipe.data_names import DataName, exists
 
@@ -33,6 +34,7 @@ class Looked:
         held_out: the part that is held out.
         uses: what it can be read for.
         rows: how many there are; None where it was not read.
+        held_out_rows: how many of these are held out; None where others are, or where that is not known.
         told: what a user should know of it, a line each.
         prompt_tokens: what 95% of the prompts do not exceed; None where that is not known.
         answer_tokens: likewise of the answers.
@@ -45,6 +47,7 @@ class Looked:
     held_out: str
     uses: tuple[str, ...] = EVERY_USE
     rows: int | None = None
+    held_out_rows: int | None = None
     told: tuple[str, ...] = ()
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
@@ -71,7 +74,7 @@ def look_at(data: str, model: str) -> Looked:
     try:
         return _read(data, model)
     except DataError as error:
-        if exists(DataName.of(data).place) or not _is_of_the_hub(data):
+        if not _is_of_the_hub(data) or "did you mean" in error.faults[0].hint:
             raise
         told = f"{data} was not read ({error.faults[0].what}): it is taken for pairs, and lengths for the usual ones"
         return Looked(data, *_parts_of(data, None), told=(told,))
@@ -98,6 +101,7 @@ def _read(data: str, model: str) -> Looked:
         held_out,
         uses=source.uses,
         rows=len(rows),
+        held_out_rows=len(list(DataName.of(held_out).part(rows))) if _place(held_out) == data else None,
         prompt_tokens=round(found.lengths["prompt"].percentiles[95] * factor),
         answer_tokens=round(max(length.percentiles[95] for length in answers) * factor) if answers else None,
         is_counted=policy is not None,
@@ -130,6 +134,11 @@ def _told(looked: Looked, source: Any, found: Any) -> list[str]:
     return lines
 
 
+def _place(name: str) -> str:
+    """What a part is a part of."""
+    return name[: name.rindex("[")] if name.endswith("]") else name
+
+
 def _reader(model: str) -> Any:
     """The model's tokenizer; None where it is not here and cannot be had."""
     from align_cli.models.load import load_without_weights
@@ -147,7 +156,7 @@ def _parts_of(data: str, rows: int | None) -> tuple[str, str]:
     name = DataName.of(data)
     if name.rows:
         begin, end = name.rows.split(":")
-        whole = data[: data.rindex("[")]
+        whole = _place(data)
         if not begin or not end:
             return data, f"{whole}[{end}:]" if not begin else f"{whole}[:{begin}]"
         return data, f"{whole}[{end}:]"
@@ -170,6 +179,7 @@ def _held_out_split(folder: Path) -> str | None:
 
 
 def _is_of_the_hub(data: str) -> bool:
-    from align_cli.data.sources import HUB_ID
-
-    return bool(HUB_ID.fullmatch(DataName.of(data).place)) and not DataName.of(data).place.endswith(KNOWN_SUFFIXES)
+    """Whether a name is one of the Hub's, by its form: that of somebody's data set, which is no file here."""
+    place = DataName.of(data).place
+    is_id = "/" in place and HUB_ID.fullmatch(place) is not None
+    return is_id and not place.endswith(KNOWN_SUFFIXES) and not exists(place)

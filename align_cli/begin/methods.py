@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 from align_cli.begin.looked import Looked
 from align_cli.data.formats.base import DEMONSTRATIONS, PAIRS, PROMPTS
 from align_cli.errors import RecipeError
-from align_cli.recipe.presets import preset_names, preset_text
+from align_cli.recipe.presets import preset_keys, preset_names
 from align_cli.recipe.sections.sources import SOURCES
-from align_cli.recipe.written.reader import read_text
-from align_cli.recipe.written.tree import Source, plain
 
 USES = {"preferences": PAIRS, "prompts": PROMPTS, "demonstrations": DEMONSTRATIONS}
 """What data has to be read for, by the key of `data` that a source takes its rows from."""
@@ -69,7 +66,7 @@ def method_on(preset: str, looked: Looked) -> Method:
     Raises:
         RecipeError: if it can feed none of them.
     """
-    keys = _keys(preset)
+    keys = preset_keys(preset)
     mixing = {name: source["mixing"] for name, source in keys["method"]["sources"].items()}
     fed = {name: share for name, share in mixing.items() if _feeds(looked, name)}
     if not fed:
@@ -85,14 +82,8 @@ def methods_for(looked: Looked) -> list[str]:
     return [
         preset
         for preset in preset_names()
-        if any(_feeds(looked, name) for name in _keys(preset)["method"]["sources"])
+        if any(_feeds(looked, name) for name in preset_keys(preset)["method"]["sources"])
     ]
-
-
-@functools.cache
-def _keys(preset: str) -> dict[str, Any]:
-    keys: dict[str, Any] = plain(read_text(preset_text(preset), Source(preset))[0])
-    return keys
 
 
 def _feeds(looked: Looked, source: str) -> bool:

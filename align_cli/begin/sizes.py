@@ -111,7 +111,7 @@ def sizes_for(answers: Answers, looked: Looked, method: Method) -> Sizes:
         max_completion_tokens=answer,
         max_new_tokens=new,
         generate_batch_size=scale.generate,
-        num_eval_prompts=64 if method.is_every_step else scale.evaluate,
+        num_eval_prompts=min(64 if method.is_every_step else scale.evaluate, looked.held_out_rows or scale.evaluate),
         measures_sources=is_playground or hardware.kind == "cuda",
         every_steps=25 if hardware.kind == "cuda" and not is_playground and steps > 50 else None,
         parameters=parameters,

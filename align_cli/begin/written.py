@@ -89,7 +89,8 @@ def _reasons(answers: Answers, looked: Looked, method: Method, sizes: Sizes) -> 
         "parameters": f"{(sizes.parameters or 0) / 1e9:.2g} billion parameters",
         "prompt_why": share.format("prompts") if looked.prompt_tokens else usual,
         "answer_why": share.format("answers") if looked.answer_tokens else usual,
-        "new_why": "longest response, in tokens" + (": about as long as answers in the data" * bool(looked.answer_tokens)),
+        "new_why": "longest response, in tokens"
+        + (": about as long as answers in the data" * bool(looked.answer_tokens)),
         "prompts_why": "one step's worth" if method.is_every_step else "of the next ones in a seeded order",
         "rate_why": "adapters take more than all weights" if sizes.lora_rank else "",
         "batch_why": batch,

@@ -1,4 +1,4 @@
-"""What a shell is offered where it asks how an argument goes on: recipes, runs, keys of recipes and their values, names.
+"""What a shell is offered where it asks how an argument goes on: recipes, runs, keys and values, names.
 
 Typer brings the rest: `align --install-completion`. Nothing is imported or read before a shell asks, and what is wrong
 with a recipe is no matter of completion: then nothing is offered.
@@ -138,7 +138,7 @@ def _folders(incomplete: str) -> Iterator[tuple[str, list[str]]]:
         folder, depth = waiting.pop(0)
         num_seen += 1
         try:
-            entries = sorted(os.scandir(os.path.expanduser(folder) or "."), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(Path(folder).expanduser()), key=lambda entry: entry.name)
             names = [entry.name for entry in entries if entry.is_file()]
             inner = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
         except OSError:

@@ -25,7 +25,9 @@ def command(
     recipe: Annotated[
         Path | None,
         typer.Argument(
-            help="A recipe, whose models and servers are looked at too.", show_default=False, autocompletion=recipe_files
+            help="A recipe, whose models and servers are looked at too.",
+            show_default=False,
+            autocompletion=recipe_files,
         ),
     ] = None,
     overrides: Overrides = None,

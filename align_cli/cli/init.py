@@ -130,9 +130,7 @@ def _answers(
         lambda text: begin.read_labels(text, data),
         default=begin.default_labels(data, has_pairs=looked.has_pairs),
     )
-    where = questions.ask(
-        "hardware", hardware, begin.read_hardware, default=lambda: str(begin.hardware_here())
-    )
+    where = questions.ask("hardware", hardware, begin.read_hardware, default=lambda: str(begin.hardware_here()))
 
     def fits(text: str) -> Answers:
         made = begin.Answers(model, data, who, where, begin.read_method(text))
@@ -141,7 +139,8 @@ def _answers(
 
     usual = begin.default_method(who, has_pairs=looked.has_pairs)
     default = usual if usual in methods_for(looked) else methods_for(looked)[0]
-    questions.tell([f"this data feeds {', '.join(methods_for(looked))}"], only_if_asked=method is None)
+    if method is None:
+        questions.tell([f"this data feeds {', '.join(methods_for(looked))}"], only_if_asked=True)
     return questions.ask("method", method, fits, default=default), looked
 
 

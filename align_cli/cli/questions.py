@@ -73,7 +73,7 @@ class Questions:
     def _default(self, name: str, usual: str | None) -> str:
         if usual is None:
             what = f"--{name} is not said, and nobody can be asked here"
-            raise RecipeError(what, where=f"--{name}", hint=QUESTIONS[name])
+            raise RecipeError(what, hint=QUESTIONS[name])
         self._talk.note(f"--{name} is not said: {usual}")
         return usual
 

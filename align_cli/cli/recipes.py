@@ -42,7 +42,7 @@ def show_recipe(
 @presets.callback(invoke_without_command=True)
 @guarded
 def list_presets(context: typer.Context, as_json: AsJson = False) -> None:
-    """The methods that a recipe may name as its preset: their papers, and what they are for; `show NAME` has the keys."""
+    """The methods that a recipe may name as its preset: papers, and what for; `show NAME` has the keys."""
     if context.invoked_subcommand is None:
         from align_cli.recipe.presets import preset_names, preset_text
         from align_cli.recipe.shipped import about

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from align_cli import __version__
-from align_cli.recipe.presets import preset_names, preset_text
+from align_cli.recipe.presets import preset_keys, preset_names
 from align_cli.recipe.recipe import Recipe
 from align_cli.recipe.sections.labelers import LABELER_KINDS, known_kinds
 from align_cli.recipe.sections.losses import LOSS_TYPE_ALIASES
@@ -21,8 +21,7 @@ from align_cli.recipe.sections.training_arguments import (
     argument_json_types,
     passing_names,
 )
-from align_cli.recipe.written.reader import read_text
-from align_cli.recipe.written.tree import KeyPath, Source, plain
+from align_cli.recipe.written.tree import KeyPath
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 FILE_NAME = "align.schema.json"
@@ -89,7 +88,7 @@ def _needed_without_presets(root: Schema, definitions: Schema) -> Iterator[Schem
     """Takes what a preset may fill in from the required keys, and requires it where no such preset is named."""
     filled: dict[KeyPath, list[str]] = {}
     for name in preset_names():
-        for path in _paths(plain(read_text(preset_text(name), Source(name))[0]), ()):
+        for path in _paths(preset_keys(name), ()):
             filled.setdefault(path, []).append(name)
     needed = {}
     for path, names in filled.items():

@@ -7,10 +7,11 @@ its own keys.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from align_cli.errors import nearest
 from align_cli.recipe.written.reader import read_text
-from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, shown
+from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, plain, shown
 
 FOLDER = Path(__file__).parent
 PRESET = ("preset",)
@@ -24,6 +25,14 @@ def preset_names() -> list[str]:
 def preset_text(name: str) -> str:
     """A preset's file, to the letter."""
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def preset_keys(name: str) -> dict[str, Any]:
+    """What a preset sets, as plain data."""
+    text = preset_text(name)
+    root, _ = read_text(text, Source(name, tuple(text.splitlines()), is_preset=True))
+    keys: dict[str, Any] = plain(root) if root is not None else {}
+    return keys
 
 
 def apply_preset(root: Node) -> list[PlacedFault]:
