@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from align_cli.errors import RecipeError, nearest
+from align_cli.recipe.checking.files import PATH_STARTS, near_file
+from align_cli.recipe.data_names import exists
 from align_cli.recipe.presets import preset_names
 from align_cli.recipe.shipped import check_known
 
@@ -85,6 +88,21 @@ class Answers:
     method: str
 
 
+def read_model(text: str) -> str:
+    """The model that a text means: a folder that is here, the playground's, or one of the Hub's.
+
+    Raises:
+        RecipeError: if it is empty, or can be nothing but a folder that is not here.
+    """
+    name = text.strip()
+    if not name:
+        raise RecipeError("no model is named", where="--model", hint=f"name a folder or a Hub id, or {PLAYGROUND}")
+    is_path = name.startswith((*PATH_STARTS, "~")) or ("/" in name and exists(str(Path(name).parent)))
+    if is_path and not exists(name):
+        raise RecipeError("there is no such folder", where=name, hint=near_file(name))
+    return name
+
+
 def read_labels(text: str, data: str) -> Labels:
     """The labels that a text means, on this data.
 
@@ -103,7 +121,10 @@ def read_labels(text: str, data: str) -> Labels:
             hint = "name it: --labels function=my_rewards.py:helpfulness"
             raise RecipeError("which function gives the labels is not said", where="--labels", hint=hint)
         name = HIDDEN_REWARD
-    if kind == "function" and ":" not in name:
+    file = name.rpartition(":")[0]
+    if kind == "function" and file.endswith(".py") and not exists(file):
+        raise RecipeError("there is no such file", where=file, hint=near_file(file))
+    if kind == "function" and not file:
         hint = f"name what stands in it: --labels function={name}:helpfulness"
         raise RecipeError(f"{name!r} is a file or a module, and names no function of it", where="--labels", hint=hint)
     defaults = {"reward_model": DEFAULT_REWARD_MODEL, "judge": DEFAULT_JUDGE}

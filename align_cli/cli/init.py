@@ -7,6 +7,7 @@ or ends in words where nobody could guess.
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +100,11 @@ def _check(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "recipe.yaml"
         draft.write_text(text, encoding="utf-8")
-        load_recipe(draft)
+        try:
+            load_recipe(draft)
+        except RecipeError as error:  # of a file that is nowhere any more
+            faults = [replace(fault, where=fault.key, snippet="", line=None, column=None) for fault in error.faults]
+            raise RecipeError.of(faults) from None
 
 
 def _answers(
@@ -119,9 +124,9 @@ def _answers(
     questions.begin()
     is_new = model is None and data is None
     playground = begin.PLAYGROUND
-    model = questions.ask("model", model, _text, default=playground if is_new or data == playground else None)
+    model = questions.ask("model", model, begin.read_model, default=playground if is_new or data == playground else None)
     data_default = playground if model == playground else None
-    looked = questions.ask("data", data, lambda text: look_at(_text(text), model), default=data_default)
+    looked = questions.ask("data", data, lambda text: look_at(text.strip(), model), default=data_default)
     data = looked.data
     questions.tell(looked.told)
     who = questions.ask(
@@ -143,8 +148,3 @@ def _answers(
         questions.tell([f"this data feeds {', '.join(methods_for(looked))}"], only_if_asked=True)
     return questions.ask("method", method, fits, default=default), looked
 
-
-def _text(text: str) -> str:
-    if not text.strip():
-        raise RecipeError("nothing was said", where="answer", hint="name it, or playground")
-    return text.strip()

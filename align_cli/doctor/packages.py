@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from align_cli.doctor.finding import Finding
-from align_cli.recipe.shipped import tested_versions
+from align_cli.recipe.shipped import versions_tested
 
 AREA = "packages"
 OURS = "align-cli"
@@ -26,7 +26,7 @@ def examine_packages() -> Iterator[Finding]:
         return
     yield _python(of_python)
     yield Finding(AREA, OURS, "ok", version(OURS))
-    tested = tested_versions()
+    tested = versions_tested()
     for requirement in asked:
         if requirement.name == OURS:
             continue

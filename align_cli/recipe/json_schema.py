@@ -6,7 +6,7 @@ no sound recipe, and finds the faults that can be seen at a single key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -99,17 +99,14 @@ def _needed_without_presets(root: Schema, definitions: Schema) -> Iterator[Schem
         _section_at(root, definitions, path[:-1])["required"].remove(path[-1])
     for path, names in needed.items():
         condition = {"properties": {"preset": {"enum": names}}, "required": ["preset"]}
-        yield {"if": condition, "else": _requiring(path, list(needed))}
+        yield {"if": condition, "else": _requiring(path)}
 
 
-def _requiring(path: KeyPath, needed: Sequence[KeyPath]) -> Schema:
-    """A schema by which the key has to be there; where its section has to be there too, that is required with it."""
+def _requiring(path: KeyPath) -> Schema:
+    """A schema by which the key has to be there, where its section is."""
     schema: Schema = {"required": [path[-1]]}
-    for depth in range(len(path) - 1, 0, -1):
-        above = path[:depth]
-        schema = {"properties": {above[-1]: schema}}
-        if above in needed:
-            schema["required"] = [above[-1]]
+    for name in reversed(path[:-1]):
+        schema = {"properties": {name: schema}}
     return schema
 
 

@@ -73,7 +73,7 @@ def about(text: str) -> About:
     return About(summary, list(dict.fromkeys(_PAPER.findall(told))), uses[0] if uses else "")
 
 
-def tested_versions() -> dict[str, str]:
+def versions_tested() -> dict[str, str]:
     """The version of each package that the tests ran with, by its name in small letters; empty where they are lost."""
     place = (WHEEL if WHEEL.is_dir() else CHECKOUT) / TESTED
     lines = place.read_text(encoding="utf-8").splitlines() if place.is_file() else []
