@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from align_cli.cli.complete import run_folders
 from align_cli.cli.options import AsJson, Quiet, RoundName
 from align_cli.cli.output import Output, Terminated, guarded
 from align_cli.errors import DataError
@@ -26,7 +27,13 @@ AGAIN = "Ctrl-C again ends"
 @guarded
 def command(
     name: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run's folder, a model's, or a Hub id.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's folder, a model's, or a Hub id.",
+            show_default=False,
+            autocompletion=run_folders,
+        ),
     ],
     which: RoundName = None,
     beside: Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from align_cli.cli.complete import run_folders
 from align_cli.cli.options import AsJson
 from align_cli.cli.output import Output, guarded
 
@@ -13,7 +14,15 @@ if TYPE_CHECKING:
     from align_cli.recipe import Difference
     from align_cli.study.comparison import Evaluated, Paired
 
-Run = Annotated[str, typer.Argument(metavar="RUN[@K]", help="A run's folder, and perhaps a round.", show_default=False)]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN[@K]",
+        help="A run's folder, and perhaps a round.",
+        show_default=False,
+        autocompletion=run_folders,
+    ),
+]
 
 
 TITLES = ("first", "second")

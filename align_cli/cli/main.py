@@ -13,13 +13,17 @@ from align_cli.cli import (
     check,
     compare,
     data,
+    doctor,
     evaluate,
     export,
     generate,
+    init,
     label,
+    recipes,
     report,
     reward,
     samples,
+    schema,
     status,
     study,
     train,
@@ -37,9 +41,9 @@ app = typer.Typer(
     help="Iterative, online preference alignment of language models: recipes in, aligned models out.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("init")(init.command)
 app.command("train")(at_work(train.command))
 app.command("generate")(at_work(generate.command))
 app.command("label")(at_work(label.command))
@@ -54,6 +58,10 @@ app.command("report")(report.command)
 app.command("samples")(samples.command)
 app.command("export")(at_work(export.command))
 app.command("chat")(at_work(chat.command))
+app.add_typer(recipes.recipes, name="recipes")
+app.add_typer(recipes.presets, name="presets")
+app.command("schema")(schema.command)
+app.command("doctor")(doctor.command)
 
 
 def main() -> None:

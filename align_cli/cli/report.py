@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from align_cli.cli.complete import run_folders
 from align_cli.cli.options import AsJson, Quiet
 from align_cli.cli.output import Output, check_output_place, guarded
 
@@ -15,7 +16,13 @@ from align_cli.cli.output import Output, check_output_place, guarded
 @guarded
 def command(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN|STUDY...", help="Folders of runs, or of studies.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="RUN|STUDY...",
+            help="Folders of runs, or of studies.",
+            show_default=False,
+            autocompletion=run_folders,
+        ),
     ],
     output: Annotated[
         Path | None,

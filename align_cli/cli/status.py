@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from align_cli.cli.options import AsJson
+from align_cli.cli.options import AsJson, RunFolderPath
 from align_cli.cli.output import Output, guarded
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 @guarded
 def command(
-    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    run: RunFolderPath,
     is_watched: Annotated[bool, typer.Option("--watch", help="Go on showing it for as long as it is at work.")] = False,
     as_json: AsJson = False,
 ) -> None:

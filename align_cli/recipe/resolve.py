@@ -68,6 +68,14 @@ def to_yaml(tree: Mapping[str, Any]) -> str:
     return text
 
 
+def value_text(value: str | int | float | bool | None) -> str:
+    """One value as YAML writes it in a line, quoted where it has to be, also between braces."""
+    if isinstance(value, float) and value == float(f"{value:.1e}") and value < 0.01:
+        return f"{value:.1e}".replace("e-0", "e-")
+    text: str = yaml.dump([value], Dumper=_Dumper, allow_unicode=True, default_flow_style=True, width=10**6)
+    return text.strip().removeprefix("[").removesuffix("]")
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes no aliases, and quotes text that `reader` would take for a number: `3e4` is text to PyYAML."""
 

@@ -42,7 +42,7 @@ def test_help_answers_without_anything_that_a_recipe_needs(tmp_path: Path) -> No
     "command",
     [
         *("train", "generate", "label", "evaluate", "reward", "check", "status", "export", "chat"),
-        *("study", "compare", "report", "samples"),
+        *("study", "compare", "report", "samples", "init", "recipes", "presets", "schema", "doctor"),
     ],
 )
 def test_help_on_a_command_reads_no_recipe_and_loads_no_model(tmp_path: Path, command: str) -> None:
@@ -51,7 +51,13 @@ def test_help_on_a_command_reads_no_recipe_and_loads_no_model(tmp_path: Path, co
     assert modules & (SLOW | {"yaml", "numpy"}) == set()  # typer itself looks at options with pydantic
 
 
-@pytest.mark.parametrize("command", [["check", "recipe.yaml", "--quick"], ["status", "run"], ["train", "recipe.yaml"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["check", "recipe.yaml", "--quick"], ["status", "run"], ["train", "recipe.yaml"]),
+        *(["recipes"], ["presets", "show", "spin"], ["schema"]),
+    ],
+)
 def test_what_loads_no_model_loads_no_torch(finished: Path, command: list[str]) -> None:
     modules = modules_of(*command, cwd=finished)
     assert "pydantic" in modules

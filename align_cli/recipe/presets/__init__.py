@@ -8,10 +8,11 @@ recipe of a run holds every key of it.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from align_cli.errors import RecipeError, nearest
 from align_cli.recipe.written.reader import read_file, read_text
-from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, escaped, shown
+from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, escaped, plain, shown
 
 FOLDER = Path(__file__).parent
 PRESET = ("preset",)
@@ -26,6 +27,19 @@ def preset_names() -> list[str]:
 def is_file(name: str) -> bool:
     """Whether a preset's name is that of a file of the user's own: a path, or a name that ends as one of YAML."""
     return "/" in name or name.endswith(FILE_ENDS)
+
+
+def preset_text(name: str) -> str:
+    """A preset's file, to the letter."""
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def preset_keys(name: str) -> dict[str, Any]:
+    """What a preset sets, as plain data."""
+    text = preset_text(name)
+    root, _ = read_text(text, Source(name, tuple(text.splitlines()), is_preset=True))
+    keys: dict[str, Any] = plain(root) if root is not None else {}
+    return keys
 
 
 def apply_preset(root: Node) -> list[PlacedFault]:
@@ -55,7 +69,7 @@ def apply_preset(root: Node) -> list[PlacedFault]:
 def _fill_in_known(root: Node, place: Place, name: str) -> list[PlacedFault]:
     if name not in preset_names():
         return [_unknown(place, name)]
-    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    text = preset_text(name)
     preset, faults = read_text(text, Source(f"preset {name}", tuple(text.splitlines()), is_preset=True))
     if preset is not None:
         _fill(root, preset)

@@ -154,6 +154,20 @@ def training_argument_names() -> list[str]:
     return [name for name in training_argument_types() if _refusal(name) is None]
 
 
+def passing_names(section: str) -> list[str]:
+    """The keys of TrainingArguments that may stand in a section, `train` or `reward`, beside its own."""
+    if section == "train":
+        return training_argument_names()
+    return [name for name in training_argument_types() if _refusal_of_reward(name) is None]
+
+
+def argument_json_types(name: str) -> list[str]:
+    """The types that JSON has for a key of TrainingArguments; empty where anything may stand there."""
+    parts = _parts(training_argument_types()[name])
+    known = [_JSON_TYPES[part] for part in parts if part in _JSON_TYPES]
+    return list(dict.fromkeys(known)) if len(known) == len(parts) or "str" in parts else []
+
+
 def check_training_argument(name: str, value: Any, section: str = "train") -> PassThroughFault | None:
     """What is wrong with a key of `train` or `reward` that is not in the schema, if anything."""
     key = f"{section}.{shown(name)[1:-1]}"
@@ -225,10 +239,21 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+_JSON_TYPES = {
+    "int": "integer", "float": "number", "bool": "boolean", "str": "string",
+    "dict": "object", "list": "array", "None": "null",
+}  # fmt: skip
+
+
 def _wanted(annotation: str, value: Any) -> str:
     """What the value must be, in words, where it is nothing that the annotation allows; else empty."""
-    parts = [part.strip() for part in re.sub(r"\[[^]]*\]", "", annotation).split("|")]
+    parts = _parts(annotation)
     checks = [_CHECKS[part] for part in parts if part in _CHECKS]
     if any(check(value) for _, check in checks) or (len(checks) < len(parts) and "str" not in parts):
         return ""
     return " or ".join(words for words, _ in checks)
+
+
+def _parts(annotation: str) -> list[str]:
+    """The types that an annotation allows, without what is in them."""
+    return [part.strip() for part in re.sub(r"\[[^]]*\]", "", annotation).split("|")]
