@@ -139,18 +139,16 @@ def _seconds(like: StepMeasure, following: StepMeasure | None, amounts: Amounts)
         following: the stage's next one, where this was its first: that is no slower once it is warm.
         amounts: what it has to do.
     """
-    paces = {key: phase.pace for key, phase in _phases(like).items()}
-    warm = {key: phase.pace for key, phase in _phases(following).items()} if following is not None else {}
-    paces = {key: min(pace, warm.get(key, pace)) for key, pace in paces.items()}
-    worked = {key: paces[key] * phase.done for key, phase in _phases(like).items()}
+    warm = {} if following is None else _phases(following)
+    worked = {
+        key: min(phase.pace, warm[key].pace if key in warm else phase.pace) * phase.done
+        for key, phase in _phases(like).items()
+    }
     rest = max(like.seconds - sum(worked.values()), 0.0)
-    grows = (
-        _growing_rest(like)
-        if following is None
-        else min(_growing_rest(like), _growing_rest(following) * _share(like, following))
-    )
-    grows = min(grows, rest)
-    work = sum(seconds * _ratio(key[0], like, amounts) for key, seconds in worked.items())
+    grows = min(_growing_rest(like), rest)
+    if following is not None:
+        grows = min(grows, _growing_rest(following) * _ratio("", following, like.amounts))
+    work = sum(seconds * _ratio(unit, like, amounts) for (unit, _), seconds in worked.items())
     return work + grows * _ratio("", like, amounts) + rest - grows
 
 
@@ -168,10 +166,6 @@ def _growing_rest(step: StepMeasure) -> float:
         return 0.0
     worked = sum(phase.pace * phase.done for phase in step.phases)
     return max(step.seconds - worked - step.phases[0].began, 0.0)
-
-
-def _share(one: StepMeasure, other: StepMeasure) -> float:
-    return _ratio("", other, one.amounts)
 
 
 def _ratio(unit: str, like: StepMeasure, amounts: Amounts) -> float:

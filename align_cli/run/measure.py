@@ -275,7 +275,7 @@ class _Pilot:
         return [self._step(step, recipe) for step in due]
 
     def _with_longer_warm_start(self) -> Recipe:
-        """The recipe of round 0, whose warm start is as long as some seconds allow; a few steps tell how quick it is."""
+        """The recipe of round 0, its warm start as long as some seconds allow: a few steps tell how quick it is."""
         sft, whole = self._small.policy.sft, self._whole.policy.sft
         if sft is None or whole is None or self._start is not None or sft.max_steps >= whole.max_steps:
             return self._small
@@ -347,7 +347,7 @@ def _phase(unit: str, since: float, began: float, pieces: Sequence[tuple[float, 
 
 
 def _grown(small: Recipe, whole: Recipe, steps: Sequence[StepMeasure]) -> Recipe:
-    """The second round: as much of each kind of work as some seconds allow, by the first. What costs money stays small."""
+    """The second round: as much of each work as some seconds allow, by the first. What costs money stays small."""
     pace = {step.stage: max((phase.pace for phase in step.phases), default=0.0) for step in steps if step.round == 1}
     changed: dict[str, Any] = {}
     if (seconds := pace.get("train")) is not None:

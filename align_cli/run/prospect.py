@@ -1,4 +1,4 @@
-"""What `align plan` tells: what is left of a run, how much that is, and what it will take of time, memory, disk, money."""
+"""What `align plan` tells: what is left of a run, how much, and what it will take of time, memory, disk and money."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Prospect:
 
     @property
     def seconds(self) -> float | None:
-        """Of everything that is left, start and report too; None where some step's are not known, or nothing is left."""
+        """Of all that is left, start and report too; None where those of a step are not known, or nothing is left."""
         known = [one.seconds for one in self.steps if one.seconds is not None]
         around = self.measurement.startup_seconds + self.measurement.report_seconds if self.measurement else 0.0
         return sum(known) + around if self.steps and len(known) == len(self.steps) else None
@@ -186,7 +186,7 @@ def _labelers(recipe: Recipe, steps: Sequence[StepForecast]) -> list[LabelerFore
     for step in steps:
         questions.update(step.amounts.questions)
         for name, found in step.labelers.items():
-            figures.setdefault(name, Counter()).update({key: float(value) for key, value in found.items()})  # type: ignore[call-overload]
+            figures.setdefault(name, Counter()).update({key: float(value) for key, value in found.items()})
     return [_labeler(recipe, name, count, figures.get(name)) for name, count in questions.items()]
 
 
@@ -196,8 +196,8 @@ def _labeler(recipe: Recipe, name: str, questions: int, figures: Counter[str] | 
     if figures is None or not figures.get("calls"):
         return LabelerForecast(name, section.kind, questions, requests)
     prompt, answer = figures["prompt_tokens"], figures["completion_tokens"]
-    is_priced = isinstance(section, JudgeLabelerSection) and section.price is not None
-    money = cost(section.price, prompt, answer) if is_priced else None  # type: ignore[arg-type,union-attr]
+    price = section.price if isinstance(section, JudgeLabelerSection) else None
+    money = None if price is None else cost(price, prompt, answer)
     return LabelerForecast(name, section.kind, questions, requests, prompt + answer, money)
 
 

@@ -1,4 +1,4 @@
-"""How much disk a recipe's artifacts take, reckoned from its model's shape and its numbers, before anything is measured.
+"""How much disk a recipe's artifacts take, reckoned from its model's shape and its numbers: nothing is measured.
 
 Weights and moments are known to within a header. Of lines of JSON it is known about how long they are.
 """

@@ -1,6 +1,7 @@
 """A recipe made small: one round with a few steps of each stage, on a few of its rows, in a folder that goes.
 
-What is tried out first (`smoke`) and what is measured (`measure`) are such runs: of the user's recipe with other numbers.
+What is tried out first (`smoke`) and what is measured (`measure`) are such runs, of the user's recipe with other
+numbers.
 """
 
 from __future__ import annotations

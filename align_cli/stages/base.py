@@ -445,7 +445,7 @@ class Stage(ABC):
         return []
 
     def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:
-        """How much it has to do in a round, at most: by the recipe and the rows that it reads; no weights are loaded."""
+        """How much it has to do in a round, at most, by the recipe and the rows that it reads; loads no weights."""
         return Amounts()
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
