@@ -284,7 +284,7 @@ def test_progress_counts_every_response_and_pair(
 
     evaluate(recipe, warm_policy, warm_policy, warm_samples, pairs=pairs, progress=Counting())
     starts = [total for total in told if total > 0]
-    assert starts == [len(warm_samples), len(warm_samples) + len(pairs)], "scores, then log-probabilities"
+    assert starts == [len(warm_samples), len(warm_samples), len(pairs)], "scores, KL, then log-probabilities"
     assert sum(told) == 0
 
 
