@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
 from align_cli.run.measure import Measurement, Phase, StepMeasure, sizes_of
-from align_cli.run.plan import Step
+from align_cli.run.plan import Step, plan_steps
 from align_cli.run.sizes import ModelSize, artifact_sizes
 from align_cli.stages import stage_named
 from align_cli.stages.base import CHECKPOINT, HELD_OUT_LOGPS, REFERENCE_LOGPS, SAMPLES, Amounts
@@ -71,10 +71,10 @@ def forecast_steps(
 
 def past_steps(folder: RunFolder, recipe: Recipe, inputs: Inputs) -> list[StepMeasure]:
     """What the steps of a run took that are over, by its ledger; none of a run that has not begun."""
-    found = {}
+    found, known = {}, {step.stage for step in plan_steps(recipe)}
     for event in folder.ledger.events() if folder.exists else ():
-        if event["event"] == "finish":
-            number, stage = event["round"], event["stage"]
+        number, stage = event["round"], event["stage"]
+        if event["event"] == "finish" and stage in known:
             amounts = stage_named(stage).amounts(recipe, inputs, number)
             sizes = sizes_of(folder, Step(number, stage))
             memory = (event.get("peak_memory_bytes"), event.get("peak_gpu_memory_bytes"))
