@@ -39,7 +39,8 @@ def command(
     talk, loaded = Output(as_json=as_json), None
     try:
         loaded = load_recipe(recipe, overrides or [])
-        _show(talk, loaded, *(((), ()) if quick else _foreseen(loaded, origin)), quick=quick)
+        foreseen = None if quick else _foreseen(loaded, origin)
+        _show(talk, loaded, *((foreseen.outlook, foreseen.notes) if foreseen else ([], [])), quick=quick)
     except AlignError as error:
         if not as_json:
             raise

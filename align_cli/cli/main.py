@@ -19,6 +19,7 @@ from align_cli.cli import (
     generate,
     init,
     label,
+    plan,
     recipes,
     report,
     reward,
@@ -50,6 +51,7 @@ app.command("label")(at_work(label.command))
 app.command("evaluate")(at_work(evaluate.command))
 app.command("reward")(at_work(reward.command))
 app.command("check")(at_work(check.command))
+app.command("plan")(at_work(plan.command))
 app.command("data")(at_work(data.command))
 app.command("study")(at_work(study.command))
 app.command("compare")(compare.command)  # reads runs, and that is all

@@ -330,14 +330,27 @@ def check_adapter_fits(settings: PolicySection, tokenizer: PreTrainedTokenizerBa
         AlignError: if not.
     """
     assert settings.lora is not None
-    shape = shape_of(settings)
-    with torch.device("meta"):
-        peft = _with_adapter(shape, settings)
+    peft = _shape_with_adapter(settings)
     if settings.lora.adapter:
         folder = Path(settings.lora.adapter)
         check_adapters_vocabulary(folder, tokenizer, settings)
         base = settings.model_name_or_path or ""
         check_adapter(_tensors(peft, TRAINED), read_adapter_tensors(folder), str(folder), base)
+
+
+def num_adapter_weights(settings: PolicySection) -> int:
+    """How many numbers the adapter has that `policy.lora` asks for; no weights are loaded.
+
+    Raises:
+        AlignError: if the base has no place for it.
+    """
+    return sum(tensor.numel() for tensor in _tensors(_shape_with_adapter(settings), TRAINED).values())
+
+
+def _shape_with_adapter(settings: PolicySection) -> PeftModel:
+    shape = shape_of(settings)
+    with torch.device("meta"):
+        return _with_adapter(shape, settings)
 
 
 def _with_adapter(model: Any, settings: PolicySection) -> PeftModel:

@@ -15,6 +15,7 @@ from align_cli.run.opening import check_inputs, outlook
 from align_cli.run.plan import plan_steps
 from align_cli.run.results import Results
 from align_cli.run.standing import refuse_stopped, remaining_steps
+from align_cli.stages.inputs import Inputs
 
 
 class Foresight(NamedTuple):
@@ -23,10 +24,12 @@ class Foresight(NamedTuple):
     Args:
         outlook: where it would begin or go on, one line each.
         notes: what a user should know of its inputs.
+        inputs: its rows, which were read for it.
     """
 
     outlook: list[str]
     notes: list[str]
+    inputs: Inputs
 
 
 def foresee(recipe: Recipe, origin: Origin | None = None) -> Foresight:
@@ -43,9 +46,10 @@ def foresee(recipe: Recipe, origin: Origin | None = None) -> Foresight:
     Raises:
         AlignError: for everything that a run would be refused for.
     """
-    folder, found = RunFolder(recipe.output_dir), Foresight([], [])
+    folder, notes = RunFolder(recipe.output_dir), list[str]()
     results = Results(recipe, folder)
-    loaded = Loaded(recipe, results, found.notes.append)
+    loaded = Loaded(recipe, results, notes.append)
+    found = Foresight([], notes, loaded.inputs)
     all_at_once(
         lambda: found.outlook.extend(_outlook(recipe, folder, results, origin)),
         lambda: check_inputs(plan_steps(recipe), loaded),

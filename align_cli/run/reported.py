@@ -34,7 +34,7 @@ def report_on(paths: Sequence[Path], command: str | None = None) -> dict[str, An
         AlignError: if one holds no run, or what is in it is damaged.
     """
     told = command or shlex.join(["align", "report", *map(str, paths)])
-    return report_twin([run_facts(path) for path in paths], command=told, time=_now())
+    return report_twin([run_facts(path) for path in paths], command=told, time=now())
 
 
 def leave_report(path: Path, note: Callable[[str], None], warn: Callable[[str], None]) -> None:
@@ -80,7 +80,15 @@ def run_facts(path: Path) -> RunFacts:
     Raises:
         AlignError: if there is none, or what is in it is damaged.
     """
-    results = open_run(path)
+    return facts_of(open_run(path), path)
+
+
+def facts_of(results: Results, path: Path) -> RunFacts:
+    """What a run that is open has to show, of which nothing has been read yet.
+
+    Raises:
+        AlignError: if what is in it is damaged.
+    """
     status = status_of(results)
     manifests = results.folder.manifests
     rounds = [number for number in manifests.rounds() if number <= results.recipe.rounds]
@@ -163,5 +171,6 @@ def _token_texts(folder: RunFolder, rounds: Sequence[int]) -> Callable[[int], st
     return None
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, as reports say it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from align_cli.artifacts.journal import Journal
@@ -68,6 +69,21 @@ def labeler_artifacts(recipe: Recipe, names: Iterable[str]) -> list[Artifact]:
     """The artifacts of round 0 that labelers, and those that they ask in their turn, are made from."""
     read = [artifact for name in asked_labelers(recipe, names) for artifact in recipe.labelers[name].artifacts()]
     return [Artifact(0, name) for name in dict.fromkeys(read)]
+
+
+def questions_for(recipe: Recipe, name: str, completions: int, pairs: int) -> dict[str, int]:
+    """How many questions a labeler and those that it asks in its turn are asked, by name.
+
+    Args:
+        recipe: the whole recipe.
+        name: the labeler's.
+        completions: those that whoever gives scores is asked about.
+        pairs: those that whoever gives verdicts is asked about.
+    """
+    gives = {
+        one: recipe.labelers[one].gives for one in asked_labelers(recipe, [name]) if not recipe.labelers[one].asks()
+    }
+    return {one: completions if kind == "scores" else pairs for one, kind in gives.items()}
 
 
 RecordType = TypeVar("RecordType", bound=Record)
@@ -333,6 +349,31 @@ class Done(NamedTuple):
     planned_rounds: int | None = None
 
 
+class Amounts(NamedTuple):
+    """How much a step has to do, at most.
+
+    Args:
+        steps: of an optimizer.
+        pairs: that are made, or that the steps train on, every use counted.
+        responses: that are sampled.
+        tokens: of those, or of what the steps train on.
+        asked: pairs whose log-probabilities a model is asked for: the reference before the first step, or the policy
+            where they are held out.
+        questions: completions or pairs that each labeler is asked about, by its name.
+    """
+
+    steps: int = 0
+    pairs: int = 0
+    responses: int = 0
+    tokens: int = 0
+    asked: int = 0
+    questions: Mapping[str, int] = MappingProxyType({})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**self._asdict(), "questions": dict(self.questions)}
+
+
 class ForkKeys(NamedTuple):
     """Keys that a fork has to leave as they were, and those below them that it may change all the same."""
 
@@ -402,6 +443,10 @@ class Stage(ABC):
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
         """Where there are fewer rows than the recipe asks for, one sentence each."""
         return []
+
+    def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:
+        """How much it has to do in a round, at most, by the recipe and the rows that it reads; loads no weights."""
+        return Amounts()
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
         """What the rounds of a fork have to have in common with those that it took over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from align_cli.stages.base import (
     POLICY_KEYS,
     READING_KEYS,
     SAMPLES,
+    Amounts,
     Artifact,
     Context,
     Done,
@@ -33,6 +35,7 @@ from align_cli.stages.base import (
     labeler_artifacts,
     labeler_keys,
     policy_artifact,
+    questions_for,
 )
 from align_cli.stages.generate import PromptDraw, generate_completions
 from align_cli.stages.held_out import Reference, measure_pairs
@@ -111,6 +114,23 @@ class Evaluate(Stage):
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
         wanted, there = recipe.evaluate.num_prompts, inputs.eval_prompts_to_sample.num_kept
         return [f"{there} held-out prompts, where evaluate.num_prompts asks for {wanted}"] * (wanted > there)
+
+    def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:
+        prompts = min(recipe.evaluate.num_prompts, inputs.eval_prompts_to_sample.num_kept)
+        settings = evaluation_settings(recipe)
+        responses = prompts * (1 if settings == settings.of_policy() else 2)
+        # In the first round the initial policy is the previous one too, and a scorer is asked about it once.
+        opponents = 0 if round_number == 0 else len(set(recipe.evaluate.against[: 1 if round_number == 1 else None]))
+        questions: Counter[str] = Counter()
+        for name in recipe.evaluate.all_scorers:
+            scored, compared = prompts * (1 + opponents), prompts * opponents
+            questions.update(questions_for(recipe, name, scored, compared))
+        return Amounts(
+            responses=responses,
+            tokens=responses * recipe.generate.max_new_tokens,
+            asked=len(inputs.eval_pairs.preferences),
+            questions=questions,
+        )
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
         """A fork keeps how policies are measured; `FREE_KEYS` change no held-out response."""
@@ -250,7 +270,7 @@ def evaluate_policy(
     progress, work = asking.progress, asking.work
     judged = {scorer.name: judge_responses(scorer, samples, opponents, asking, recipe.seed) for scorer in scorers}
     first, *others = judged.values() if judged else [Judged({}, {})]
-    progress.start(len(drawn) + len(pairs), "sequences")
+    progress.start(len(drawn), "responses")
     if policy.version == reference.version:  # nobody has to be asked
         kls = [0.0] * len(drawn)
         progress.advance(len(drawn))
@@ -259,6 +279,7 @@ def evaluate_policy(
             measure = measuring(SEQUENCE_KLS, policy, reference)
             kls = measured(drawn, recipe.generate.batch_size, measure, progress, journal, num_sequence_tokens)
     kl = estimate(kls)
+    progress.start(len(pairs), "pairs")
     held_out = measure_pairs(policy, Reference(reference, reference_digest, said or {}), pairs, recipe, asking)
     lengths = estimate([float(sample.num_tokens) for sample in samples])
     evaluation = Evaluation(

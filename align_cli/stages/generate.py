@@ -19,6 +19,7 @@ from align_cli.stages.base import (
     COMPLETIONS,
     POLICY_KEYS,
     READING_KEYS,
+    Amounts,
     Artifact,
     Context,
     Done,
@@ -65,6 +66,10 @@ class Generate(Stage):
             wanted > there
         )
 
+    def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:
+        responses = num_responses(recipe)
+        return Amounts(responses=responses, tokens=responses * recipe.generate.max_new_tokens)
+
     def carry_out(self, context: Context) -> Done:
         section, loaded, number = context.recipe.generate, context.loaded, context.round
         policy = loaded.policy_after(number - 1)
@@ -76,6 +81,12 @@ class Generate(Stage):
         context.artifacts.write(COMPLETIONS, completions)
         figures = {"completions": len(completions), "tokens": sum(item.num_tokens for item in completions)}
         return Done({**figures, "engine": engine} if engine else figures)
+
+
+def num_responses(recipe: Recipe) -> int:
+    """How many a round samples, of the policy and of the reference."""
+    section = recipe.generate
+    return section.prompts_per_round * (section.num_generations + section.num_reference_generations)
 
 
 def _sampled(

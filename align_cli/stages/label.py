@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import comb
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.errors import all_at_once
 from align_cli.recipe import Recipe
-from align_cli.recipe.sections.sources import DprSourceSection
+from align_cli.recipe.sections.sources import DprSourceSection, num_pairs
 from align_cli.stages.base import (
     COMPLETIONS,
     POLICY_KEYS,
     PREFERENCES,
     READING_KEYS,
+    Amounts,
     Artifact,
     Context,
     Done,
@@ -27,7 +29,9 @@ from align_cli.stages.base import (
     labeler_artifacts,
     labeler_keys,
     policy_artifact,
+    questions_for,
 )
+from align_cli.stages.generate import num_responses
 from align_cli.stages.health import label_health, scorers_agreement
 from align_cli.stages.opinions import Asking, check_labelers
 from align_cli.stages.pairing.pairs import LabelledPairs, Pairing, none_is_left
@@ -75,6 +79,17 @@ class Label(Stage):
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         return [RowsToRead("data.demonstrations", inputs.demonstration_rows, lambda: inputs.demonstrations.counts)]
+
+    def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:
+        section, responses = recipe.generate, num_responses(recipe)
+        together = section.num_generations + section.num_reference_generations
+        compared = section.prompts_per_round * comb(together, 2)
+        asked = (questions_for(recipe, name, responses, compared) for name in _reward_labelers(recipe))
+        return Amounts(
+            responses=responses,
+            pairs=sum(num_pairs(recipe, name) for name in recipe.method.sources.in_use()),
+            questions={name: count for questions in asked for name, count in questions.items()},
+        )
 
     def carry_out(self, context: Context) -> Done:
         completions = context.artifacts.read(Artifact(context.round, COMPLETIONS), Completion) or []

@@ -23,6 +23,7 @@ from align_cli.stages.base import (
     FORM_KEYS,
     REWARD,
     REWARD_TRAINING,
+    Amounts,
     Artifact,
     Context,
     Done,
@@ -90,6 +91,15 @@ class Reward(Stage):
             return []
         count = f"{pairs.num_shared} of {len(pairs.held_out)} pairs of {EVAL_KEY}"
         return [f"{count} have a prompt of {KEY}: on these the reward model is measured on what it was fitted on"]
+
+    def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:
+        from align_cli.training.reward import num_reward_steps
+
+        section = recipe.reward
+        if section is None or section.head == "frozen":
+            return Amounts(pairs=len(pairs_of(recipe, inputs).fit))
+        steps = num_reward_steps(section, len(pairs_of(recipe, inputs).fit))
+        return Amounts(steps=steps, pairs=steps * section.global_batch_size)
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
         """A fork takes the reward model over."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.scratch import ScratchFolder
@@ -22,6 +23,7 @@ from align_cli.stages.base import (
     POLICY_KEYS,
     READING_KEYS,
     TRAINING,
+    Amounts,
     Artifact,
     Context,
     Done,
@@ -63,6 +65,14 @@ class WarmStart(Stage):
 
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         return [RowsToRead("policy.sft.dataset", inputs.sft_rows, lambda: inputs.sft_demonstrations.counts)]
+
+    def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:
+        section = recipe.policy.sft
+        if section is None:
+            return Amounts()
+        lengths = inputs.sft_demonstrations.lengths
+        rows = section.max_steps * section.per_device_train_batch_size
+        return Amounts(steps=section.max_steps, tokens=round(rows * fmean(lengths)))
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
         """A fork keeps the initial policy."""

@@ -23,6 +23,7 @@ from align_cli.stages.base import (
     READING_KEYS,
     REFERENCE_LOGPS,
     TRAINING,
+    Amounts,
     Artifact,
     Context,
     Done,
@@ -35,6 +36,7 @@ from align_cli.stages.pairing.offline import check_labels
 from align_cli.stages.pools import check_carriers, training_pools
 from align_cli.stages.readable import RowsToRead, too_long_words
 from align_cli.stages.said_before import artifacts_that_asked, reference_digest, said_before
+from align_cli.stages.train_amounts import train_amounts
 from align_cli.training.batches import Mixture, usage
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint, unsaved_version
 
@@ -93,6 +95,9 @@ class Train(Stage):
     def to_read(self, recipe: Recipe, inputs: Inputs) -> list[RowsToRead]:
         rows = inputs.offline_rows.rows if inputs.uses_offline_pairs else []
         return [RowsToRead("data.preferences", rows, lambda: inputs.offline_pairs.counts)]
+
+    def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:
+        return train_amounts(recipe, inputs, round_number)
 
     def carry_out(self, context: Context) -> Done:
         """Train from the round's beginning, or from the checkpoint within it that a killed process left."""
@@ -239,7 +244,7 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
             policy.begin_round(number)
         optimizer_state = read_optimizer_state(within, start) if within else loaded.optimizer_state(number)
         try:
-            with _asked(context, trainer, said) as asked:
+            with _asked(context, trainer, said, partial(_steps_begin, context, start)) as asked:
                 outcome = _train(context, trainer, adopted.preferences, start, optimizer_state, keep, asked)
             _check_finite(policy)
             break
@@ -260,14 +265,29 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
 
 
 @contextmanager
-def _asked(context: Context, trainer: PreferenceTrainer, said: Mapping[str, float]) -> Iterator[RoundsReference]:
+def _asked(
+    context: Context, trainer: PreferenceTrainer, said: Mapping[str, float], steps_begin: Callable[[], None]
+) -> Iterator[RoundsReference]:
     """The reference as the round's training asks it, which knows what it said in other rounds."""
     from align_cli.training.known import RoundsReference
 
-    loaded, number = context.loaded, context.round
+    loaded, number, progress = context.loaded, context.round, context.progress
     # Last digits are those of the forward passes that they were made in.
     with context.work.journal(f"reference-logps-{trainer.pairs_per_pass}") as journal:
-        yield RoundsReference(said, journal, lambda: loaded.reference_for(number), loaded.let_go_of_reference)
+        yield RoundsReference(
+            said,
+            journal,
+            fetch=lambda: loaded.reference_for(number),
+            let_go=loaded.let_go_of_reference,
+            asks=lambda count: progress.start(count, "pairs"),
+            asked=progress.advance,
+            knows=steps_begin,
+        )
+
+
+def _steps_begin(context: Context, start: TrainingState) -> None:
+    context.progress.start(context.recipe.train.steps_per_round, "steps")
+    context.progress.found(len(start.steps or ()))
 
 
 def _agreement_with_policy(
@@ -322,8 +342,7 @@ def _train(
         # Rounds that were taken over from another run may have had another number of steps.
         steps_before = start.global_step - done
         trainer.args.max_steps = steps_before + (context.recipe.rounds - start.round) * train.steps_per_round
-    context.progress.start(train.steps_per_round, "steps")
-    context.progress.found(done)
+    _steps_begin(context, start)
     trainer.on_step = context.progress.advance
     offline = context.loaded.inputs.offline_pairs.preferences
     initial = context.loaded.another_policy(0) if context.recipe.method.initial_reference else None

@@ -60,12 +60,18 @@ class RoundsReference:
         journal: keeps what it says now, for a process that takes the place of one that was killed.
         fetch: has its weights in memory; called before it is asked.
         let_go: called before the first step where no term will need it again in the round.
+        asks: told how many pairs it is asked about at most, before it is about the first.
+        asked: told of so many that it was.
+        knows: called when it was asked about all, and was about some.
     """
 
     said: Mapping[str, float] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
     fetch: Callable[[], object] = lambda: None
     let_go: Callable[[], object] = lambda: None
+    asks: Callable[[int], object] = lambda number: None
+    asked: Callable[[int], object] = lambda number: None
+    knows: Callable[[], object] = lambda: None
 
     def found(self) -> Iterator[ScoredPair]:
         """The pairs that it was asked about in this round, in the order in which they were first used."""
@@ -109,10 +115,13 @@ class ReferenceLogps:
             self._take(pair)
         self._logps = agreed(self._logps)
         found: list[ScoredPair] = []
+        if number := sum(len(self._unknown(pairs)) for pairs in self._first_used):
+            reference.asks(number)
         for pairs in self._first_used:
             if unknown := self._unknown(pairs):
                 reference.fetch()
                 logps = score(unknown)
+                reference.asked(len(unknown))
                 scored = [ScoredPair(*self._digests[key], *logps[key]) for key in map(_key, unknown)]
                 found += scored
                 for pair in scored:
@@ -122,6 +131,8 @@ class ReferenceLogps:
                 found = []
         if found:
             reference.journal.append([{"pairs": found}])
+        if number:
+            reference.knows()
 
     def of(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(S,) of every sequence of a collated batch, in its order; 0 for those that need none."""

@@ -84,13 +84,14 @@ class Folders:
 
 
 class Told:
-    """Progress that keeps what it is told; a process that is killed is so at some unit of the work."""
+    """Progress that keeps what it is told; a process that is killed is so at some step, or response."""
 
     def __init__(self, killed_at: int | None = None) -> None:
         self.told: list[Any] = []
-        self._left = killed_at
+        self._left, self._unit = killed_at, ""
 
     def start(self, total: int, unit: str) -> None:
+        self._unit = unit
         self.told.append((total, unit))
 
     def found(self, amount: int) -> None:
@@ -98,7 +99,8 @@ class Told:
 
     def advance(self, amount: int = 1) -> None:
         self.told.append(amount)
-        self._left = None if self._left is None else self._left - amount
+        if self._left is not None and self._unit != "pairs":
+            self._left -= amount
         if self._left == 0:
             raise KeyboardInterrupt
 

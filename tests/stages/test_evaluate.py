@@ -284,7 +284,7 @@ def test_progress_counts_every_response_and_pair(
 
     evaluate(recipe, warm_policy, warm_policy, warm_samples, pairs=pairs, progress=Counting())
     starts = [total for total in told if total > 0]
-    assert starts == [len(warm_samples), len(warm_samples) + len(pairs)], "scores, then log-probabilities"
+    assert starts == [len(warm_samples), len(warm_samples), len(pairs)], "scores, KL, then log-probabilities"
     assert sum(told) == 0
 
 
@@ -530,7 +530,7 @@ def test_draws_from_the_policy_are_kept_apart_from_what_is_sampled_in_another_wa
     first, second = (Round(cooler, [warm_policy], tiny_policy, {}) for _ in range(2))
     for journaled in (first, second):
         assert journaled.evaluated(0, WorkInProgress(tmp_path / "work", {})) == wanted
-        assert journaled.units == {"completions", "sequences"}
+        assert journaled.units == {"completions", "responses", "pairs"}
     assert first.num_made > 0
     assert second.num_made == 0, "all of it was kept"
 

@@ -135,7 +135,9 @@ def test_a_round_ends_with_its_figures_and_a_checkpoint_of_what_its_steps_made(
     }
     assert len(logps) == 4 and len({pair.reference for pair in logps}) == 1
     assert (done.continues_from, done.planned_rounds) == (None, None)
-    assert context.watched.told == [(3, "steps"), ("found", 0), 1, 1, 1]
+    steps_begin, asked = [(3, "steps"), ("found", 0)], context.watched.told[3:-5]
+    assert context.watched.told == [*steps_begin, (4, "pairs"), *asked, *steps_begin, 1, 1, 1]
+    assert sum(asked) == 4, "pairs that the reference was asked about"
     assert context.said == []
 
 

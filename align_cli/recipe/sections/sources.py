@@ -281,20 +281,26 @@ MOST_USES = 10
 """Uses of a pair of the policy's from which on a recipe is warned: docs/method.md, section 4."""
 
 
-def _uses(recipe: Recipe) -> list[str]:
-    """How often a round's steps use each pair of the policy's, those of replayed rounds included."""
-    generate, train, warnings = recipe.generate, recipe.train, []
+def num_pairs(recipe: Recipe, name: str) -> int:
+    """How many pairs a source makes of a round's responses, where none is left out; 0 where it makes none."""
+    generate = recipe.generate
     together = generate.num_generations + generate.num_reference_generations
-    pairs_of_a_prompt = {
+    of_a_prompt = {
         "dpp": math.comb(generate.num_generations, 2),
         "dpr": math.comb(together, 2) if recipe.label.pairs == "all" else 1,
         "dmd": generate.num_generations,
     }
+    return generate.prompts_per_round * of_a_prompt.get(name, 0)
+
+
+def _uses(recipe: Recipe) -> list[str]:
+    """How often a round's steps use each pair of the policy's, those of replayed rounds included."""
+    train, warnings = recipe.train, []
     rounds = min(train.replay_rounds + 1, recipe.rounds)
     for name, source in recipe.method.sources.in_use().items():
         if not source.policy_responses:
             continue
-        pairs = generate.prompts_per_round * pairs_of_a_prompt[name] * rounds
+        pairs = num_pairs(recipe, name) * rounds
         uses = train.steps_per_round * recipe.global_batch_size * source.mixing / pairs
         if uses > MOST_USES:
             warnings.append(

@@ -35,6 +35,11 @@ class LabelerSection(Section):
         """Whether its scores say something only beside others that were given together, and nothing of other rounds."""
         return False
 
+    @property
+    def num_requests(self) -> int:
+        """Requests, or samples of the policy, that one question takes, where none is repeated; 0 for what runs here."""
+        return 0
+
     def code(self) -> dict[str, str]:
         """The Python that it runs, by key: `package.module:name` or `path/to/file.py:name`."""
         return {}

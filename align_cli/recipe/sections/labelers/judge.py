@@ -100,6 +100,10 @@ class JudgeLabelerSection(ServerLabelerSection):
             return "verdicts"
         return "scores" if "completion" in parts_of(text.splitlines()).fields else "verdicts"
 
+    @property
+    def num_requests(self) -> int:
+        return self.votes * (2 if self.gives == "verdicts" and self.orders == "both" else 1)
+
     def files(self) -> dict[str, str]:
         return {} if self.template in TEMPLATES else {"template": self.template}
 

@@ -41,6 +41,10 @@ class SelfJudgeLabelerSection(LabelerSection):
         0.2, ge=0, le=1, description="the largest share of answers without a score, above which the stage stops"
     )
 
+    @property
+    def num_requests(self) -> int:
+        return self.votes
+
     def files(self) -> dict[str, str]:
         return {} if self.template in TEMPLATES else {"template": self.template}
 

@@ -37,6 +37,10 @@ class ServerLabelerSection(LabelerSection):
         None, description="what requests say besides, as in `{chat_template_kwargs: {enable_thinking: false}}`"
     )
 
+    @property
+    def num_requests(self) -> int:
+        return 1
+
 
 def no_variable(key: str, value: str | None, example: str) -> Iterator[RuleFault]:
     """The fault of a key that is no name of an environment variable."""
