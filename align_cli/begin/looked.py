@@ -67,7 +67,9 @@ def look_at(data: str, model: str) -> Looked:
         AlignError: for what is wrong with it, or with a model that is a folder here.
     """
     if not data:
-        raise RecipeError("no data is named", where="--data", hint=f"name a file, a folder or a Hub id, or {PLAYGROUND}")
+        raise RecipeError(
+            "no data is named", where="--data", hint=f"name a file, a folder or a Hub id, or {PLAYGROUND}"
+        )
     if data == PLAYGROUND:
         return Looked(data, PLAYGROUND, PLAYGROUND, told=(_PLAYGROUND_TOLD,), prompt_tokens=16, answer_tokens=24)
     if model == PLAYGROUND:

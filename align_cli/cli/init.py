@@ -124,7 +124,9 @@ def _answers(
     questions.begin()
     is_new = model is None and data is None
     playground = begin.PLAYGROUND
-    model = questions.ask("model", model, begin.read_model, default=playground if is_new or data == playground else None)
+    model = questions.ask(
+        "model", model, begin.read_model, default=playground if is_new or data == playground else None
+    )
     data_default = playground if model == playground else None
     looked = questions.ask("data", data, lambda text: look_at(text.strip(), model), default=data_default)
     data = looked.data
@@ -147,4 +149,3 @@ def _answers(
     if method is None:
         questions.tell([f"this data feeds {', '.join(methods_for(looked))}"], only_if_asked=True)
     return questions.ask("method", method, fits, default=default), looked
-

@@ -29,14 +29,28 @@ def test_nobody_is_asked_without_a_terminal_and_every_default_is_told(folder: Pa
         "  align train mine.yaml --smoke",
         "  align train mine.yaml",
     ]
-    for name, usual in {"model": "playground", "data": "playground", "labels": "function", "method": "sail-dpr"}.items():
+    for name, usual in {
+        "model": "playground",
+        "data": "playground",
+        "labels": "function",
+        "method": "sail-dpr",
+    }.items():
         assert f"--{name} is not said: {usual}\n" in made.err
     assert align("check", "mine.yaml", cwd=folder).code == 0
 
 
 def test_what_it_saw_of_the_data_is_told_and_stands_in_the_recipe(folder: Path, align: Align) -> None:
     make_chat_model(folder / "model")
-    answers = ("--model", "model", "--data", "pairs.jsonl", "--labels", "function=rewards.py:score", "--hardware", "cpu")
+    answers = (
+        "--model",
+        "model",
+        "--data",
+        "pairs.jsonl",
+        "--labels",
+        "function=rewards.py:score",
+        "--hardware",
+        "cpu",
+    )
     made = align("init", "mine.yaml", *answers, "--method", "sail-dpr", cwd=folder)
     assert made.code == 0, made.err
     assert "pairs.jsonl: 40 pairs (pairs)" in made.err
