@@ -25,7 +25,7 @@ def test_every_recipe_is_listed_and_shown_to_the_letter() -> None:
 
 
 def test_a_mistyped_name_is_told() -> None:
-    with pytest.raises(RecipeError, match="did you mean quickstart?"):
+    with pytest.raises(RecipeError, match=r"did you mean quickstart\?"):
         recipe_text("quikstart")
     with pytest.raises(RecipeError, match="there are dpo, "):
         recipe_text("../pyproject")
