@@ -39,6 +39,7 @@ import torch
 import yaml
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from align_cli.playground.model import make_word_tokenizer
@@ -168,6 +169,7 @@ class Peer:
             processing_class=AutoTokenizer.from_pretrained(MODEL),
             callbacks=[self._clock],
         )
+        self._trainer.remove_callback(PrinterCallback)
 
     def round(self) -> float:
         """CPU seconds of as many steps, from the first one's beginning to the last one's end."""
