@@ -55,6 +55,11 @@ class Method(NamedTuple):
         return self.keys.get("train", {}).get("steps_per_round") == 1
 
     @property
+    def is_trls_own(self) -> bool:
+        """Whether TRL computes its loss, in batches of a fixed number of pairs."""
+        return bool(self.keys["method"].get("use_weighting"))
+
+    @property
     def has_reference(self) -> bool:
         """Whether its loss is tied to a reference, which a KL term is measured to."""
         return str(self.keys["method"]["loss_type"]) != "simpo"

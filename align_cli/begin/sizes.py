@@ -101,6 +101,8 @@ def sizes_for(answers: Answers, looked: Looked, method: Method) -> Sizes:
     steps, prompts = _of_a_round(scale, pairs, looked, method)
     prompt, answer, new = _lengths(scale, looked)
     weights = _playground_weights() if is_playground else _weights(hardware, parameters or UNKNOWN_PARAMETERS)
+    if method.is_trls_own:
+        weights["per_device_max_tokens"] = None
     return Sizes(
         rounds=30 if method.is_every_step else 3,
         steps_per_round=steps,

@@ -47,6 +47,8 @@ def _leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     if below is None:
         yield name, command
         return
+    if command.invoke_without_command and name != "align":
+        yield name, command
     for one, each in below.items():
         yield from _leaves(each, f"{name} {one}")
 

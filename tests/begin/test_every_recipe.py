@@ -29,9 +29,12 @@ NUM_ROWS = 40
 NUM_PAIRS, STEP = 13, 9
 """Of models and data that go together; and of which the quick suite takes one."""
 
-OF_PAIRS = {"offline-dpo", "offline-ipo", "offline-simpo", "offline-slic", "sail-ddp"}
+OF_PAIRS = {"offline-dpo", "offline-ipo", "offline-simpo", "offline-slic", "sail-ddp", "wpo"}
 """Methods that have nothing to train on but pairs."""
-LABELLED = {"iterative-dpo", "online-dpo", "sail-dpr", "sail-mix", "selm", "xpo"}
+LABELLED = {
+    "dno", "inpo", "iterative-dpo", "iterative-rpo", "online-dpo", "online-simpo", "rebel", "sail-dpr", "sail-mix",
+    "selm", "semi-online-dpo", "sppo", "xpo",
+}  # fmt: skip
 """Methods whose responses somebody has to label."""
 
 

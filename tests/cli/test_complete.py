@@ -73,7 +73,7 @@ def test_labelers_are_those_of_the_recipe(folder: Path) -> None:
 def test_names_of_presets_and_recipes(folder: Path) -> None:
     assert offered(folder, "presets", "show", "sail-m") == ["sail-mix"]
     assert offered(folder, "recipes", "show", "quick") == ["quickstart"]
-    assert offered(folder, "init", "--method", "sp") == ["spin"]
+    assert offered(folder, "init", "--method", "spi") == ["spin"]
 
 
 def test_what_is_wrong_with_a_recipe_is_no_matter_here(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from align_cli.errors import RecipeError, nearest
 from align_cli.recipe.written.reader import read_file, read_text
-from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, escaped, plain, shown
+from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, plain, shown
 
 FOLDER = Path(__file__).parent
 PRESET = ("preset",)
@@ -59,7 +59,7 @@ def apply_preset(root: Node) -> list[PlacedFault]:
             return faults + _fill_in_known(root, entry.place, name)
         del root.value["preset"]
         if name in files:
-            what = f"the presets {escaped(', '.join(files))} build on one another"
+            what = f"the presets {', '.join(map(shown, files))} build on one another"
             return [*faults, PlacedFault(entry.place, what, "leave `preset` out of one of them", PRESET)]
         files.append(name)
         faults += _fill_in_file(root, entry.place, name)
@@ -81,11 +81,11 @@ def _fill_in_file(root: Node, place: Place, name: str) -> list[PlacedFault]:
         _, preset, faults = read_file(name)
     except RecipeError as error:
         fault = error.faults[0]
-        return [PlacedFault(place, f"preset {escaped(name)}: {fault.what}", fault.hint, PRESET)]
+        return [PlacedFault(place, f"preset {shown(name)}: {fault.what}", fault.hint, PRESET)]
     if preset is not None and isinstance(preset.value, dict):
         _fill(root, preset)
     elif not faults:
-        what = f"preset {escaped(name)} holds no keys with values"
+        what = f"preset {shown(name)} holds no keys with values"
         faults.append(PlacedFault(place, what, "it holds keys as a recipe does, as in `method: {beta: 0.2}`", PRESET))
     return faults
 
