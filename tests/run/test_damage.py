@@ -288,7 +288,8 @@ def recorded_stages(three_rounds: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     def train(trainer: object, recipe: object, pairs: object, start: Any, *others: Any) -> TrainOutcome:
         said = read_records(third / "reference_logps.jsonl", PairLogps)
-        others[-1].journal.append([{"pairs": [list(pair.to_dict().values())[1:] for pair in said]}])
+        *_, reference, _ = others
+        reference.journal.append([{"pairs": [list(pair.to_dict().values())[1:] for pair in said]}])
         steps = [json.loads(line) for line in (third / "training.jsonl").read_text().splitlines()]
         return TrainOutcome(state=start, steps=steps, usage={})
 
