@@ -14,8 +14,6 @@ from align_cli.recipe.presets import preset_names
 from align_cli.recipe.shipped import check_known
 
 PLAYGROUND = "playground"
-RUN = "run"
-"""A reward model that the run fits on its pairs."""
 LABELS = {
     "dataset": "the labels that the pairs came with",
     "function": "a Python function of yours: function=my_rewards.py:helpfulness",

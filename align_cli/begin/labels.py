@@ -8,15 +8,18 @@ from align_cli.begin.answers import (
     DEFAULT_REWARD_MODEL,
     HIDDEN_REWARD,
     PLAYGROUND,
-    RUN,
     Answers,
     Labels,
 )
 from align_cli.begin.looked import Looked
 from align_cli.begin.methods import Method
 from align_cli.errors import RecipeError
+from align_cli.models.hub import is_cached
+from align_cli.recipe.sections.labelers.reward_model import OF_RUN
 
 TRAINS, JUDGES = "trains", "judges"
+OF_VERDICTS = ("judge", "person")
+"""Who is asked which of two is better."""
 DEFAULT_SCORER = "OpenAssistant/reward-model-deberta-v3-large-v2"
 """Another model than those that label: rewards can be gamed."""
 
@@ -56,6 +59,7 @@ def labelers_for(answers: Answers, method: Method, looked: Looked) -> Labelers:
     if method.judges_itself:
         _check_judges_itself(answers, "--method")
     if method.needs_labeler:
+        _check_gives_scores(answers, method)
         sections[TRAINS], why[TRAINS] = _trains(answers, looked)
     scorer, words = _scorer(answers, method, looked)
     if scorer is not None:
@@ -68,7 +72,7 @@ def labelers_for(answers: Answers, method: Method, looked: Looked) -> Labelers:
         why,
         TRAINS if method.needs_labeler else None,
         name,
-        fits_reward=any(section.get("model_name_or_path") == RUN for section in sections.values()),
+        fits_reward=any(section.get("model_name_or_path") == OF_RUN for section in sections.values()),
         are_drawn=answers.data == PLAYGROUND and TRAINS in sections and sections[TRAINS]["kind"] == "function",
     )
 
@@ -82,7 +86,7 @@ def _trains(answers: Answers, looked: Looked) -> tuple[dict[str, Any], str]:
             what = f"{answers.method} labels the policy's own responses, and {answers.data} has no labels to learn from"
             hint = "say who labels them: --labels function=..., reward_model, judge, policy or person"
             raise RecipeError(what, where="--labels", hint=hint)
-        return _section(Labels("reward_model", RUN), answers, looked), "labels responses as the pairs are labelled"
+        return _section(Labels("reward_model", OF_RUN), answers, looked), "labels responses as the pairs are labelled"
     why = "labels responses: you are asked each round" if labels.kind == "person" else "labels the policy's responses"
     return _section(labels, answers, looked), why
 
@@ -114,9 +118,16 @@ def _section(labels: Labels, answers: Answers, looked: Looked) -> dict[str, Any]
         return {"kind": "self_judge", "votes": 1, "max_new_tokens": 256}
     if labels.kind == "person":
         return {"kind": "person"}
-    if labels.name == RUN:
+    if labels.name == OF_RUN:
         _check_can_be_fitted(answers, looked)
     return {"kind": "reward_model", "model_name_or_path": labels.name}
+
+
+def _check_gives_scores(answers: Answers, method: Method) -> None:
+    if method.needs_scores and answers.labels.kind in OF_VERDICTS:
+        what = f"{method.preset} regresses on a difference of scores, and {answers.labels.kind} gives verdicts on pairs"
+        hint = "take labels that are scores: function, reward_model or policy; or another method, such as sppo"
+        raise RecipeError(what, where="--labels", hint=hint)
 
 
 def _check_judges_itself(answers: Answers, where: str) -> None:
@@ -130,12 +141,12 @@ def _check_can_be_fitted(answers: Answers, looked: Looked) -> None:
         what = "a reward model is fitted on a model that is there already, and the playground's is made by the run"
         raise RecipeError(what, where="--labels", hint="take --labels function, which asks the playground's own reward")
     if not looked.has_pairs:
-        what = f"reward_model={RUN} is fitted on pairs, and {looked.data} has none"
+        what = f"reward_model={OF_RUN} is fitted on pairs, and {looked.data} has none"
         raise RecipeError(what, where="--labels", hint="name a reward model: --labels reward_model=org/name")
 
 
 def _can_be_had(model: str) -> bool:
     """Whether the Hub can be asked for a model, or its cache has it."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
-    return not constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(model, "config.json"), str)
+    return not constants.HF_HUB_OFFLINE or is_cached(model)

@@ -55,6 +55,11 @@ class Method(NamedTuple):
         return self.keys.get("train", {}).get("steps_per_round") == 1
 
     @property
+    def needs_scores(self) -> bool:
+        """Whether its loss regresses on the difference of two scores, and who gives verdicts has none."""
+        return bool(self.keys["method"]["loss_type"] == "rebel")
+
+    @property
     def is_trls_own(self) -> bool:
         """Whether TRL computes its loss, in batches of a fixed number of pairs."""
         return bool(self.keys["method"].get("use_weighting"))

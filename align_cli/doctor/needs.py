@@ -12,6 +12,7 @@ from typing import Any
 
 from align_cli.doctor.finding import Finding, failures
 from align_cli.errors import AlignError
+from align_cli.models.hub import is_cached
 from align_cli.recipe import Recipe, load_recipe
 from align_cli.recipe.sections.data import BUILT_IN_WORLDS
 from align_cli.recipe.sections.engine_server import PLACE, SERVER
@@ -64,16 +65,16 @@ def _models(recipe: Recipe) -> dict[str, str]:
 
 
 def _model(key: str, name: str) -> Finding:
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
 
     if Path(name).expanduser().is_dir():
         return Finding(AREA, key, "ok", f"{name} is here")
     try:
-        is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+        is_here = is_cached(name)
     except HFValidationError:
         return Finding(AREA, key, "fail", f"{name} is no folder here, and no Hub id", "check its name")
-    if is_cached:
+    if is_here:
         return Finding(AREA, key, "ok", f"{name} is in the Hub's cache")
     if constants.HF_HUB_OFFLINE:
         return Finding(AREA, key, "fail", f"{name} is not in the Hub's cache, and HF_HUB_OFFLINE is set", "unset it")

@@ -1,4 +1,4 @@
-"""A model's folder on the Hub: may this machine upload it, and the upload."""
+"""A model's folder on the Hub: is it in the cache here, may this machine upload it, and the upload."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ REPLACED = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", 
 """Files of a model that must not outlive another one's upload into the same repository."""
 
 NO_TOKEN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write (huggingface.co/settings/tokens)"
+
+
+def is_cached(name: str) -> bool:
+    """Whether the Hub's cache on this machine has a model.
+
+    Raises:
+        HFValidationError: if the name is no id of the Hub's.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def check_may_push(repository: str) -> None:

@@ -77,6 +77,8 @@ def reason(looked: Looked, model: str, labels: str, method: str) -> str:
             return "made by the run"
         if not looked.has_pairs:
             return "is fitted on pairs"
+    if method == "rebel" and kind in ("judge", "person"):
+        return "regresses on a difference of scores"
     if kind == "dataset" and method in LABELLED and not looked.has_pairs:
         return "has no labels to learn from"
     return ""
