@@ -180,6 +180,11 @@ def _replace_folder(path: Path, new: Path, old: Path) -> None:
         remove(old)
 
 
+def folder_there(path: Path) -> Path:
+    """The folder itself where it is there, else the nearest above it that is."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
 def copy_tree(source: Path, target: Path) -> None:
     """Copy a file, or a folder with all that it holds, to a name that is free. Nothing is shared that a write changes.
 

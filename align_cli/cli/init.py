@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from align_cli.cli.complete import preset_names
+from align_cli.cli.complete import RECIPE_SUFFIXES, preset_names
 from align_cli.cli.output import Output, guarded
 from align_cli.errors import RecipeError
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from align_cli.cli.questions import Questions
 
 DEFAULT_PATH = Path("recipe.yaml")
-ENDINGS = (".yaml", ".yml")
 
 
 @guarded
@@ -80,7 +79,7 @@ def command(
 
 
 def _check_place(path: Path, *, force: bool) -> None:
-    if path.suffix not in ENDINGS:
+    if path.suffix not in RECIPE_SUFFIXES:
         raise RecipeError("a recipe's name ends in .yaml", where=str(path), hint=f"write {path.with_suffix('.yaml')}")
     if path.exists() and not force:
         hint = "name another one, or add --force to write over it"

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from align_cli.artifacts.files import folder_there
 from align_cli.doctor.finding import Finding
 from align_cli.errors import counted
 from align_cli.report.tables import size
@@ -121,7 +122,7 @@ def _memory() -> Finding:
 
 
 def _disk(name: str, place: Path) -> Finding:
-    folder = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
+    folder = folder_there(place)
     if not os.access(folder, os.W_OK):
         return Finding(AREA, name, "fail", f"{folder} cannot be written to", "choose another folder (output_dir)")
     free = shutil.disk_usage(folder).free

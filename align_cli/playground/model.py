@@ -32,6 +32,8 @@ CONTEXT_LENGTH = 128
 """Tokens that the playground's policy can read."""
 
 ARCHITECTURES = ("llama", "qwen2")
+HIDDEN_SIZE, NUM_LAYERS = 64, 2
+"""Of the playground's policy."""
 
 
 def make_policy(folder: Path, seed: int, architecture: str = "llama") -> None:
@@ -52,8 +54,8 @@ def make_policy(folder: Path, seed: int, architecture: str = "llama") -> None:
         policy_tokenizer(architecture),
         seed=seed,
         architecture=architecture,
-        hidden_size=64,
-        num_hidden_layers=2,
+        hidden_size=HIDDEN_SIZE,
+        num_hidden_layers=NUM_LAYERS,
         num_attention_heads=4,
         max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=False,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
-from align_cli.run.measure import Measurement, Phase, StepMeasure, sizes_of
+from align_cli.run.measure import Measurement, Phase, StepMeasure, measure_of
 from align_cli.run.plan import Step, plan_steps
 from align_cli.run.sizes import ModelSize, artifact_sizes
 from align_cli.stages import stage_named
@@ -75,11 +75,7 @@ def past_steps(folder: RunFolder, recipe: Recipe, inputs: Inputs) -> list[StepMe
     for event in folder.ledger.events() if folder.exists else ():
         number, stage = event["round"], event["stage"]
         if event["event"] == "finish" and stage in known:
-            amounts = stage_named(stage).amounts(recipe, inputs, number)
-            sizes = sizes_of(folder, Step(number, stage))
-            memory = (event.get("peak_memory_bytes"), event.get("peak_gpu_memory_bytes"))
-            said = (event.get("figures") or {}).get("labelers") or {}
-            found[number, stage] = StepMeasure(number, stage, event["seconds"], amounts, (), *memory, sizes, said)
+            found[number, stage] = measure_of(folder, event, recipe, inputs)
     return list(found.values())
 
 

@@ -9,13 +9,12 @@ that has begun, the newest policy is measured. Nothing is written to the run's o
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.models.memory import PeakMemory
 from align_cli.recipe import Recipe, dump, load_recipe
 from align_cli.report.twin import report_twin
@@ -27,13 +26,24 @@ from align_cli.run.opening import Reporter, check_inputs
 from align_cli.run.plan import Step, plan_steps
 from align_cli.run.reported import facts_of, now, write_report
 from align_cli.run.results import Results
-from align_cli.run.small import longest_reward_pairs, quoted, rows_in_files, say_anything, small_overrides
+from align_cli.run.small import (
+    longest_reward_pairs,
+    quoted,
+    rows_in_files,
+    say_anything,
+    scratch_beside,
+    small_overrides,
+    stages_of,
+)
 from align_cli.run.step import StepRunner
 from align_cli.run.threads import settle_num_threads
 from align_cli.stages import stage_named
 from align_cli.stages.base import CHECKPOINT, Amounts, Progress
 from align_cli.stages.longest import any_rows, num_prompts
 from align_cli.training.checkpoints import OPTIMIZER_NAME
+
+if TYPE_CHECKING:
+    from align_cli.stages.inputs import Inputs
 
 STEPS = 3
 """Of an optimizer, in the first round: the first is warmed up in, the others tell how long one takes."""
@@ -195,11 +205,12 @@ def take_measurement(
     plan = plan_steps(recipe)
     check_inputs(plan, loaded)
     startup, memory = time.time() - began, peak.figures().get("peak_memory_bytes")
-    beside = next(folder for folder in Path(recipe.output_dir).absolute().parents if folder.is_dir())
-    with ScratchFolder(beside) as scratch:
+    with scratch_beside(recipe) as scratch:
         run = scratch / "run"
-        due = [stage_named(name) for name in dict.fromkeys(step.stage for step in plan)]
-        rows = {**any_rows(recipe, loaded.inputs, due, ROWS_FOR), **longest_reward_pairs(recipe, loaded, STEPS)}
+        rows = {
+            **any_rows(recipe, loaded.inputs, stages_of(plan), ROWS_FOR),
+            **longest_reward_pairs(recipe, loaded, STEPS),
+        }
         changed = [*overrides, f"output_dir={quoted(run)}", *small_overrides(recipe, STEPS)]
         small = load_recipe(path, [*changed, *_all_kept(recipe), *rows_in_files(rows, scratch)])
         pilot = _Pilot(recipe, small, teller, start)
@@ -289,21 +300,36 @@ class _Pilot:
         self._teller.tell("stage", step.round, step.stage)
         clock = _Clock(self._teller)
         StepRunner(recipe, self._folder, self._loaded, self._results).carry_out(step, clock)
-        event = self._folder.ledger.events()[-1]
-        return StepMeasure(
-            step.round,
-            step.stage,
-            event["seconds"],
-            stage_named(step.stage).amounts(recipe, self._loaded.inputs, step.round),
-            clock.phases(),
-            event.get("peak_memory_bytes"),
-            event.get("peak_gpu_memory_bytes"),
-            sizes_of(self._folder, step),
-            event["figures"].get("labelers") or {},
-        )
+        return measure_of(self._folder, self._folder.ledger.events()[-1], recipe, self._loaded.inputs, clock.phases())
 
 
-def sizes_of(folder: RunFolder, step: Step) -> dict[str, int]:
+def measure_of(
+    folder: RunFolder, event: Mapping[str, Any], recipe: Recipe, inputs: Inputs, phases: Sequence[Phase] = ()
+) -> StepMeasure:
+    """What a step took, by what its run's ledger says of its end.
+
+    Args:
+        folder: of the run.
+        event: the ledger's.
+        recipe: what the step had to do.
+        inputs: its rows.
+        phases: its work, where that was timed.
+    """
+    step = Step(event["round"], event["stage"])
+    return StepMeasure(
+        step.round,
+        step.stage,
+        event["seconds"],
+        stage_named(step.stage).amounts(recipe, inputs, step.round),
+        phases,
+        event.get("peak_memory_bytes"),
+        event.get("peak_gpu_memory_bytes"),
+        _sizes_of(folder, step),
+        (event.get("figures") or {}).get("labelers") or {},
+    )
+
+
+def _sizes_of(folder: RunFolder, step: Step) -> dict[str, int]:
     """Bytes of each artifact that a step wrote and that is there; the optimizer of a checkpoint stands apart."""
     names = [name for name in stage_named(step.stage).writes if folder.layout.artifact(step.round, name).exists()]
     sizes = {name: size_of(folder.layout.artifact(step.round, name)) for name in names}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from align_cli.playground.model import HIDDEN_SIZE, NUM_LAYERS
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.policy import PolicySection
 from align_cli.run.plan import Step
@@ -90,7 +91,7 @@ def _num_weights(policy: PolicySection, vocabulary: int) -> int:
     if policy.from_scratch is not None:
         width, layers, embeddings = policy.from_scratch.hidden_size, policy.from_scratch.num_hidden_layers, 1
     elif policy.model_name_or_path == "playground":
-        width, layers, embeddings = 64, 2, 2
+        width, layers, embeddings = HIDDEN_SIZE, NUM_LAYERS, 2
     else:
         from align_cli.models.load import shape_of
 

@@ -11,14 +11,28 @@ from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
-from align_cli.artifacts.files import write_text
+from align_cli.artifacts.files import folder_there, write_text
 from align_cli.artifacts.json_text import to_json
+from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.labelers.verdicts import Pair, Verdicts
 from align_cli.recipe import Recipe
 from align_cli.run.loaded import Loaded
+from align_cli.run.plan import Step
+from align_cli.stages import stage_named
+from align_cli.stages.base import Stage
 from align_cli.stages.longest import num_prompts
 
 FilesRows = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def scratch_beside(recipe: Recipe) -> ScratchFolder:
+    """A folder on the disk that the recipe's run will be on."""
+    return ScratchFolder(folder_there(Path(recipe.output_dir).absolute().parent))
+
+
+def stages_of(plan: Sequence[Step]) -> list[Stage]:
+    """The stages of a plan, each once, in the order in which they come."""
+    return [stage_named(name) for name in dict.fromkeys(step.stage for step in plan)]
 
 
 def small_overrides(recipe: Recipe, num_steps: int) -> list[str]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.recipe import Recipe, load_recipe
 from align_cli.run.folder import RunFolder
 from align_cli.run.loaded import Loaded
@@ -18,8 +17,16 @@ from align_cli.run.loop import align_rounds
 from align_cli.run.opening import Reporter, check_inputs
 from align_cli.run.plan import plan_steps
 from align_cli.run.results import Results
-from align_cli.run.small import FilesRows, longest_reward_pairs, quoted, rows_in_files, say_anything, small_overrides
-from align_cli.stages import stage_named
+from align_cli.run.small import (
+    FilesRows,
+    longest_reward_pairs,
+    quoted,
+    rows_in_files,
+    say_anything,
+    scratch_beside,
+    small_overrides,
+    stages_of,
+)
 from align_cli.stages.longest import longest_rows
 
 STEPS = 2
@@ -41,8 +48,7 @@ def smoke(path: Path, overrides: Sequence[str], reporter: Reporter) -> list[dict
         AlignError: for whatever the run itself would be refused for, or fails of.
     """
     recipe = load_recipe(path, overrides)
-    beside = next(folder for folder in Path(recipe.output_dir).absolute().parents if folder.is_dir())
-    with ScratchFolder(beside) as scratch:
+    with scratch_beside(recipe) as scratch:
         run = scratch / "run"
         rows = rows_in_files(_longest_rows(recipe, reporter), scratch)
         small = load_recipe(path, [*overrides, f"output_dir={quoted(run)}", *small_overrides(recipe, STEPS), *rows])
@@ -56,5 +62,7 @@ def _longest_rows(recipe: Recipe, reporter: Reporter) -> FilesRows:
     plan = plan_steps(recipe)
     loaded = Loaded(recipe, Results(recipe, RunFolder(recipe.output_dir)), reporter.note)
     check_inputs(plan, loaded)
-    due = [stage_named(name) for name in dict.fromkeys(step.stage for step in plan)]
-    return {**longest_rows(recipe, loaded.inputs, due, STEPS), **longest_reward_pairs(recipe, loaded, STEPS)}
+    return {
+        **longest_rows(recipe, loaded.inputs, stages_of(plan), STEPS),
+        **longest_reward_pairs(recipe, loaded, STEPS),
+    }

@@ -135,7 +135,6 @@ class PairLosses(NamedTuple):
         labels_B: q, the policy's own where the source says so.
         margins_B: h.
         preference_logits_B: β(s1 − s2), s summed over tokens.
-        nll_B: the winner's negative log-likelihood per token.
         logps_S: log πθ of every response.
         of_policy_S: whether the policy sampled it.
         kl_B: mean KL to the reference over those of the pair's two responses that carry it; 0 where none does.
@@ -148,7 +147,6 @@ class PairLosses(NamedTuple):
     labels_B: torch.Tensor
     margins_B: torch.Tensor
     preference_logits_B: torch.Tensor
-    nll_B: torch.Tensor
     logps_S: torch.Tensor
     of_policy_S: torch.Tensor
     kl_B: torch.Tensor
@@ -320,13 +318,12 @@ class _Compared(NamedTuple):
     labels_B: torch.Tensor
     margins_B: torch.Tensor
     preference_logits_B: torch.Tensor
-    nll_B: torch.Tensor
 
 
 def _compared(objective: Objective, inputs: Inputs, logps_2B: torch.Tensor, ratios_2B: torch.Tensor) -> _Compared:
     is_free = objective.loss_type in REFERENCE_FREE
     chosen_B, rejected_B = (logps_2B if is_free else ratios_2B).chunk(2)
-    lengths_B, other_lengths_B = inputs["completion_mask"][: len(logps_2B)].sum(-1).chunk(2)
+    lengths_B, other_lengths_B = _lengths(inputs)
     margins_B = preference_margin(chosen_B, rejected_B, lengths_B, other_lengths_B, objective.loss_type)
     logits_B = objective.beta * (margins_B if is_free else chosen_B - rejected_B)
     own_labels_B = flags(objective, inputs, "policy_labels")
@@ -336,9 +333,19 @@ def _compared(objective: Objective, inputs: Inputs, logps_2B: torch.Tensor, rati
     else:
         forward_B, backward_B = objective.losses(margins_B), objective.losses(-margins_B)
     losses_B = expected_preference_loss(forward_B, backward_B, labels_B)
-    logps_B, other_logps_B = logps_2B.chunk(2)
-    nll_B = nll_term(logps_B, other_logps_B, lengths_B, other_lengths_B, labels_B)
-    return _Compared(losses_B, forward_B, backward_B, labels_B, margins_B, logits_B, nll_B)
+    return _Compared(losses_B, forward_B, backward_B, labels_B, margins_B, logits_B)
+
+
+def _lengths(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B,) tokens of the chosen responses, and of the rejected ones."""
+    chosen_B, rejected_B = inputs["completion_mask"][: 2 * len(inputs["label"])].sum(-1).chunk(2)
+    return chosen_B, rejected_B
+
+
+def _nll(pairs: PairLosses, inputs: Inputs) -> torch.Tensor:
+    """(B,) the winner's negative log-likelihood per token."""
+    logps_B, other_logps_B = pairs.logps_S[: 2 * len(inputs["label"])].chunk(2)
+    return nll_term(logps_B, other_logps_B, *_lengths(inputs), pairs.labels_B)
 
 
 def _regression(
@@ -387,6 +394,7 @@ def pair_values(
     """
     values_B, carry = pairs.losses_B, carriers(objective, inputs)
     figures.add("loss", pairs.losses_B)
+    nll_B = _nll(pairs, inputs) if objective.nll_coefficient else None
     for position, source in enumerate(objective.sources):
         rows_B = inputs["source"] == position
         if not rows_B.any():
@@ -403,15 +411,15 @@ def pair_values(
             term_B = label_term(pairs.forward_B, pairs.backward_B, pairs.labels_B, pairs.preference_logits_B)
             figures.add(f"{source.name}/label_term", term_B[rows_B].abs())
             terms_B = terms_B + source.gradient_coefficient * term_B
-        if objective.nll_coefficient:
-            figures.add(f"{source.name}/nll", pairs.nll_B[rows_B])
+        if nll_B is not None:
+            figures.add(f"{source.name}/nll", nll_B[rows_B])
         if objective.kl_coefficient:
             figures.add(f"{source.name}/kl", pairs.kl_B[rows_B & carry.kl_B2.any(1)])
         if objective.optimism_coefficient:
             figures.add(f"{source.name}/optimism_term", pairs.optimism_B[rows_B & carry.optimism_B2.any(1)])
         values_B = values_B + torch.where(rows_B, terms_B, 0.0)
-    if objective.nll_coefficient:
-        values_B = values_B + objective.nll_coefficient * pairs.nll_B
+    if nll_B is not None:
+        values_B = values_B + objective.nll_coefficient * nll_B
     if objective.kl_coefficient:
         values_B = values_B + objective.kl_coefficient * (inputs["global_pairs_per_kl"] * pairs.kl_B)
     values_B = _weights(objective, pairs, inputs, figures) * values_B

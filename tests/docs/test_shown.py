@@ -211,7 +211,7 @@ def test_a_recipe_that_a_page_shows_loads_and_so_does_one_with_the_keys_that_it_
     recipe = keys if "output_dir" in keys else _with(_loaded(write_recipe(tmp_path).read_text()), keys)
     path = tmp_path / "shown.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    load_recipe(path, check_files=False)
+    assert load_recipe(path, check_files=False).output_dir == recipe["output_dir"]
 
 
 def _with(recipe: dict[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:

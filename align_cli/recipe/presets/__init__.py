@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from align_cli.errors import RecipeError, nearest
-from align_cli.recipe.written.reader import read_file, read_text
+from align_cli.recipe.written.reader import RECIPE_SUFFIXES, read_file, read_text
 from align_cli.recipe.written.tree import Node, Place, PlacedFault, Source, plain, shown
 
 FOLDER = Path(__file__).parent
 PRESET = ("preset",)
-FILE_ENDS = (".yaml", ".yml")
 
 
 def preset_names() -> list[str]:
@@ -26,7 +25,7 @@ def preset_names() -> list[str]:
 
 def is_file(name: str) -> bool:
     """Whether a preset's name is that of a file of the user's own: a path, or a name that ends as one of YAML."""
-    return "/" in name or name.endswith(FILE_ENDS)
+    return "/" in name or name.endswith(RECIPE_SUFFIXES)
 
 
 def preset_text(name: str) -> str:
@@ -36,10 +35,14 @@ def preset_text(name: str) -> str:
 
 def preset_keys(name: str) -> dict[str, Any]:
     """What a preset sets, as plain data."""
-    text = preset_text(name)
-    root, _ = read_text(text, Source(name, tuple(text.splitlines()), is_preset=True))
+    root, _ = _read(name)
     keys: dict[str, Any] = plain(root) if root is not None else {}
     return keys
+
+
+def _read(name: str) -> tuple[Node | None, list[PlacedFault]]:
+    text = preset_text(name)
+    return read_text(text, Source(f"preset {name}", tuple(text.splitlines()), is_preset=True))
 
 
 def apply_preset(root: Node) -> list[PlacedFault]:
@@ -69,8 +72,7 @@ def apply_preset(root: Node) -> list[PlacedFault]:
 def _fill_in_known(root: Node, place: Place, name: str) -> list[PlacedFault]:
     if name not in preset_names():
         return [_unknown(place, name)]
-    text = preset_text(name)
-    preset, faults = read_text(text, Source(f"preset {name}", tuple(text.splitlines()), is_preset=True))
+    preset, faults = _read(name)
     if preset is not None:
         _fill(root, preset)
     return faults

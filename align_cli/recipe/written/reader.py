@@ -30,6 +30,7 @@ from align_cli.recipe.written.scalars import has_control_character, read_scalar
 from align_cli.recipe.written.tree import MAX_DEPTH, MAX_VALUES, Entry, Node, Place, PlacedFault, Source, escaped, shown
 
 MAX_BYTES = 256 * 1024
+RECIPE_SUFFIXES = (".yaml", ".yml")
 OPEN_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 """Names of what the shell has opened for this process: opening them waits for nobody."""
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
@@ -122,7 +123,7 @@ def _inside(path: Path) -> str:
 
 def _recipes_in(folder: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.suffix in {".yaml", ".yml"})
+        return sorted(entry.name for entry in folder.iterdir() if entry.suffix in RECIPE_SUFFIXES)
     except (OSError, ValueError):
         return []
 
