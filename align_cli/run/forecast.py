@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
-from align_cli.run.measure import Measurement, Phase, StepMeasure, measure_of
+from align_cli.run.measure import Measurement, Phase, StepMeasure, amounts_of, measure_of
 from align_cli.run.plan import Step, plan_steps
 from align_cli.run.sizes import ModelSize, artifact_sizes
-from align_cli.stages import stage_named
 from align_cli.stages.base import CHECKPOINT, HELD_OUT_LOGPS, REFERENCE_LOGPS, SAMPLES, Amounts
 from align_cli.training.checkpoints import OPTIMIZER_NAME
 
@@ -64,9 +63,7 @@ def forecast_steps(
         model: bytes of a checkpoint, where that was not measured.
         measured: what is known of steps like these.
     """
-    return [
-        _forecast(step, stage_named(step.stage).amounts(recipe, inputs, step.round), model, measured) for step in steps
-    ]
+    return [_forecast(step, amounts_of(step, recipe, inputs), model, measured) for step in steps]
 
 
 def past_steps(folder: RunFolder, recipe: Recipe, inputs: Inputs) -> list[StepMeasure]:

@@ -320,13 +320,18 @@ def measure_of(
         step.round,
         step.stage,
         event["seconds"],
-        stage_named(step.stage).amounts(recipe, inputs, step.round),
+        amounts_of(step, recipe, inputs),
         phases,
         event.get("peak_memory_bytes"),
         event.get("peak_gpu_memory_bytes"),
         _sizes_of(folder, step),
         (event.get("figures") or {}).get("labelers") or {},
     )
+
+
+def amounts_of(step: Step, recipe: Recipe, inputs: Inputs) -> Amounts:
+    """How much a step has to do, by what the recipe says of its round."""
+    return stage_named(step.stage).amounts(recipe.of_round(step.round), inputs, step.round)
 
 
 def _sizes_of(folder: RunFolder, step: Step) -> dict[str, int]:

@@ -62,6 +62,17 @@ def test_pairs_that_the_reference_has_spoken_of_take_no_time(tiny_recipe: Any, t
     assert (first.seconds, later.seconds) == (approx(9.0), approx(3.0))
 
 
+def test_a_round_has_as_much_to_do_as_its_own_shares_make(tiny_recipe: Any, tmp_path: Path) -> None:
+    """Mixtures may follow a schedule: a later round is none of the first one's shares."""
+    later = ("method.sources.offline.mixing=0.25", "method.sources.dpr.mixing=0.75")
+    lists = ("method.sources.offline.mixing=[0.75, 0.25]", "method.sources.dpr.mixing=[0.25, 0.75]")
+    scheduled, constant = (tiny_recipe(tmp_path, *overrides) for overrides in (lists, later))
+    steps = [Step(1, "train"), Step(2, "train")]
+    first, second = forecast_steps(scheduled, loaded(scheduled).inputs, steps, MODEL, [])
+    [wanted] = forecast_steps(constant, loaded(constant).inputs, [Step(2, "train")], MODEL, [])
+    assert second.amounts.tokens == wanted.amounts.tokens != first.amounts.tokens
+
+
 def test_a_scorer_is_asked_about_opponents_too(tiny_recipe: Any, tmp_path: Path) -> None:
     """Its own responses; from round 1 on the initial policy's too, and from round 2 on the previous one's."""
     recipe = tiny_recipe(tmp_path)
