@@ -113,16 +113,16 @@ def _no_sections(source: Source, root: Node | None, faults: list[PlacedFault]) -
 
 
 def _check(root: Node, check_files: bool) -> tuple[Recipe | None, list[PlacedFault]]:
+    rounds = list(by_round(root))
     try:
-        tree = plain(root)
+        tree = plain(rounds[0].root)
     except TooLargeError:
         what = "the recipe's aliases expand to more values, or deeper ones, than any recipe needs"
         return None, [PlacedFault(Place(root.place.source), what, "write the values out")]
-    rounds = list(by_round(root))
-    recipe, faults = _check_round(rounds[0].root, check_files)
+    recipe, faults = _check_round(rounds[0].root, tree, check_files)
     told = {(fault.place, fault.what) for fault in faults}
     for number, later in rounds[1:]:
-        _, found = _check_round(later, with_files=False)
+        _, found = _check_round(later, plain(later), with_files=False)
         faults += [
             replace(fault, what=f"from round {number} on: {fault.what}")
             for fault in found
@@ -134,9 +134,8 @@ def _check(root: Node, check_files: bool) -> tuple[Recipe | None, list[PlacedFau
     return recipe, faults + _check_pass_through(root, tree) + _check_schedule(root, tree, faults)
 
 
-def _check_round(root: Node, with_files: bool) -> tuple[Recipe | None, list[PlacedFault]]:
-    """Check what holds in a round."""
-    tree = plain(root)
+def _check_round(root: Node, tree: dict[str, Any], with_files: bool) -> tuple[Recipe | None, list[PlacedFault]]:
+    """Check what holds in a round: its tree, and that as plain data."""
     recipe, faults, faulty = _check_keys(root, tree)
     for broken in broken_rules(View(Recipe, tree, faulty), with_files=with_files):
         faults.append(_placed(root, broken))
