@@ -345,6 +345,13 @@ def test_a_file_of_ones_own_is_a_preset_and_may_build_on_another(tmp_path: Path)
     assert recipe.preset == "offline-dpo"
 
 
+def test_a_file_names_another_from_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "arms").mkdir()
+    own_preset(tmp_path / "arms", "gentle", "preset: offline-dpo\nmethod: {beta: 0.4}\n")
+    gentler = own_preset(tmp_path / "arms", "gentler", "preset: gentle.yaml\ntrain: {learning_rate: 1.0e-6}\n")
+    assert load(tmp_path, str(gentler)).method.beta == 0.4
+
+
 def test_a_run_does_not_need_the_file_of_its_preset(tmp_path: Path) -> None:
     gentle = own_preset(tmp_path, "gentle", "method: {beta: 0.4, sources: {offline: {mixing: 1.0}}}\n")
     recipe = load(tmp_path, str(gentle))
@@ -358,12 +365,13 @@ def test_a_run_does_not_need_the_file_of_its_preset(tmp_path: Path) -> None:
         ("- 1\n", "holds no keys with values"),
         ("", "holds no keys with values"),
         ("preset: {here}\n", "build on one another"),
+        ("preset: ../{folder}/mine.yaml\n", "build on one another"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told_at_its_name(text: str | None, what: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     if text is not None:
-        path.write_text(text.format(here=path), encoding="utf-8")
+        path.write_text(text.format(here=path, folder=tmp_path.name), encoding="utf-8")
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, str(path))
     assert any(what in fault.what and fault.key == "preset" for fault in caught.value.faults)

@@ -1,12 +1,13 @@
 """Presets: prior methods as recipe keys, one file each. A preset expands to keys and does nothing else.
 
 What a recipe or an override says wins over its preset, key by key; a labeler of another kind than the preset's keeps
-its own keys. A file of the user's own is one as well, and may build on another one; its name is not kept, since the
-recipe of a run holds every key of it.
+its own keys. A file of the user's own is one as well, and may build on another, whose path is then taken from its own
+folder; its name is not kept, since the recipe of a run holds every key of it.
 """
 
 from __future__ import annotations
 
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def apply_preset(root: Node) -> list[PlacedFault]:
         if not is_file(name):
             return faults + _fill_in_known(root, entry.place, name)
         del root.value["preset"]
+        if files:
+            name = normpath(Path(files[-1]).parent / name)
         if name in files:
             what = f"the presets {', '.join(map(shown, files))} build on one another"
             return [*faults, PlacedFault(entry.place, what, "leave `preset` out of one of them", PRESET)]
