@@ -69,7 +69,8 @@ def command(
         raise type(interrupt)("`align study` with the same arguments goes on where it stopped") from None
     _show(talk, studied.results, studied.costs)
     talk.note(
-        f"results.json, table.csv, runs.csv, costs.json and {counted(len(studied.pictures), 'picture')} are in {output}"
+        f"results.json, tables.md, table.csv, runs.csv, costs.json and {counted(len(studied.pictures), 'picture')} "
+        f"are in {output}"
     )
     if studied.results["missing"]:
         talk.warn(f"{counted(len(studied.results['missing']), 'run')} of {len(definition.runs)} did not finish")
@@ -81,19 +82,11 @@ def command(
 
 
 def _show(talk: Output, results: dict, costs: dict) -> None:
-    from align_cli.study.tables import costs_table, differences_table, frontier_table, means_table, missing_table
-    from align_cli.study.values import shown_seeds
+    from align_cli.study.tables import heading, tables_of
 
     if talk.as_json:
         talk.data({**results, "costs": costs})
         return
-    tuning = "; for tuning, not for reporting" if results["for_tuning"] else ""
-    talk.text(
-        f"{shown_seeds(results['seeds'])}{tuning}; means and 95% intervals over seeds (t), at the end of each run"
-    )
-    talk.table(means_table(results))
-    talk.table(differences_table(results))
-    for measure in list(results["frontiers"])[:1]:
-        talk.table(frontier_table(results, measure))
-    talk.table(costs_table(costs))
-    talk.table(missing_table(results))
+    talk.text(heading(results))
+    for table in tables_of(results, costs):
+        talk.table(table)

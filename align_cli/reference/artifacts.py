@@ -59,6 +59,7 @@ STUDY_FILES = {
     study.TABLE: "the same as numbers: one row a combination",
     study.EVALUATIONS: "one row an evaluation",
     study.COSTS: "time, sampled tokens and labeler calls by stage",
+    study.PAGE: "the command that made it, and the tables of the terminal in Markdown",
     "*.svg, *.png": "pictures, each in both",
 }
 INTRODUCTION = """# Every file of a run

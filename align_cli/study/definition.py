@@ -165,19 +165,20 @@ def called(key: str, value: str) -> str:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """What keys are called in names: by their last part, or whole where another has the same."""
+    """What keys are called in names: their last part, or all of it where another has the same; a preset has a name already."""
     last = Counter(key.rpartition(".")[2] for key in keys)
-    return {key: part if last[part := key.rpartition(".")[2]] == 1 else key for key in keys}
+    short = {key: part if last[part := key.rpartition(".")[2]] == 1 else key for key in keys}
+    return {key: "" if key == PRESET[0] else part for key, part in short.items()}
 
 
 def name_of(settings: Sequence[tuple[str, str]]) -> str:
-    """`beta-0.1_rounds-3` of short keys and values: what file systems and shells take.
+    """`beta-0.1_rounds-3` of short keys and values, or values alone: what file systems and shells take.
 
     Where that is not all of them, a digest tells apart what would read alike.
     """
     if not settings:
         return ALONE
-    parts = [f"{key}-{value}" for key, value in settings]
+    parts = [f"{key}-{value}" if key else value for key, value in settings]
     name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)
     if name == "_".join(parts) and len(name) <= LONGEST_NAME:
         return name

@@ -6,6 +6,7 @@
     results.json             what the finished runs say; the same runs make the same bytes
     table.csv  runs.csv      the same as numbers: one row a combination, one row an evaluation
     costs.json               what the runs took, which is another time on another machine
+    tables.md                the command, and the tables of the terminal in Markdown
     *.svg  *.png             pictures
 
 `study.yaml` and the recipes of the runs tell another study from this one with more seeds or values.
@@ -31,7 +32,7 @@ from align_cli.run.standing import OtherRunError, remaining_steps
 from align_cli.study.definition import Definition, RunOfStudy
 
 STUDY, RUNS, LOGS, RESULTS, COSTS = "study.yaml", "runs", "logs", "results.json", "costs.json"
-TABLE, EVALUATIONS = "table.csv", "runs.csv"
+TABLE, EVALUATIONS, PAGE = "table.csv", "runs.csv", "tables.md"
 OTHER_HINT = "choose another folder (-o) for this study, or ask for what the folder was begun with"
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from align_cli.report.tables import NOTHING, TextTable, span
+from align_cli.report.tables import NOTHING, TextTable, markdown, span
 from align_cli.study.costs import SHARED
 from align_cli.study.results import CONTROLLED, KL, REWARD, WIN
+from align_cli.study.values import shown_seeds, written_seeds
 
 TITLES = {
     WIN: "win vs initial",
@@ -24,6 +27,40 @@ TITLES = {
 SHOWN = (WIN, CONTROLLED, REWARD, KL, "length", "pair_accuracy")
 SHORT = {**TITLES, WIN: "win", CONTROLLED: "LC"}
 ENDS = ("mean", "low", "high", "num_seeds")
+
+
+def tables_of(results: Mapping[str, Any], costs: Mapping[str, Any]) -> list[TextTable]:
+    """All of them, for people, in the order in which they are read."""
+    frontiers = [frontier_table(results, measure) for measure in list(results["frontiers"])[:1]]
+    found = [means_table(results), differences_table(results), *frontiers, costs_table(costs), missing_table(results)]
+    return [table for table in found if table.rows]
+
+
+def heading(results: Mapping[str, Any]) -> str:
+    """What the tables are of."""
+    tuning = "; for tuning, not for reporting" if results["for_tuning"] else ""
+    return f"{shown_seeds(results['seeds'])}{tuning}; means and 95% intervals over seeds (t), at the end of each run"
+
+
+def as_markdown(results: Mapping[str, Any], costs: Mapping[str, Any], folder: Path) -> str:
+    """The command that a study is made by, and its tables: what goes into a page as it is.
+
+    Args:
+        results: as in `results.json`.
+        costs: as in `costs.json`.
+        folder: the study's, as it was named.
+    """
+    tables = "\n\n".join(markdown(table) for table in tables_of(results, costs))
+    return f"```bash\n{command_line(results, folder)}\n```\n\n{heading(results).capitalize()}.\n\n{tables}\n"
+
+
+def command_line(results: Mapping[str, Any], folder: Path) -> str:
+    """What a shell makes the study by, a line for each axis."""
+    words = [["align", "study", results["recipe"], *results["overrides"]]]
+    words += [["--over", f"{key}={','.join(values)}"] for key, values in results["over"].items()]
+    words += [["--seeds", written_seeds(results["seeds"]), *["--tune"] * results["for_tuning"]]]
+    words += [["-o", str(folder)]]
+    return " \\\n  ".join(shlex.join(line) for line in words)
 
 
 def means_table(results: Mapping[str, Any]) -> TextTable:

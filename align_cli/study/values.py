@@ -112,6 +112,13 @@ def parse_seeds(text: str, *, for_tuning: bool) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def written_seeds(seeds: Sequence[int]) -> str:
+    """Seeds as `--seeds` takes them: `10`, `3,4,7`, `3,`; what `parse_seeds` reads as these again."""
+    if list(seeds) in (list(range(first, first + len(seeds))) for first in (0, TUNING_SEED)):
+        return str(len(seeds))
+    return ",".join(map(str, seeds)) + "," * (len(seeds) == 1)
+
+
 def shown_seeds(seeds: Sequence[int]) -> str:
     """Seeds in words: `seed 3`, `seeds 0 to 9`, `seeds 3, 4, 7`."""
     if len(seeds) == 1:

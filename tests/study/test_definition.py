@@ -143,6 +143,6 @@ def test_presets_in_files_are_called_by_their_files_and_two_of_one_name_are_refu
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.yaml").write_text(f"method: {{beta: 0.{len(folder)}}}\n", encoding="utf-8")
     mine, other = (str(tmp_path / folder / "mine.yaml") for folder in ("a", "b"))
-    assert names(f"preset={mine},offline-dpo") == ["preset-mine", "preset-offline-dpo"]
-    with pytest.raises(AlignError, match="two combinations are called preset-mine"):
+    assert names(f"preset={mine},offline-dpo") == ["mine", "offline-dpo"]
+    with pytest.raises(AlignError, match="two combinations are called mine"):
         defined(write_recipe(tmp_path), f"preset={mine},{other}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from align_cli.study.costs import Cost, costs_by_stage
 from align_cli.study.definition import Definition, define
 from align_cli.study.results import Evaluated, RunFigures, figures_of, summarise
 from align_cli.study.tables import (
+    as_markdown,
     combinations_csv,
     costs_table,
     differences_table,
@@ -144,6 +146,20 @@ def test_tables_and_csv_have_what_the_results_have(study: Callable[..., Definiti
     evaluations = list(csv.DictReader(io.StringIO(evaluations_csv(results))))
     assert len(evaluations) == 8
     assert [row["is_final"] for row in evaluations[:2]] == ["False", "True"]
+
+
+def test_the_page_of_a_study_has_its_command_and_its_tables(study: Callable[..., Definition]) -> None:
+    definition = study(
+        "method.kl={coefficient: 0.1, on: all, gradient: pathwise},{coefficient: 0.1}", *BETA, seeds=(3,)
+    )
+    paths = {(one.combination.name, one.seed): PATHS["beta-0.1", 0] for one in definition.runs}
+    results = summarise(definition, figures(definition, paths))
+    page = as_markdown(results, {"combinations": {}, "shared": {}}, Path("a folder"))
+    command = page.removeprefix("```bash\n").partition("\n```")[0]
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:2] == ["align", "study"] and words[-4:] == ["--seeds", "3,", "-o", "a folder"]
+    assert parse_axes([words[at + 1] for at, word in enumerate(words) if word == "--over"]) == list(definition.axes)
+    assert page.count("| 1 | 0.600 |") == 4
 
 
 def evaluation(number: int, reference: str, **changes: Any) -> Evaluation:

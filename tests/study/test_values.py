@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from align_cli.errors import AlignError
-from align_cli.study.values import parse_axes, parse_seeds, shown_seeds, split_values
+from align_cli.study.values import parse_axes, parse_seeds, shown_seeds, split_values, written_seeds
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,10 @@ def test_seeds_are_shown_in_words() -> None:
     assert shown_seeds([3]) == "seed 3"
     assert shown_seeds([0, 1, 2]) == "seeds 0 to 2"
     assert shown_seeds([3, 4, 7]) == "seeds 3, 4, 7"
+
+
+@pytest.mark.parametrize(
+    ("text", "for_tuning"), [("10", False), ("1", False), ("3", True), ("3,4,7", False), ("3,", False)]
+)
+def test_seeds_are_written_as_they_are_read(text: str, for_tuning: bool) -> None:
+    assert written_seeds(parse_seeds(text, for_tuning=for_tuning)) == text
