@@ -1,7 +1,8 @@
-"""docs/performance.md out of performance.md.jinja and the tables in results/, with pictures of them. Measures nothing.
+"""docs/performance.md and docs/evidence.md out of their templates here and the tables in results/. Measures nothing.
 
-make bench                      # measures all, for hours, and then makes the page
-python benchmarks/page.py       # makes the page of the tables that are there
+make bench                      # measures all that the first is about, for hours, and then makes the pages
+make evidence                   # runs all studies that the second is about, for more hours, and then makes them
+python benchmarks/page.py       # makes the pages of the tables that are there
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 HERE = Path(__file__).parent
-PAGE, PICTURES = HERE.parent / "docs" / "performance.md", HERE.parent / "docs" / "pictures"
+DOCS = HERE.parent / "docs"
+PICTURES = DOCS / "pictures"
+PAGES = ("performance", "evidence")
 Table = list[dict[str, str]]
 
 
 def main() -> None:
-    """Write the page and its pictures."""
+    """Write the pages and their pictures."""
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "the same picture, the same file"
     PICTURES.mkdir(exist_ok=True)
-    template = jinja2.Template(
-        (HERE / "performance.md.jinja").read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    PAGE.write_text(template.render(table=text_of, picture=picture_of))
+    for page in PAGES:
+        template = jinja2.Template(
+            (HERE / f"{page}.md.jinja").read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        )
+        (DOCS / f"{page}.md").write_text(template.render(table=text_of, picture=picture_of))
 
 
 def text_of(name: str) -> str:
@@ -46,7 +50,7 @@ def picture_of(name: str, shows: str) -> str:
     picture = PICTURES / f"{name}.svg"
     figure.savefig(picture, metadata={"Date": None})
     pyplot.close(figure)
-    return f"![{shows}]({picture.relative_to(PAGE.parent)})\n"
+    return f"![{shows}]({picture.relative_to(DOCS)})\n"
 
 
 def draw_train_step(axes: Axes, table: Table, *others: Table) -> None:

@@ -1,0 +1,84 @@
+"""Every study behind docs/evidence.md: runs what is left of it, and keeps its tables and its picture.
+
+    make evidence                                       # all of them, and the page
+    python benchmarks/evidence.py few plenty --jobs 2   # some
+
+Each is one `align study`, which stands above its tables. Interrupted, it goes on where it stopped; runs are shared by studies
+that have a folder in common and differ in what they compare with. All of them together take many hours of two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+TABLES, PICTURES = ROOT / "benchmarks" / "results" / "evidence", ROOT / "docs" / "pictures"
+ARMS = "recipes/evidence/arms"
+SETTINGS = ("plenty", "few", "other-writer", "almost-none")
+
+
+class Study(NamedTuple):
+    """One table of the page.
+
+    Args:
+        folder: below `runs/evidence`, shared by studies of the same runs.
+        words: what follows `align study`, but for the folder.
+    """
+
+    folder: str
+    words: tuple[str, ...]
+
+
+def arms(*names: str) -> tuple[str, str]:
+    """The axis of arms; the others are compared with the first."""
+    return "--over", "preset=" + ",".join(f"{ARMS}/{name}.yaml" for name in names)
+
+
+def on_playground(setting: str, *words: str) -> Study:
+    """A study of one kind of offline data."""
+    own = ("recipes/evidence/playground.yaml", f"playground.setting={setting}")
+    return Study(f"playground-{setting}", (*own, *words, "--seeds", "10"))
+
+
+def studies() -> dict[str, Study]:
+    """Every study by the name of its table."""
+    found = {}
+    for setting in SETTINGS:
+        found[setting] = on_playground(
+            setting,
+            *arms("offline", "offline-kl", f"more-{setting}", "dpr", "dpr-c0", "sail-dpr", "sail-dpr-c", "iterative"),
+        )
+    return found
+
+
+def main() -> None:
+    """Run what is not finished of the studies that are named, and keep what they say."""
+    known = studies()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all, where none is named")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    options = parser.parse_args()
+    strangers = [name for name in options.names if name not in known]
+    if strangers:
+        parser.error(f"there is no study {strangers[0]}")
+    for name in options.names or known:
+        carry_out(name, known[name], options.jobs)
+
+
+def carry_out(name: str, study: Study, jobs: int) -> None:
+    """One study, and what it says."""
+    folder = Path("runs") / "evidence" / study.folder
+    words = [*study.words, "-o", str(folder), "--jobs", str(jobs)]
+    subprocess.run([sys.executable, "-c", "from align_cli.cli.main import main; main()", "study", *words], cwd=ROOT, check=True)
+    TABLES.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / folder / "tables.md", TABLES / f"{name}.md")
+    shutil.copy(ROOT / folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
+
+
+if __name__ == "__main__":
+    main()
