@@ -51,7 +51,17 @@ def studies() -> dict[str, Study]:
     for setting in SETTINGS:
         found[setting] = on_playground(
             setting,
-            *arms("offline", "offline-kl", f"more-{setting}", "dpr", "dpr-c0", "sail-dpr", "sail-dpr-c", "iterative"),
+            *arms(
+                "offline",
+                "offline-kl",
+                f"more-k8-{setting}",
+                "sail-dpr",
+                "sail-dpr-c",
+                "iterative",
+                "offline-02",
+                "dpr",
+                "dpr-c0",
+            ),
         )
     return found
 
@@ -74,7 +84,9 @@ def carry_out(name: str, study: Study, jobs: int) -> None:
     """One study, and what it says."""
     folder = Path("runs") / "evidence" / study.folder
     words = [*study.words, "-o", str(folder), "--jobs", str(jobs)]
-    subprocess.run([sys.executable, "-c", "from align_cli.cli.main import main; main()", "study", *words], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-c", "from align_cli.cli.main import main; main()", "study", *words], cwd=ROOT, check=True
+    )
     TABLES.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / folder / "tables.md", TABLES / f"{name}.md")
     shutil.copy(ROOT / folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
