@@ -30,7 +30,8 @@ train: {{steps_per_round: 2}}
 
 
 NEEDS_A_LABELER = (
-    "iterative-dpo", "online-dpo", "sail-dpr", "sail-mix", "selm", "xpo", "semi-online-dpo", "iterative-rpo", "sppo",
+    "iterative-dpo", "online-dpo", "sail-dpr", "sail-dpr-as-published", "sail-mix", "selm", "xpo", "semi-online-dpo",
+    "iterative-rpo", "sppo",
     "dno", "online-simpo", "rebel", "inpo",
 )  # fmt: skip
 
@@ -66,7 +67,8 @@ def test_every_preset_loads_and_says_its_paper(preset: str, tmp_path: Path) -> N
         ("self-rewarding", {"dpr": (1.0, 0.0)}),
         ("sail-ddp", {"offline": (0.6, None), "ddp": (0.4, 0.2)}),
         ("sail-dpp", {"offline": (0.7, None), "dpp": (0.3, 0.2)}),
-        ("sail-dpr", {"offline": (0.7, None), "dpr": (0.3, 0.3)}),
+        ("sail-dpr", {"offline": (0.2, None), "dpr": (0.8, 0.0)}),
+        ("sail-dpr-as-published", {"offline": (0.7, None), "dpr": (0.3, 0.3)}),
         ("sail-mix", {"offline": (0.4, None), "ddp": (0.2, 0.2), "dpp": (0.2, 0.2), "dpr": (0.2, 0.3)}),
         ("sail-revkl", {"offline": (0.7, None), "dpp": (0.3, 0.2)}),
         ("semi-online-dpo", {"dpr": (1.0, 0.0)}),
