@@ -9,7 +9,8 @@ INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install quickstart smollm2 test test-all browser test-oldest vllm test-servers check docs wheel bench evidence clean
+.PHONY: install quickstart smollm2 test test-all browser trackers test-oldest vllm test-servers check docs wheel bench evidence \
+        clean
 
 install: $(INSTALLED)
 
@@ -36,6 +37,10 @@ test-all: install
 # What drives a browser in the tests of reports, which are skipped where there is no Chromium (Debian: apt-get install chromium).
 browser: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
+
+# What `train.report_to` names: W&B, TensorBoard, trackio and MLflow, whose tests are skipped where they are not installed.
+trackers: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tracking]"
 
 # The lowest versions that pyproject.toml admits, in an environment of their own, where libraries meet the code.
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt

@@ -264,6 +264,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--takes", default="ids")
     parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--reloads", action="store_true", help="load other weights from a folder")
+    parser.add_argument("--name", help="of the model; its folder by default")
     parser.add_argument("--child", action="store_true", help="start a child that outlives whoever is asked to end")
     parser.add_argument("--pids", type=Path, help="the numbers of its processes go there")
     parser.add_argument("--dies-after", type=int, default=0, help="requests for text")
@@ -281,8 +283,8 @@ def main() -> None:
             os._exit(3)
 
     made = TextServer(
-        options.folder, name=str(options.folder), takes=options.takes, seconds=options.seconds, port=options.port,
-        on_request=die,
+        options.folder, name=options.name or str(options.folder), takes=options.takes, seconds=options.seconds,
+        port=options.port, reloads=options.reloads, on_request=die,
     )  # fmt: skip
     with made:
         sys.stdout.write(f"listening at {made.root}\n")

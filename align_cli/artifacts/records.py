@@ -177,6 +177,8 @@ class Preference(OfPrompt):
         chosen_index: which of the prompt's samples.
         rejected_index: likewise.
         policy: version of the policy whose responses these are.
+        rounds_behind: of responses that were sampled ahead, how many rounds of training lie between that policy and the
+            one that the pair's round starts training from; left out where there is none.
         chosen_by: who wrote the chosen response: `dataset`, `policy` or `reference`.
         rejected_by: likewise.
         other_ids: token ids of the policy's other responses to the prompt where the choice of these two depended on
@@ -188,6 +190,7 @@ class Preference(OfPrompt):
 
     left_out: ClassVar[tuple[str, ...]] = (
         *OfPrompt.left_out, "chosen_scores", "rejected_scores", "verdicts", "chosen_win_rate", "rejected_win_rate",
+        "rounds_behind",
     )  # fmt: skip
 
     prompt: Text
@@ -217,6 +220,7 @@ class Preference(OfPrompt):
     rejected_by: Writer = "dataset"
     other_ids: list[list[int]] | None = None
     other_logps: list[float] | None = None
+    rounds_behind: int | None = None
     tools: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 

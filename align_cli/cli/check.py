@@ -11,6 +11,7 @@ import typer
 
 from align_cli.cli.options import AsJson, ForkOrigin, Overrides, RecipePath
 from align_cli.cli.output import Output, guarded
+from align_cli.cli.streams import printing_as_talk
 from align_cli.errors import AlignError, counted
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _foreseen(recipe: Recipe, origin: str | None) -> Any:
     from align_cli.run.foresight import foresee
     from align_cli.run.fork import parse_origin
 
-    return foresee(recipe, None if origin is None else parse_origin(origin))
+    with printing_as_talk():
+        return foresee(recipe, None if origin is None else parse_origin(origin))
 
 
 def _show(talk: Output, recipe: Recipe, outlook: list[str], notes: list[str], *, quick: bool) -> None:

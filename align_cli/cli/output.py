@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import wraps
 from itertools import zip_longest
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from align_cli.artifacts.disk import disk_error
 from align_cli.cli.shown import drawn, json_in, visible, visible_json
-from align_cli.cli.streams import OutputClosedError, write_out
+from align_cli.cli.streams import OutputClosedError, printing_as_talk, write_out
 from align_cli.errors import AlignError, ExitCode, OutOfMemoryError, counted
 from align_cli.models.memory import memory_fault
 from align_cli.redaction import without_secrets
@@ -231,7 +231,8 @@ class Output:
             write_rows(Path(place), rows)
             self.note(f"{counted(len(rows), 'line')} in {place}")
 
-    def reporter(self) -> AbstractContextManager[RunReporter]:
+    @contextmanager
+    def reporter(self) -> Iterator[RunReporter]:
         """What a run talks to: live on a terminal, plain lines elsewhere, nothing if quiet."""
         from rich.console import Console
 
@@ -239,7 +240,9 @@ class Output:
 
         console = Console(stderr=True, highlight=False, quiet=self.quiet)
         is_live = console.is_terminal and not self.quiet
-        return LiveReporter.showing(console) if is_live else nullcontext(PlainReporter(self.note))
+        shown = LiveReporter.showing(console) if is_live else nullcontext(PlainReporter(self.note))
+        with printing_as_talk(), shown as reporter:
+            yield reporter
 
 
 def _json(text: str) -> str:

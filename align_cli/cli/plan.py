@@ -9,6 +9,7 @@ import typer
 from align_cli.cli.many import check_alone
 from align_cli.cli.options import AsJson, Overrides, Quiet, RecipePath
 from align_cli.cli.output import Output, guarded
+from align_cli.cli.streams import printing_as_talk
 
 if TYPE_CHECKING:
     from align_cli.run.prospect import Prospect
@@ -37,7 +38,8 @@ def command(
         with talk.reporter() as reporter:
             prospect = prospect_of(recipe, overrides or [], reporter)
     else:
-        prospect = prospect_of(recipe, overrides or [])
+        with printing_as_talk():
+            prospect = prospect_of(recipe, overrides or [])
     _show(talk, prospect)
 
 

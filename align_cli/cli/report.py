@@ -37,10 +37,10 @@ def command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a report: rounds, frontier, curves, label and engine health, time and memory, samples."""
+    """Write a report: rounds, frontier, curves, label and engine health, time and memory, samples; a study's tables."""
     from align_cli.run.folder.layout import REPORT
     from align_cli.run.reported import report_on, write_report
-    from align_cli.study.folder import runs_of_study
+    from align_cli.study.reported import study_report
 
     talk = Output(quiet=quiet, as_json=as_json)
     if output is None and len(runs) > 1 and not as_json:
@@ -54,7 +54,11 @@ def command(
     for place in (page, data):
         check_output_place(str(place))
     told = shlex.join(["align", "report", *map(str, runs), *(["-o", str(output)] if output else [])])
-    twin = report_on([folder for path in runs for folder in runs_of_study(path) or [path]], told)
+    studies = {path: found for path in runs if (found := study_report(path)) is not None}
+    folders = [
+        Path(one["path"]) for path in runs for one in (studies[path]["runs"] if path in studies else [{"path": path}])
+    ]
+    twin = report_on(folders, told, list(studies.values()))
     if as_json and output is None:
         talk.data(twin)
         return

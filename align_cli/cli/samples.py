@@ -43,7 +43,6 @@ def command(
     """Show held-out prompts and what each round's policy answered."""
     from align_cli.report.samples import answers_of, chosen_answers
     from align_cli.run.chosen import open_run
-    from align_cli.run.reported import held_out_samples
 
     if mode not in MODES:
         raise typer.BadParameter(f"--mode is {mode!r}; it must be one of {', '.join(MODES)}")
@@ -56,7 +55,7 @@ def command(
             hint="a round leaves them when it is evaluated, which needs data.eval_prompts",
         )
     wanted = _rounds(rounds, evaluated, str(run))
-    answers = answers_of({one: held_out_samples(results, one) for one in wanted})
+    answers = answers_of({one: results.samples(one) for one in wanted})
     found = chosen_answers(answers, mode, search)
     if as_json:
         talk.data([_as_data(one) for one in found[:number]])

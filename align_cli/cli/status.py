@@ -13,6 +13,7 @@ from align_cli.cli.options import AsJson, RunFolderPath
 from align_cli.cli.output import Output, guarded
 
 if TYPE_CHECKING:
+    from align_cli.run.at_work import AtWork
     from align_cli.run.status import RunStatus
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -98,12 +99,19 @@ def _time_left(status: RunStatus) -> list[str]:
     from align_cli.report.tables import span
 
     now, lines = time.time(), []
-    if status.at_work is not None and status.at_work.total:
-        at_work, left = status.at_work, status.seconds_left_in_step(now)
-        rest = "" if left is None else f", {span(left)} left"
-        lines = [f"{at_work.step}: {at_work.done} of {at_work.total} {at_work.unit}, {at_work.per_second:.3g}/s{rest}"]
+    if status.at_work is not None and (status.at_work.total or status.at_work.beside):
+        left = status.seconds_left_in_step(now)
+        several = [one for one in (status.at_work, status.at_work.beside) if one is not None]
+        lines = [_pace(one) for one in several]
+        lines[-1] += "" if left is None else f", {span(left)} left" + " for both" * (len(several) > 1)
     whole = status.seconds_left(now)
     return [*lines, f"time left: {'not known yet' if whole is None else span(whole)}"]
+
+
+def _pace(at_work: AtWork) -> str:
+    if not at_work.total:
+        return f"{at_work.step}: begins"
+    return f"{at_work.step}: {at_work.done} of {at_work.total} {at_work.unit}, {at_work.per_second:.3g}/s"
 
 
 def _how_far(status: RunStatus) -> str:

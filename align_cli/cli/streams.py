@@ -14,7 +14,7 @@ import select
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -67,6 +67,13 @@ def close_data() -> None:
     finally:
         if isinstance(sys.stdout, _DataText):
             sys.stdout.is_over = True
+
+
+@contextmanager
+def printing_as_talk() -> Iterator[None]:
+    """While it lasts, what libraries print is talk: for work after which the answer comes."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def write_out(texts: Iterable[str]) -> None:

@@ -88,5 +88,5 @@ def _show(talk: Output, results: dict, costs: dict) -> None:
         talk.data({**results, "costs": costs})
         return
     talk.text(heading(results))
-    for table in tables_of(results, costs):
+    for table in tables_of(results, costs).values():
         talk.table(table)

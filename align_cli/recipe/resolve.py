@@ -32,7 +32,7 @@ def with_automatic_values(recipe: Recipe) -> Recipe:
         "data": data.with_automatic_values(recipe.data),
         "reward": reward.with_automatic_values(recipe.reward, recipe.data),
         "label": label.with_automatic_values(recipe.label, recipe.method.at_its_most()),
-        "method": method.with_automatic_values(recipe.method, recipe.train.replay_rounds),
+        "method": method.with_automatic_values(recipe.method, recipe.train.replay_rounds, recipe.generate.rounds_ahead),
     }
     return recipe.model_copy(update=sections)
 

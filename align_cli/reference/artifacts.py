@@ -27,7 +27,8 @@ FILES = {
     layout.REPORT_DATA: "its data; no artifact",
     layout.LOCK: "who is at work on the run, and how far the step is",
     f"{layout.WORK}/*": "work in progress of a step: journals and checkpoints from within it; gone when it is finished",
-    f"{layout.LOGS}/*": "what the trackers of `train.report_to` write; no artifact",
+    f"{layout.TRACKING}/*": "what the trackers of `train.report_to` write ([tracking.md](tracking.md)), and the id by "
+    "which they know the run; no artifact",
     f"{layout.SERVERS}/*": "what servers print that generate text, and, while they do, the weights that they read; no "
     "artifact",
     f"{layout.ANSWERS}/*": "what judges and people answered, `LABELER.jsonl`, by content: nothing is asked for twice, "

@@ -59,13 +59,14 @@ def report_page(twin: Mapping[str, Any]) -> str:
     scripts = [_asset(name) for name in SCRIPTS]
     runs = twin["runs"]
     page = environment.from_string(_asset(TEMPLATE)).render(
-        title=_title(runs),
+        title=_title(twin),
         twin=twin,
         data=embedded_json(twin),
         styles=[_asset(name) for name in STYLES],
         scripts=scripts,
         policy=_content_policy(scripts),
         beside=beside_table(runs) if len(runs) > 1 else None,
+        studies=twin.get("studies", []),
         NOTHING=NOTHING,
     )
     return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", page)
@@ -195,8 +196,11 @@ def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _title(runs: Sequence[Mapping[str, Any]]) -> str:
-    return runs[0]["path"] if len(runs) == 1 else f"{len(runs)} runs side by side"
+def _title(twin: Mapping[str, Any]) -> str:
+    runs, studies = twin["runs"], twin.get("studies", [])
+    if len(studies) == 1 and len(studies[0]["runs"]) == len(runs):
+        return f"Study {studies[0]['path']}"
+    return str(runs[0]["path"]) if len(runs) == 1 else f"{len(runs)} runs side by side"
 
 
 def _content_policy(scripts: Sequence[str]) -> str:

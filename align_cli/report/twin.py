@@ -2,6 +2,8 @@
 
     {"schema", "made": {"by", "at", "command"}, "runs": [{"path", "state", "lineage", "rounds", ...}]}
 
+Where studies are reported on, `studies` stands before `runs`, as `study/reported.py` has them.
+
 Called by `run/reported.py`; `page.py` shows what this says and works out nothing of its own.
 """
 
@@ -25,16 +27,26 @@ INTERVAL = ("win_rate", "low", "high")
 CONTROLLED = ("length_controlled_win_rate", "length_controlled_low", "length_controlled_high")
 
 
-def report_twin(runs: Sequence[RunFacts], *, command: str, time: str) -> dict[str, Any]:
+def report_twin(
+    runs: Sequence[RunFacts], *, command: str, time: str, studies: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """The data of a report on one run, or on several side by side.
 
     Args:
         runs: one at least.
         command: what made the report.
         time: when, in UTC.
+        studies: that some of the runs are of, as plain data.
     """
     made = {"by": f"align {__version__}", "at": time, "command": command}
-    return {"schema": SCHEMA, "made": made, "runs": [run_twin(facts, len(runs)) for facts in runs]}
+    told = {"studies": [_with_places(one, runs) for one in studies]} if studies else {}
+    return {"schema": SCHEMA, "made": made, **told, "runs": [run_twin(facts, len(runs)) for facts in runs]}
+
+
+def _with_places(study: Mapping[str, Any], runs: Sequence[RunFacts]) -> dict[str, Any]:
+    """A study whose runs say which of the report's they are."""
+    places = {facts.path: place for place, facts in enumerate(runs)}
+    return {**study, "runs": [{**one, "place": places[one["path"]]} for one in study["runs"]]}
 
 
 def run_twin(facts: RunFacts, num_runs: int = 1) -> dict[str, Any]:

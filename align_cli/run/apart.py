@@ -28,44 +28,78 @@ WAIT_SECONDS = 20.0
 AGAIN = "run the same command again: it goes on from what is there"
 
 
-def work_apart(
-    module: str, work: tuple[Any, ...], hear: Callable[..., object], *, what: str, where: str, hint: str = AGAIN
-) -> None:
-    """Have a module do work in a process of its own, by `do_apart`.
+class Apart:
+    """A process in which a module does work, by its `do_apart`.
 
     Args:
         module: such as `align_cli.run.isolated`.
         work: what it is handed, pickled.
-        hear: called with all that it tells: a word, such as `note` or `advance`, and what belongs to it.
         what: the work in words, for errors.
         where: what had it done so, for errors.
         hint: what to do where it dies.
+    """
+
+    def __init__(self, module: str, work: tuple[Any, ...], *, what: str, where: str, hint: str = AGAIN) -> None:
+        self._words = (what, where, hint)
+        reading, writing = os.pipe()
+        self._told = os.fdopen(reading, encoding="utf-8")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it ignores it, once it is that far
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module],
+                env={**os.environ, PIPE: str(writing)},
+                pass_fds=[writing],
+                stdin=subprocess.PIPE,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(writing)
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it is dead already, and its exit code says more
+            pickle.dump((work, os.getpid()), self._process.stdin)
+            self._process.stdin.close()
+
+    def listen(self, hear: Callable[..., object]) -> None:
+        """Pass on what it tells, until it is over.
+
+        Args:
+            hear: called with all that it tells: a word, such as `note` or `advance`, and what belongs to it.
+
+        Raises:
+            AlignError: what the process raises, or if it dies.
+        """
+        with self._told:
+            error = _listen(self._told, hear)
+        code = self._process.wait()
+        if error is not None:
+            raise error
+        if code:
+            raise _died(code, *self._words)
+
+    def end(self) -> None:
+        """End it if it is still there."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(WAIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def work_apart(
+    module: str, work: tuple[Any, ...], hear: Callable[..., object], *, what: str, where: str, hint: str = AGAIN
+) -> None:
+    """Have a module do work in a process of its own, and wait for it; see `Apart`.
 
     Raises:
         AlignError: what the process raises, or if it dies.
     """
-    reading, writing = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", module],
-        env={**os.environ, PIPE: str(writing)},
-        pass_fds=[writing],
-        stdin=subprocess.PIPE,
-    )
-    os.close(writing)
+    process = Apart(module, work, what=what, where=where, hint=hint)
     try:
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it is dead already, and its exit code says more
-            pickle.dump((work, os.getpid()), process.stdin)
-            process.stdin.close()
-        with os.fdopen(reading, encoding="utf-8") as told:
-            error = _listen(told, hear)
-        code = process.wait()
+        process.listen(hear)
     finally:
-        _end(process)
-    if error is not None:
-        raise error
-    if code:
-        raise _died(code, what, where, hint)
+        process.end()
 
 
 class Teller:
@@ -122,6 +156,7 @@ def do_apart(do: Callable[..., None]) -> None:
     if os.getppid() != parent:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the process that started it has too, and ends this one
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _interrupted)
     try:
         do(teller, *work)
@@ -159,17 +194,6 @@ def _died(code: int, what: str, where: str, hint: str) -> RunError:
     name = signal.Signals(-code).name
     killed = f"{hint}. SIGKILL without a word is often the kernel's, when the machine is out of memory"
     return RunError(f"the process of {what} was killed by {name}", where=where, hint=killed)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that is still there: this one is interrupted."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _interrupted(*_: object) -> None:

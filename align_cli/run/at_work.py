@@ -36,6 +36,7 @@ class AtWork:
         per_second: how fast they are done; 0 where that is not known yet.
         seconds: for how long the step has been at work.
         time: when this was written, in seconds since 1970.
+        beside: another step that the process is at in the meantime.
     """
 
     round: Count
@@ -46,6 +47,7 @@ class AtWork:
     per_second: Seconds
     seconds: Seconds
     time: Seconds
+    beside: AtWork | None = None
 
     @property
     def step(self) -> Step:
@@ -106,13 +108,20 @@ class ToldProgress(CountedProgress):
         progress: told of everything.
         tell: takes a text for the lock's file.
         seconds_between: texts are at least so far apart.
+        beside: how far another step is that is at work in the meantime; None where there is none.
     """
 
     def __init__(
-        self, step: Step, progress: Progress, tell: Callable[[str], None], seconds_between: float = SECONDS_BETWEEN
+        self,
+        step: Step,
+        progress: Progress,
+        tell: Callable[[str], None],
+        seconds_between: float = SECONDS_BETWEEN,
+        beside: Callable[[], AtWork | None] = lambda: None,
     ) -> None:
         super().__init__()
         self._step, self._progress, self._tell, self._seconds_between = step, progress, tell, seconds_between
+        self._beside = beside
         self._step_began = self.began
         self.write()
 
@@ -160,5 +169,6 @@ class ToldProgress(CountedProgress):
             per_second=self.per_second,
             seconds=now - self._step_began,
             time=time.time(),
+            beside=self._beside(),
         )
         self._tell(to_json(asdict(at_work)))

@@ -33,7 +33,7 @@ from align_cli.models.memory import give_back_freed
 from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.recipe import Recipe
 from align_cli.run.folder.begun import MicroBatch
-from align_cli.run.folder.layout import ANSWERS, LOGS, RUN, SERVERS, Layout
+from align_cli.run.folder.layout import ANSWERS, RUN, SERVERS, TRACKING, Layout
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.said_before import SaidBefore
 from align_cli.training.checkpoints import (
@@ -45,6 +45,12 @@ from align_cli.training.checkpoints import (
 
 if TYPE_CHECKING:
     from align_cli.training.trainer import PreferenceTrainer
+
+
+def tracking_folder(recipe: Recipe) -> Path:
+    """Where trackers keep what they are told."""
+    chosen = recipe.train.logging_dir
+    return Path(chosen) if chosen else Layout(Path(recipe.output_dir)).folder(TRACKING)
 
 
 class Policies(Protocol):
@@ -291,12 +297,11 @@ class Loaded:
         return self._trainer
 
     def _trainer_folder(self) -> Path:
-        """What the trainer may write to at any time: where its trackers write, or a folder that nobody keeps."""
-        train = self.recipe.train
-        if not train.reports:
+        """What the trainer may write to at any time: where transformers' trackers do, or a folder that nobody keeps."""
+        if not self.recipe.train.other_trackers:
             self._scratch = ScratchFolder()  # as long as the trainer
             return self._scratch.path
-        return Path(train.logging_dir) if train.logging_dir else Layout(Path(self.recipe.output_dir)).folder(LOGS)
+        return tracking_folder(self.recipe)
 
     def _micro_batch(self, round_number: int) -> int:
         """Pairs in a forward pass of a round: the recipe's, unless the memory has not held so many before."""

@@ -6,6 +6,7 @@ from align_cli.artifacts.records import Evaluation
 from align_cli.labelers.person import Asker
 from align_cli.launch.crew import Crew
 from align_cli.recipe import Recipe, dump
+from align_cli.run.ahead import AheadRunner
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
 from align_cli.run.fork import fork
@@ -17,6 +18,7 @@ from align_cli.run.results import Results
 from align_cli.run.standing import is_still_true, refuse_stopped, remaining_steps
 from align_cli.run.step import StepRunner
 from align_cli.run.threads import settle_num_threads
+from align_cli.run.tracked import tracked
 
 
 def align_rounds(
@@ -64,21 +66,24 @@ def align_rounds(
         folder.begin(dump(recipe), recipe.seed)
         settle_num_threads(folder, recipe, steps[0].round, reporter.note)
         before = plan[-len(steps) - 1] if len(steps) < len(plan) else None
-        tidy_up(folder, results, before, steps[0])
+        tidy_up(folder, results, before, steps)
         for known in results.evaluations():
             reporter.evaluated(known)
-        runner: StepRunner | IsolatedRunner = StepRunner(recipe, folder, loaded, results)
-        if recipe.launch.isolate:
-            runner = IsolatedRunner(recipe, folder, results, reporter.note)
-        for step in steps:
-            if is_still_true(folder, recipe, step):
+        isolated = IsolatedRunner(recipe, folder, results, reporter.note) if recipe.launch.isolate else None
+        with tracked(recipe, results, reporter.note) as tracking:
+            in_process = StepRunner(recipe, folder, loaded, results, tracking)
+            ahead = AheadRunner(in_process, reporter)
+            for step in steps:
+                if is_still_true(folder, recipe, step):
+                    before = step
+                    continue
+                refuse_stopped(folder, recipe, before, step)
+                if ahead.takes(step):
+                    continue
+                with ahead.beside() as watched, reporter.stage(step.round, step.stage) as progress:
+                    evaluation = (isolated or in_process).carry_out(step, watched(progress))
+                folder.set_aside.drop()
+                if evaluation is not None:
+                    reporter.evaluated(evaluation)
                 before = step
-                continue
-            refuse_stopped(folder, recipe, before, step)
-            with reporter.stage(step.round, step.stage) as progress:
-                evaluation = runner.carry_out(step, progress)
-            folder.set_aside.drop()
-            if evaluation is not None:
-                reporter.evaluated(evaluation)
-            before = step
     return results.evaluations()

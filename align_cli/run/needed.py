@@ -12,6 +12,7 @@ from align_cli import stages
 from align_cli.errors import all_at_once
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.lineage import Origin
+from align_cli.run.folder.manifests import Manifests
 from align_cli.run.plan import Step
 from align_cli.run.results import Results
 from align_cli.stages.base import CHECKPOINT, EVALUATION, PREFERENCES, REFERENCE_LOGPS, TRAINING, Artifact
@@ -56,7 +57,8 @@ def _shown(results: Results) -> Iterator[Artifact]:
 
 def _read_on(results: Results, plan: Sequence[Step], steps: Sequence[Step]) -> Iterator[Artifact]:
     """What the steps that are left read, and whatever brings policy and reference to where they begin."""
-    recipe, manifests, now = results.recipe, results.folder.manifests, steps[0].round
+    recipe, manifests = results.recipe, results.folder.manifests
+    now = _round_of(manifests, steps)
     before = max(now - 1, 0)
     trained = now if manifests.holds(Artifact(now, TRAINING)) else before
     reference = before if recipe.policy.reference == "previous" else 0
@@ -78,10 +80,16 @@ def _read_on(results: Results, plan: Sequence[Step], steps: Sequence[Step]) -> I
 
 def _standing(results: Results, steps: Sequence[Step]) -> list[int]:
     """The rounds that guards will have evaluations of when the first of the steps' rounds is over."""
-    manifests, now = results.folder.manifests, steps[0].round
+    manifests = results.folder.manifests
+    now = _round_of(manifests, steps)
     before = [number for number in manifests.rounds() if number < now and manifests.base(number) == number]
     is_due = any(step.round == now and EVALUATION in stages.stage_named(step.stage).writes for step in steps)
     return [number for number in before if manifests.holds(Artifact(number, EVALUATION))] + [now] * is_due
+
+
+def _round_of(manifests: Manifests, steps: Sequence[Step]) -> int:
+    """The round that is at work: the first step that is left may be ahead of it."""
+    return min(step.round for step in steps if manifests.finished(step) is None)
 
 
 def _newest_kept(results: Results, round_number: int) -> int:

@@ -105,7 +105,7 @@ def already_finished(folder: RunFolder, recipe: Recipe, plan: Sequence[Step], re
     found = results.evaluations()  # what is damaged is told before anything is said to be finished
     if not folder.lock.is_held and (folder.has_work or superfluous(results, folder, plan[-1])):
         with suppress(AlignError), folder.locked():  # another process may be about it, or nobody can write here
-            tidy_up(folder, results, plan[-1], None)
+            tidy_up(folder, results, plan[-1], [])
     reporter.note(outlook(folder, recipe, plan, [])[-1])
     if not results.is_kept(recipe.rounds) and not results.holds(Artifact(recipe.rounds, CHECKPOINT)):
         reporter.note(
@@ -117,9 +117,9 @@ def already_finished(folder: RunFolder, recipe: Recipe, plan: Sequence[Step], re
     return found
 
 
-def tidy_up(folder: RunFolder, results: Results, before: Step | None, following: Step | None) -> None:
-    """Do what a killed process did not come to after the last step that it finished."""
-    folder.remove_work_but(following)
+def tidy_up(folder: RunFolder, results: Results, before: Step | None, left: Sequence[Step]) -> None:
+    """Do what a killed process did not come to after the last step that it finished; `left` are those from there."""
+    folder.remove_work_but([step for step in left if folder.manifests.finished(step) is None])
     folder.manifests.remove_dropped()
     if before is not None:
         let_go(results, folder, before)

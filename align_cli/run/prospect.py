@@ -12,16 +12,22 @@ from typing import Any, NamedTuple
 from align_cli.errors import AlignError
 from align_cli.labelers.judge.spending import cost
 from align_cli.recipe import Recipe, load_recipe
+from align_cli.recipe.sections.engine_server import SERVER
 from align_cli.recipe.sections.labelers.judge import JudgeLabelerSection
 from align_cli.run.folder import RunFolder
 from align_cli.run.forecast import StepForecast, disk_at_end, forecast_steps, past_steps, report_bytes
 from align_cli.run.foresight import foresee
 from align_cli.run.measure import Measurement, measure, size_of
 from align_cli.run.opening import Reporter
-from align_cli.run.plan import Step, plan_steps
+from align_cli.run.plan import Step, partner, plan_steps
 from align_cli.run.results import Results
 from align_cli.run.sizes import model_size
 from align_cli.run.standing import remaining_steps
+
+BESIDE = (
+    "servers sample while the round before trains (generate.rounds_ahead): of the two the longer one counts; memory is "
+    "that of one process, and meanwhile there is another with a copy of the policy"
+)
 
 
 class Spent(NamedTuple):
@@ -87,7 +93,9 @@ class Prospect:
         """Of all that is left, start and report too; None where those of a step are not known, or nothing is left."""
         known = [one.seconds for one in self.steps if one.seconds is not None]
         around = self.measurement.startup_seconds + self.measurement.report_seconds if self.measurement else 0.0
-        return sum(known) + around if self.steps and len(known) == len(self.steps) else None
+        if not self.steps or len(known) < len(self.steps):
+            return None
+        return sum(known) + around - _seconds_beside(self.recipe, self.steps)
 
     @property
     def memory(self) -> int | None:
@@ -144,6 +152,8 @@ def prospect_of(path: Path, overrides: Sequence[str], reporter: Reporter | None 
     steps = forecast_steps(
         recipe, foreseen.inputs, left, model_size(recipe, foreseen.inputs), measurement.steps if measurement else past
     )
+    if _seconds_beside(recipe, steps):
+        notes.append(BESIDE)
     spent = Spent(
         len(plan) - len(left),
         sum(step.seconds for step in past),
@@ -162,6 +172,16 @@ def _goes_on_from(recipe: Recipe, folder: RunFolder, left: Sequence[Step]) -> Pa
             if folder.exists and results.is_kept(number) and (found := results.checkpoint(number)) is not None:
                 return found
     return None
+
+
+def _seconds_beside(recipe: Recipe, steps: Sequence[StepForecast]) -> float:
+    """Of all steps, those in which another one is at work beside, as servers sample while the round before trains."""
+    if recipe.generate.engine != SERVER:
+        return 0.0
+    seconds = {one.step: one.seconds or 0.0 for one in steps}
+    pairs = [(step, training) for step in seconds if (training := partner(recipe, step)) is not None]
+    every = recipe.checkpoints.every_rounds  # a round that left no checkpoint has the two one after the other
+    return sum(min(seconds[one], seconds.get(other, 0.0)) for one, other in pairs if (other.round - 1) % every == 0)
 
 
 def _caveats(recipe: Recipe, measurement: Measurement, begins: Path | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from align_cli.artifacts.files import write_text
-from align_cli.artifacts.records import Completion
-from align_cli.artifacts.store import read_records
 from align_cli.errors import first_line
 from align_cli.report.facts import Alert, RunFacts
 from align_cli.report.page import report_json, report_page
@@ -22,19 +19,26 @@ from align_cli.run.folder.layout import LEDGER, REPORT, REPORT_DATA
 from align_cli.run.plan import Step
 from align_cli.run.results import Results
 from align_cli.run.status import status_of
-from align_cli.stages.base import CHECKPOINT, SAMPLES, TRAINING, Artifact
+from align_cli.stages.base import CHECKPOINT
 
 TOKENIZER = "tokenizer.json"
 
 
-def report_on(paths: Sequence[Path], command: str | None = None) -> dict[str, Any]:
+def report_on(
+    paths: Sequence[Path], command: str | None = None, studies: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """The data of a report on the runs in these folders.
+
+    Args:
+        paths: of the runs, those of studies among them.
+        command: what makes the report; None for the plain one.
+        studies: what is shown of those, as plain data.
 
     Raises:
         AlignError: if one holds no run, or what is in it is damaged.
     """
     told = command or shlex.join(["align", "report", *map(str, paths)])
-    return report_twin([run_facts(path) for path in paths], command=told, time=now())
+    return report_twin([run_facts(path) for path in paths], command=told, time=now(), studies=studies)
 
 
 def leave_report(path: Path, note: Callable[[str], None], warn: Callable[[str], None]) -> None:
@@ -109,22 +113,10 @@ def facts_of(results: Results, path: Path) -> RunFacts:
         policies={number: base for number in rounds if (base := manifests.base(number)) != number},
         alerts=_alerts(results.folder, status.planned),
         ledger=status.ledger,
-        training={number: _rows(results, number) for number in rounds},
-        samples={number: found for number in rounds if (found := held_out_samples(results, number))},
+        training={number: results.steps(number) for number in rounds},
+        samples={number: found for number in rounds if (found := results.samples(number))},
         token=_token_texts(results.folder, rounds),
     )
-
-
-def held_out_samples(results: Results, round_number: int) -> list[Completion]:
-    """A round's held-out responses; none where it has no evaluation.
-
-    Raises:
-        RunError: if they are not what was written.
-    """
-    artifact = Artifact(round_number, SAMPLES)
-    if not results.holds(artifact):
-        return []
-    return read_records(results.folder.manifests.verified(artifact), Completion)
 
 
 def _chosen(results: Results, rounds: Sequence[int]) -> tuple[int | None, str]:
@@ -145,15 +137,6 @@ def _alerts(folder: RunFolder, steps: Sequence[Step]) -> list[Alert]:
         for one in (folder.manifests.finished(step) or {}).get("guards", []):
             found.append(Alert(step.round, one["guard"], one["action"], one["message"]))
     return found
-
-
-def _rows(results: Results, round_number: int) -> list[dict[str, float]]:
-    """The figures of a round's optimizer steps."""
-    artifact = Artifact(round_number, TRAINING)
-    if not results.holds(artifact):
-        return []
-    text = results.folder.manifests.verified(artifact).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def _token_texts(folder: RunFolder, rounds: Sequence[int]) -> Callable[[int], str] | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from align_cli.artifacts.records import Evaluation, Preference
+from align_cli.artifacts.records import Completion, Evaluation, Preference
 from align_cli.artifacts.store import read_record, read_records
 from align_cli.recipe import Recipe
 from align_cli.run.fingerprints import Fingerprints, changes
@@ -16,7 +16,7 @@ from align_cli.run.folder import RunFolder
 from align_cli.run.folder.begun import MicroBatch
 from align_cli.run.guards import RoundFigures
 from align_cli.run.plan import Step
-from align_cli.stages.base import CHECKPOINT, EVALUATION, PREFERENCES, TRAINING, Artifact
+from align_cli.stages.base import CHECKPOINT, EVALUATION, PREFERENCES, SAMPLES, TRAINING, Artifact
 from align_cli.stages.health import longer_won
 
 
@@ -61,6 +61,24 @@ class Results:
         """The evaluations of all rounds that have one."""
         numbers = (number for number in self.folder.manifests.rounds() if number <= self.recipe.rounds)
         return [found for found in map(self.evaluation, numbers) if found is not None]
+
+    def steps(self, round_number: int) -> list[dict[str, float]]:
+        """The figures of a round's optimizer steps; none where it has not been trained.
+
+        Raises:
+            RunError: if they are not what was written.
+        """
+        artifact = Artifact(round_number, TRAINING)
+        return _read_steps(self.folder.manifests.verified(artifact)) if self.holds(artifact) else []
+
+    def samples(self, round_number: int) -> list[Completion]:
+        """A round's held-out responses; none where it has no evaluation.
+
+        Raises:
+            RunError: if they are not what was written.
+        """
+        artifact = Artifact(round_number, SAMPLES)
+        return read_records(self.folder.manifests.verified(artifact), Completion) if self.holds(artifact) else []
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether a finished stage wrote this."""
@@ -136,8 +154,7 @@ class Results:
         if not manifests.holds(now) and manifests.place(now).is_file():
             standing.append(read_record(manifests.place(now), Evaluation))
         training = Artifact(round_number, TRAINING)
-        path = manifests.verified(training) if manifests.holds(training) else manifests.place(training)
-        steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        steps = self.steps(round_number) if manifests.holds(training) else _read_steps(manifests.place(training))
         rewards = {one: self._of_pairs(one).reward for one in self.rewarded_rounds([item.round for item in standing])}
         known = {one: reward for one, reward in rewards.items() if reward is not None}
         longer = [self._of_pairs(one).longer_won for one in self.labelled_rounds(round_number)]
@@ -174,6 +191,10 @@ class Results:
                 reward, longer_won([pair for pair in read if pair.source == "dpr"])
             )
         return self._pair_figures.get(round_number, PairFigures())
+
+
+def _read_steps(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def optimizer_name(train: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ class Made:
 
 
 def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter, crew: Crew | None = None) -> Made:
-    """The generate stage of the round that follows the policy's.
+    """The generate stage of the round that samples the policy: the next one, or the one after where that is ahead.
 
     Args:
         recipe: the whole recipe.
@@ -72,7 +72,9 @@ def generate_once(recipe: Recipe, policy_path: Path | None, reporter: Reporter, 
         crew: the processes that work beside this one; None for none.
     """
     once = _Once(recipe, "generate", policy_path, reporter, crew=crew)
-    return once.carry_out(once.state.round + 1, once.state.round)
+    following = once.state.round + 1
+    is_ahead = stages.stage_named("generate").is_ahead(recipe, following)
+    return once.carry_out(following + is_ahead, once.state.round)
 
 
 def label_once(

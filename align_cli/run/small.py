@@ -53,6 +53,8 @@ def small_overrides(recipe: Recipe, num_steps: int) -> list[str]:
         "label.min_margin": 0,
         "guards": "{kl: null, length: null, eos_rate: null, stuck_loss: null, win_rate: null, reward_gap: null}",
     }
+    if generate.rounds_ahead:  # weights stay; one stage comes after the other, as each is looked at by itself
+        changed |= {"generate.rounds_ahead": 0, "method.importance_weight_cap": recipe.method.importance_weight_cap}
     if not recipe.method.uses_trl_loss:  # which takes no ties
         changed["label.ties"] = "keep"
     if recipe.policy.sft is not None:

@@ -8,7 +8,7 @@ from align_cli.errors import GuardError, RunError
 from align_cli.recipe import Recipe
 from align_cli.run.fingerprints import Fingerprints, changes
 from align_cli.run.folder import RunFolder
-from align_cli.run.plan import Step
+from align_cli.run.plan import Step, last_of_round, partner
 
 
 class OtherRunError(RunError):
@@ -67,7 +67,9 @@ def refuse_stopped(folder: RunFolder, recipe: Recipe, before: Step | None, step:
     Raises:
         GuardError: if a guard that still says `stop` stopped the run there.
     """
-    record = folder.manifests.finished(before) if before is not None else None
+    # A step that is ahead of its round stands before those of the round before, which may be over all the same.
+    over = last_of_round(recipe, step.round - 1) if partner(recipe, step) is not None else before
+    record = folder.manifests.finished(over) if over is not None else None
     for finding in record.get("guards", []) if record else []:
         guard = getattr(recipe.guards, finding["guard"], None)
         if guard is not None and guard.action == "stop":

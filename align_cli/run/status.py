@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,7 +41,8 @@ class RunStatus:
         state: `running`; `elsewhere`: a process of another machine holds it, or was killed there; `interrupted`, also
             before it has begun; `stopped` by a guard; `finished`.
         holder: who holds it, or held it when it was killed.
-        at_work: how far the first step that is not finished is, or was; None where nobody has begun it.
+        at_work: how far the first step that is not finished is, or was; None where nobody has begun it. Of two
+            that are at work at once, one is beside the other.
         stopped_by: what the guard says that stopped it.
         goes_on_here: whether its recipe's `output_dir`, from the current folder, is the run's.
     """
@@ -67,19 +68,22 @@ class RunStatus:
         """Until the step at work is done; None where that is not known, or nobody is at work."""
         if self.state != RUNNING or self.at_work is None:
             return None
-        age, left = max(now - self.at_work.time, 0.0), self.at_work.seconds_left
-        known = _durations(self.ledger).get(self.at_work.stage) if self.at_work.round else None
-        # A stage may count one thing after the other: what it counts now is the least that is left.
-        guesses = [] if left is None else [max(left - age, 0.0)]
-        guesses += [] if known is None else [max(known - self.at_work.seconds - age, 0.0)]
+        guesses = []
+        for at_work in filter(None, (self.at_work, self.at_work.beside)):
+            age, left = max(now - at_work.time, 0.0), at_work.seconds_left
+            known = _durations(self.ledger).get(at_work.stage) if at_work.round else None
+            # A stage may count one thing after the other: what it counts now is the least that is left.
+            guesses += [] if left is None else [max(left - age, 0.0)]
+            guesses += [] if known is None else [max(known - at_work.seconds - age, 0.0)]
         return max(guesses, default=None)
 
     def seconds_left(self, now: float) -> float | None:
         """Until the run is finished; None where that is not known, as in the first rounds, or nobody is at work."""
         remaining, durations = _remaining(self.planned, self.finished), _durations(self.ledger)
-        is_begun = self.at_work is not None
-        found = [durations.get(step.stage) if step.round else None for step in remaining[is_begun:]]
-        found += [self.seconds_left_in_step(now)] if is_begun else []
+        begun = [] if self.at_work is None else [one.step for one in (self.at_work, self.at_work.beside) if one]
+        waiting = [step for step in remaining if step not in begun and step.stage not in _beside(self.ledger)]
+        found = [durations.get(step.stage) if step.round else None for step in waiting]
+        found += [self.seconds_left_in_step(now)] if begun else []
         known = [seconds for seconds in found if seconds is not None]
         return sum(known) if self.state == RUNNING and len(known) == len(found) else None
 
@@ -138,10 +142,24 @@ def status_of(results: Results) -> RunStatus:
         _guards(folder, steps),
         _state(holder, following, stopped_by),
         holder,
-        at_work if at_work is not None and at_work.step == following else None,
+        _of_unfinished(at_work, following, finished),
         stopped_by,
         Path(recipe.output_dir).resolve() == folder.path.resolve(),
     )
+
+
+def _of_unfinished(at_work: AtWork | None, following: Step | None, finished: Sequence[Step]) -> AtWork | None:
+    """What a process has told, as far as it is of steps that are not finished; None where none is the following one."""
+    told = [one for one in (at_work, at_work and at_work.beside) if one is not None and one.step not in finished]
+    if following not in [one.step for one in told]:
+        return None
+    return replace(told[0], beside=told[1] if len(told) > 1 else None)
+
+
+def _beside(ledger: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Stages that were carried out beside another one the last time, which is what then took the time."""
+    latest = {event["stage"]: event for event in ledger if event["event"] == "start" and event["round"] > 1}
+    return {stage for stage, event in latest.items() if event.get("beside") is True}
 
 
 def _remaining(planned: Sequence[Step], finished: Sequence[Step]) -> list[Step]:

@@ -7,7 +7,7 @@ and one that was not do the same.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from align_cli.artifacts.store import read_records, write_json
 from align_cli.labelers.person import PairsWaitError
 from align_cli.models.memory import PeakMemory, give_back_freed, telling_out_of_memory
 from align_cli.recipe import Recipe
-from align_cli.run.at_work import ToldProgress
+from align_cli.run.at_work import AtWork, ToldProgress
 from align_cli.run.fingerprints import Fingerprints
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import RECIPE
@@ -31,6 +31,7 @@ from align_cli.run.plan import Step, is_last_of_round
 from align_cli.run.results import Results
 from align_cli.run.threads import choose_num_threads, computing_with
 from align_cli.run.tidy import let_go
+from align_cli.run.tracked import TrackedRounds
 from align_cli.stages.base import COMPLETIONS, EVALUATION, Artifact, Context, NoProgress, NoWork, Progress, RecordType
 
 
@@ -96,12 +97,18 @@ class StepRunner:
         folder: where artifacts lie.
         loaded: what stays in memory from step to step.
         results: what the rounds so far have to show.
+        tracked: tells trackers of it; None for none.
+        beside: how far a step is that is at work at the same time, in another process.
+        is_beside: whether this is that process: what the run lets go is the other one's business.
     """
 
     recipe: Recipe
     folder: RunFolder
     loaded: Loaded
     results: Results
+    tracked: TrackedRounds | None = None
+    beside: Callable[[], AtWork | None] = lambda: None
+    is_beside: bool = False
 
     def __post_init__(self) -> None:
         self._fingerprints = Fingerprints(self.recipe, self.folder.manifests)
@@ -117,12 +124,17 @@ class StepRunner:
         folder, stage = self.folder, stages.stage_named(step.stage)
         inputs = self._fingerprints.of(step)
         work, artifacts = folder.work(step, inputs), StepArtifacts(folder, self.recipe, step.round)
-        folder.ledger.log("start", round=step.round, stage=step.stage)
-        begin, peak, told = monotonic(), PeakMemory(), ToldProgress(step, progress, folder.lock.tell)
+        at = {"round": step.round, "stage": step.stage, **({"beside": True} if self.is_beside else {})}
+        folder.ledger.log("start", **at)
+        told = ToldProgress(step, progress, folder.lock.tell, beside=self.beside)
+        begin, peak = monotonic(), PeakMemory()
         self._progress = told
         context = Context(
             self.recipe.of_round(step.round), step.round, artifacts, self.loaded, work, told, self.loaded.note
         )
+        if self.tracked is not None:
+            self.tracked.catch_up()
+            context.on_record = self.tracked.of_round(step.round)
         telling = telling_out_of_memory(str(step), stage.memory_remedy)
         try:
             with told, self._as_settled(step.round), telling, self._telling_how_to_label(step):
@@ -134,14 +146,17 @@ class StepRunner:
         done = done if rolled_back_to is None else done._replace(continues_from=rolled_back_to)
         names = [name for name in stage.writes if name in artifacts.written]
         folder.manifests.finish(step, inputs, names, done, [finding.to_dict() for finding in found])
-        let_go(self.results, folder, step)
+        if not self.is_beside:
+            let_go(self.results, folder, step)
         work.remove()
         self.loaded.release_labelers()
         give_back_freed()
         spent = {"seconds": round(monotonic() - begin, 3), **peak.figures()}
         too_long = stage.too_long(self.recipe, self.loaded.inputs)
         figures = {**done.figures, "too_long": too_long} if too_long else done.figures
-        folder.ledger.log("finish", round=step.round, stage=step.stage, **spent, figures=figures)
+        folder.ledger.log("finish", **at, **spent, figures=figures)
+        if self.tracked is not None:
+            self.tracked.catch_up()
         for finding in found:
             self.loaded.note(f"guard {finding.guard}, round {step.round}: {finding.message}")
         if rolled_back_to is not None:

@@ -50,7 +50,9 @@ def superfluous(results: Results, folder: RunFolder, step: Step) -> list[Superfl
     # Where a killed process would begin again, and what the rounds since began with. Before its evaluation, a round's
     # reference may have to be trained again too.
     begins = kept[-1] if is_over or len(kept) == 1 else kept[-2]
-    starts = {manifests.base(number) for number in range(begins, step.round + 1)}
+    # What is sampled ahead is sampled from the policy of a round earlier.
+    earliest = max(begins - recipe.generate.rounds_ahead, 0)
+    starts = {manifests.base(number) for number in range(earliest, step.round + 1)}
     unneeded: set[int] = set()
     if recipe.checkpoints.keep is not None:
         # With the previous policy as reference, a round's evaluation needs the checkpoint before too.

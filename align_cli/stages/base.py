@@ -324,6 +324,7 @@ class Context:
         work: what is kept in case of a kill.
         progress: told how far it is.
         note: told what a user should know.
+        on_record: told the figures of each optimizer step of a round's training, and which it is, from 1.
     """
 
     recipe: Recipe
@@ -333,6 +334,7 @@ class Context:
     work: Work
     progress: Progress
     note: Callable[[str], None]
+    on_record: Callable[[int, Mapping[str, float]], None] = lambda step, record: None
 
 
 class Done(NamedTuple):
@@ -420,6 +422,10 @@ class Stage(ABC):
         Raises:
             RunError: if it is not what it was.
         """
+
+    def is_ahead(self, recipe: Recipe, round_number: int) -> bool:
+        """Whether a round has it done before the training of the round before, or beside that."""
+        return False
 
     def needs(self, recipe: Recipe) -> tuple[str, ...]:
         """What it needs loaded: of `policy` and `reference`."""

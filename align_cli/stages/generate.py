@@ -49,7 +49,10 @@ class Generate(Stage):
 
     def reads(self, recipe: Recipe, history: History, round_number: int) -> list[Artifact]:
         initial = [Artifact(0, CHECKPOINT)] if recipe.generate.num_reference_generations else []
-        return [policy_artifact(history, history.base(round_number - 1)), *initial]
+        return [policy_artifact(history, history.base(sampled_round(recipe, round_number))), *initial]
+
+    def is_ahead(self, recipe: Recipe, round_number: int) -> bool:
+        return sampled_round(recipe, round_number) < round_number - 1
 
     def needs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("policy", "reference") if recipe.generate.num_reference_generations else ("policy",)
@@ -72,7 +75,7 @@ class Generate(Stage):
 
     def carry_out(self, context: Context) -> Done:
         section, loaded, number = context.recipe.generate, context.loaded, context.round
-        policy = loaded.policy_after(number - 1)
+        policy = loaded.policy_after(sampled_round(context.recipe, number))
         reference = loaded.reference_for(number) if section.num_reference_generations else None
         engine: dict[str, Any] = {}
         completions = _sampled(context, policy, "policy", section.num_generations, engine)
@@ -87,6 +90,19 @@ def num_responses(recipe: Recipe) -> int:
     """How many a round samples, of the policy and of the reference."""
     section = recipe.generate
     return section.prompts_per_round * (section.num_generations + section.num_reference_generations)
+
+
+def sampled_round(recipe: Recipe, round_number: int) -> int:
+    """After how many rounds of training the policy is sampled for a round: one less where it is sampled ahead."""
+    return max(round_number - 1 - recipe.generate.rounds_ahead, 0)
+
+
+def rounds_behind(recipe: Recipe, history: History, round_number: int) -> int:
+    """How many rounds of training lie between the policy that a round samples and the one that it starts from.
+
+    Below 0 where a guard has rolled the round before back to one from before the sampled policy.
+    """
+    return history.base(round_number - 1) - history.base(sampled_round(recipe, round_number))
 
 
 def _sampled(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import comb
 from pkgutil import resolve_name
@@ -31,7 +32,7 @@ from align_cli.stages.base import (
     policy_artifact,
     questions_for,
 )
-from align_cli.stages.generate import num_responses
+from align_cli.stages.generate import num_responses, rounds_behind
 from align_cli.stages.health import label_health, scorers_agreement
 from align_cli.stages.opinions import Asking, check_labelers
 from align_cli.stages.pairing.pairs import LabelledPairs, Pairing, none_is_left
@@ -97,17 +98,18 @@ class Label(Stage):
         counts: Counter[str] = Counter()
         labelled_by_dpr: Mapping[str, int] = {}
         labelers: dict[str, Any] = {}
+        behind = rounds_behind(context.recipe, context.artifacts, context.round)
         for name, pairing in _pairings(context.recipe).items():
             labelled = pairing.pair(completions, context)
             _check_some_are_left(name, labelled, context)
-            preferences += labelled.preferences
+            preferences += [replace(pair, rounds_behind=behind or None) for pair in labelled.preferences]
             counts.update(labelled.counts)
             if name == "dpr":
                 labelled_by_dpr = labelled.counts
             labelers.update(labelled.labelers)
         context.artifacts.write(PREFERENCES, preferences)
         health = _health(context, completions, preferences, labelled_by_dpr)
-        told = {"labelers": labelers, "health": health}
+        told = {"rounds_behind": behind, "labelers": labelers, "health": health}
         return Done({**dict(sorted(counts.items())), **{name: figures for name, figures in told.items() if figures}})
 
 

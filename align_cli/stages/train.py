@@ -37,6 +37,7 @@ from align_cli.stages.pools import check_carriers, training_pools
 from align_cli.stages.readable import RowsToRead, too_long_words
 from align_cli.stages.said_before import artifacts_that_asked, reference_digest, said_before
 from align_cli.stages.train_amounts import train_amounts
+from align_cli.tracking.installed import check_installed
 from align_cli.training.batches import Mixture, usage
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint, unsaved_version
 
@@ -87,6 +88,7 @@ class Train(Stage):
 
         rows = loaded.inputs.offline_rows.rows if loaded.inputs.uses_offline_pairs else []
         all_at_once(
+            partial(check_installed, recipe),
             partial(check_train_keys, recipe),
             partial(check_adapters, recipe, lambda: loaded.inputs.policy),
             partial(check_labels, recipe, rows),
@@ -343,7 +345,9 @@ def _train(
         steps_before = start.global_step - done
         trainer.args.max_steps = steps_before + (context.recipe.rounds - start.round) * train.steps_per_round
     _steps_begin(context, start)
-    trainer.on_step = context.progress.advance
+    trainer.on_step, trainer.on_record = context.progress.advance, context.on_record
+    for step, record in enumerate(start.steps or (), start=1):
+        context.on_record(step, record)
     offline = context.loaded.inputs.offline_pairs.preferences
     initial = context.loaded.another_policy(0) if context.recipe.method.initial_reference else None
     return train_policy(trainer, context.recipe, pairs, start, optimizer_state, keep, offline, reference, initial)

@@ -29,11 +29,16 @@ SHORT = {**TITLES, WIN: "win", CONTROLLED: "LC"}
 ENDS = ("mean", "low", "high", "num_seeds")
 
 
-def tables_of(results: Mapping[str, Any], costs: Mapping[str, Any]) -> list[TextTable]:
-    """All of them, for people, in the order in which they are read."""
-    frontiers = [frontier_table(results, measure) for measure in list(results["frontiers"])[:1]]
-    found = [means_table(results), differences_table(results), *frontiers, costs_table(costs), missing_table(results)]
-    return [table for table in found if table.rows]
+def tables_of(results: Mapping[str, Any], costs: Mapping[str, Any]) -> dict[str, TextTable]:
+    """All that have rows, for people, by what they show, in the order in which they are read."""
+    found = [
+        ("means", means_table(results)),
+        ("differences", differences_table(results)),
+        *(("frontier", frontier_table(results, measure)) for measure in list(results["frontiers"])[:1]),
+        ("costs", costs_table(costs)),
+        ("missing", missing_table(results)),
+    ]
+    return {name: table for name, table in found if table.rows}
 
 
 def heading(results: Mapping[str, Any]) -> str:
@@ -50,7 +55,7 @@ def as_markdown(results: Mapping[str, Any], costs: Mapping[str, Any], folder: Pa
         costs: as in `costs.json`.
         folder: the study's, as it was named.
     """
-    tables = "\n\n".join(markdown(table) for table in tables_of(results, costs))
+    tables = "\n\n".join(markdown(table) for table in tables_of(results, costs).values())
     return f"```bash\n{command_line(results, folder)}\n```\n\n{heading(results).capitalize()}.\n\n{tables}\n"
 
 

@@ -51,7 +51,7 @@ def dpo_config(
 
     Args:
         recipe: the whole recipe.
-        folder: what the trainer and the trackers of `train.report_to` may write to.
+        folder: what the trainer and transformers' own trackers may write to.
         device: where the policy is.
         use_cache: the model's own setting, which the trainer would otherwise overwrite and checkpoints would keep.
         passed: the keys that pass through; None takes those of the recipe.
@@ -91,7 +91,9 @@ def dpo_config(
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
-    passed = train.training_arguments if passed is None else passed
+    passed = dict(train.training_arguments if passed is None else passed)
+    if "report_to" in passed:
+        passed["report_to"] = train.other_trackers or "none"  # align itself tells the others
     return _on_device(device, DPOConfig, _as_named(DPOConfig, {**defaults, **passed, **ours}))
 
 

@@ -241,6 +241,8 @@ def _environment_restored() -> Iterator[None]:
 def _fault(recipe: Recipe, section: str, name: str, value: Any, error: Exception) -> Fault:
     key, words = f"{section}.{name}", _words(error)
     choices = re.findall(r"'([\w-]+)'", words) if "select one of" in words else []
+    if found := re.search(r"is not supported, only (.+) are supported", words):
+        choices = found[1].split(", ")
     others = [key for key in training_argument_names() if key != name and re.search(rf"\b{key}\b", words)]
     if isinstance(error, ImportError) or "install" in words:
         hint = f"install it, or change {key}"

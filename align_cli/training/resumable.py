@@ -37,8 +37,12 @@ class Resumable:
     step_records: list[dict[str, float]]
 
     def listen(self, on_step: Callable[[], None]) -> None:
-        """Put in the callback, and take transformers' printers out; to be called once, when the trainer is made."""
+        """Put in the callback, and take transformers' printers out; to be called once, when the trainer is made.
+
+        `on_record` is called with the figures of each step, and which of the stage it is, from 1.
+        """
         self.on_step = on_step
+        self.on_record: Callable[[int, dict[str, float]], None] = lambda step, record: None
         self.step_records = []
         for printer in (PrinterCallback, ProgressCallback):
             self.remove_callback(printer)  # type: ignore[attr-defined]
@@ -97,6 +101,7 @@ class Resumable:
 
     def step_is_logged(self) -> None:
         """A step is logged last of all, when optimizer and schedule have moved on: this is where it ends."""
+        self.on_record(len(self.step_records), self.step_records[-1])
         if (
             self.keep_every
             and len(self.step_records) % self.keep_every == 0

@@ -484,7 +484,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         return {name: total / count for name, (total, count) in sorted(totals.items()) if count}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keep every step's figures; then as TRL does, for whatever `report_to` names."""
+        """Keep every step's figures; then as TRL does, for trackers of transformers' own."""
         if "loss" in logs:
             figures = self._step_figures()
             own = {"loss": figures.pop("loss"), "grad_norm": logs["grad_norm"]}
@@ -522,7 +522,7 @@ def make_trainer(
         policy: what is trained.
         reference: what margins are taken against.
         recipe: the whole recipe.
-        folder: what the trainer and the trackers of `train.report_to` may write to.
+        folder: what the trainer and transformers' own trackers may write to.
         on_step: called after every optimizer step.
         ranks: the processes that train together.
         sharding: how the model is split over them; None lets each have all of it.

@@ -141,7 +141,7 @@ def test_a_recipe_that_is_not_there_is_named_with_the_nearest_file(
 WRONG_AT_WORK = {
     "labelers__ours": {"kind": "function", "function": "labeler.py:scores"},
     "data__eval_preferences": "labeler.jsonl",
-    "train__report_to": "wandb",
+    "train__report_to": "clearml",
     "train__optim": "adamw_bnb_8bit",
 }
 
@@ -163,7 +163,7 @@ def test_what_goes_wrong_at_work_is_found_all_at_once_in_the_words_of_the_run(
     for words in (
         "labelers.ours: labeler.py has no function 'scores'\nhint: did you mean 'score'?",
         "labeler.jsonl:1: there is no key 'rejected'",
-        "WandbCallback requires wandb to be installed",
+        "ClearMLCallback requires",
         "You need to install `bitsandbytes`",
     ):
         assert words in refused.err

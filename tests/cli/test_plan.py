@@ -40,7 +40,9 @@ def test_what_a_run_is_refused_for_it_is_too(make_folder: MakeFolder, align: Ali
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("option", [[], ["method.sources.dpr.mixing=0", "method.sources.offline.mixing=1"]])
+@pytest.mark.parametrize(
+    "option", [[], ["generate.rounds_ahead=1"], ["method.sources.dpr.mixing=0", "method.sources.offline.mixing=1"]]
+)
 def test_a_measurement_tells_time_memory_and_disk_and_leaves_nothing(
     make_folder: MakeFolder, align: Align, tmp_path: Path, option: list[str]
 ) -> None:

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,14 @@ def test_time_left_is_what_the_rounds_before_took_and_what_is_counted_now(
 ) -> None:
     status = at_work_status(num_finished, at_work)
     assert (status.seconds_left_in_step(now), status.seconds_left(now)) == (in_step, whole)
+
+
+def test_two_stages_at_work_at_once_have_as_much_time_left_as_the_longer_one() -> None:
+    sampling = AtWork(3, "generate", 10, 100, "completions", 1.0, 2, time=1000.0)
+    planned = [*PLAN[:6], PLAN[8], PLAN[6], PLAN[7], *PLAN[9:]]
+    both = replace(training(10, 1.0, 2), beside=sampling)
+    status = replace(at_work_status(6, both), planned=planned)
+    assert (status.seconds_left_in_step(1000), status.seconds_left(1000)) == (90, 90 + 10 + 3 * 10)
 
 
 def test_time_left_knows_nothing_of_events_that_were_edited_by_hand() -> None:

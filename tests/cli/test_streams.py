@@ -12,6 +12,7 @@ import pytest
 from run_fixtures import LABELER, NO_EVALUATION, Align, MakeFolder, assert_refused
 
 from align_cli.artifacts.records import Completion, Preference
+from align_cli.cli.output import Output
 
 ALIGN = Path(sys.executable).parent / "align"
 
@@ -125,6 +126,16 @@ def test_what_a_labeler_prints_is_not_among_the_data(finished_copy: Path, align:
     done = align("label", "recipe.yaml", "-i", completions, cwd=finished_copy)
     assert done.code == 0, done.err
     assert rows(done.out)
+
+
+def test_what_a_library_prints_while_a_run_is_at_work_is_not_among_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    """As transformers does with WANDB_MODE=offline."""
+    talk = Output(as_json=True)
+    with talk.reporter():
+        print("[INFO] offline")  # noqa: T201 - in the place of a library
+    talk.data([])
+    said = capsys.readouterr()
+    assert (json.loads(said.out), said.err) == ([], "[INFO] offline\n")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_every_artifact_of_every_stage_is_among_the_files() -> None:
         name for name in written if not any(file.split("/")[-1] == name or f"/{name}/" in file for file in FILES)
     ] == []
     named = {layout.RECIPE, layout.RUN, layout.LEDGER, layout.LINEAGE, layout.REPORT, layout.REPORT_DATA, layout.LOCK}
-    folders = {f"{name}/*" for name in (layout.WORK, layout.LOGS, layout.SERVERS, layout.ANSWERS)}
+    folders = {f"{name}/*" for name in (layout.WORK, layout.TRACKING, layout.SERVERS, layout.ANSWERS)}
     assert named | folders <= set(FILES)
 
 

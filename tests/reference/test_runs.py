@@ -33,7 +33,13 @@ OF_TRL: dict[str, Any] = {
     "method__loss_type": "apo_zero",
     "rounds": 1,
 }
-VARIANTS = {"as usual": {}, "all terms": ALL_TERMS, "a loss of TRL's": OF_TRL, "demonstrations": SPIN_LIKE}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as usual": {},
+    "all terms": ALL_TERMS,
+    "a loss of TRL's": OF_TRL,
+    "demonstrations": SPIN_LIKE,
+    "sampled ahead": {"generate__rounds_ahead": 1},
+}
 
 
 def unknown_of(run: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ from align_cli.run.forecast import StepForecast, disk_at_end, forecast_steps, pa
 from align_cli.run.loaded import Loaded
 from align_cli.run.measure import Phase, StepMeasure
 from align_cli.run.plan import Step, plan_steps
+from align_cli.run.prospect import Prospect
 from align_cli.run.results import Results
 from align_cli.run.sizes import ModelSize
 from align_cli.stages.base import CHECKPOINT, Amounts
@@ -96,6 +97,25 @@ def test_checkpoints_that_are_let_go_take_no_disk_in_the_end(tiny_recipe: Any, t
     steps = [StepForecast(Step(n, "train"), Amounts(), None, None, None, sizes, {}) for n in range(1, 6)]
     assert disk_at_end(recipe, steps) == 2 * 100 + 200, "the latest, the best, and the newest optimizer"
     assert disk_at_end(tiny_recipe(tmp_path, "rounds=5"), steps) == 5 * 100 + 200
+
+
+def test_what_servers_sample_while_the_round_before_trains_takes_the_longer_time_of_the_two(
+    tiny_recipe: Any, tmp_path: Path
+) -> None:
+    seconds = {"generate": 3.0, "train": 5.0}
+    steps = [
+        StepForecast(Step(n, stage), Amounts(), seconds[stage], None, None, {}, {})
+        for n in (1, 2, 3)
+        for stage in ("generate", "train")
+    ]
+    at_once = {
+        "generate__rounds_ahead": 1,
+        "generate__engine": "server",
+        "generate__server": {"base_urls": ["http://127.0.0.1:9/v1"]},
+    }
+    for changes, saved in ((at_once, 6.0), ({**at_once, "checkpoints__every_rounds": 2}, 3.0), ({}, 0.0)):
+        recipe = tiny_recipe(tmp_path, "rounds=3", **changes)
+        assert Prospect(recipe, [], [], steps, None, None, []).seconds == 24.0 - saved
 
 
 def test_what_is_over_tells_of_what_is_left(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from run_fixtures import NO_EVALUATION, OFFLINE_ONLY, Align, MakeFolder, files_below
 
 from align_cli.recipe import Recipe
-from align_cli.run.plan import Step, plan_steps
+from align_cli.run.plan import Step, last_of_round, partner, plan_steps
 
 TinyRecipe = Callable[..., Recipe]
 STARTS_FROM_A_MODEL = {"model_name_or_path": "./model"}
@@ -40,6 +40,29 @@ def test_an_offline_recipe_neither_samples_nor_labels(tiny_recipe: TinyRecipe, t
         "round 1 train",
         "round 1 evaluate",
     ]
+
+
+def test_a_round_that_is_sampled_ahead_comes_before_the_training_of_the_round_before(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(tmp_path, "generate.rounds_ahead=1", "rounds=3")
+    assert plan(recipe)[2:] == [
+        "round 1 generate",
+        "round 1 label",
+        "round 2 generate",
+        "round 1 train",
+        "round 1 evaluate",
+        "round 2 label",
+        "round 3 generate",
+        "round 2 train",
+        "round 2 evaluate",
+        "round 3 label",
+        "round 3 train",
+        "round 3 evaluate",
+    ]
+    ahead = [str(step) for step in plan_steps(recipe) if partner(recipe, step)]
+    assert ahead == ["round 2 generate", "round 3 generate"]
+    assert [str(last_of_round(recipe, number)) for number in (1, 3)] == ["round 1 evaluate", "round 3 evaluate"]
 
 
 def test_a_source_with_a_share_of_zero_is_not_sampled(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:

@@ -1,138 +1,261 @@
-"""`train.report_to`: trackers write into the run's folder, where what they write is nobody's artifact.
+"""`train.report_to`: one run over all rounds in each tracker, kept in the run's folder, where it is nobody's artifact.
 
-The tracker is transformers' own for TensorBoard, on a writer that puts JSON Lines where TensorBoard's puts its events.
+With the real libraries, offline; those that are not installed are skipped.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-from in_process_runs import killed_at_step, train
-from run_fixtures import MakeFolder, files_below, read_rows
-
-from align_cli.errors import RunError
-from align_cli.run.folder import RunFolder
-
-WRITER = '''"""A stand-in for tensorboardX, as far as transformers uses it."""
-
 import json
 import os
-import time
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
+import pytest
+from forked import Stop
+from in_process_runs import train
+from read_trackers import Kept, kept
+from run_fixtures import Align, MakeFolder, files_below, read_rows
+from text_server import TextServer
 
-class SummaryWriter:
-    def __init__(self, log_dir):
-        os.makedirs(log_dir, exist_ok=True)
-        self.stream = open(os.path.join(log_dir, f"events.{time.time_ns()}.jsonl"), "w")
+from align_cli.errors import RecipeError, RunError
+from align_cli.recipe.sections.train import TRACKERS
+from align_cli.run.folder import RunFolder
+from align_cli.run.tracked import name_of
+from align_cli.tracking.told import Trackers
 
-    def add_text(self, name, text, step=None):
-        pass
-
-    def add_scalar(self, name, value, step):
-        self.stream.write(json.dumps({"name": name, "value": value, "step": step}) + "\\n")
-
-    def flush(self):
-        self.stream.flush()
-
-    def close(self):
-        self.stream.close()
-'''
-SMALL = {
+SMALL: dict[str, Any] = {
     "rounds": 2,
     "train__report_to": "tensorboard",
     "method__sources": {"offline": {"mixing": 1.0}},
     "data__prompts": None,
     "generate": None,
 }
+VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "MLFLOW_TRACKING_URI", "TRACKIO_DIR", "TRACKIO_SPACE_ID", "WANDB_PROJECT")
+EACH = pytest.mark.parametrize("name", TRACKERS)
 
 
 @pytest.fixture
-def folder(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, with a recipe that reports; the writer can be imported."""
-    if importlib.util.find_spec("tensorboard") is not None:
-        pytest.skip("transformers prefers tensorboard, whose events are no JSON Lines")
-    (tmp_path / "library").mkdir()
-    (tmp_path / "library" / "tensorboardX.py").write_text(WRITER)
-    monkeypatch.syspath_prepend(tmp_path / "library")
-    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+def folder(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a recipe that reports."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     folder = make_folder(tmp_path / "work", **SMALL)
     monkeypatch.chdir(folder)
-    yield folder
+    return folder
 
 
-def losses(place: Path) -> list[tuple[int, float]]:
-    """What the tracker was told of the loss: (step, value), in the order of its files."""
-    rows = [row for path in sorted(place.rglob("events.*.jsonl")) for row in read_rows(path)]
-    return [(row["step"], row["value"]) for row in rows if row["name"] == "train/loss"]
+def need(name: str) -> None:
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
 
 
-def test_every_step_is_reported_into_the_runs_folder(folder: Path) -> None:
+def read_back(name: str, folder: Path) -> Kept:
+    """What a tracker has of a run."""
+    script = Path(__file__).with_name("read_trackers.py")
+    environment = {**os.environ, "TRACKIO_DIR": str(folder.resolve() / "trackio")}
+    done = subprocess.run([sys.executable, script, name, folder], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    steps, kl, *rest = json.loads(done.stdout.splitlines()[-1])
+    return Kept(steps, [tuple(one) for one in kl], *rest)
+
+
+def expected_kl(run: Path, rounds: int = 2) -> list[tuple[int, float]]:
+    """The evaluations' own figures, each at the last step of its round."""
+    found = [json.loads((run / f"rounds/00{number}/evaluation.json").read_text()) for number in range(rounds + 1)]
+    return [(3 * one["round"], pytest.approx(one["kl"]["mean"], rel=1e-6, abs=1e-9)) for one in found]
+
+
+@pytest.mark.long
+@EACH
+def test_all_rounds_are_one_run_with_evaluations_samples_and_the_recipe(folder: Path, align: Align, name: str) -> None:
+    need(name)
+    done = align("train", "recipe.yaml", f"train.report_to={name}", cwd=folder)
+    assert done.code == 0, done.err
+    found = read_back(name, folder / "run/tracking")
+    assert found.steps == [1, 2, 3, 4, 5, 6]
+    assert found.kl == expected_kl(folder / "run")
+    assert found.samples == 3
+    assert found.config == "2"
+    assert name not in done.out + done.err
+
+
+@pytest.mark.long
+@EACH
+def test_a_run_that_was_killed_goes_on_as_the_same_run_without_a_step_twice(
+    folder: Path, align: Align, name: str
+) -> None:
+    need(name)
+    arguments = ("train", "recipe.yaml", f"train.report_to={name}", "checkpoints.every_steps=1")
+    for stop in (Stop("step", 2), Stop("step", 3), Stop("after manifest", 2)):
+        assert align(*arguments, cwd=folder, stop=stop).code != 0
+    done = align(*arguments, cwd=folder)
+    assert done.code == 0, done.err
+    assert align(*arguments, "rounds=3", cwd=folder).code == 0
+    found = read_back(name, folder / "run/tracking")
+    assert found.steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert found.kl == expected_kl(folder / "run", 3)
+    assert found.samples == 4
+
+
+@pytest.mark.long
+def test_each_step_in_a_process_of_its_own_is_still_one_run(folder: Path, align: Align) -> None:
+    need("tensorboard")
+    need("mlflow")
+    settings = ("rounds=1", "train.report_to=[tensorboard, mlflow]", "launch.isolate=true")
+    done = align("train", "recipe.yaml", *settings, cwd=folder)
+    assert done.code == 0, done.err
+    for name in ("tensorboard", "mlflow"):
+        assert read_back(name, folder / "run/tracking").steps == [1, 2, 3]
+
+
+@pytest.mark.long
+def test_rounds_that_servers_sample_ahead_are_still_one_run(
+    make_folder: MakeFolder, tiny_policy_folder: Path, align: Align, tmp_path: Path
+) -> None:
+    need("tensorboard")
+    with TextServer(tiny_policy_folder, reloads=True) as server:
+        served = {"generate__engine": "server", "generate__server": {"base_urls": [server.url]}}
+        folder = make_folder(tmp_path, generate__rounds_ahead=1, train__report_to="tensorboard", **served)
+        for stop in (Stop("step", 2, within="round 1 train"), Stop("step", 2, within="round 2 train"), None):
+            done = align("train", "recipe.yaml", cwd=folder, stop=stop)
+    assert done.code == 0, done.err
+    found = read_back("tensorboard", folder / "run/tracking")
+    assert found.steps == [1, 2, 3, 4, 5, 6]
+    assert found.kl == expected_kl(folder / "run")
+
+
+@pytest.mark.long
+def test_what_is_told_changes_no_artifact(folder: Path, align: Align) -> None:
+    names = [name for name in TRACKERS if importlib.util.find_spec(name) is not None]
+    quiet = align("train", "recipe.yaml", "train.report_to=none", "output_dir=quiet", cwd=folder)
+    told = align("train", "recipe.yaml", f"train.report_to=[{', '.join(names)}]", cwd=folder)
+    assert (quiet.code, told.code) == (0, 0), told.err
+    assert files_below(folder / "run/rounds") == files_below(folder / "quiet/rounds")
+    assert not (folder / "quiet/tracking").exists()
+
+
+@pytest.mark.long
+def test_a_tracker_that_is_named_later_is_told_what_it_missed(folder: Path) -> None:
+    need("tensorboard")
+    train("train.report_to=none")
+    train("rounds=3", "train.logging_dir=elsewhere", "train.run_name=../second")
+    found = kept("tensorboard", folder / "elsewhere")
+    assert found.steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert found.kl == expected_kl(folder / "run", 3)
+    assert [path.name[:7] for path in (folder / "elsewhere/tensorboard").iterdir()] == ["-second"]
+
+
+@pytest.mark.long
+def test_a_point_that_a_kill_cut_off_is_written_anew(folder: Path) -> None:
+    need("tensorboard")
+    train("rounds=1")
+    (events,) = folder.glob("run/tracking/tensorboard/*/events*")
+    events.write_bytes(events.read_bytes()[:-600])  # amid the figures of the round's end
     train()
-    steps = [row["step"] for number in (1, 2) for row in read_rows(folder / f"run/rounds/00{number}/training.jsonl")]
-    assert [step for step, _ in losses(folder / "run" / "logs")] == steps == [1, 2, 3, 4, 5, 6]
+    found = kept("tensorboard", folder / "run/tracking")
+    assert found.steps == [1, 2, 3, 4, 5, 6]
+    assert found.kl == expected_kl(folder / "run")
 
 
-def test_what_was_reported_changes_nothing_in_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train("train.report_to=none", "output_dir=quiet")
-    train()
-    assert files_below(folder / "run" / "rounds") == files_below(folder / "quiet" / "rounds")
-    assert not (folder / "quiet" / "logs").exists()
+def test_a_tracker_that_fails_is_named_once_and_training_goes_on(folder: Path) -> None:
+    need("tensorboard")
+    Path("file").mkdir()
+    Path("file/tensorboard").write_text("in the way")
+    said = train("rounds=1", "train.logging_dir=file")
+    (complaint,) = [line for line in said if "report_to" in line]
+    assert complaint.startswith("train.report_to: tensorboard failed and is told nothing more by this process: ")
+    assert len(read_rows(folder / "run/rounds/001/training.jsonl")) == 3
 
 
-def test_a_run_that_was_killed_goes_on_beside_what_it_had_reported(
+@pytest.mark.long
+def test_a_tracker_that_fails_later_leaves_the_others_at_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("tensorboard")
+    from align_cli.tracking.on_tensorboard import TensorBoard
+
+    tell = TensorBoard.tell
+
+    def failing(tracker: TensorBoard, point: Any) -> None:
+        if point.step == 4:
+            raise ConnectionError("the server is gone\nand more")
+        tell(tracker, point)
+
+    monkeypatch.setattr(TensorBoard, "tell", failing)
+    said = train()
+    (complaint,) = [line for line in said if "report_to" in line]
+    assert "the server is gone. Training goes on" in complaint
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    train("rounds=3")
+    assert kept("tensorboard", folder / "run/tracking").steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_begins(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with killed_at_step(monkeypatch, 12 + 5):  # of the warm start's twelve and the rounds' six
-        train()
-    before = files_below(folder / "run" / "logs")
-    assert before
-    train()
-    after = files_below(folder / "run" / "logs")
-    assert {name: after[name] for name in before} == before
-    assert [step for step, _ in losses(folder / "run" / "logs")][-3:] == [4, 5, 6]
-    assert train() == ["run is finished: 2 rounds; raise rounds= to go on"]
+    for name in ("wandb", "trackio"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(RecipeError) as refused:
+        train("train.report_to=[wandb, trackio]")
+    (fault,) = refused.value.faults
+    assert fault.what == "train.report_to names wandb and trackio, which are not installed"
+    assert fault.hint == "pip install 'align-cli[wandb,trackio]', or change train.report_to"
+    assert not (folder / "run").exists()
 
 
-def test_trackers_may_change_under_a_run(folder: Path) -> None:
-    train("train.report_to=none")
-    said = train("rounds=3", "train.logging_dir=elsewhere", "train.run_name=second")
-    assert said[0] == "run: going on after round 2 evaluate, with round 3 train"
-    assert [step for step, _ in losses(folder / "elsewhere")] == [7, 8, 9]
-    assert not (folder / "run" / "logs").exists()
-
-
-def test_a_fork_leaves_the_reports_behind_and_restart_removes_them(folder: Path) -> None:
+@pytest.mark.long
+def test_a_fork_is_a_run_of_its_own_and_restart_begins_a_new_one(folder: Path) -> None:
+    need("tensorboard")
     from align_cli.run.fork import parse_origin
 
     train()
-    train("output_dir=fork", "train.report_to=none", origin=parse_origin("run@1"))
-    assert not (folder / "fork" / "logs").exists()
-    before = set(files_below(folder / "run" / "logs"))
+    identity = folder / "run/tracking/run.json"
+    before = identity.read_text()
+    train("output_dir=fork", origin=parse_origin("run@1"))
+    assert kept("tensorboard", folder / "fork/tracking").steps == [1, 2, 3, 4, 5, 6]
+    assert (folder / "fork/tracking/run.json").read_text() != before
     train(restart=True)
-    after = set(files_below(folder / "run" / "logs"))
-    assert after
-    assert not after & before
+    assert identity.read_text() != before
+    assert kept("tensorboard", folder / "run/tracking").steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_folder_that_holds_reports_alone_can_be_run_in(folder: Path) -> None:
-    train("rounds=1")
-    (folder / "alone").mkdir()
-    (folder / "run" / "logs").rename(folder / "alone" / "logs")
-    RunFolder("alone").check_usable()
-    (folder / "alone" / "letter.txt").touch()
+def test_runs_of_a_study_are_told_apart_by_their_names() -> None:
+    assert name_of(Path("/runs/quickstart")) == "quickstart"
+    assert name_of(Path("/studies/beta/runs/beta=0.2/seed-3")) == "beta=0.2/seed-3"
+
+
+def test_a_folder_that_holds_reports_alone_can_be_run_in(tmp_path: Path) -> None:
+    (tmp_path / "alone/tracking").mkdir(parents=True)
+    RunFolder(tmp_path / "alone").check_usable()
+    (tmp_path / "alone/letter.txt").touch()
     with pytest.raises(RunError, match=r"no run: letter\.txt"):
-        RunFolder("alone").check_usable()
+        RunFolder(tmp_path / "alone").check_usable()
 
 
 def test_a_link_or_a_file_in_the_place_of_the_reports_is_refused_at_the_start(folder: Path) -> None:
+    need("tensorboard")
     (folder / "run").mkdir()
     (folder / "elsewhere").mkdir()
-    logs = folder / "run" / "logs"
-    for put in (lambda: logs.symlink_to(folder / "elsewhere"), lambda: logs.write_text("")):
+    place = folder / "run/tracking"
+    for put in (lambda: place.symlink_to(folder / "elsewhere"), lambda: place.write_text("")):
         put()
-        with pytest.raises(RunError, match="logs"):
+        with pytest.raises(RunError, match="tracking"):
             train()
-        logs.unlink()
+        place.unlink()
+
+
+def test_what_cannot_be_begun_is_not_tried_again(folder: Path) -> None:
+    said: list[str] = []
+
+    def no_run() -> Any:
+        raise OSError("no room")
+
+    trackers = Trackers(["mlflow"], no_run, said.append)
+    from align_cli.tracking.points import step_point
+
+    trackers.tell(step_point(1, 1, {"loss": 1.0}))
+    trackers.tell(step_point(1, 2, {"loss": 1.0}))
+    trackers.end(is_finished=True)
+    assert len(said) == 1

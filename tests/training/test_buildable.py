@@ -48,7 +48,8 @@ def faults(tiny_recipe: TinyRecipe, tmp_path: Path) -> Callable[..., list[Fault]
             "set train.lr_scheduler_kwargs, or change train.lr_scheduler_type",
         ),
         ("lr_scheduler_type", "reduce_lr_on_plateau", "requires an eval strategy", "change train.lr_scheduler_type"),
-        ("report_to", "wandb", "WandbCallback requires wandb to be installed", "install it, or change train.report_to"),
+        ("report_to", "clearml", "ClearMLCallback requires", "install it, or change train.report_to"),
+        ("report_to", "Wandb", "Wandb is not supported", "did you mean train.report_to=wandb?"),
         ("report_to", "paper", "paper is not supported", "change train.report_to, or leave it out"),
         ("tf32", "true", "requires Ampere or a newer GPU", "change train.tf32, or leave it out"),
         ("fsdp", "full_shard", "fsdp only works in distributed training", "change train.fsdp, or leave it out"),
@@ -71,7 +72,7 @@ def test_a_key_that_cannot_be_had_is_named_with_what_is_wrong_and_a_remedy(
 
 def test_all_keys_that_cannot_be_had_are_told_at_once(faults: Callable[..., list[Fault]]) -> None:
     found = faults(
-        "train.report_to=[wandb, mlflow]",
+        "train.report_to=[clearml, wandb, swanlab]",
         "train.weight_decay=0.1",
         "train.optim=adamw_bnb_8bit",
         "train.lr_scheduler_type=cosine_with_min_lr",
@@ -84,8 +85,8 @@ def test_all_keys_that_cannot_be_had_are_told_at_once(faults: Callable[..., list
         "train.lr_scheduler_kwargs",
         "train.tf32",
     ]
-    assert "wandb" in found[0].what
-    assert "mlflow" in found[0].what
+    assert "ClearML" in found[0].what
+    assert "SwanLab" in found[0].what
 
 
 def test_keys_that_need_each_other_are_at_fault_in_neither_order(
@@ -99,7 +100,7 @@ def test_keys_that_need_each_other_are_at_fault_in_neither_order(
     )
     check_train_keys(tiny_recipe(tmp_path, *sound))
     check_train_keys(tiny_recipe(tmp_path, *reversed(sound)))
-    (fault,) = faults(*sound, "train.report_to=wandb")
+    (fault,) = faults(*sound, "train.report_to=clearml")
     assert fault.key == "train.report_to"
 
 

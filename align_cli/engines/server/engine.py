@@ -14,7 +14,7 @@ from align_cli.engines.server.fleet import Fleet, Serving
 from align_cli.engines.server.places import Came, GoneServerError, Place, Queue
 from align_cli.engines.server.review import Review
 from align_cli.errors import EngineError
-from align_cli.recipe.sections.engine_server import PLACE, SERVER
+from align_cli.recipe.sections.engine_server import PLACE, SERVER, Update
 from align_cli.servers.streamed import streamed
 
 if TYPE_CHECKING:
@@ -69,6 +69,16 @@ class ServerEngine:
         """Compare responses with what the policy says of them; see `review`."""
         settled = self._review(policy, settings).settle(requests, samples)
         return settled._replace(figures={**self._told, **settled.figures})
+
+    @property
+    def update(self) -> Update:
+        """How servers get a round's weights."""
+        return self._fleet.update
+
+    @property
+    def standing(self) -> list[str]:
+        """The addresses of servers of align's own that go on when a stage is over, and run."""
+        return self._fleet.standing
 
     def check(self) -> None:
         """Look for the command's program, or ask the servers that are there which models they have."""

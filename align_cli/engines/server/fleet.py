@@ -78,6 +78,11 @@ class Fleet:
             return self._section.update
         return "restart" if self._section.command else "adapter" if self._recipe.policy.lora else "reload"
 
+    @property
+    def standing(self) -> list[str]:
+        """The addresses of servers of align's own that go on when a stage is over, and run."""
+        return [f"{server.root}/v1" for server in self._started if server.exit_status() is None]
+
     def check(self) -> None:
         """Look for the command's program, or for the servers that are there; at least one of them has to answer.
 

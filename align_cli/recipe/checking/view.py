@@ -75,6 +75,12 @@ class View:
             raise UnsoundError
         return [name for name, inner in (value or {}).items() if inner is not None]
 
+    def is_null(self, key: str) -> bool:
+        """Whether the recipe writes null for a key, rather than leaving it out."""
+        *sections, name = key.split(".")
+        value = self._walk(tuple(sections))
+        return isinstance(value, dict) and name in value and value[name] is None
+
     def labeler_names(self) -> list[str]:
         """The labelers that the recipe defines, sound or not."""
         return list(self._walk(("labelers",)))

@@ -14,6 +14,7 @@ from align_cli.recipe.checking.section import OneOf, Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections import engine_server
 from align_cli.recipe.sections.engine_server import SERVER, ServerEngineSection
+from align_cli.recipe.sections.method import CAP
 from align_cli.recipe.sections.sources import SOURCES
 
 ENGINES: dict[str, str] = {
@@ -42,6 +43,13 @@ class GenerateSection(Section):
     max_new_tokens: int = Field(64, ge=1, description="longest completion, in tokens")
     prompts_per_round: int = Field(512, ge=1, description="prompts sampled each round")
     batch_size: int = Field(128, ge=1, description="sequences generated together; changes no sampled token")
+    rounds_ahead: int = Field(
+        0,
+        ge=0,
+        le=1,
+        description="1: a round is sampled from the policy that the round before starts training from, by servers "
+        "while that trains; its pairs are then weighed (method.importance_weight_cap)",
+    )
     server: ServerEngineSection | None = None
 
     def code(self) -> list[str]:
@@ -100,7 +108,7 @@ def _gradient_needs_the_whole_distribution(view: View) -> Iterator[RuleFault]:
 
 def _gradient_corrects_for_temperature(view: View) -> Iterator[RuleFault]:
     source = _gradient_source(view)
-    if source is None or view.get("method.importance_weight_cap") is not None:
+    if source is None or _weighs(view):
         return
     if (temperature := view.get("generate.temperature")) != 1:
         what = (
@@ -112,8 +120,9 @@ def _gradient_corrects_for_temperature(view: View) -> Iterator[RuleFault]:
 
 
 def _weights_need_the_whole_support(view: View) -> Iterator[RuleFault]:
-    if view.get("method.importance_weight_cap") is None or _gradient_source(view) is not None:
+    if not _weighs(view) or _gradient_source(view) is not None:
         return
+    key_of_weights = CAP if view.get(CAP) is not None else "generate.rounds_ahead"
     for key, is_cut in (
         ("generate.top_k", view.get("generate.top_k") > 0),
         ("generate.top_p", view.get("generate.top_p") < 1),
@@ -121,7 +130,12 @@ def _weights_need_the_whole_support(view: View) -> Iterator[RuleFault]:
         if is_cut:
             what = f"{key} is {view.get(key)}; importance weights cannot make up for responses that were never sampled"
             whole = "0" if key.endswith("k") else "1.0"
-            yield rule_fault(key, what, f"set {key} to {whole}, or leave method.importance_weight_cap out")
+            yield rule_fault(key, what, f"set {key} to {whole}, or leave {key_of_weights} out")
+
+
+def _weighs(view: View) -> bool:
+    """Whether pairs of the policy have importance weights."""
+    return view.get(CAP) is not None or bool(view.get("generate.rounds_ahead"))
 
 
 def _off(remedy: str, source: str) -> str:

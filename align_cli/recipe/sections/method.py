@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
 
 
+CAP = "method.importance_weight_cap"
 REPLAY_CAP = 2.0
-"""The cap of replayed pairs where a recipe sets none: docs/method.md, section 4, has what it was chosen by."""
+"""The cap of an earlier policy's pairs where a recipe sets none: docs/method.md, section 4, has what it rests on."""
 
 
 SMALLEST_BETA = 1e-6
@@ -84,7 +85,8 @@ class MethodSection(Section):
         None,
         gt=0,
         description="largest weight πθ/π_sampled of a pair of the policy's; null trains as sampled; unset: "
-        f"{REPLAY_CAP:g} with train.replay_rounds and a gradient or the full KL, else null",
+        f"{REPLAY_CAP:g} with generate.rounds_ahead, and with train.replay_rounds and a gradient or the full KL; else "
+        "null",
     )
     simpo_gamma: float = Field(0.5, ge=0, description="simpo: the margin to win by (γ); the paper takes 0.1β to 0.8β")
     loss_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
@@ -166,16 +168,18 @@ def _with_value(section: Held, path: list[str], value: float) -> Held:
     return section.model_copy(update={name: changed})
 
 
-def with_automatic_values(method: MethodSection, replay_rounds: int) -> MethodSection:
-    """An unset `importance_weight_cap` becomes a number where replayed pairs carry an expectation over the policy.
+def with_automatic_values(method: MethodSection, replay_rounds: int, rounds_ahead: int) -> MethodSection:
+    """An unset `importance_weight_cap` becomes a number where pairs are of an earlier round's policy.
 
-    Such are the bilevel terms and the full KL. What is set stays, null too.
+    Replayed ones have it where they carry an expectation over the policy, as the bilevel terms and the full KL; all of
+    them where rounds are sampled ahead. What is set stays, null too.
     """
     most = method.at_its_most()
     is_expectation = most.kl.is_full or any(
         source.policy_responses and coefficient_of(source) for source in most.sources.in_use().values()
     )
-    if "importance_weight_cap" in method.model_fields_set or not (replay_rounds and is_expectation):
+    is_older = rounds_ahead or (replay_rounds and is_expectation)
+    if "importance_weight_cap" in method.model_fields_set or not is_older:
         return method
     return method.model_copy(update={"importance_weight_cap": REPLAY_CAP})
 
@@ -193,7 +197,7 @@ def _losses_are_finite(view: View) -> Iterator[RuleFault]:
         yield rule_fault("method.beta", what, "0.1 to 0.5 is usual for DPO")
 
 
-def _trl_key(view: View) -> str | None:
+def trl_key(view: View) -> str | None:
     """The first key that makes the loss TRL's own."""
     losses = _losses(view)
     if len(losses) > 1 or losses[0] not in OWN_LOSSES:
@@ -205,7 +209,7 @@ def _trl_key(view: View) -> str | None:
 
 def _only_own_losses_take_terms(view: View) -> Iterator[RuleFault]:
     """TRL's losses run as they are: nothing can be added to them, nor their labels replaced."""
-    losses, key = _losses(view), _trl_key(view)
+    losses, key = _losses(view), trl_key(view)
     for loss in ALIGNS_ALONE:
         if len(losses) > 1 and loss in losses:
             what = f"method.loss_type: {loss} stands alone; it is no loss of TRL's"

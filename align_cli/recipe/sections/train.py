@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +17,10 @@ from align_cli.recipe.written.tree import shown
 
 if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
+
+
+TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
+"""Trackers that are told of a whole run; others of `report_to` are transformers' own, told of training alone."""
 
 
 class TrainSection(Section):
@@ -53,13 +58,27 @@ class TrainSection(Section):
     )
 
     logging_dir: str | None = Field(
-        None, description="folder for what the trackers of train.report_to write; unset: logs/ in output_dir"
+        None, description="folder for what the trackers of train.report_to write; unset: tracking/ in output_dir"
     )
 
     @property
-    def reports(self) -> bool:
-        """Whether any tracker is told how training goes."""
-        return self.training_arguments.get("report_to") not in (None, "none", [], ["none"])
+    def trackers(self) -> list[str]:
+        """The trackers that are told of the whole run."""
+        return [name for name in TRACKERS if name in self._report_to]
+
+    @property
+    def other_trackers(self) -> list[str]:
+        """Trackers of transformers' own that are told of training."""
+        return [name for name in self._report_to if name not in TRACKERS]
+
+    @property
+    def _report_to(self) -> list[str]:
+        """The names in `report_to`, each once; of `all`, those that are installed."""
+        value = self.training_arguments.get("report_to")
+        names = [value] if isinstance(value, str) else value or []
+        if names == ["all"]:
+            return [name for name in TRACKERS if importlib.util.find_spec(name) is not None]
+        return list(dict.fromkeys(name for name in names if name != "none"))
 
     @property
     def training_arguments(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ work        what a step has done so far
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from align_cli.artifacts.files import TEMPORARY_SUFFIX, remove, write_text
 from align_cli.errors import RunError
 from align_cli.recipe import Recipe, differences, load_recipe, resolved
 from align_cli.run.folder.begun import Begun
-from align_cli.run.folder.layout import ANSWERS, LEDGER, LINEAGE, LOCK, LOGS, RECIPE, ROUNDS, RUN, WORK, Layout
+from align_cli.run.folder.layout import ANSWERS, LEDGER, LINEAGE, LOCK, RECIPE, ROUNDS, RUN, TRACKING, WORK, Layout
 from align_cli.run.folder.ledger import Ledger
 from align_cli.run.folder.lineage import Lineage
 from align_cli.run.folder.lock import Lock
@@ -81,12 +81,13 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError("output_dir is a file", where=str(self.path), hint="choose another output_dir")
-        self.layout.folder(LOGS)
+        self.layout.folder(TRACKING)
         self.layout.folder(ANSWERS)
         if self.path.is_dir() and not self.exists and not self.set_aside.is_there:
             self._check_not_lost()
             begun = (LINEAGE, ROUNDS) if self.layout.file(LINEAGE).is_file() else ()  # a fork that was killed
-            ours = (*begun, LOGS, ANSWERS)  # a single command may have trained here with a tracker, or asked a judge
+            # A single command may have trained here with a tracker, or asked a judge.
+            ours = (*begun, TRACKING, ANSWERS)
             names = (entry.name for entry in self.path.iterdir())
             strangers = sorted(name for name in names if name not in ours and not _is_leftover(name))
             if strangers:
@@ -171,9 +172,9 @@ class RunFolder:
         """The work in progress of a step with these inputs."""
         return WorkInProgress(self.layout.inside(WORK, work_name(step)), inputs, self.lock.check)
 
-    def remove_work_but(self, step: Step | None) -> None:
-        """Remove what is left of steps that were finished when a process was killed; the work of `step` stays."""
-        remove_work_but(self.layout.inside(WORK), step)
+    def remove_work_but(self, steps: Collection[Step]) -> None:
+        """Remove what is left of steps that were finished when a process was killed; the work of these steps stays."""
+        remove_work_but(self.layout.inside(WORK), steps)
 
     @property
     def has_work(self) -> bool:

@@ -1,6 +1,6 @@
 """Where things lie in a run's folder, and that nothing in it is a way out of it.
 
-    recipe.yaml  run.json  ledger.jsonl  lineage.json  rounds/000/  rounds/001/  work/  logs/  servers/  answers/
+    recipe.yaml  run.json  ledger.jsonl  lineage.json  rounds/000/  rounds/001/  work/  tracking/  servers/  answers/
     .lock  report.html  report.json
 
 A folder may come from elsewhere, with links or pipes in the places of files. The run's folder itself may be reached by
@@ -19,7 +19,7 @@ RECIPE, RUN, LEDGER, LINEAGE = "recipe.yaml", "run.json", "ledger.jsonl", "linea
 ROUNDS, WORK, LOCK, MANIFEST = "rounds", "work", ".lock", "manifest.json"
 REPORT, REPORT_DATA = "report.html", "report.json"
 """What is shown of the run: no artifact, since they hold times, and a fork leaves them behind."""
-LOGS = "logs"
+TRACKING = "tracking"
 """What the trackers of `train.report_to` write: no artifact, nothing depends on it, and a fork leaves it behind."""
 SERVERS = "servers"
 """What servers that generate text print, and, while they do, the weights that they read: no artifact."""

@@ -22,18 +22,18 @@ from align_cli.errors import DataError
 from align_cli.run.folder.layout import (
     LEDGER,
     LINEAGE,
-    LOGS,
     RECIPE,
     REPORT,
     REPORT_DATA,
     ROUNDS,
     RUN,
     SERVERS,
+    TRACKING,
     WORK,
     Layout,
 )
 
-RUN_NAMES = (REPORT, REPORT_DATA, WORK, LOGS, SERVERS, LEDGER, RECIPE, LINEAGE, ROUNDS, RUN)
+RUN_NAMES = (REPORT, REPORT_DATA, WORK, TRACKING, SERVERS, LEDGER, RECIPE, LINEAGE, ROUNDS, RUN)
 """What a run writes; run.json, which makes a folder a run's, is moved last of all."""
 
 STEM = ".previous"

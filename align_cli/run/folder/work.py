@@ -9,7 +9,7 @@ whole, is passed over, and all of it goes when the step is finished.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,11 @@ def work_name(step: Step) -> str:
     return f"{step.round:03d}-{step.stage}"
 
 
-def remove_work_but(root: Path, step: Step | None) -> None:
-    """Remove what is left of steps that were finished when a process was killed; the work of `step` stays."""
-    kept = None if step is None else work_name(step)
+def remove_work_but(root: Path, steps: Collection[Step]) -> None:
+    """Remove what is left of steps that were finished when a process was killed; the work of these steps stays."""
+    kept = {work_name(step) for step in steps}
     for folder in root.iterdir() if root.is_dir() else ():
-        if folder.name != kept:
+        if folder.name not in kept:
             _try_to_remove(folder)
     _remove_if_empty(root)
 

@@ -123,7 +123,7 @@ def test_work_that_a_link_leads_to_is_not_taken_up(finished_copy: Path, tmp_path
     (tmp_path / "elsewhere").mkdir()
     (finished_copy / "run" / "work").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="this is a link"):
-        RunFolder(finished_copy / "run").remove_work_but(None)
+        RunFolder(finished_copy / "run").remove_work_but([])
     assert (tmp_path / "elsewhere").is_dir()
 
 

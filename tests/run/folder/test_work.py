@@ -89,11 +89,11 @@ def test_work_of_finished_steps_goes_and_that_of_the_next_one_stays(tmp_path: Pa
     root = tmp_path / "work"
     keep(work(root), [1])
     keep(work(root, Step(0, "sft")), [1])
-    remove_work_but(root, TRAIN)
+    remove_work_but(root, [TRAIN])
     assert [path.name for path in root.iterdir()] == ["001-train"]
     work(root).remove()
     assert not root.exists()
-    remove_work_but(root, None)
+    remove_work_but(root, [])
 
 
 def test_a_checkpoint_that_is_a_link_is_passed_over(tmp_path: Path) -> None:
