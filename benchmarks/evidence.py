@@ -3,8 +3,8 @@
     make evidence                                       # all of them, and the page
     python benchmarks/evidence.py few plenty --jobs 2   # some
 
-Each is one `align study`, whose command stands above its tables. Interrupted, it goes on where it stopped; runs are shared by
-studies that have a folder in common and differ in what they compare with. All together take many hours of two cores.
+Each is one `align study`, whose command stands above its tables. Interrupted, it goes on where it stopped; runs are
+shared by studies that have a folder in common and differ in what they compare with. All take many hours of two cores.
 """
 
 from __future__ import annotations
