@@ -49,21 +49,30 @@ def studies() -> dict[str, Study]:
     """Every study by the name of its table."""
     found = {}
     for setting in SETTINGS:
-        found[setting] = on_playground(
-            setting,
-            *arms(
-                "offline",
-                "offline-kl",
-                f"more-k8-{setting}",
-                "sail-dpr",
-                "sail-dpr-c",
-                "iterative",
-                "offline-02",
-                "dpr",
-                "dpr-c0",
-            ),
+        rewarded = (
+            "offline-kl",
+            f"more-k8-{setting}",
+            "sail-dpr",
+            "sail-dpr-c",
+            "iterative",
+            "offline-02",
+            "dpr",
+            "dpr-c0",
         )
+        labelled = ("offline-02", "ddp", "ddp-c0", "dpp", "dpp-c0", "mix", "mix-c0", "revkl", "revkl-c0")
+        found[setting] = on_playground(setting, *arms("offline", *rewarded))
+        found[f"{setting}-labels"] = on_playground(setting, *arms("offline", *labelled))
+    for setting in SETTINGS:
+        for name, (first, other) in pairs(setting).items():
+            found[f"{setting}-{name}"] = on_playground(setting, *arms(first, other))
     return found
+
+
+def pairs(setting: str) -> dict[str, tuple[str, str]]:
+    """Arms that are compared with another one than `offline`, the other one first."""
+    terms = {name: (f"{name}-c0", name) for name in ("dpr", "ddp", "dpp", "mix", "revkl")}
+    labels = {"labels-k8": (f"more-k8-{setting}", "sail-dpr"), "samples": ("iterative", "sail-dpr")}
+    return {"sail-dpr": ("sail-dpr", "sail-dpr-c"), **terms, **labels}
 
 
 def main() -> None:

@@ -32,13 +32,24 @@ def main() -> None:
         template = jinja2.Template(
             (HERE / f"{page}.md.jinja").read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
         )
-        (DOCS / f"{page}.md").write_text(template.render(table=text_of, picture=picture_of))
+        (DOCS / f"{page}.md").write_text(template.render(table=text_of, picture=picture_of, differences=differences_of))
 
 
 def text_of(name: str) -> str:
     """What a benchmark wrote, less its title; its headings stand below the page's."""
     text = re.sub(r"\A# .*\n+", "", (HERE / "results" / f"{name}.md").read_text())
     return re.sub(r"^#", "##", text, flags=re.MULTILINE)
+
+
+def differences_of(*names: str) -> str:
+    """The paired differences of several studies as one table, whose lines begin with the study."""
+    found = []
+    for name in names:
+        table = next(table for table in tables_of(name) if next(iter(table[0])).startswith("less "))
+        first, *others = table[0]
+        found += [[f"{line[first]} {first}", *(line[key] for key in others)] for line in table]
+        heading = ["", *others]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heading, ["---"] * len(heading), *found)) + "\n"
 
 
 def picture_of(name: str, shows: str) -> str:
