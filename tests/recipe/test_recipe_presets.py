@@ -261,6 +261,22 @@ def test_a_preset_expands_to_keys_and_nothing_else(tmp_path: Path) -> None:
     assert resolved(load_recipe(tmp_path / "written.yaml")) == {**by_preset, "preset": None}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "is_told"),
+    [
+        (("generate.num_generations=4",), True),
+        (("generate.num_generations=4", "method.sources.dpr.gradient=0"), False),
+        (("generate.num_generations=4", "method.kl.coefficient=0.02"), False),
+        ((), False),
+    ],
+)
+def test_a_response_term_of_many_responses_and_no_kl_is_warned_of(
+    overrides: tuple[str, ...], is_told: bool, tmp_path: Path
+) -> None:
+    warnings = warnings_for(load(tmp_path, "sail-dpr-as-published", *overrides))
+    assert any("seen to run away" in text for text in warnings) == is_told
+
+
 def test_an_unknown_preset_gets_the_nearest_known_one(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="did you mean sail-dpr") as raised:
         load(tmp_path, "sail-dprr")
