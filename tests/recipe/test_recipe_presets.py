@@ -266,7 +266,7 @@ def test_a_preset_expands_to_keys_and_nothing_else(tmp_path: Path) -> None:
     [
         (("generate.num_generations=4",), True),
         (("generate.num_generations=4", "method.sources.dpr.gradient=0"), False),
-        (("generate.num_generations=4", "method.kl.coefficient=0.02"), False),
+        (("generate.num_generations=4", "method.kl={coefficient: 0.02, on: all, gradient: pathwise}"), False),
         ((), False),
     ],
 )

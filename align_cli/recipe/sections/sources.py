@@ -278,13 +278,13 @@ def _self_labels(recipe: Recipe) -> list[str]:
 
 
 def _terms_of_many(recipe: Recipe) -> list[str]:
-    """The response term of more than two responses a prompt, with nothing that holds the policy: half of the seeds ran away."""
+    """The response term of more than two responses a prompt and no KL: two seeds of four ran away."""
     dpr, number = recipe.method.sources.in_use().get("dpr"), recipe.generate.num_generations
     if dpr is None or number <= 2 or not coefficient_of(dpr) or recipe.method.kl.coefficient:
         return []
     return [
-        f"method.sources.dpr.gradient is {coefficient_of(dpr):g} on {number} responses a prompt without method.kl: the term "
-        "was seen to run away so; set method.kl.coefficient to 0.02 or more"
+        f"method.sources.dpr.gradient is {coefficient_of(dpr):g} on {number} responses a prompt without method.kl: "
+        "the term was seen to run away so; set method.kl.coefficient to 0.02 or more"
     ]
 
 
