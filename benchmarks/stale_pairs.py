@@ -1,8 +1,8 @@
 """How far the update from stale pairs is from that of fresh ones: without weights, and with weights at several caps.
 
-The quickstart's policy trains a round, half on offline pairs and half on its own, two a prompt, and then another. In that
-one, some steps away from the policy that sampled its pairs, the gradient of other pairs of that older policy, which nothing
-was trained on, is compared with the gradient of pairs of the policy as it is, to the same prompts:
+The quickstart's policy trains a round, half on offline pairs and half on its own, two a prompt, and then another. In
+that one, some steps away from the policy that sampled its pairs, the gradient of other pairs of that older policy,
+which nothing was trained on, is compared with the gradient of pairs of the policy as it is, to the same prompts:
 
 - `KL`: of the older policy to the one in training, in nats a response: how far away it is;
 - `error`: of the mean gradient, relative to the fresh one's (a bias, which no number of pairs averages away), from two
