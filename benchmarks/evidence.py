@@ -49,30 +49,46 @@ def studies() -> dict[str, Study]:
     """Every study by the name of its table."""
     found = {}
     for setting in SETTINGS:
-        rewarded = (
-            "offline-kl",
-            f"more-k8-{setting}",
-            "sail-dpr",
-            "sail-dpr-c",
-            "iterative",
-            "offline-02",
-            "dpr",
-            "dpr-c0",
-        )
+        ours = ("offline-kl", f"more-k8-{setting}", "sail-dpr", "sail-dpr-c", "iterative")
+        found[setting] = on_playground(setting, *arms("offline", *ours))
+    for setting in SETTINGS:
+        published = (f"more-k2-{setting}", "iterative-k2", "dpr", "dpr-c0")
+        found[f"{setting}-published"] = on_playground(setting, *arms("offline-02", *published))
+    for setting in SETTINGS:
         labelled = ("offline-02", "ddp", "ddp-c0", "dpp", "dpp-c0", "mix", "mix-c0", "revkl", "revkl-c0")
-        found[setting] = on_playground(setting, *arms("offline", *rewarded))
         found[f"{setting}-labels"] = on_playground(setting, *arms("offline", *labelled))
     for setting in SETTINGS:
-        for name, (first, other) in pairs(setting).items():
-            found[f"{setting}-{name}"] = on_playground(setting, *arms(first, other))
-    return found
+        for name, compared in pairs(setting).items():
+            found[f"{setting}-{name}"] = on_playground(setting, *arms(*compared))
+    return found | parts()
 
 
-def pairs(setting: str) -> dict[str, tuple[str, str]]:
+def pairs(setting: str) -> dict[str, tuple[str, ...]]:
     """Arms that are compared with another one than `offline`, the other one first."""
     terms = {name: (f"{name}-c0", name) for name in ("dpr", "ddp", "dpp", "mix", "revkl")}
     labels = {"labels-k8": (f"more-k8-{setting}", "sail-dpr"), "samples": ("iterative", "sail-dpr")}
-    return {"sail-dpr": ("sail-dpr", "sail-dpr-c"), **terms, **labels}
+    labels |= {"labels-k2": (f"more-k2-{setting}", "dpr"), "samples-k2": ("iterative-k2", "dpr")}
+    return {"costs": ("offline", "sail-dpr", "iterative"), "sail-dpr": ("sail-dpr", "sail-dpr-c"), **terms, **labels}
+
+
+def parts() -> dict[str, Study]:
+    """What each part of `sail-dpr` contributes, in the setting `few`; its own value is the first."""
+    ours = f"preset={ARMS}/sail-dpr.yaml"
+    axes = {
+        "responses": "generate.num_generations=8,2,4,16",
+        "kl": "method.kl.coefficient=0.05,0,0.02,0.1,0.2",
+        "labels": "label.labels=sampled,soft,hard",
+        "weights": "method.importance_weight_cap=null,2.0",
+    }
+    found = {}
+    for name, axis in axes.items():
+        words = ("recipes/evidence/playground.yaml", ours, "--over", axis, "--seeds", "10")
+        found[f"part-{name}"] = Study(f"part-{name}", words)
+    rounds = arms(*(f"rounds-{number}" for number in (6, 1, 3, 15, 30)))
+    found["part-rounds"] = Study("part-rounds", ("recipes/evidence/rounds.yaml", *rounds, "--seeds", "10"))
+    sweep = (*arms("offline", "sail-dpr", "iterative"), "--over", "method.kl.coefficient=0.02,0.05,0.1,0.2")
+    found["sweep"] = Study("sweep", ("recipes/evidence/playground.yaml", *sweep, "--seeds", "10"))
+    return found
 
 
 def main() -> None:
@@ -98,7 +114,8 @@ def carry_out(name: str, study: Study, jobs: int) -> None:
     )
     TABLES.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / folder / "tables.md", TABLES / f"{name}.md")
-    shutil.copy(ROOT / folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
+    if name in SETTINGS:
+        shutil.copy(ROOT / folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ python benchmarks/page.py       # makes the pages of the tables that are there
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jinja2
@@ -32,7 +32,9 @@ def main() -> None:
         template = jinja2.Template(
             (HERE / f"{page}.md.jinja").read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
         )
-        (DOCS / f"{page}.md").write_text(template.render(table=text_of, picture=picture_of, differences=differences_of))
+        (DOCS / f"{page}.md").write_text(
+            template.render(table=text_of, picture=picture_of, study=study_of, differences=differences_of)
+        )
 
 
 def text_of(name: str) -> str:
@@ -41,14 +43,31 @@ def text_of(name: str) -> str:
     return re.sub(r"^#", "##", text, flags=re.MULTILINE)
 
 
-def differences_of(*names: str) -> str:
-    """The paired differences of several studies as one table, whose lines begin with the study."""
-    found = []
-    for name in names:
-        table = next(table for table in tables_of(name) if next(iter(table[0])).startswith("less "))
-        first, *others = table[0]
-        found += [[f"{line[first]} {first}", *(line[key] for key in others)] for line in table]
-        heading = ["", *others]
+STUDY_TABLES = {"means": "|  | seeds", "differences": "| less ", "frontier": "| best ", "costs": "|  | stage"}
+"""How each of a study's tables begins."""
+
+
+def study_of(name: str, *wanted: str) -> str:
+    """The command of a study, what its tables are of, and those of them that are wanted."""
+    text = text_of(name)
+    command, rest = text[: text.index("```", 3) + 4], text[text.index("```", 3) + 4 :]
+    about, *tables = rest.strip().split("\n\n")
+    chosen = [table for kind in wanted for table in tables if table.startswith(STUDY_TABLES[kind])]
+    return "\n\n".join([command.strip(), about, *chosen]) + "\n"
+
+
+def differences_of(settings: Sequence[str], pairs: Sequence[str]) -> str:
+    """The paired differences of studies of two arms each as one table: every pair in every setting that has been."""
+    found, heading = [], [""]
+    for pair in pairs:
+        for setting in settings:
+            if not (HERE / "results" / "evidence" / f"{setting}-{pair}.md").exists():
+                continue
+            tables = tables_of(f"evidence/{setting}-{pair}")
+            table = next(table for table in tables if next(iter(table[0])).startswith("less "))
+            first, *others = table[0]
+            found += [[f"{line[first]} {first}", setting, *(line[key] for key in others)] for line in table]
+            heading = ["", "setting", *others]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (heading, ["---"] * len(heading), *found)) + "\n"
 
 
