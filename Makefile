@@ -9,7 +9,8 @@ INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install quickstart smollm2 test test-all browser trackers test-oldest vllm test-servers check docs wheel bench clean
+.PHONY: install quickstart smollm2 test test-all browser trackers test-oldest vllm test-servers check docs wheel bench evidence \
+        clean
 
 install: $(INSTALLED)
 
@@ -100,6 +101,11 @@ $(MEASURED)/%: benchmarks/%.py
 	OMP_NUM_THREADS=1 $(BIN)/python $< > $(MEASURED)/$*.partial
 	mv $(MEASURED)/$*.partial benchmarks/results/$*.md
 	@touch $@
+
+# Every study of docs/evidence.md, and the page: as long, and interrupted it goes on as well.
+evidence: install
+	$(BIN)/python benchmarks/evidence.py
+	$(BIN)/python benchmarks/page.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(SERVERS) $(VLLM) *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

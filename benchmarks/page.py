@@ -1,13 +1,14 @@
-"""docs/performance.md out of performance.md.jinja and the tables in results/, with pictures of them. Measures nothing.
+"""docs/performance.md and docs/evidence.md out of their templates here and the tables in results/. Measures nothing.
 
-make bench                      # measures all, for hours, and then makes the page
-python benchmarks/page.py       # makes the page of the tables that are there
+make bench                      # measures all that the first is about, for hours, and then makes the pages
+make evidence                   # runs all studies that the second is about, for more hours, and then makes them
+python benchmarks/page.py       # makes the pages of the tables that are there
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jinja2
@@ -16,25 +17,58 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 HERE = Path(__file__).parent
-PAGE, PICTURES = HERE.parent / "docs" / "performance.md", HERE.parent / "docs" / "pictures"
+DOCS = HERE.parent / "docs"
+PICTURES = DOCS / "pictures"
+PAGES = ("performance", "evidence")
 Table = list[dict[str, str]]
 
 
 def main() -> None:
-    """Write the page and its pictures."""
+    """Write the pages and their pictures."""
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "the same picture, the same file"
     PICTURES.mkdir(exist_ok=True)
-    template = jinja2.Template(
-        (HERE / "performance.md.jinja").read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    PAGE.write_text(template.render(table=text_of, picture=picture_of))
+    for page in PAGES:
+        template = jinja2.Template(
+            (HERE / f"{page}.md.jinja").read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        )
+        (DOCS / f"{page}.md").write_text(
+            template.render(table=text_of, picture=picture_of, study=study_of, differences=differences_of)
+        )
 
 
 def text_of(name: str) -> str:
     """What a benchmark wrote, less its title; its headings stand below the page's."""
     text = re.sub(r"\A# .*\n+", "", (HERE / "results" / f"{name}.md").read_text())
     return re.sub(r"^#", "##", text, flags=re.MULTILINE)
+
+
+STUDY_TABLES = {"means": "|  | seeds", "differences": "| less ", "frontier": "| best ", "costs": "|  | stage"}
+"""How each of a study's tables begins."""
+
+
+def study_of(name: str, *wanted: str) -> str:
+    """The command of a study, what its tables are of, and those of them that are wanted."""
+    text = text_of(name)
+    command, rest = text[: text.index("```", 3) + 4], text[text.index("```", 3) + 4 :]
+    about, *tables = rest.strip().split("\n\n")
+    chosen = [table for kind in wanted for table in tables if table.startswith(STUDY_TABLES[kind])]
+    return "\n\n".join([command.strip(), about, *chosen]) + "\n"
+
+
+def differences_of(settings: Sequence[str], pairs: Sequence[str]) -> str:
+    """The paired differences of studies of two arms each as one table: every pair in every setting that has been."""
+    found, heading = [], [""]
+    for pair in pairs:
+        for setting in settings:
+            if not (HERE / "results" / "evidence" / f"{setting}-{pair}.md").exists():
+                continue
+            tables = tables_of(f"evidence/{setting}-{pair}")
+            table = next(table for table in tables if next(iter(table[0])).startswith("less "))
+            first, *others = table[0]
+            found += [[f"{line[first]} {first}", setting, *(line[key] for key in others)] for line in table]
+            heading = ["", "setting", *others]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heading, ["---"] * len(heading), *found)) + "\n"
 
 
 def picture_of(name: str, shows: str) -> str:
@@ -46,7 +80,7 @@ def picture_of(name: str, shows: str) -> str:
     picture = PICTURES / f"{name}.svg"
     figure.savefig(picture, metadata={"Date": None})
     pyplot.close(figure)
-    return f"![{shows}]({picture.relative_to(PAGE.parent)})\n"
+    return f"![{shows}]({picture.relative_to(DOCS)})\n"
 
 
 def draw_train_step(axes: Axes, table: Table, *others: Table) -> None:

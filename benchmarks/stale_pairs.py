@@ -1,8 +1,8 @@
 """How far the update from stale pairs is from that of fresh ones: without weights, and with weights at several caps.
 
-The quickstart's policy trains a round, on offline pairs and its own, and then another. In that one, some steps away
-from the policy that sampled its pairs, the gradient of other pairs of that older policy, which nothing was trained on,
-is compared with the gradient of pairs of the policy as it is, to the same prompts:
+The quickstart's policy trains a round, half on offline pairs and half on its own, two a prompt, and then another. In
+that one, some steps away from the policy that sampled its pairs, the gradient of other pairs of that older policy,
+which nothing was trained on, is compared with the gradient of pairs of the policy as it is, to the same prompts:
 
 - `KL`: of the older policy to the one in training, in nats a response: how far away it is;
 - `error`: of the mean gradient, relative to the fresh one's (a bias, which no number of pairs averages away), from two
@@ -67,6 +67,14 @@ WEIGHTS: dict[str, float | None] = {
 OBJECTIVES = {"gradient 0.3, KL 0.01": (0.3, 0.01), "gradient 0": (0.0, 0.0)}
 STEPS = (5, 20, 50)
 RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
+SETTINGS = (
+    "method.sources={offline: {mixing: 0.5}, dpr: {mixing: 0.5, labeler: annotator}}",
+    "method.kl={coefficient: 0.01, on: policy, gradient: full}",
+    "generate.num_generations=2",
+    "label.pairs=all",
+    "train.learning_rate=5.0e-4",
+)
+"""Two responses a prompt, all of which carry the terms."""
 
 
 class Measured(NamedTuple):
@@ -169,6 +177,7 @@ def begin(seed: int, folder: Path, gradient: float, kl: float) -> Run:
     recipe = load_recipe(
         RECIPE,
         [
+            *SETTINGS,
             f"seed={seed}",
             f"method.sources.dpr.gradient={gradient}",
             f"method.kl.coefficient={kl}",

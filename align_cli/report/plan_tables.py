@@ -69,7 +69,7 @@ def _share(stage: str, steps: Sequence[Mapping[str, Any]], measured: Mapping[str
 
 
 def _count(number: int) -> str:
-    return f"{number:,}".replace(",", " ") if number else ""
+    return f"{number:,}" if number else ""
 
 
 def _memory(found: Sequence[int | None]) -> str:

@@ -37,6 +37,21 @@ class Answers(NamedTuple):
     prompt: Text
     by_round: dict[int, Completion]
 
+    @property
+    def before(self) -> Completion:
+        """The first round's response."""
+        return self.by_round[min(self.by_round)]
+
+    @property
+    def after(self) -> Completion:
+        """The last round's."""
+        return self.by_round[max(self.by_round)]
+
+    @property
+    def gain(self) -> float:
+        """How much the first scorer's score has risen from the first round to the last; 0 where one lacks."""
+        return _gain(self.before, self.after) or 0.0
+
 
 class _Kept(NamedTuple):
     rounds: list[int]
@@ -103,19 +118,15 @@ def chosen_answers(answers: Sequence[Answers], mode: str, search: str = "") -> l
             `unfinished`.
         search: what a prompt or one of its responses must hold, in capitals or not.
     """
-    ends = {id(one): (min(one.by_round), max(one.by_round)) for one in answers}
-    before = {id(one): one.by_round[ends[id(one)][0]] for one in answers}
-    after = {id(one): one.by_round[ends[id(one)][1]] for one in answers}
     found = [one for one in answers if search.lower() in _all_text(one).lower()]
     if mode in ("gain", "loss"):
         sign = 1 if mode == "gain" else -1
-        gains = {id(one): sign * (_gain(before[id(one)], after[id(one)]) or 0.0) for one in found}
-        return sorted((one for one in found if gains[id(one)] > 0), key=lambda one: -gains[id(one)])
+        return sorted((one for one in found if sign * one.gain > 0), key=lambda one: -sign * one.gain)
     if mode == "longest":
-        return sorted(found, key=lambda one: -after[id(one)].num_tokens)
-    kept = {
-        "changed": lambda one: before[id(one)].completion != after[id(one)].completion,
-        "unfinished": lambda one: after[id(one)].finish_reason != "stop",
+        return sorted(found, key=lambda one: -one.after.num_tokens)
+    kept: dict[str, Callable[[Answers], bool]] = {
+        "changed": lambda one: one.before.completion != one.after.completion,
+        "unfinished": lambda one: one.after.finish_reason != "stop",
     }
     return [one for one in found if mode not in kept or kept[mode](one)]
 

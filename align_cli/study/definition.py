@@ -165,7 +165,7 @@ def called(key: str, value: str) -> str:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """What keys are called in names: their last part, all where another has the same; a preset has a name already."""
+    """What keys are called in names: their last part, or all of it where another has the same; nothing for presets."""
     last = Counter(key.rpartition(".")[2] for key in keys)
     short = {key: part if last[part := key.rpartition(".")[2]] == 1 else key for key in keys}
     return {key: "" if key == PRESET[0] else part for key, part in short.items()}

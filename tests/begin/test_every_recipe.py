@@ -32,7 +32,8 @@ NUM_PAIRS, STEP = 13, 9
 OF_PAIRS = {"offline-dpo", "offline-ipo", "offline-simpo", "offline-slic", "sail-ddp", "wpo"}
 """Methods that have nothing to train on but pairs."""
 LABELLED = {
-    "dno", "inpo", "iterative-dpo", "iterative-rpo", "online-dpo", "online-simpo", "rebel", "sail-dpr", "sail-mix",
+    "dno", "inpo", "iterative-dpo", "iterative-rpo", "online-dpo", "online-simpo", "rebel", "sail-dpr",
+    "sail-dpr-as-published", "sail-mix",
     "selm", "semi-online-dpo", "sppo", "xpo",
 }  # fmt: skip
 """Methods whose responses somebody has to label."""

@@ -59,8 +59,12 @@ def test_a_key_is_offered_with_what_it_is_usually_set_to(folder: Path) -> None:
 
 def test_a_value_is_offered_whether_the_shell_splits_words_or_not(folder: Path) -> None:
     whole = offered(folder, "train", "recipe.yaml", "preset=sail-d", shell="fish")
-    assert whole == ["preset=sail-ddp", "preset=sail-dpp", "preset=sail-dpr"]
-    assert offered(folder, "train", "recipe.yaml", "preset", "=", "sail-dp") == ["sail-dpp", "sail-dpr"]
+    assert whole == ["preset=sail-ddp", "preset=sail-dpp", "preset=sail-dpr", "preset=sail-dpr-as-published"]
+    assert offered(folder, "train", "recipe.yaml", "preset", "=", "sail-dp") == [
+        "sail-dpp",
+        "sail-dpr",
+        "sail-dpr-as-published",
+    ]
     assert "dpo" in offered(folder, "train", "recipe.yaml", "method.loss_type", "=")
 
 

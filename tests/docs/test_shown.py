@@ -20,6 +20,7 @@ from align_cli.cli.main import app
 from align_cli.errors import RecipeError
 from align_cli.recipe import load_recipe
 from align_cli.run.fork import parse_origin
+from align_cli.study.definition import combinations_of
 from align_cli.study.values import parse_axes, parse_seeds
 
 WriteRecipe = Any
@@ -119,11 +120,13 @@ def test_a_command_that_a_page_shows_exists_with_its_options(
     if is_synopsis(rest) or rest == ["--help"] or not is_whole:
         return
     found = command.make_context(words[0], list(rest)).params
+    recipe, overrides = found.get("recipe"), list(found.get("overrides") or [])
     if words[0] == "study":
-        assert parse_axes(found["over"]) and parse_seeds(found["seeds"], for_tuning=found["for_tuning"])
+        axes = parse_axes(found["over"])
+        assert axes and parse_seeds(found["seeds"], for_tuning=found["for_tuning"])
+        overrides += combinations_of(axes)[0].overrides
     if found.get("origin"):
         parse_origin(found["origin"])
-    recipe, overrides = found.get("recipe"), list(found.get("overrides") or [])
     if recipe is not None and Path(recipe).parts[0] == "recipes":
         load_recipe(recipe, overrides, check_files=False)
     else:

@@ -30,7 +30,8 @@ train: {{steps_per_round: 2}}
 
 
 NEEDS_A_LABELER = (
-    "iterative-dpo", "online-dpo", "sail-dpr", "sail-mix", "selm", "xpo", "semi-online-dpo", "iterative-rpo", "sppo",
+    "iterative-dpo", "online-dpo", "sail-dpr", "sail-dpr-as-published", "sail-mix", "selm", "xpo", "semi-online-dpo",
+    "iterative-rpo", "sppo",
     "dno", "online-simpo", "rebel", "inpo",
 )  # fmt: skip
 
@@ -66,7 +67,8 @@ def test_every_preset_loads_and_says_its_paper(preset: str, tmp_path: Path) -> N
         ("self-rewarding", {"dpr": (1.0, 0.0)}),
         ("sail-ddp", {"offline": (0.6, None), "ddp": (0.4, 0.2)}),
         ("sail-dpp", {"offline": (0.7, None), "dpp": (0.3, 0.2)}),
-        ("sail-dpr", {"offline": (0.7, None), "dpr": (0.3, 0.3)}),
+        ("sail-dpr", {"offline": (0.2, None), "dpr": (0.8, 0.0)}),
+        ("sail-dpr-as-published", {"offline": (0.7, None), "dpr": (0.3, 0.3)}),
         ("sail-mix", {"offline": (0.4, None), "ddp": (0.2, 0.2), "dpp": (0.2, 0.2), "dpr": (0.2, 0.3)}),
         ("sail-revkl", {"offline": (0.7, None), "dpp": (0.3, 0.2)}),
         ("semi-online-dpo", {"dpr": (1.0, 0.0)}),
@@ -257,6 +259,22 @@ def test_a_preset_expands_to_keys_and_nothing_else(tmp_path: Path) -> None:
     )
     (tmp_path / "written.yaml").write_text(written, encoding="utf-8")
     assert resolved(load_recipe(tmp_path / "written.yaml")) == {**by_preset, "preset": None}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_told"),
+    [
+        (("generate.num_generations=4",), True),
+        (("generate.num_generations=4", "method.sources.dpr.gradient=0"), False),
+        (("generate.num_generations=4", "method.kl={coefficient: 0.02, on: all, gradient: pathwise}"), False),
+        ((), False),
+    ],
+)
+def test_a_response_term_of_many_responses_and_no_kl_is_warned_of(
+    overrides: tuple[str, ...], is_told: bool, tmp_path: Path
+) -> None:
+    warnings = warnings_for(load(tmp_path, "sail-dpr-as-published", *overrides))
+    assert any("seen to run away" in text for text in warnings) == is_told
 
 
 def test_an_unknown_preset_gets_the_nearest_known_one(tmp_path: Path) -> None:

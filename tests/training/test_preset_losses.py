@@ -451,6 +451,17 @@ def sequence_kl_with_gradient(pairs: list[Pair]) -> torch.Tensor:
     return torch.stack(kls).mean()
 
 
+def sail_dpr(pairs: list[Pair]) -> float:
+    """DPO, and 0.05 KL(πθ ‖ π_ref) of every response, exact over the vocabulary."""
+    return dpo(pairs) + 0.05 * mean([math.fsum(kl.tolist()) for pair in pairs for kl in pair.token_kls])
+
+
+def sail_dpr_with_gradient(pairs: list[Pair]) -> torch.Tensor:
+    """The KL as a regulariser: how it moves with the tokens' distributions, and not with who is sampled."""
+    kl = torch.stack([kl_T.sum() for pair in pairs for kl_T in pair.token_kls]).mean()
+    return sail_with_gradient({})(pairs) + 0.05 * kl
+
+
 class Case(NamedTuple):
     """A preset's pairs, its paper's value, and the formula whose gradient counts, with the plain part of it."""
 
@@ -476,7 +487,8 @@ CASES = {
     "xpo": Case(reference_pairs, xpo, xpo_with_gradient),
     "sail-ddp": sail_case(ddp=0.2),
     "sail-dpp": sail_case(own_pairs, dpp=0.2),
-    "sail-dpr": sail_case(reward_pairs, dpr=0.3),
+    "sail-dpr": Case(with_offline(reward_pairs), sail_dpr, sail_dpr_with_gradient),
+    "sail-dpr-as-published": sail_case(reward_pairs, dpr=0.3),
     "sail-mix": sail_case(own_pairs, reward_pairs, ddp=0.2, dpp=0.2, dpr=0.3),
     "sail-revkl": Case(with_offline(own_pairs), revkl, revkl_with_gradient),
     "semi-online-dpo": Case(reward_pairs, dpo),
@@ -492,12 +504,24 @@ CASES = {
 SHARES = {
     "sail-ddp": {"offline": 6, "ddp": 4},
     "sail-dpp": {"offline": 7, "dpp": 3},
-    "sail-dpr": {"offline": 7, "dpr": 3},
+    "sail-dpr": {"offline": 2, "dpr": 8},
+    "sail-dpr-as-published": {"offline": 7, "dpr": 3},
     "sail-mix": {"offline": 4, "ddp": 2, "dpp": 2, "dpr": 2},
     "sail-revkl": {"offline": 7, "dpp": 3},
     "hypo": {"offline": 5, "dpp": 5},
 }
-ADDS_A_TERM = ("selm", "xpo", "sail-ddp", "sail-dpp", "sail-dpr", "sail-mix", "sail-revkl", "iterative-rpo", "hypo")
+ADDS_A_TERM = (
+    "selm",
+    "xpo",
+    "sail-ddp",
+    "sail-dpp",
+    "sail-dpr",
+    "sail-dpr-as-published",
+    "sail-mix",
+    "sail-revkl",
+    "iterative-rpo",
+    "hypo",
+)
 
 
 def test_every_preset_has_a_case() -> None:
@@ -641,7 +665,7 @@ def test_what_the_paper_adds_is_there_and_no_more(preset: str, model_folders: li
         "xpo": ["method.optimism.coefficient=0"],
         "iterative-rpo": ["method.nll.coefficient=0"],
     }.get(preset, [f"method.sources.{name}.gradient=0" for name in SHARES.get(preset, {}) if name != "offline"])
-    off += ["method.kl.coefficient=0"] if preset in ("sail-revkl", "hypo") else []
+    off += ["method.kl.coefficient=0"] if preset in ("sail-revkl", "sail-dpr", "hypo") else []
     worked, plain = work(preset, model_folders, tmp_path), work(preset, model_folders, tmp_path, *off)
     formula = CASES[preset].with_gradient
     assert formula is not None

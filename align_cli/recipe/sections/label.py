@@ -100,6 +100,7 @@ RULES: tuple[Rule, ...] = (_expectations_keep_every_pair,)
 
 BEST_AGAINST_WORST = (
     "iterative-dpo", "self-rewarding", "semi-online-dpo", "iterative-rpo", "sppo", "online-simpo", "inpo",
+    "sail-dpr",
 )  # fmt: skip
 """The presets that are just that."""
 

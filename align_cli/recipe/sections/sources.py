@@ -277,6 +277,17 @@ def _self_labels(recipe: Recipe) -> list[str]:
     return warnings
 
 
+def _terms_of_many(recipe: Recipe) -> list[str]:
+    """The response term of more than two responses a prompt and no KL: two seeds of four ran away."""
+    dpr, number = recipe.method.sources.in_use().get("dpr"), recipe.generate.num_generations
+    if dpr is None or number <= 2 or not coefficient_of(dpr) or recipe.method.kl.coefficient:
+        return []
+    return [
+        f"method.sources.dpr.gradient is {coefficient_of(dpr):g} on {number} responses a prompt without method.kl: "
+        "the term was seen to run away so; set method.kl.coefficient to 0.02 or more"
+    ]
+
+
 MOST_USES = 10
 """Uses of a pair of the policy's from which on a recipe is warned: docs/method.md, section 4."""
 
@@ -311,4 +322,4 @@ def _uses(recipe: Recipe) -> list[str]:
     return warnings
 
 
-WARNINGS = (_coefficients, _self_labels, _uses)
+WARNINGS = (_coefficients, _self_labels, _terms_of_many, _uses)

@@ -1,0 +1,122 @@
+"""Every study behind docs/evidence.md: runs what is left of it, and keeps its tables and its picture.
+
+    make evidence                                       # all of them, and the page
+    python benchmarks/evidence.py few plenty --jobs 2   # some
+
+Each is one `align study`, whose command stands above its tables. Interrupted, it goes on where it stopped; runs are
+shared by studies that have a folder in common and differ in what they compare with. All take many hours of two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+TABLES, PICTURES = ROOT / "benchmarks" / "results" / "evidence", ROOT / "docs" / "pictures"
+ARMS = "recipes/evidence/arms"
+SETTINGS = ("plenty", "few", "other-writer", "almost-none")
+
+
+class Study(NamedTuple):
+    """One table of the page.
+
+    Args:
+        folder: below `runs/evidence`, shared by studies of the same runs.
+        words: what follows `align study`, but for the folder.
+    """
+
+    folder: str
+    words: tuple[str, ...]
+
+
+def arms(*names: str) -> tuple[str, str]:
+    """The axis of arms; the others are compared with the first."""
+    return "--over", "preset=" + ",".join(f"{ARMS}/{name}.yaml" for name in names)
+
+
+def on_playground(setting: str, *words: str) -> Study:
+    """A study of one kind of offline data."""
+    own = ("recipes/evidence/playground.yaml", f"playground.setting={setting}")
+    return Study(f"playground-{setting}", (*own, *words, "--seeds", "10"))
+
+
+def studies() -> dict[str, Study]:
+    """Every study by the name of its table."""
+    found = {}
+    for setting in SETTINGS:
+        ours = ("offline-kl", f"more-k8-{setting}", "sail-dpr", "sail-dpr-c", "iterative")
+        found[setting] = on_playground(setting, *arms("offline", *ours))
+    for setting in SETTINGS:
+        published = (f"more-k2-{setting}", "iterative-k2", "dpr", "dpr-c0")
+        found[f"{setting}-published"] = on_playground(setting, *arms("offline-02", *published))
+    for setting in SETTINGS:
+        labelled = ("offline-02", "ddp", "ddp-c0", "dpp", "dpp-c0", "mix", "mix-c0", "revkl", "revkl-c0")
+        found[f"{setting}-labels"] = on_playground(setting, *arms("offline", *labelled))
+    for setting in SETTINGS:
+        for name, compared in pairs(setting).items():
+            found[f"{setting}-{name}"] = on_playground(setting, *arms(*compared))
+    return found | parts()
+
+
+def pairs(setting: str) -> dict[str, tuple[str, ...]]:
+    """Arms that are compared with another one than `offline`, the other one first."""
+    terms = {name: (f"{name}-c0", name) for name in ("dpr", "ddp", "dpp", "mix", "revkl")}
+    labels = {"labels-k8": (f"more-k8-{setting}", "sail-dpr"), "samples": ("iterative", "sail-dpr")}
+    labels |= {"labels-k2": (f"more-k2-{setting}", "dpr"), "samples-k2": ("iterative-k2", "dpr")}
+    return {"costs": ("offline", "sail-dpr", "iterative"), "sail-dpr": ("sail-dpr", "sail-dpr-c"), **terms, **labels}
+
+
+def parts() -> dict[str, Study]:
+    """What each part of `sail-dpr` contributes, in the setting `few`; its own value is the first."""
+    ours = f"preset={ARMS}/sail-dpr.yaml"
+    axes = {
+        "responses": "generate.num_generations=8,2,4,16",
+        "kl": "method.kl.coefficient=0.05,0,0.02,0.1,0.2",
+        "labels": "label.labels=sampled,soft,hard",
+        "weights": "method.importance_weight_cap=null,2.0",
+    }
+    found = {}
+    for name, axis in axes.items():
+        words = ("recipes/evidence/playground.yaml", ours, "--over", axis, "--seeds", "10")
+        found[f"part-{name}"] = Study(f"part-{name}", words)
+    rounds = arms(*(f"rounds-{number}" for number in (6, 1, 3, 15, 30)))
+    found["part-rounds"] = Study("part-rounds", ("recipes/evidence/rounds.yaml", *rounds, "--seeds", "10"))
+    sweep = (*arms("offline", "sail-dpr", "iterative"), "--over", "method.kl.coefficient=0.02,0.05,0.1,0.2")
+    found["sweep"] = Study("sweep", ("recipes/evidence/playground.yaml", *sweep, "--seeds", "10"))
+    return found
+
+
+def main() -> None:
+    """Run what is not finished of the studies that are named, and keep what they say."""
+    known = studies()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all, where none is named")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    options = parser.parse_args()
+    strangers = [name for name in options.names if name not in known]
+    if strangers:
+        parser.error(f"there is no study {strangers[0]}")
+    for name in options.names or known:
+        carry_out(name, known[name], options.jobs)
+
+
+def carry_out(name: str, study: Study, jobs: int) -> None:
+    """One study, and what it says."""
+    folder = Path("runs") / "evidence" / study.folder
+    words = [*study.words, "-o", str(folder), "--jobs", str(jobs)]
+    subprocess.run(
+        [sys.executable, "-c", "from align_cli.cli.main import main; main()", "study", *words], cwd=ROOT, check=True
+    )
+    TABLES.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / folder / "tables.md", TABLES / f"{name}.md")
+    if name in SETTINGS:
+        shutil.copy(ROOT / folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
+
+
+if __name__ == "__main__":
+    main()

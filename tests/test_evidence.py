@@ -1,0 +1,64 @@
+"""The studies behind docs/evidence.md: each is one that `align study` takes, and the page has no other."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.main import get_command
+
+from align_cli.cli.main import app
+from align_cli.study.definition import Definition, define
+from align_cli.study.values import parse_axes, parse_seeds
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+ARMS = sorted((ROOT / "recipes" / "evidence" / "arms").glob("*.yaml"))
+
+
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evidence", ROOT / "benchmarks" / "evidence.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+STUDIES = benchmark().studies()
+
+
+def defined(words: list[str]) -> Definition:
+    context = get_command(app).commands["study"].make_context("study", list(words))  # type: ignore[attr-defined]
+    asked = context.params
+    axes, seeds = parse_axes(asked["over"]), parse_seeds(asked["seeds"], for_tuning=asked["for_tuning"])
+    return define(Path(asked["recipe"]), asked["overrides"] or [], axes, seeds, for_tuning=asked["for_tuning"])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_sound_and_has_ten_seeds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    definition = defined([*STUDIES[name].words, "-o", "runs/evidence"])
+    assert definition.seeds == tuple(range(10))
+    assert len(definition.combinations) >= 2
+
+
+def test_every_arm_is_in_a_study_and_says_what_it_is() -> None:
+    named = " ".join(word for study in STUDIES.values() for word in study.words)
+    assert [
+        arm.name for arm in ARMS if arm.name not in named and not arm.stem.startswith(("more-k2", "iterative-k2"))
+    ] == []
+    assert [arm.name for arm in ARMS if not arm.read_text(encoding="utf-8").startswith("# ")] == []
+
+
+def test_the_page_has_the_commands_of_studies_that_can_be_run() -> None:
+    blocks = re.findall(r"^```bash\n(align study .*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    known = {frozenset(study.words) for study in STUDIES.values()}
+    typed = [shlex.split(block.replace("\\\n", " "))[2:] for block in blocks]
+    assert typed
+    assert [words for words in typed if frozenset(words[: words.index("-o")]) not in known] == []
