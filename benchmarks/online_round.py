@@ -7,7 +7,8 @@ its evaluation is not counted, since TRL has none. TRL's are `training_step` and
 batches.
 One round of either is measured in turn, in one process: CPU seconds of it, the median of the ratios within a pair of
 rounds. Online DPO's round is one optimizer step; a round of several steps, as other presets have, is the second row.
-About ten minutes on an idle core.
+After that one more round of align's is made whose matrix products are written down, and then timed alone: no way of
+doing the same work is faster. About a quarter of an hour on an idle core.
 
     OMP_NUM_THREADS=1 python benchmarks/online_round.py > benchmarks/results/online_round.md
 """
@@ -26,7 +27,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,6 +39,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 import yaml
 from datasets import Dataset, disable_progress_bars
+from train_step import Products
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
@@ -69,7 +71,7 @@ def main() -> None:
         os.chdir(scratch)
         parameters = make_inputs((repetitions + 2) * max(STEPS) * BATCH)
         measured = {steps: measure(steps, repetitions) for steps in STEPS}
-    report(measured, repetitions, parameters)
+        report(measured, repetitions, parameters)
 
 
 def make_inputs(count: int) -> int:
@@ -89,11 +91,20 @@ def make_inputs(count: int) -> int:
     return model.num_parameters()
 
 
-def measure(steps: int, repetitions: int) -> tuple[list[float], list[float], dict[str, list[float]]]:
-    """CPU seconds of rounds of so many steps: align's, TRL's, and align's by stage."""
+class Measured(NamedTuple):
+    """CPU seconds of rounds: align's, TRL's, align's by stage, and of one round's matrix products, by stage."""
+
+    own: list[float]
+    peers: list[float]
+    stages: dict[str, list[float]]
+    products: dict[str, float]
+
+
+def measure(steps: int, repetitions: int) -> Measured:
+    """CPU seconds of rounds of so many steps."""
     recipe = {
         "output_dir": f"run-{steps}",
-        "rounds": repetitions + 3,
+        "rounds": repetitions + 4,
         "preset": "online-dpo",
         "policy": {"model_name_or_path": MODEL, "dtype": "float32"},
         "data": {"prompts": PROMPTS, "eval_prompts": PROMPTS},
@@ -112,7 +123,8 @@ def measure(steps: int, repetitions: int) -> tuple[list[float], list[float], dic
         align_rounds(load_recipe("recipe.yaml"), clock)
     own = [sum(clock.seconds[number].values()) for number in clock.counted]
     stages = {stage: [clock.seconds[number][stage] for number in clock.counted] for stage in COUNTED}
-    return own, [clock.peers[number] for number in clock.counted], stages
+    products = {stage: found.seconds() for stage, found in clock.products.items()}
+    return Measured(own, [clock.peers[number] for number in clock.counted], stages, products)
 
 
 class EnoughError(Exception):
@@ -128,12 +140,20 @@ class Clock(NoProgress):
         """The rounds that count: the first warms up what a process loads once."""
         self.seconds: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.peers: dict[int, float] = {}
+        self.products: dict[str, Products] = {}
+        """By stage, of the round after those that count."""
 
     @contextmanager
     def stage(self, round_number: int, stage: str) -> Iterator[Clock]:
         """A stage begins, and ends."""
-        if round_number > self.counted[-1]:
+        if round_number > self.counted[-1] + 1:
             raise EnoughError
+        if round_number == self.counted[-1] + 1:
+            with Products() as products:
+                yield self
+            if stage in COUNTED:
+                self.products[stage] = products
+            return
         if round_number and stage == "generate":
             self.peers[round_number] = self._peer.round()
         begin = time.process_time()
@@ -194,21 +214,26 @@ class StepClock(TrainerCallback):
         self.seconds = time.process_time() - self.begin
 
 
-def report(measured: dict[int, tuple[list[float], list[float], dict[str, list[float]]]], count: int, size: int) -> None:
+def report(measured: dict[int, Measured], count: int, size: int) -> None:
     """Print the table."""
     sys.stdout.write(
         f"`python benchmarks/online_round.py --repetitions {count}`: CPU, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, {size / 1e6:.1f}M parameters, prompts of {PROMPT} tokens, 2 responses of up to "
-        f"{RESPONSE}, {BATCH} prompts a step; medians of {count}, [least, most] of the ratios of rounds in turn.\n\n"
-        "| steps a round | align, CPU s | generate | label | train | OnlineDPOTrainer, CPU s | times as fast |\n"
-        + "|---" * 7 + "|\n"
-    )  # fmt: skip
-    for steps, (own, peers, stages) in measured.items():
-        ratios = [other / one for one, other in zip(own, peers, strict=True)]
-        parts = " | ".join(f"{statistics.median(seconds):.2f}" for seconds in stages.values())
+        f"{RESPONSE}, {BATCH} prompts a step; medians of {count}, [least, most] of the ratios of rounds in turn; in "
+        "brackets the matrix products of the stage alone.\n\n"
+        "| steps a round | align, CPU s | generate | label | train | OnlineDPOTrainer, CPU s | times as fast "
+        "| with nothing but its products |\n" + "|---" * 8 + "|\n"
+    )
+    for steps, found in measured.items():
+        ratios = [other / one for one, other in zip(found.own, found.peers, strict=True)]
+        floor = sum(found.products.values())
+        parts = [
+            f"{statistics.median(seconds):.2f} ({found.products[stage]:.2f})" for stage, seconds in found.stages.items()
+        ]
         sys.stdout.write(
-            f"| {steps} | {statistics.median(own):.2f} | {parts} | {statistics.median(peers):.2f} | "
-            f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] |\n"
+            f"| {steps} | {statistics.median(found.own):.2f} ({floor:.2f}) | {' | '.join(parts)} | "
+            f"{statistics.median(found.peers):.2f} | {statistics.median(ratios):.2f} [{min(ratios):.2f}, "
+            f"{max(ratios):.2f}] | {statistics.median(found.peers) / floor:.2f} |\n"
         )
 
 
