@@ -118,7 +118,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if sharding is not None:
             from align_cli.training.sharded import ShardedModel
 
-            self.sharded = ShardedModel(policy.model, sharding, ranks.number)
+            self.sharded = ShardedModel(policy, reference, sharding, ranks.number)
             policy = replace(policy, model=self.sharded.twin)
         self.pairs_per_pass = pairs_per_pass or args.per_device_train_batch_size
         self.tokens_per_pass = tokens_per_pass
@@ -210,6 +210,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             yield
             return
         self.sharded.take_in()
+        whole_reference, self.ref_model = self.ref_model, self.sharded.reference if self.sharded.has_reference else self.ref_model
         try:
             with out_of_memory_as_memory_error():
                 yield
@@ -223,6 +224,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
                 hint="halve train.per_device_train_batch_size and double train.gradient_accumulation_steps, which is "
                 "the same global batch; then run the same command again",
             ) from None
+        finally:
+            self.ref_model = whole_reference
         self.sharded.give_back()
 
     @contextmanager
@@ -232,7 +235,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             yield
             return
         self._whole_optimizer_state = self.sharded.whole_state(state_with_masters(self.optimizer))
-        self.sharded.give_back()
+        self.sharded.give_back(to_save=True)
         yield
         self.sharded.take_in()
         self._whole_optimizer_state = None
@@ -369,9 +372,10 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if self.sharded is not None:  # whose processes take part in each other's passes
             parts = cut_further(parts, max(self.ranks.heard(len(parts))))
         self._most_pairs = max(len(part["label"]) for part in parts)
+        in_step = self.sharded is not None and self.sharded.has_reference
         for part in parts:
             with self.compute_loss_context_manager():
-                part.update(reference_columns(objective, self.ref_model, part))
+                part.update(reference_columns(objective, self.ref_model, part, in_step=in_step))
         is_whole = len(parts) == 1 and self.ranks.number == 1
         if objective.needs_baseline and (not is_whole or self._knows_sampled_losses):
             self._add_global_losses(objective, parts)
