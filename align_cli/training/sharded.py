@@ -39,10 +39,13 @@ class Sharding:
     Args:
         reshards: whether a layer's weights are let go between its forward and its backward pass (ZeRO-3, not ZeRO-2).
         layers: class names of the layers that are units; none for those that transformers names for the model.
+        writes_parts: whether each process writes its part of what is kept within a round. Adapters are small, and
+            gathered all the same.
     """
 
     reshards: bool = True
     layers: tuple[str, ...] = ()
+    writes_parts: bool = False
 
 
 class ShardedModel:
@@ -61,6 +64,7 @@ class ShardedModel:
     def __init__(self, policy: Policy, reference: torch.nn.Module, sharding: Sharding, number: int) -> None:
         self.whole = policy.model
         _check_can_be_split(self.whole)
+        self._writes_parts = sharding.writes_parts
         self._adapted = AdaptedTwin(policy.adapted) if isinstance(policy, AdapterPolicy) else None
         self.twin = self._adapted.base.model if self._adapted else copy.deepcopy(self.whole)
         self.reference = reference
@@ -75,6 +79,11 @@ class ShardedModel:
         for layer in _layers(self.twin, sharding):
             fully_shard(layer, mesh=mesh, reshard_after_forward=sharding.reshards)
         fully_shard(self.twin, mesh=mesh, reshard_after_forward=False)
+
+    @property
+    def writes_parts(self) -> bool:
+        """Whether each process writes its part of what is kept within a round."""
+        return self._writes_parts and self._adapted is None
 
     @property
     def has_reference(self) -> bool:

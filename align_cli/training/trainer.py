@@ -44,7 +44,7 @@ from align_cli.training.batches import (
     cut_into_passes,
     select_pairs,
 )
-from align_cli.training.checkpoints import TrainingState
+from align_cli.training.checkpoints import TrainingState, WrittenParts, split_optimizer_state
 from align_cli.training.dropout import switch_off_dropout
 from align_cli.training.known import Key, Logps, ReferenceLogps, RoundsReference, keys_of
 from align_cli.training.masters import state_with_masters
@@ -69,6 +69,7 @@ from align_cli.training.resumable import Resumable
 from align_cli.training.shares import share_of
 
 if TYPE_CHECKING:
+    from align_cli.training.parts import MomentsInParts
     from align_cli.training.sharded import ShardedModel, Sharding
 
 TRLS_RUNNING_TOTALS = ("num_tokens",)
@@ -94,6 +95,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         ranks: the processes that train together; `args` has this one's share of a batch.
         sharding: how the model is split over them; None lets each have all of it.
     """
+
+    ref_model: torch.nn.Module
 
     def __init__(
         self,
@@ -157,7 +160,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self,
         batches: list[list[TrainingPair]],
         start: TrainingState,
-        optimizer_state: dict[str, Any] | None = None,
+        optimizer_state: dict[str, Any] | MomentsInParts | None = None,
         keep: Callable[[TrainingState], None] = lambda state: None,
         keep_every: int | None = None,
         reference: RoundsReference | None = None,
@@ -210,7 +213,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             yield
             return
         self.sharded.take_in()
-        whole_reference, self.ref_model = self.ref_model, self.sharded.reference if self.sharded.has_reference else self.ref_model
+        of_whole, self.ref_model = self.ref_model, self.sharded.reference
         try:
             with out_of_memory_as_memory_error():
                 yield
@@ -225,13 +228,13 @@ class PreferenceTrainer(Resumable, DPOTrainer):
                 "the same global batch; then run the same command again",
             ) from None
         finally:
-            self.ref_model = whole_reference
+            self.ref_model = of_whole
         self.sharded.give_back()
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:
         """The policy's model has the weights that are trained, while it is saved."""
-        if self.sharded is None:
+        if self.sharded is None or self.writes_parts:
             yield
             return
         self._whole_optimizer_state = self.sharded.whole_state(state_with_masters(self.optimizer))
@@ -247,9 +250,32 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         state = state_with_masters(self.optimizer)
         return state if self.sharded is None else self.sharded.whole_state(state)
 
-    def own_state(self, state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-        """Of an optimizer's state by parameters, what this process goes on with."""
-        return state if self.sharded is None else self.sharded.own_state(state, self.optimizer)
+    @property
+    def writes_parts(self) -> bool:
+        """Whether what is kept within a round is written by each process, which holds a part of it."""
+        return self.sharded is not None and self.sharded.writes_parts
+
+    def write_parts(self, folder: Path | None = None) -> WrittenParts:
+        """Write this process' part of where training stands, within a step; every process has to ask.
+
+        Args:
+            folder: what rank 0 asks for; the others write there too.
+        """
+        from align_cli.training.parts import write_parts
+
+        place = self.ranks.leaders(folder)
+        assert place is not None
+        moments, rest = split_optimizer_state(state_with_masters(self.optimizer))
+        return WrittenParts(write_parts(place, self.ranks, self.model, moments), rest)
+
+    def own_state(self, state: Any) -> dict[int, dict[str, Any]]:
+        """See `Resumable.own_state`; its parts where they are split."""
+        from align_cli.training.parts import MomentsInParts
+
+        if isinstance(state, MomentsInParts):
+            return state.of(self.optimizer)
+        whole = super().own_state(state)
+        return whole if self.sharded is None else self.sharded.own_state(whole, self.optimizer)
 
     def _running_out_together(self) -> AbstractContextManager[None]:
         return self.ranks.running_out_together() if self.sharded is None else nullcontext()

@@ -1,4 +1,4 @@
-"""Adapters on a base that is split over two processes become what one process makes of them, and so does what is kept."""
+"""Adapters on a base that is split over two processes become what one makes of them, and so does what is kept."""
 
 from __future__ import annotations
 
