@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,12 @@ from several import in_processes
 from small_training import START, Records, assert_same_records, load_models, make_trainer, weights
 from test_all_terms import OBJECTIVE
 from test_several_processes import BATCH, KINDS, ten_steps
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
+from align_cli.artifacts.disk import WriteError
+from align_cli.errors import RunError
 from align_cli.training.checkpoints import (
     STATE_NAME,
     TrainingState,
@@ -19,7 +27,7 @@ from align_cli.training.checkpoints import (
     read_training_state,
     save_in_parts,
 )
-from align_cli.training.parts import read_weights
+from align_cli.training.parts import read_weights, write_parts
 from align_cli.training.ranks import ALONE, Ranks
 from align_cli.training.sharded import Sharding
 
@@ -111,3 +119,32 @@ def test_as_many_go_on_to_the_same_bits_masters_of_half_precision_included(
     )
     assert torch.equal(again, through)
     assert found == records
+
+
+def written(folder: Path, ranks: Ranks) -> str:
+    """What is said when two processes write a model of four numbers."""
+    model = torch.nn.Linear(2, 2, bias=False)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    try:
+        write_parts(folder, ranks, model, {})
+    except (WriteError, RunError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "written"
+
+
+def test_a_disk_that_is_full_in_one_process_is_said_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(ranks: Ranks) -> str:
+        if ranks.rank == 1:
+            monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", no_room)
+        return written(tmp_path, ranks)
+
+    def no_room(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for said in in_processes(2, full, tmp_path / "meet"):
+        assert said.startswith("WriteError: [Errno 28] No space left on device")
+
+
+def test_processes_that_do_not_see_one_folder_are_told_apart(tmp_path: Path) -> None:
+    said, _ = in_processes(2, lambda ranks: written(tmp_path / f"{ranks.rank}", ranks), tmp_path / "meet")
+    assert "what rank 1 has written is not there for rank 0" in said
