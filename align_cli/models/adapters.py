@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedTokenizerBase
 
-    from align_cli.models.adapted_twin import AdaptedTwin
+    from align_cli.models.twins import AdaptedTwin
     from align_cli.recipe.sections.lora import LoraSection
     from align_cli.recipe.sections.policy import PolicySection
 

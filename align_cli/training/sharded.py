@@ -14,7 +14,6 @@ Each layer of the model is a unit, and what is in none of them one more. arXiv:2
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +24,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from align_cli.errors import RunError
-from align_cli.models.adapted_twin import AdaptedTwin
 from align_cli.models.adapters import AdapterPolicy, AdapterView
 from align_cli.models.head import head_of
 from align_cli.models.layout import shares_prompts
 from align_cli.models.load import Policy
+from align_cli.models.twins import AdaptedTwin, twin_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class ShardedModel:
         _check_can_be_split(self.whole)
         self._writes_parts = sharding.writes_parts
         self._adapted = AdaptedTwin(policy.adapted) if isinstance(policy, AdapterPolicy) else None
-        self.twin = self._adapted.base.model if self._adapted else copy.deepcopy(self.whole)
+        self.twin = self._adapted.base.model if self._adapted else twin_of(self.whole)
         self.reference = reference
         if self._adapted is not None:
             assert isinstance(reference, AdapterView)
