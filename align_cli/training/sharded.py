@@ -111,11 +111,19 @@ class ShardedModel:
                 weight.data = own.full_tensor()
 
     @torch.no_grad()
-    def whole_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """An optimizer's state with whole tensors, on the CPU; every process has to ask."""
-        whole = {
-            number: {name: _whole(value) for name, value in values.items()} for number, values in state["state"].items()
-        }
+    def whole_state(self, state: Mapping[str, Any], *, is_kept: bool) -> dict[str, Any]:
+        """An optimizer's state with whole tensors, on the CPU; every process has to ask.
+
+        Args:
+            state: with this process' parts.
+            is_kept: whether this process is to have it; for others nothing is held together.
+        """
+        whole: dict[int, dict[str, Any]] = {}
+        for number, values in state["state"].items():
+            for name, value in values.items():
+                found = _whole(value)
+                if is_kept:
+                    whole.setdefault(number, {})[name] = found
         return {**state, "state": whole}
 
     @torch.no_grad()

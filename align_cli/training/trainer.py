@@ -237,18 +237,21 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if self.sharded is None or self.writes_parts:
             yield
             return
-        self._whole_optimizer_state = self.sharded.whole_state(state_with_masters(self.optimizer))
+        self._whole_optimizer_state = self._gathered_state(self.sharded)
         self.sharded.give_back(to_save=True)
         yield
         self.sharded.take_in()
         self._whole_optimizer_state = None
 
     def optimizer_state(self) -> dict[str, Any] | None:
-        """What a checkpoint keeps of the optimizer; where it is split, every process has to ask, but within a step."""
+        """What a checkpoint keeps of the optimizer, on rank 0; where it is split, all have to ask, but within a step."""
         if self.optimizer is None or self._whole_optimizer_state is not None:
             return self._whole_optimizer_state
-        state = state_with_masters(self.optimizer)
-        return state if self.sharded is None else self.sharded.whole_state(state)
+        return state_with_masters(self.optimizer) if self.sharded is None else self._gathered_state(self.sharded)
+
+    def _gathered_state(self, sharded: ShardedModel) -> dict[str, Any]:
+        """Rank 0, which writes it, has it; in the others' memory there need be no room for it."""
+        return sharded.whole_state(state_with_masters(self.optimizer), is_kept=self.ranks.rank == 0)
 
     @property
     def writes_parts(self) -> bool:
