@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -94,6 +94,20 @@ class Crew:
         if cause is not None:
             raise _as_error(cause, self.world) from error
 
+    def _notes(self) -> Iterator[str]:
+        """What of how the model is split is otherwise than somebody may think who reads recipe or configuration."""
+        stage, is_split = self._config.zero_stage, self.sharding is not None
+        if is_split and stage:
+            yield (
+                f"note: launch: ZeRO-{stage} is carried out by torch's FSDP2, which splits the same; DeepSpeed itself "
+                "is not started"
+            )
+        if self._recipe.checkpoints.sharded and not is_split:
+            yield (
+                "note: checkpoints.sharded: every process has the whole model (launch.strategy ddp), and rank 0 writes "
+                "whole checkpoints"
+            )
+
     @property
     def meeting(self) -> Meeting:
         """Where all have met; they are started by this."""
@@ -166,11 +180,8 @@ class Crew:
         self._meeting.say((self._recipe, self.sharding))
         how = "each with a part of the model while it trains" if self.sharding else "each with the whole model"
         self._note(f"{self.world.number} processes, {how}")
-        if self.sharding and self._config.zero_stage:
-            self._note(
-                f"note: launch: ZeRO-{self._config.zero_stage} is carried out by torch's FSDP2, which splits the same; "
-                "DeepSpeed itself is not started"
-            )
+        for note in self._notes():
+            self._note(note)
 
     def _check_children(self) -> None:
         if self._children is not None and (cause := self._children.dead()) is not None:

@@ -244,7 +244,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self._whole_optimizer_state = None
 
     def optimizer_state(self) -> dict[str, Any] | None:
-        """What a checkpoint keeps of the optimizer, on rank 0; where it is split, all have to ask, but within a step."""
+        """What a checkpoint keeps of the optimizer, on rank 0. Where it is split, every process has to ask; while
+        `as_saved` lasts, none has to."""
         if self.optimizer is None or self._whole_optimizer_state is not None:
             return self._whole_optimizer_state
         return state_with_masters(self.optimizer) if self.sharded is None else self._gathered_state(self.sharded)

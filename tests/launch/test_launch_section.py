@@ -208,6 +208,23 @@ def test_what_asks_for_sharded_checkpoints_gets_them_unless_the_recipe_says_othe
         assert crew.sharding.writes_parts == writes_parts, overrides
 
 
+def test_what_is_carried_out_otherwise_than_it_reads_is_said(tmp_path: Path):
+    zero3 = config(
+        tmp_path, distributed_type="DEEPSPEED", num_processes=2, use_cpu=True, deepspeed_config={"zero_stage": 3}
+    )
+    for overrides, words in (
+        ([zero3], ["ZeRO-3 is carried out by torch's FSDP2"]),
+        ([zero3, "launch.strategy=ddp", "checkpoints.sharded=true"], ["rank 0 writes whole checkpoints"]),
+        (["launch.num_processes=2", "launch.strategy=fsdp2", "checkpoints.sharded=true"], []),
+        (["launch.num_processes=2"], []),
+    ):
+        crew = crew_of(load(*overrides), print, print, None)
+        assert crew is not None
+        said = list(crew._notes())
+        assert len(said) == len(words), overrides
+        assert all(part in line for part, line in zip(words, said, strict=True))
+
+
 def test_sharded_checkpoints_that_do_nothing_are_worth_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from align_cli.recipe import warnings_for
 
