@@ -177,7 +177,8 @@ def zero3(folder: Path) -> str:
 
 
 def kept_steps(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in (folder / "run" / "work" / "001-train").glob("step-????????/shard-00002-*"))
+    """The checkpoints of round 1 that count: those with a record, which is written last."""
+    return sorted(path.with_suffix("") for path in (folder / "run" / "work" / "001-train").glob("step-????????.json"))
 
 
 def test_a_rank_killed_while_it_writes_its_part_leaves_the_checkpoint_before_to_any_number(
