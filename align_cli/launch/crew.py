@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -62,8 +62,8 @@ class Crew:
         end: Callable[[AlignError], None],
     ) -> None:
         self.world, self._recipe, self._note, self._is_told, self._end = world, recipe, note, is_told, end
-        config = world.config if world.config is not None and is_told else recipe.launch.config
-        self.sharding = _sharding(recipe, config)
+        self._config = world.config if world.config is not None and is_told else recipe.launch.config
+        self.sharding = _sharding(recipe, self._config)
         self._meeting: Meeting | None = None
         self._children: Children | None = None
         self._held: dict[str, object] = {}
@@ -93,6 +93,20 @@ class Crew:
                 self._meeting.close()
         if cause is not None:
             raise _as_error(cause, self.world) from error
+
+    def _notes(self) -> Iterator[str]:
+        """What of how the model is split is otherwise than somebody may think who reads recipe or configuration."""
+        stage, is_split = self._config.zero_stage, self.sharding is not None
+        if is_split and stage:
+            yield (
+                f"note: launch: ZeRO-{stage} is carried out by torch's FSDP2, which splits the same; DeepSpeed itself "
+                "is not started"
+            )
+        if self._recipe.checkpoints.sharded and not is_split:
+            yield (
+                "note: checkpoints.sharded: every process has the whole model (launch.strategy ddp), and rank 0 writes "
+                "whole checkpoints"
+            )
 
     @property
     def meeting(self) -> Meeting:
@@ -166,6 +180,8 @@ class Crew:
         self._meeting.say((self._recipe, self.sharding))
         how = "each with a part of the model while it trains" if self.sharding else "each with the whole model"
         self._note(f"{self.world.number} processes, {how}")
+        for note in self._notes():
+            self._note(note)
 
     def _check_children(self) -> None:
         if self._children is not None and (cause := self._children.dead()) is not None:
@@ -260,15 +276,16 @@ def _sharding(recipe: Recipe, config: Any) -> Sharding | None:
         )
     if not config.is_sharded:
         return None
-    if recipe.policy.lora is not None:
+    if recipe.policy.quantization is not None:
         raise RunError(
-            "the launcher splits the model over the processes, which adapters are not made for here",
-            where="policy.lora",
-            hint="start align without FSDP and DeepSpeed: adapters need little memory to train",
+            "the launcher splits the model over the processes, which weights of a few bits are not made for",
+            where="policy.quantization",
+            hint="start align without FSDP and DeepSpeed, or leave policy.quantization out: the base is split then",
         )
     from align_cli.training.sharded import Sharding
 
-    return Sharding(config.reshards, config.layers)
+    asked = recipe.checkpoints.sharded
+    return Sharding(config.reshards, config.layers, config.writes_parts if asked is None else asked)
 
 
 def _check_devices(recipe: Recipe, world: World, *, is_told: bool) -> None:

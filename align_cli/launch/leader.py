@@ -16,6 +16,7 @@ from align_cli.training.trainer import PreferenceTrainer, make_trainer
 
 if TYPE_CHECKING:
     from align_cli.launch.crew import Crew
+    from align_cli.training.parts import MomentsInParts
 
 
 class LeadersTrainer(PreferenceTrainer):
@@ -35,7 +36,7 @@ class LeadersTrainer(PreferenceTrainer):
         self,
         batches: list[list[TrainingPair]],
         start: TrainingState,
-        optimizer_state: dict[str, Any] | None = None,
+        optimizer_state: dict[str, Any] | MomentsInParts | None = None,
         keep: Callable[[TrainingState], None] = lambda state: None,
         keep_every: int | None = None,
         reference: RoundsReference | None = None,
@@ -50,11 +51,12 @@ class LeadersTrainer(PreferenceTrainer):
             self.pairs_per_pass,
             self.args.max_steps,
             has_optimizer=self.optimizer is not None,
-            has_optimizer_state=optimizer_state is not None,
+            has_optimizer_state=isinstance(optimizer_state, dict),
+            moments=None if isinstance(optimizer_state, dict) else optimizer_state,
         )
         self.crew.tell(task)
         send(self.crew.meeting, self.leads.tensors())
-        if optimizer_state is not None:
+        if isinstance(optimizer_state, dict):
             send_state(self.crew.meeting, optimizer_state)
         return super().train_round(batches, start, optimizer_state, keep, keep_every, reference)
 

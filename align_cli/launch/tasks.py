@@ -24,6 +24,8 @@ from align_cli.training.objective import Objective
 
 if TYPE_CHECKING:
     from align_cli.launch.follower import Hand
+    from align_cli.training.parts import MomentsInParts
+    from align_cli.training.trainer import PreferenceTrainer
 
 
 class Stop(NamedTuple):
@@ -91,6 +93,7 @@ class Train:
         max_steps: likewise.
         has_optimizer: whether the leader's optimizer goes on; else a new one begins.
         has_optimizer_state: whether one from a checkpoint follows, behind the policy's weights.
+        moments: those of a checkpoint in parts, of which each process reads its own.
     """
 
     batches: list[list[TrainingPair]]
@@ -101,12 +104,13 @@ class Train:
     max_steps: int
     has_optimizer: bool
     has_optimizer_state: bool
+    moments: MomentsInParts | None = None
 
     def carry_out(self, hand: Hand) -> None:
         """A round that diverges, or whose memory runs out, does so for all ranks: the leader says how to go on."""
         trainer, policy = hand.trainer, hand.policies[POLICY]
         policy.put(received(hand.meeting, policy.model.device), policy.version)
-        optimizer_state = received_state(hand.meeting) if self.has_optimizer_state else None
+        optimizer_state = received_state(hand.meeting) if self.has_optimizer_state else self.moments
         if not self.has_optimizer:
             trainer.optimizer = None
         trainer.objective = self.objective
@@ -117,6 +121,7 @@ class Train:
                 self.batches,
                 self.start,
                 optimizer_state,
+                keep=lambda state: _write_part(trainer),
                 keep_every=self.keep_every,
                 reference=RoundsReference(fetch=lambda: hand.whole(REFERENCE), let_go=hand.let_go_of_reference),
             )
@@ -202,6 +207,12 @@ class Release(NamedTuple):
     def carry_out(self, hand: Hand) -> None:
         for labeler in hand.labelers.values():
             labeler.release()
+
+
+def _write_part(trainer: PreferenceTrainer) -> None:
+    """What the leader keeps within a round, each process writes its part of; else the leader writes it all."""
+    if trainer.writes_parts:
+        trainer.write_parts()
 
 
 class _Shape(NamedTuple):

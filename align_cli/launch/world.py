@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from align_cli.errors import RunError
-from align_cli.recipe.checking.accelerate_config import AccelerateConfig
+from align_cli.recipe.checking.accelerate_config import IN_PARTS, AccelerateConfig
 
 if TYPE_CHECKING:
     from align_cli.recipe import Recipe
@@ -132,7 +132,9 @@ def _told_config(environment: Mapping[str, str]) -> AccelerateConfig | None:
         offload = [environment.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{part}_DEVICE", "none") for part in _OFFLOADED]
         if stage not in ("0", "2", "3") or any(device not in ("none", "None") for device in offload):
             raise _not_served("DeepSpeed with stage 1 or with weights or moments kept on the CPU", "zero3")
-        return AccelerateConfig(is_sharded=stage != "0", reshards=stage == "3", mixed_precision=precision)
+        return AccelerateConfig(
+            is_sharded=stage != "0", reshards=stage == "3", zero_stage=int(stage), mixed_precision=precision
+        )
     if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         if environment.get("FSDP_VERSION") != "2" or environment.get("FSDP_OFFLOAD_PARAMS", "false") == "true":
             raise _not_served("FSDP 1, or FSDP with weights kept on the CPU", "fsdp2")
@@ -141,6 +143,7 @@ def _told_config(environment: Mapping[str, str]) -> AccelerateConfig | None:
             is_sharded=True,
             reshards=environment.get("FSDP_RESHARD_AFTER_FORWARD", "true") in ("true", "FULL_SHARD"),
             layers=tuple(name.strip() for name in layers.split(",") if name.strip() not in ("", "None")),
+            writes_parts=environment.get("FSDP_STATE_DICT_TYPE") == IN_PARTS,
             mixed_precision=precision,
         )
     return AccelerateConfig(mixed_precision=precision) if told is not None else None

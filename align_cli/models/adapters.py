@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedTokenizerBase
 
+    from align_cli.models.twins import AdaptedTwin
     from align_cli.recipe.sections.lora import LoraSection
     from align_cli.recipe.sections.policy import PolicySection
 
@@ -107,14 +108,14 @@ class AdapterView(torch.nn.Module):
     It has no parameters of its own: whoever moves, trains or saves it does nothing.
 
     Args:
-        adapted: the base with all of its adapters.
+        adapted: the base with all of its adapters, or a twin of it.
         adapter: peft's name of the one that is at work here.
     """
 
-    def __init__(self, adapted: AdaptedModel, adapter: str) -> None:
+    def __init__(self, adapted: AdaptedModel | AdaptedTwin, adapter: str) -> None:
         super().__init__()
         self._adapted = adapted
-        self._adapter = adapter
+        self.adapter = adapter
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.at_work():
@@ -122,7 +123,7 @@ class AdapterView(torch.nn.Module):
 
     def at_work(self) -> AbstractContextManager[Any]:
         """The base, where this adapter is at work while it lasts: for many calls with one turn of the switch."""
-        return self._adapted.switched_to(self._adapter)
+        return self._adapted.switched_to(self.adapter)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base's forward pass, with the adapter that is at work."""

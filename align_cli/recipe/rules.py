@@ -13,6 +13,7 @@ from align_cli.recipe.checking.secrets import no_secrets
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View
 from align_cli.recipe.recipe import Recipe
 from align_cli.recipe.sections import (
+    checkpoints,
     data,
     evaluate,
     generate,
@@ -78,6 +79,7 @@ WARNINGS: tuple[Callable[[Recipe], list[str]], ...] = (
     *label.WARNINGS,
     *train.WARNINGS,
     *evaluate.WARNINGS,
+    *checkpoints.WARNINGS,
     *launch.WARNINGS,
 )
 

@@ -39,6 +39,7 @@ from align_cli.stages.said_before import SaidBefore
 from align_cli.training.checkpoints import (
     OPTIMIZER_NAME,
     TrainingState,
+    parts_in,
     read_optimizer_state,
     read_training_state,
 )
@@ -321,7 +322,11 @@ class Loaded:
         state = read_training_state(checkpoint)
         if state is None:
             return False
-        self._put_in(self._loaded_from(checkpoint))
+        self._put_in(
+            self._read_in_parts(round_number, checkpoint, state)
+            if parts_in(checkpoint)
+            else self._loaded_from(checkpoint)
+        )
         self._policy_round, self.state = round_number - 1, state
         return True
 
@@ -376,6 +381,15 @@ class Loaded:
     def _loaded_from(self, checkpoint: Path | None) -> Policy:
         """A policy from its checkpoint; adapters share the base of the one in memory."""
         return load_recipe_policy(self.recipe, checkpoint, self._policy)
+
+    def _read_in_parts(self, round_number: int, checkpoint: Path, state: TrainingState) -> Policy:
+        """A policy from a checkpoint in parts, which has weights alone: the rest is that of any round before."""
+        from align_cli.training.parts import read_weights
+
+        policy = self.another_policy(self._newest_kept(round_number - 1))
+        read_weights(checkpoint, policy.model)
+        policy.version = f"{state.parent} after step {state.global_step}"
+        return policy
 
     def _load(self, round_number: int) -> None:
         """Take a round's policy from its checkpoint, and where training stands after the round.

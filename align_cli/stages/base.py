@@ -137,6 +137,9 @@ class NoProgress:
 class Work(Protocol):
     """Work in progress of a step: what a killed process left of it, and where it is kept."""
 
+    keeps_checkpoints: bool
+    """Whether it takes in any."""
+
     def journal(self, name: str) -> Journal:
         """The journal of this name; what was done before an interruption is in it already."""
         ...
@@ -149,6 +152,10 @@ class Work(Protocol):
         """Take in a checkpoint from within the step: its place in the order, and what writes it into a folder."""
         ...
 
+    def keep_parts(self, number: int, save: Callable[[Path], Mapping[str, str]]) -> None:
+        """As `keep_checkpoint`, for one that many processes write; gives the checksums of what they have written."""
+        ...
+
     def drop_checkpoints(self) -> None:
         """The step begins again."""
         ...
@@ -156,6 +163,8 @@ class Work(Protocol):
 
 class NoWork:
     """Work that nobody resumes."""
+
+    keeps_checkpoints = False
 
     def journal(self, name: str) -> Journal:
         """A journal in memory."""
@@ -166,6 +175,9 @@ class NoWork:
         return None
 
     def keep_checkpoint(self, number: int, save: Callable[[Path], object]) -> None:
+        """Nothing happens."""
+
+    def keep_parts(self, number: int, save: Callable[[Path], Mapping[str, str]]) -> None:
         """Nothing happens."""
 
     def drop_checkpoints(self) -> None:

@@ -39,11 +39,18 @@ from align_cli.stages.said_before import artifacts_that_asked, reference_digest,
 from align_cli.stages.train_amounts import train_amounts
 from align_cli.tracking.installed import check_installed
 from align_cli.training.batches import Mixture, usage
-from align_cli.training.checkpoints import TrainingState, read_optimizer_state, save_checkpoint, unsaved_version
+from align_cli.training.checkpoints import (
+    TrainingState,
+    read_moments,
+    save_checkpoint,
+    save_in_parts,
+    unsaved_version,
+)
 
 if TYPE_CHECKING:
     from align_cli.stages.inputs import Inputs
     from align_cli.training.known import RoundsReference
+    from align_cli.training.parts import MomentsInParts
     from align_cli.training.trainer import PreferenceTrainer
 
 
@@ -173,8 +180,8 @@ def train_policy(
     recipe: Recipe,
     preferences: Sequence[Preference],
     start: TrainingState,
-    optimizer_state: dict[str, Any] | None,
-    keep: Callable[[TrainingState], None] = lambda state: None,
+    optimizer_state: dict[str, Any] | MomentsInParts | None,
+    keep: Callable[[TrainingState], None] | None = None,
     offline: Sequence[Preference] = (),
     reference: RoundsReference | None = None,
     initial: Policy | None = None,
@@ -187,7 +194,7 @@ def train_policy(
         preferences: the round's own pairs, and offline ones besides the recipe's, tokenised.
         start: where training stands, between rounds or within one.
         optimizer_state: from a checkpoint; None goes on with the optimizer in memory.
-        keep: called every `checkpoints.every_steps` with where training stands.
+        keep: called every `checkpoints.every_steps` with where training stands; None for never.
         offline: the recipe's offline pairs, as they are drawn.
         reference: how the reference is asked; None where it is in memory and nothing is known of what it says.
         initial: the initial policy, where the loss compares with it too.
@@ -211,7 +218,8 @@ def train_policy(
         from align_cli.training.known import with_initial_logps
 
         batches = with_initial_logps(batches, initial, recipe.train.per_device_train_batch_size)
-    state = trainer.train_round(batches, start, optimizer_state, keep, recipe.checkpoints.every_steps, reference)
+    keep_every = recipe.checkpoints.every_steps if keep else None
+    state = trainer.train_round(batches, start, optimizer_state, keep or (lambda state: None), keep_every, reference)
     return TrainOutcome(state, trainer.step_records, usage(batches, list(mixture.shares)))
 
 
@@ -237,6 +245,9 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
 
     def keep(state: TrainingState) -> None:
         kept = replace(state, parent=start.parent)
+        if trainer.writes_parts:
+            context.work.keep_parts(state.global_step, lambda folder: save_in_parts(folder, kept, trainer.write_parts))
+            return
         context.work.keep_checkpoint(
             state.global_step, lambda folder: save_checkpoint(folder, policy, kept, trainer.optimizer_state())
         )
@@ -244,10 +255,11 @@ def _train_in_memory(context: Context, *, is_replay: bool = False) -> _Trained:
     while True:
         if within is None:
             policy.begin_round(number)
-        optimizer_state = read_optimizer_state(within, start) if within else loaded.optimizer_state(number)
+        optimizer_state = read_moments(within, start) if within else loaded.optimizer_state(number)
         try:
             with _asked(context, trainer, said, partial(_steps_begin, context, start)) as asked:
-                outcome = _train(context, trainer, adopted.preferences, start, optimizer_state, keep, asked)
+                keeps = keep if context.work.keeps_checkpoints else None
+                outcome = _train(context, trainer, adopted.preferences, start, optimizer_state, keeps, asked)
             _check_finite(policy)
             break
         except MemoryError as error:
@@ -335,8 +347,8 @@ def _train(
     trainer: PreferenceTrainer,
     pairs: Sequence[Preference],
     start: TrainingState,
-    optimizer_state: dict[str, Any] | None,
-    keep: Callable[[TrainingState], None],
+    optimizer_state: dict[str, Any] | MomentsInParts | None,
+    keep: Callable[[TrainingState], None] | None,
     reference: RoundsReference,
 ) -> TrainOutcome:
     train, done = context.recipe.train, len(start.steps or ())

@@ -3,13 +3,16 @@
 A checkpoint is a folder that `from_pretrained` loads, with `optimizer.safetensors` and `training_state.json` beside the
 weights. Nothing is pickled; no time, path or log history is kept. Random generators are seeded anew from (seed, round)
 when a round begins, so a checkpoint at a round's end needs no state of theirs; one from within a round has it.
+
+Of a model that several processes train, one from within a round may be in `parts`, which are beside the state.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.files import writing_folder
 from align_cli.artifacts.scratch import ScratchFolder
@@ -20,8 +23,12 @@ from align_cli.models.load import Policy, weights_version
 if TYPE_CHECKING:
     import torch
 
+    from align_cli.training.parts import MomentsInParts
+
 OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "training_state.json"
+PARTS = "shard-*.safetensors"
+"""Files of a checkpoint in parts."""
 ALWAYS_WRITTEN = ("round", "global_step", "parent", "scheduler", "optimizer")
 
 
@@ -46,6 +53,18 @@ class TrainingState:
     optimizer: dict[str, Any] | None = None
     steps: list[dict[str, float]] | None = None
     random: dict[str, Any] | None = None
+
+
+class WrittenParts(NamedTuple):
+    """What all processes have written together.
+
+    Args:
+        checksums: of the files, by name.
+        rest: what is not a tensor in the optimizer's state.
+    """
+
+    checksums: dict[str, str]
+    rest: dict[str, Any]
 
 
 def random_state() -> dict[str, Any]:
@@ -120,14 +139,41 @@ def save_checkpoint(
     with writing_folder(folder) as temporary:
         policy.save_weights(temporary)
         policy.tokenizer.save_pretrained(temporary)
-        document = {name: value for name, value in asdict(state).items() if value is not None or name in ALWAYS_WRITTEN}
         if optimizer is not None:
             kept = optimizer if isinstance(optimizer, dict) else state_with_masters(optimizer)
-            tensors, document["optimizer"] = _split_optimizer_state(kept)
+            tensors, rest = split_optimizer_state(kept)
             save_file(tensors, temporary / OPTIMIZER_NAME)
-        # No step of its own: the folder is made durable as a whole.
-        (temporary / STATE_NAME).write_text(json_document(document), encoding="utf-8", newline="\n")
+            state = replace(state, optimizer=rest)
+        _write_state(temporary, state)
     return weights_version(folder)
+
+
+def save_in_parts(folder: Path, state: TrainingState, write: Callable[[Path], WrittenParts]) -> dict[str, str]:
+    """Write a checkpoint in parts in one step.
+
+    Args:
+        folder: becomes the checkpoint; replaced if it is there.
+        state: where training stands; its `optimizer` is filled in here.
+        write: has all processes write theirs.
+
+    Returns:
+        The checksums of the parts, by name.
+    """
+    with writing_folder(folder) as temporary:
+        written = write(temporary)
+        _write_state(temporary, replace(state, optimizer=written.rest))
+    return written.checksums
+
+
+def parts_in(folder: Path) -> list[Path]:
+    """The parts of a checkpoint; none of one that is whole."""
+    return sorted(folder.glob(PARTS))
+
+
+def _write_state(folder: Path, state: TrainingState) -> None:
+    """No step of its own: the folder is made durable as a whole."""
+    document = {name: value for name, value in asdict(state).items() if value is not None or name in ALWAYS_WRITTEN}
+    (folder / STATE_NAME).write_text(json_document(document), encoding="utf-8", newline="\n")
 
 
 def unsaved_version(policy: Policy) -> str:
@@ -154,10 +200,19 @@ def read_optimizer_state(folder: Path, state: TrainingState) -> dict[str, Any] |
 
     if state.optimizer is None or not (folder / OPTIMIZER_NAME).is_file():
         return None
-    return _join_optimizer_state(load_file(folder / OPTIMIZER_NAME), state.optimizer)
+    return join_optimizer_state(load_file(folder / OPTIMIZER_NAME), state.optimizer)
 
 
-def _split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_moments(folder: Path, state: TrainingState) -> dict[str, Any] | MomentsInParts | None:
+    """As `read_optimizer_state`; of a checkpoint in parts, what reads them in each process."""
+    from align_cli.training.parts import MomentsInParts
+
+    if state.optimizer is not None and parts_in(folder):
+        return MomentsInParts(folder, state.optimizer)
+    return read_optimizer_state(folder, state)
+
+
+def split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors by `parameter.name`, or `parameter.group.name`, and the rest as JSON."""
     import torch
 
@@ -174,7 +229,7 @@ def _split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tenso
     return tensors, {"numbers": numbers, "param_groups": state["param_groups"]}
 
 
-def _join_optimizer_state(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+def join_optimizer_state(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in rest["numbers"].items()}
     for key, tensor in tensors.items():
         parameter, *groups, name = key.split(".")

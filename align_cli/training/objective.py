@@ -234,13 +234,16 @@ def token_batch(inputs: Inputs) -> TokenBatch:
     return TokenBatch(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
 
 
-def reference_columns(objective: Objective, reference: torch.nn.Module, inputs: Inputs) -> Inputs:
+def reference_columns(
+    objective: Objective, reference: torch.nn.Module, inputs: Inputs, *, in_step: bool = False
+) -> Inputs:
     """What a micro-batch's loss needs of the reference, which runs over what is not known, once.
 
     Args:
         objective: the settings.
         reference: the frozen model.
         inputs: the micro-batch; `reference_logps` of what carries no KL may be among its columns.
+        in_step: whether other processes take part in the reference's passes: it then runs where nothing is wanted, too.
 
     Returns:
         What the micro-batch gets beside its columns: `reference_logps` (S,) and, where there is a KL, what the
@@ -255,7 +258,11 @@ def reference_columns(objective: Objective, reference: torch.nn.Module, inputs: 
         columns = {"reference_logps": found.logps_B}
         return {**columns, "reference_states": found.states_NH} if objective.kl_coefficient else columns
     carries_S = _carrying_sequences(carriers(objective, inputs).kl_B2, len(batch.input_ids_BT))
-    if not objective.kl_coefficient or not carries_S.any():
+    if not objective.kl_coefficient:
+        return {}
+    if not carries_S.any():
+        if in_step:
+            reference_scores(reference, batch.rows(torch.arange(len(carries_S)) == 0), plain=objective.plain)
         return {}
     found = reference_scores(reference, batch.rows(carries_S), plain=objective.plain)
     carries_N = carries_S[batch.completion_mask_BT.nonzero()[:, 0]]

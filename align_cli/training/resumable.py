@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -19,6 +19,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 
 from align_cli.training.checkpoints import TrainingState, random_state, restore_random_state
 from align_cli.training.masters import keep_masters, load_with_masters
+
+if TYPE_CHECKING:
+    from align_cli.training.parts import MomentsInParts
 
 
 class Resumable:
@@ -61,7 +64,7 @@ class Resumable:
         batches: list[list[Any]],
         start: TrainingState,
         first_step: int,
-        optimizer_state: dict[str, Any] | None,
+        optimizer_state: dict[str, Any] | MomentsInParts | None,
         seed: int,
         keep: Callable[[TrainingState], None],
         keep_every: int | None,
@@ -114,9 +117,10 @@ class Resumable:
         """In which the policy's model has the weights that are trained, to be saved; it has them anyhow."""
         return nullcontext()
 
-    def own_state(self, state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-        """Of an optimizer's state by parameters, what this process goes on with: all of it."""
-        return state
+    def own_state(self, state: Any) -> dict[int, dict[str, Any]]:
+        """Of what `plan` was given of an optimizer, by parameters, what this process goes on with: all of it."""
+        found: dict[int, dict[str, Any]] = state["state"]
+        return found
 
     def state_now(self) -> TrainingState:
         """Where training stands within the stage."""
@@ -145,7 +149,7 @@ class _BeginAndEnd(TrainerCallback):
         if trainer.start_optimizer is not None:
             # Moments are the checkpoint's, settings such as weight decay the recipe's: a fork may have changed them.
             settings = trainer.optimizer.state_dict()["param_groups"]
-            state = trainer.own_state(trainer.start_optimizer["state"])
+            state = trainer.own_state(trainer.start_optimizer)
             load_with_masters(trainer.optimizer, {"state": state, "param_groups": settings})
         _set_schedule(trainer.lr_scheduler, trainer.optimizer, trainer.first_step, trainer.start.scheduler)
 

@@ -44,7 +44,7 @@ from align_cli.training.batches import (
     cut_into_passes,
     select_pairs,
 )
-from align_cli.training.checkpoints import TrainingState
+from align_cli.training.checkpoints import TrainingState, WrittenParts, split_optimizer_state
 from align_cli.training.dropout import switch_off_dropout
 from align_cli.training.known import Key, Logps, ReferenceLogps, RoundsReference, keys_of
 from align_cli.training.masters import state_with_masters
@@ -69,6 +69,7 @@ from align_cli.training.resumable import Resumable
 from align_cli.training.shares import share_of
 
 if TYPE_CHECKING:
+    from align_cli.training.parts import MomentsInParts
     from align_cli.training.sharded import ShardedModel, Sharding
 
 TRLS_RUNNING_TOTALS = ("num_tokens",)
@@ -95,6 +96,8 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         sharding: how the model is split over them; None lets each have all of it.
     """
 
+    ref_model: torch.nn.Module
+
     def __init__(
         self,
         policy: Policy,
@@ -118,7 +121,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if sharding is not None:
             from align_cli.training.sharded import ShardedModel
 
-            self.sharded = ShardedModel(policy.model, sharding, ranks.number)
+            self.sharded = ShardedModel(policy, reference, sharding, ranks.number)
             policy = replace(policy, model=self.sharded.twin)
         self.pairs_per_pass = pairs_per_pass or args.per_device_train_batch_size
         self.tokens_per_pass = tokens_per_pass
@@ -157,7 +160,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         self,
         batches: list[list[TrainingPair]],
         start: TrainingState,
-        optimizer_state: dict[str, Any] | None = None,
+        optimizer_state: dict[str, Any] | MomentsInParts | None = None,
         keep: Callable[[TrainingState], None] = lambda state: None,
         keep_every: int | None = None,
         reference: RoundsReference | None = None,
@@ -210,6 +213,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):
             yield
             return
         self.sharded.take_in()
+        of_whole, self.ref_model = self.ref_model, self.sharded.reference
         try:
             with out_of_memory_as_memory_error():
                 yield
@@ -223,30 +227,59 @@ class PreferenceTrainer(Resumable, DPOTrainer):
                 hint="halve train.per_device_train_batch_size and double train.gradient_accumulation_steps, which is "
                 "the same global batch; then run the same command again",
             ) from None
+        finally:
+            self.ref_model = of_whole
         self.sharded.give_back()
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:
         """The policy's model has the weights that are trained, while it is saved."""
-        if self.sharded is None:
+        if self.sharded is None or self.writes_parts:
             yield
             return
-        self._whole_optimizer_state = self.sharded.whole_state(state_with_masters(self.optimizer))
-        self.sharded.give_back()
+        self._whole_optimizer_state = self._gathered_state(self.sharded)
+        self.sharded.give_back(to_save=True)
         yield
         self.sharded.take_in()
         self._whole_optimizer_state = None
 
     def optimizer_state(self) -> dict[str, Any] | None:
-        """What a checkpoint keeps of the optimizer; where it is split, every process has to ask, but within a step."""
+        """What a checkpoint keeps of the optimizer, on rank 0. Where it is split, every process has to ask; while
+        `as_saved` lasts, none has to."""
         if self.optimizer is None or self._whole_optimizer_state is not None:
             return self._whole_optimizer_state
-        state = state_with_masters(self.optimizer)
-        return state if self.sharded is None else self.sharded.whole_state(state)
+        return state_with_masters(self.optimizer) if self.sharded is None else self._gathered_state(self.sharded)
 
-    def own_state(self, state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-        """Of an optimizer's state by parameters, what this process goes on with."""
-        return state if self.sharded is None else self.sharded.own_state(state, self.optimizer)
+    def _gathered_state(self, sharded: ShardedModel) -> dict[str, Any]:
+        """Rank 0, which writes it, has it; in the others' memory there need be no room for it."""
+        return sharded.whole_state(state_with_masters(self.optimizer), is_kept=self.ranks.rank == 0)
+
+    @property
+    def writes_parts(self) -> bool:
+        """Whether what is kept within a round is written by each process, which holds a part of it."""
+        return self.sharded is not None and self.sharded.writes_parts
+
+    def write_parts(self, folder: Path | None = None) -> WrittenParts:
+        """Write this process' part of where training stands, within a step; every process has to ask.
+
+        Args:
+            folder: what rank 0 asks for; the others write there too.
+        """
+        from align_cli.training.parts import write_parts
+
+        place = self.ranks.leaders(folder)
+        assert place is not None
+        moments, rest = split_optimizer_state(state_with_masters(self.optimizer))
+        return WrittenParts(write_parts(place, self.ranks, self.model, moments), rest)
+
+    def own_state(self, state: Any) -> dict[int, dict[str, Any]]:
+        """See `Resumable.own_state`; its parts where they are split."""
+        from align_cli.training.parts import MomentsInParts
+
+        if isinstance(state, MomentsInParts):
+            return state.of(self.optimizer)
+        whole = super().own_state(state)
+        return whole if self.sharded is None else self.sharded.own_state(whole, self.optimizer)
 
     def _running_out_together(self) -> AbstractContextManager[None]:
         return self.ranks.running_out_together() if self.sharded is None else nullcontext()
@@ -369,9 +402,10 @@ class PreferenceTrainer(Resumable, DPOTrainer):
         if self.sharded is not None:  # whose processes take part in each other's passes
             parts = cut_further(parts, max(self.ranks.heard(len(parts))))
         self._most_pairs = max(len(part["label"]) for part in parts)
+        in_step = self.sharded is not None and self.sharded.has_reference
         for part in parts:
             with self.compute_loss_context_manager():
-                part.update(reference_columns(objective, self.ref_model, part))
+                part.update(reference_columns(objective, self.ref_model, part, in_step=in_step))
         is_whole = len(parts) == 1 and self.ranks.number == 1
         if objective.needs_baseline and (not is_whole or self._knows_sampled_losses):
             self._add_global_losses(objective, parts)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from align_cli.errors import RecipeError
+from align_cli.launch.crew import crew_of
 from align_cli.recipe import Recipe, load_recipe
 from align_cli.recipe.checking.accelerate_config import DEEPSPEED_KEYS, FSDP_KEYS, KEYS, read_accelerate_config
 
@@ -65,8 +66,14 @@ def test_several_machines_have_to_be_told_where_they_meet():
         (["launch.machine_rank=1"], "launch.machine_rank is 1, and launch.num_machines is 1"),
         (["policy.device=cuda:1"], "each process takes the device of its own"),
         (
-            ["launch.strategy=fsdp2", "policy.sft=null", "policy.model_name_or_path=./m", "policy.lora={rank: 4}"],
-            "adapters",
+            [
+                "launch.strategy=fsdp2",
+                "policy.sft=null",
+                "policy.model_name_or_path=./m",
+                "policy.lora={rank: 4}",
+                "policy.quantization={bits: 4}",
+            ],
+            "weights of a few bits (policy.quantization) are not made for / set launch.strategy to ddp",
         ),
         (["launch.accelerate_config=nowhere.yaml"], "there is no such file"),
         (["launch.main_process_port=70000"], "at most 65535"),
@@ -120,9 +127,9 @@ def test_keys_of_the_recipe_go_before_the_files(tmp_path: Path):
         (
             {
                 "distributed_type": "FSDP",
-                "fsdp_config": {"fsdp_version": 2, "fsdp_state_dict_type": "SHARDED_STATE_DICT"},
+                "fsdp_config": {"fsdp_version": 2, "fsdp_state_dict_type": "LOCAL_STATE_DICT"},
             },
-            "checkpoints are gathered",
+            "write FULL_STATE_DICT, with which checkpoints are gathered, or SHARDED_STATE_DICT",
         ),
         (
             {"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 2, "fsdp_offload_params": True}},
@@ -164,7 +171,7 @@ def test_what_is_served_of_the_sections_can_be_written():
         "fsdp_reshard_after_forward": False,
         "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "fsdp_transformer_layer_cls_to_wrap": "LlamaDecoderLayer",
-        "fsdp_state_dict_type": "FULL_STATE_DICT",
+        "fsdp_state_dict_type": "SHARDED_STATE_DICT",
         "zero_stage": 3,
         "offload_optimizer_device": "none",
         "offload_param_device": "none",
@@ -174,6 +181,65 @@ def test_what_is_served_of_the_sections_can_be_written():
     }
     for key, (is_served, _) in {**FSDP_KEYS, **DEEPSPEED_KEYS}.items():
         assert is_served(good.get(key, False)), key
+
+
+def test_adapters_and_a_split_base_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    lora = ("policy.sft=null", "policy.model_name_or_path=./m", "policy.lora={rank: 4}")
+    assert load("launch.num_processes=2", "launch.strategy=fsdp2", *lora).launch.config.is_sharded
+
+
+def test_what_asks_for_sharded_checkpoints_gets_them_unless_the_recipe_says_otherwise(tmp_path: Path):
+    asked = config(
+        tmp_path,
+        distributed_type="FSDP",
+        num_processes=2,
+        fsdp_config={"fsdp_version": 2, "fsdp_state_dict_type": "SHARDED_STATE_DICT"},
+    )
+    for overrides, writes_parts in (
+        ([asked], True),
+        ([asked, "checkpoints.sharded=false"], False),
+        (["launch.num_processes=2", "launch.strategy=fsdp2"], False),
+        (["launch.num_processes=2", "launch.strategy=fsdp2", "checkpoints.sharded=true"], True),
+    ):
+        crew = crew_of(load(*overrides), print, print, None)
+        assert crew is not None and crew.sharding is not None
+        assert crew.sharding.writes_parts == writes_parts, overrides
+
+
+def test_what_is_carried_out_otherwise_than_it_reads_is_said(tmp_path: Path):
+    zero3 = config(
+        tmp_path, distributed_type="DEEPSPEED", num_processes=2, use_cpu=True, deepspeed_config={"zero_stage": 3}
+    )
+    for overrides, words in (
+        ([zero3], ["ZeRO-3 is carried out by torch's FSDP2"]),
+        ([zero3, "launch.strategy=ddp", "checkpoints.sharded=true"], ["rank 0 writes whole checkpoints"]),
+        (["launch.num_processes=2", "launch.strategy=fsdp2", "checkpoints.sharded=true"], []),
+        (["launch.num_processes=2"], []),
+    ):
+        crew = crew_of(load(*overrides), print, print, None)
+        assert crew is not None
+        said = list(crew._notes())
+        assert len(said) == len(words), overrides
+        assert all(part in line for part, line in zip(words, said, strict=True))
+
+
+def test_sharded_checkpoints_that_do_nothing_are_worth_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from align_cli.recipe import warnings_for
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    sharded = ("launch.num_processes=2", "launch.strategy=fsdp2", "checkpoints.sharded=true")
+    lora = ("policy.sft=null", "policy.model_name_or_path=./m", "policy.lora={rank: 4}")
+    for overrides, words in (
+        ((), ["set checkpoints.every_steps"]),
+        (("checkpoints.every_steps=5", *lora), ["adapters are small, and gathered all the same"]),
+        (("checkpoints.every_steps=5",), []),
+    ):
+        found = [warning for warning in warnings_for(load(*sharded, *overrides)) if "checkpoints.sharded" in warning]
+        assert len(found) == len(words)
+        assert all(part in warning for part, warning in zip(words, found, strict=True))
 
 
 def test_isolated_stages_without_checkpoints_are_worth_a_warning():

@@ -168,6 +168,71 @@ def test_a_rank_killed_in_a_step_ends_all_and_one_process_goes_on(
     assert_ends_as(begun, alone)
 
 
+def zero3(folder: Path) -> str:
+    """The override that asks for DeepSpeed's ZeRO-3, by two processes."""
+    config = folder / "zero3.yaml"
+    text = (ROOT / "recipes" / "launch" / "zero3.yaml").read_text()
+    config.write_text(text.replace("num_processes: 8", "num_processes: 2\nuse_cpu: true"))
+    return f"launch.accelerate_config={config.name}"
+
+
+def kept_steps(folder: Path) -> list[Path]:
+    """The checkpoints of round 1 that count: those with a record, which is written last."""
+    return sorted(path.with_suffix("") for path in (folder / "run" / "work" / "001-train").glob("step-????????.json"))
+
+
+def test_a_rank_killed_while_it_writes_its_part_leaves_the_checkpoint_before_to_any_number(
+    begun: Path, alone: Path, align: Align
+) -> None:
+    (begun / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "if 'ALIGN_FOLLOWS' in os.environ:\n"
+        "    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter as Writer\n"
+        "    write, times = Writer.write_data, []\n"
+        "    def killed_at_the_third(*args):\n"
+        "        written = write(*args)\n"
+        "        times.append(1)\n"
+        "        if len(times) == 3:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return written\n"
+        "    Writer.write_data = killed_at_the_third\n"
+    )
+    asked = (zero3(begun), "checkpoints.sharded=true")
+    code, said = ended(command(begun, *asked))
+    assert code == 2
+    assert "rank 1 of 2 processes: it was killed by SIGKILL" in said
+    assert said.count("ZeRO-3 is carried out by torch's FSDP2") == 1
+    assert "Traceback" not in said
+    (begun / "sitecustomize.py").unlink()
+    copied = Path(shutil.copytree(begun, begun.parent / "copied"))
+    for folder, overrides in ((begun, ()), (copied, asked)):
+        again = align("train", "recipe.yaml", *overrides, cwd=folder)
+        assert again.code == 0, again.err
+        assert "round 1 train: going on after step 2 of the round" in again.err
+        assert_ends_as(folder, alone)
+
+
+def test_a_shard_that_is_lost_is_named_with_what_to_do_and_that_helps(begun: Path, alone: Path, align: Align) -> None:
+    asked = (*TWO, "launch.strategy=fsdp2", "checkpoints.sharded=true")
+    process = command(begun, *asked)
+    until(lambda: steps_done(begun) >= 4, process)
+    process.kill()
+    ended(process)
+    *_, newest = kept_steps(begun)
+    (shard,) = newest.glob("shard-00002-*")
+    shard.unlink()
+    for overrides in ((), asked):
+        done = align("train", "recipe.yaml", *overrides, cwd=begun)
+        assert done.code == 2
+        assert f"{shard.relative_to(begun)}: a part of the checkpoint is missing" in done.err
+        assert "Traceback" not in done.err
+    shutil.rmtree(newest)
+    again = align("train", "recipe.yaml", *asked, cwd=begun)
+    assert again.code == 0, again.err
+    assert "round 1 train: going on after step" in again.err
+    assert_ends_as(begun, alone)
+
+
 def test_a_run_of_one_process_goes_on_with_two(begun: Path, alone: Path, align: Align) -> None:
     process = command(begun)
     until(lambda: steps_done(begun) >= 4, process)
@@ -275,7 +340,8 @@ def test_a_launchers_processes_that_cannot_share_a_step_are_refused(begun: Path,
     assert "a step has 8 pairs, which 3 processes cannot share evenly" in said
 
 
-def test_adapters_train_in_two_processes(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_adapters_train_in_two_processes(make_folder: MakeFolder, align: Align, tmp_path: Path, strategy: str) -> None:
     from align_cli.playground.model import make_policy
 
     changes: dict[str, Any] = {
@@ -287,7 +353,7 @@ def test_adapters_train_in_two_processes(make_folder: MakeFolder, align: Align, 
         **NO_EVALUATION,
     }
     folders = []
-    for name, overrides in (("one", ()), ("two", TWO)):
+    for name, overrides in (("one", ()), ("two", (*TWO, f"launch.strategy={strategy}"))):
         folder = make_folder(tmp_path / name, **changes)
         make_policy(folder / "model", 0)
         done = align("train", "recipe.yaml", *overrides, cwd=folder)

@@ -90,7 +90,11 @@ def test_accelerate_launch_says_how_the_model_is_split():
         is_sharded=True, reshards=True, layers=("LlamaDecoderLayer",), mixed_precision="bf16"
     )
     assert zero2.config is not None
-    assert (zero2.config.is_sharded, zero2.config.reshards) == (True, False)
+    assert (zero2.config.is_sharded, zero2.config.reshards, zero2.config.zero_stage) == (True, False, 2)
+    in_parts = told_world({**TORCHRUN, **FSDP, "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"})
+    assert in_parts is not None
+    assert in_parts.config is not None
+    assert in_parts.config.writes_parts
     assert plain.config == AccelerateConfig()  # which accelerate launch says where nobody has asked for it
 
 

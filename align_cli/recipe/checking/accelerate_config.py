@@ -44,6 +44,8 @@ class AccelerateConfig:
         is_sharded: whether weights are split over the processes.
         reshards: whether layers are let go between forward and backward pass.
         layers: class names of the layers that are units.
+        zero_stage: of DeepSpeed's, which is asked for; 0 where it is not.
+        writes_parts: whether checkpoints are asked for in parts.
         mixed_precision: `bf16` or `fp16`; None where it says no, as it does unasked.
     """
 
@@ -57,6 +59,8 @@ class AccelerateConfig:
     is_sharded: bool = False
     reshards: bool = True
     layers: tuple[str, ...] = ()
+    zero_stage: int = 0
+    writes_parts: bool = False
     mixed_precision: str | None = None
 
 
@@ -89,6 +93,7 @@ def _empty(value: Any) -> bool:
 
 _TEXT: Wanted = lambda value: value is None or isinstance(value, str)  # noqa: E731
 
+IN_PARTS = "SHARDED_STATE_DICT"
 ITS_OWN = "leave it out: align does it by a key of its own"
 KEYS: dict[str, tuple[Wanted, str]] = {
     "compute_environment": (_one_of("LOCAL_MACHINE"), "write LOCAL_MACHINE"),
@@ -126,7 +131,11 @@ FSDP_KEYS: dict[str, tuple[Wanted, str]] = {
     "fsdp_auto_wrap_policy": (_one_of("TRANSFORMER_BASED_WRAP"), "write TRANSFORMER_BASED_WRAP"),
     "fsdp_transformer_layer_cls_to_wrap": (_TEXT, "write class names with commas between them"),
     "fsdp_offload_params": (_one_of(False), "leave it out: weights are not kept on the CPU"),
-    "fsdp_state_dict_type": (_one_of("FULL_STATE_DICT"), "write FULL_STATE_DICT: checkpoints are gathered"),
+    "fsdp_state_dict_type": (
+        _one_of("FULL_STATE_DICT", IN_PARTS),
+        f"write FULL_STATE_DICT, with which checkpoints are gathered, or {IN_PARTS}, with which those from within a "
+        "round are not",
+    ),
     "fsdp_cpu_ram_efficient_loading": (_one_of(False), "write false: each process reads the model by itself"),
     "fsdp_activation_checkpointing": (_one_of(False), "leave it out; train.gradient_checkpointing does it"),
 }
@@ -203,5 +212,7 @@ def _config(tree: Mapping[str, Any], kind: str) -> AccelerateConfig:
         is_sharded=kind == "FSDP" or stage >= 2,
         reshards=bool(fsdp.get("fsdp_reshard_after_forward", True)) if kind == "FSDP" else stage == 3,
         layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
+        zero_stage=stage,
+        writes_parts=fsdp.get("fsdp_state_dict_type") == IN_PARTS,
         mixed_precision=precision if precision in ("bf16", "fp16") else None,
     )

@@ -100,10 +100,11 @@ def _machines_have_what_they_need(view: View) -> Iterator[RuleFault]:
                 yield rule_fault(f"launch.{name}", what, "say where the processes of all machines meet")
 
 
-def _adapters_are_not_split(view: View) -> Iterator[RuleFault]:
-    if _config_of(view).is_sharded and view.get("policy.lora") is not None:
-        what = "launch splits the model over the processes, which adapters (policy.lora) are not made for here"
-        yield rule_fault("launch.strategy", what, "set launch.strategy to ddp; adapters need little memory to train")
+def _few_bits_are_not_split(view: View) -> Iterator[RuleFault]:
+    if _config_of(view).is_sharded and view.has("policy.quantization"):
+        what = "launch splits the model over the processes, which weights of a few bits (policy.quantization) are not "
+        hint = "set launch.strategy to ddp; or leave policy.quantization out, and the base of adapters is split"
+        yield rule_fault("launch.strategy", f"{what}made for", hint)
 
 
 def _is_no_device_of_one(view: View) -> Iterator[RuleFault]:
@@ -140,7 +141,7 @@ def _isolated_without_checkpoints(recipe: Recipe) -> list[str]:
 RULES: tuple[Rule, ...] = (
     _batches_can_be_shared,
     _machines_have_what_they_need,
-    _adapters_are_not_split,
+    _few_bits_are_not_split,
     _is_no_device_of_one,
 )
 FILE_RULES: tuple[Rule, ...] = (_config_can_be_had,)

@@ -19,9 +19,10 @@ from align_cli.artifacts.files import remove
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.json_text import to_json
 from align_cli.artifacts.store import read_json, write_json
-from align_cli.errors import DataError
+from align_cli.errors import DataError, RunError
 from align_cli.run.plan import Step
 
+CHECKSUM, PARTS = "checksum", "parts"
 NUM_CHECKPOINTS_KEPT = 2
 """Should the newest turn out to be damaged, there is the one before."""
 
@@ -35,6 +36,8 @@ class WorkInProgress:
         check_held: called before anything is written; raises if the folder was taken away.
     """
 
+    keeps_checkpoints = True
+
     def __init__(self, folder: Path, inputs: Mapping[str, Any], check_held: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
         self._check_held = check_held
@@ -46,11 +49,19 @@ class WorkInProgress:
         return Journal(self.folder / f"{name}.jsonl", self._key)
 
     def checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole, or None."""
+        """The newest checkpoint that is whole, or None.
+
+        Raises:
+            RunError: if a part of the newest, which is one in parts, is missing or damaged.
+        """
         for record_path in reversed(self._records()):
-            folder, recorded = record_path.with_suffix(""), self._recorded_checksum(record_path)
-            if recorded is not None and folder.is_dir() and not folder.is_symlink() and _checksum(folder) == recorded:
+            folder, recorded = record_path.with_suffix(""), self._recorded(record_path)
+            if recorded is None or not folder.is_dir() or folder.is_symlink():
+                continue
+            members = member_checksums(folder)
+            if folder_checksum(members) == recorded.get(CHECKSUM):
                 return folder
+            _check_parts(folder, members, recorded.get(PARTS, {}))
         return None
 
     def keep_checkpoint(self, number: int, save: Callable[[Path], object]) -> None:
@@ -61,11 +72,23 @@ class WorkInProgress:
             save: writes it into the folder that it is given, in one step.
         """
         self._check_held()
-        folder = self.folder / f"step-{number:08d}"
+        folder = self._place(number)
         save(folder)
-        write_json(folder.with_suffix(".json"), {"for": self._key, "checksum": _checksum(folder)})
-        ours = [path.stem for path in self._records() if self._recorded_checksum(path) is not None]
-        self._remove_checkpoints_but(ours[-NUM_CHECKPOINTS_KEPT:])
+        self._take_in(folder, {CHECKSUM: folder_checksum(member_checksums(folder))})
+
+    def keep_parts(self, number: int, save: Callable[[Path], Mapping[str, str]]) -> None:
+        """As `keep_checkpoint`, for one that many processes write.
+
+        Args:
+            number: its place in the order.
+            save: writes it into the folder that it is given, in one step, and gives the checksums of the parts: who has
+                written one has read it, so that nobody has to read them all.
+        """
+        self._check_held()
+        folder = self._place(number)
+        parts = dict(save(folder))
+        members = {**member_checksums(folder, but=parts), **parts}
+        self._take_in(folder, {CHECKSUM: folder_checksum(members), PARTS: parts})
 
     def drop_checkpoints(self) -> None:
         """The step begins again."""
@@ -76,19 +99,28 @@ class WorkInProgress:
         _try_to_remove(self.folder)
         _remove_if_empty(self.folder.parent)
 
+    def _place(self, number: int) -> Path:
+        return self.folder / f"step-{number:08d}"
+
+    def _take_in(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """A record comes last, and goes first: a folder without one is no checkpoint."""
+        write_json(folder.with_suffix(".json"), {"for": self._key, **record})
+        ours = [path.stem for path in self._records() if self._recorded(path) is not None]
+        self._remove_checkpoints_but(ours[-NUM_CHECKPOINTS_KEPT:])
+
     def _records(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*.json") if not path.is_symlink())
 
-    def _recorded_checksum(self, record_path: Path) -> str | None:
-        """The checksum of a checkpoint that was made from this step's inputs; None for any other record."""
+    def _recorded(self, record_path: Path) -> dict[str, Any] | None:
+        """What was written of a checkpoint that was made from this step's inputs; None for any other record."""
         try:
             record = read_json(record_path)
         except DataError:
             return None
-        return record.get("checksum") if isinstance(record, dict) and record.get("for") == self._key else None
+        return record if isinstance(record, dict) and record.get("for") == self._key else None
 
     def _remove_checkpoints_but(self, kept: Sequence[str]) -> None:
-        for path in self.folder.glob("step-*"):
+        for path in sorted(self.folder.glob("step-*"), key=lambda path: path.suffix != ".json"):
             if path.stem in kept:
                 continue
             remove(path)
@@ -108,8 +140,21 @@ def remove_work_but(root: Path, steps: Collection[Step]) -> None:
     _remove_if_empty(root)
 
 
-def _checksum(folder: Path) -> str:
-    return folder_checksum(member_checksums(folder))
+def _check_parts(folder: Path, members: Mapping[str, str], parts: Mapping[str, str]) -> None:
+    """Say which part of a checkpoint is not what was written; nothing where it is none of its parts.
+
+    Raises:
+        RunError: for the first that is missing or damaged.
+    """
+    for name, written in sorted(parts.items()):
+        if members.get(name) != written:
+            what = "is damaged: it is not what was written" if name in members else "is missing"
+            raise RunError(
+                f"a part of the checkpoint {what}",
+                where=str(folder / name),
+                hint=f"put it back from a copy; or remove {folder}, and the run goes on from the checkpoint before it, "
+                "or from where the round began",
+            )
 
 
 def _try_to_remove(path: Path) -> None:

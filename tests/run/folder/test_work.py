@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from align_cli.artifacts.checksums import checksum
+from align_cli.errors import RunError
 from align_cli.run.folder.work import NUM_CHECKPOINTS_KEPT, WorkInProgress, remove_work_but, work_name
 from align_cli.run.plan import Step
 
 TRAIN = Step(1, "train")
+PARTS = ("shard-00001.safetensors", "shard-00002.safetensors")
 
 
 def work(root: Path, step: Step = TRAIN, **inputs: int) -> WorkInProgress:
@@ -101,4 +104,62 @@ def test_a_checkpoint_that_is_a_link_is_passed_over(tmp_path: Path) -> None:
     keep(ours, [1, 2])
     shutil.move(ours.folder / "step-00000002", tmp_path / "elsewhere")
     (ours.folder / "step-00000002").symlink_to(tmp_path / "elsewhere")
+    assert newest(ours) == 1
+
+
+def keep_parts(work: WorkInProgress, numbers: Sequence[int]) -> None:
+    """Checkpoints of two parts each, beside a state that one process writes."""
+    for number in numbers:
+        work.keep_parts(number, lambda folder, number=number: _save_parts(folder, number))
+
+
+def _save_parts(folder: Path, number: int) -> dict[str, str]:
+    _save(folder, number)
+    for name in PARTS:
+        (folder / name).write_text(f"{name} of {number}")
+    return {name: checksum(folder / name) for name in PARTS}
+
+
+def test_a_checkpoint_in_parts_is_found_as_any_other(tmp_path: Path) -> None:
+    keep_parts(work(tmp_path), [1, 2, 3])
+    assert newest(work(tmp_path)) == 3
+    keep(work(tmp_path), [4])
+    assert newest(work(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_part_that_is_missing_or_damaged_is_named_and_the_one_before_is_what_is_left(
+    is_there: bool, tmp_path: Path
+) -> None:
+    ours = work(tmp_path)
+    keep_parts(ours, [1, 2])
+    folder = ours.folder / "step-00000002"
+    part = folder / PARTS[1]
+    part.write_text("?") if is_there else part.unlink()
+    with pytest.raises(RunError, match="damaged" if is_there else "missing") as caught:
+        ours.checkpoint()
+    assert caught.value.faults[0].where == str(part)
+    assert f"remove {folder}" in caught.value.faults[0].hint
+    shutil.rmtree(folder)
+    assert newest(ours) == 1
+
+
+def test_a_checkpoint_in_parts_whose_state_is_damaged_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    ours = work(tmp_path)
+    keep_parts(ours, [1, 2])
+    (ours.folder / "step-00000002" / "weights").write_text("?")
+    assert newest(ours) == 1
+
+
+def test_parts_that_were_not_taken_in_leave_the_checkpoint_before(tmp_path: Path) -> None:
+    """A process is killed when all parts are written, and the record is not."""
+    ours = work(tmp_path)
+    keep_parts(ours, [1])
+
+    def killed(folder: Path) -> dict[str, str]:
+        _save_parts(folder, 2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ours.keep_parts(2, killed)
     assert newest(ours) == 1
