@@ -237,6 +237,9 @@ class InMemory:
     def write(self, name: str, rows: list[Preference]) -> None:
         self.preferences = rows
 
+    def base(self, round_number: int) -> int:
+        return round_number
+
 
 class Batches:
     """In the place of a trainer: keeps a round's batches, and trains nothing."""
