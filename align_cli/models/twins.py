@@ -1,9 +1,9 @@
 """A twin of a model, which is trained in its place: as the model in all but its weights, which go ways of their own.
 
 Of a base with adapters, base and trained adapter are the twin's; the frozen adapters (of references, and of updates
-before the one that is trained) are the very ones of the model. They are small, nobody changes them while the twin is trained,
-and from round to round there may be others. Which of them are at work is the model's switch: the twin does as it does,
-and leaves alone what is trained, since whoever has split its weights relies on that.
+before the one that is trained) are the very ones of the model. They are small, nobody changes them while the twin is
+trained, and from round to round there may be others. Which of them are at work is the model's switch: the twin does as
+it does, and leaves alone what is trained, since whoever has split its weights relies on that.
 """
 
 from __future__ import annotations
