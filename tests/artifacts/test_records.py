@@ -84,7 +84,8 @@ def test_the_keys_of_a_record_stand_in_the_order_of_its_fields() -> None:
     assert Preference.left_out, "some are left out where there is nothing in them"
     win_rates = {"rejected_win_rate": 0.25, "chosen_win_rate": 0.75}
     said = {**win_rates, "verdicts": {"judge": 1.0}, "rejected_scores": {"other": 0.0}, "chosen_scores": {"other": 1.0}}
-    row = {"chat_template_kwargs": {"brief": True}, "tools": [{"name": "adder"}], **said, **row}
+    told = {"chat_template_kwargs": {"brief": True}, "tools": [{"name": "adder"}], "rounds_behind": 1}
+    row = {**told, **said, **row}
     assert list(Preference.from_dict(row).to_dict()) == names
 
 

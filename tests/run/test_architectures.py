@@ -59,7 +59,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """transformers' names, and what a family has that others have not."""
 
 RECIPE: dict[str, Any] = {
-    "preset": "sail-dpr",
+    "preset": "sail-dpr-as-published",
     "output_dir": "run",
     "rounds": 2,
     "policy": {"model_name_or_path": "base"},

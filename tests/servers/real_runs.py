@@ -54,7 +54,7 @@ def write_recipe(folder: Path, server: dict[str, Any], gradient: float = 0.3, **
     (folder / "reward.py").write_text(REWARD)
     recipe = {
         "output_dir": "run",
-        "preset": "sail-dpr",
+        "preset": "sail-dpr-as-published",
         "rounds": 2,
         "num_threads": 1,
         "policy": {"model_name_or_path": str(MODEL), **policy},
