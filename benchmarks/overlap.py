@@ -27,6 +27,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+from stale_pairs import SETTINGS
+
 from align_cli.artifacts.json_text import to_json
 from align_cli.cli.reporters import RunReporter
 from align_cli.playground.model import make_policy
@@ -36,14 +38,8 @@ from align_cli.run.loop import align_rounds
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART, TEXT_SERVER = ROOT / "recipes" / "quickstart.yaml", ROOT / "tests" / "text_server.py"
-SETTINGS = (
-    "method.sources={offline: {mixing: 0.5}, dpr: {mixing: 0.5, gradient: 0.3, labeler: annotator}}",
-    "method.kl={coefficient: 0.01, on: policy, gradient: full}",
-    "generate.num_generations=2",
-    "label.pairs=all",
-    "train.learning_rate=5.0e-4",
-)
-"""Half of each batch the policy's own pairs, two responses a prompt, with the response term."""
+WITH_THE_TERM = (*SETTINGS, "method.sources.dpr.gradient=0.3")
+"""Half of each batch the policy's own pairs, two a prompt, as where stale pairs are measured; with the term."""
 WAYS = {"one after the other": "generate.rounds_ahead=0", "rounds_ahead: 1": "generate.rounds_ahead=1"}
 CONCURRENCY = 4
 
@@ -75,7 +71,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4)
     options = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
-    size = [*SETTINGS, f"rounds={options.rounds}", f"train.steps_per_round={options.steps}"]
+    size = [*WITH_THE_TERM, f"rounds={options.rounds}", f"train.steps_per_round={options.steps}"]
     size += [f"generate.prompts_per_round={options.prompts}", "policy.sft.max_steps=300"]
     sys.stdout.write(
         f"`OMP_NUM_THREADS=1 python benchmarks/overlap.py {' '.join(sys.argv[1:])}`, CPU, 1 thread; "

@@ -49,11 +49,9 @@ STUDY_TABLES = {"means": "|  | seeds", "differences": "| less ", "frontier": "| 
 
 def study_of(name: str, *wanted: str) -> str:
     """The command of a study, what its tables are of, and those of them that are wanted."""
-    text = text_of(name)
-    command, rest = text[: text.index("```", 3) + 4], text[text.index("```", 3) + 4 :]
-    about, *tables = rest.strip().split("\n\n")
+    command, about, *tables = text_of(name).strip().split("\n\n")
     chosen = [table for kind in wanted for table in tables if table.startswith(STUDY_TABLES[kind])]
-    return "\n\n".join([command.strip(), about, *chosen]) + "\n"
+    return "\n\n".join([command, about, *chosen]) + "\n"
 
 
 def differences_of(settings: Sequence[str], pairs: Sequence[str]) -> str:

@@ -133,4 +133,6 @@ def test_what_every_shipped_preset_and_recipe_asks_for_can_be_built(tiny_recipe:
 
 
 def test_bfloat16_needs_no_other_key_on_a_cpu(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
-    check_train_keys(tiny_recipe(tmp_path, "train.bf16=true"))
+    recipe = tiny_recipe(tmp_path, "train.bf16=true")
+    assert recipe.train.training_arguments["bf16"] is True and "use_cpu" not in recipe.train.training_arguments
+    check_train_keys(recipe)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from several import in_processes
-from small_training import START, Records, assert_same_records, load_models, make_trainer, weights
+from small_training import START, Records, assert_same_records, load_models, weights
 from test_all_terms import OBJECTIVE
-from test_several_processes import BATCH, KINDS, ten_steps
+from test_several_processes import KINDS, one_of_several, ten_steps
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -53,17 +53,8 @@ def trained(
         start = read_training_state(checkpoint) or START
         read_weights(checkpoint, models.policy.model)
         moments = read_moments(checkpoint, start)
-    trainer = make_trainer(
-        models,
-        OBJECTIVE,
-        scratch / f"trainer-{ranks.rank}",
-        batch=BATCH // ranks.number,
-        micro=4,
-        arguments={"max_steps": NUM_STEPS, "learning_rate": 1e-4, "weight_decay": 0.01, "adam_epsilon": 1e-6},
-        source_grad_norms="round",
-        ranks=ranks,
-        sharding=sharding,
-    )
+    arguments = {"max_steps": NUM_STEPS, "weight_decay": 0.01}
+    trainer = one_of_several(models, OBJECTIVE, scratch / f"trainer-{ranks.rank}", ranks, sharding, arguments)
 
     def keep(state: TrainingState) -> None:
         if ranks.rank == 0:

@@ -26,6 +26,7 @@ from align_cli.training.batches import TrainingPair
 from align_cli.training.objective import Objective
 from align_cli.training.ranks import ALONE, Ranks
 from align_cli.training.sharded import Sharding
+from align_cli.training.trainer import PreferenceTrainer
 
 BATCH, NUM_STEPS = 16, 10
 KINDS: dict[str, Sharding | None] = {"ddp": None, "fsdp2": Sharding(), "zero2": Sharding(reshards=False)}
@@ -55,6 +56,30 @@ def offline_steps() -> list[list[TrainingPair]]:
     return [[random_pair(rng, 0, BATCH * step + number) for number in range(BATCH)] for step in range(NUM_STEPS)]
 
 
+def one_of_several(
+    models: Models,
+    objective: Objective | None,
+    scratch: Path,
+    ranks: Ranks,
+    sharding: Sharding | None,
+    arguments: dict[str, Any],
+    **settings: Any,
+) -> PreferenceTrainer:
+    """What each process trains with: its part of every batch, in forward passes of four pairs."""
+    chosen: dict[str, Any] = {"micro": 4, "source_grad_norms": "round", **settings}
+    return make_trainer(
+        models,
+        objective,
+        scratch,
+        batch=BATCH // ranks.number,
+        # Adam divides by the size of a gradient, which blows up the rounding of one near zero: epsilon bounds that.
+        arguments={"learning_rate": 1e-4, "adam_epsilon": 1e-6, **arguments},
+        ranks=ranks,
+        sharding=sharding,
+        **chosen,
+    )
+
+
 def trained(
     folders: list[Path],
     scratch: Path,
@@ -64,19 +89,8 @@ def trained(
     **settings: Any,
 ) -> Trained:
     models = load_models(folders)
-    # Adam divides by the size of a gradient, which blows up the rounding of one near zero: epsilon bounds that.
-    arguments = {"max_steps": NUM_STEPS, "learning_rate": 1e-4, "weight_decay": 0.01, "adam_epsilon": 1e-6}
-    chosen: dict[str, Any] = {"micro": 4, "source_grad_norms": "round", **settings}
-    trainer = make_trainer(
-        models,
-        objective,
-        scratch,
-        batch=BATCH // ranks.number,
-        arguments=arguments,
-        ranks=ranks,
-        sharding=sharding,
-        **chosen,
-    )
+    arguments = {"max_steps": NUM_STEPS, "weight_decay": 0.01}
+    trainer = one_of_several(models, objective, scratch, ranks, sharding, arguments, **settings)
     trainer.train_round(ten_steps(load_models(folders)) if objective else offline_steps(), START)
     moments = trainer.optimizer_state()
     assert moments is not None

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from several import in_processes
-from small_training import START, Models, assert_same_records, make_trainer
+from small_training import START, Models, assert_same_records
 from test_all_terms import OBJECTIVE
-from test_several_processes import BATCH, offline_steps, ten_steps
+from test_several_processes import offline_steps, one_of_several, ten_steps
 
 from align_cli.models.adapters import AdaptedModel
 from align_cli.recipe.sections.lora import LoraSection
@@ -64,18 +64,8 @@ def trained(
     **lora: Any,
 ) -> Trained:
     models = load_adapted(folders, checkpoint, **lora)
-    trainer = make_trainer(
-        models,
-        objective,
-        scratch / f"trainer-{ranks.rank}",
-        batch=BATCH // ranks.number,
-        micro=4,
-        # Adam divides by the size of a gradient, which blows up the rounding of one near zero: epsilon bounds that.
-        arguments={"max_steps": NUM_STEPS, "learning_rate": 1e-4, "adam_epsilon": 1e-6, **(arguments or {})},
-        source_grad_norms="round",
-        ranks=ranks,
-        sharding=sharding,
-    )
+    arguments = {"max_steps": NUM_STEPS, **(arguments or {})}
+    trainer = one_of_several(models, objective, scratch / f"trainer-{ranks.rank}", ranks, sharding, arguments)
     batches = (ten_steps(load_adapted(folders, **lora)) if objective else offline_steps())[:NUM_STEPS]
     start, moments = START, None
     if checkpoint is not None:
