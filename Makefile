@@ -90,9 +90,9 @@ wheel: install
 
 # Every table of docs/performance.md, and the page. Hours on two cores; what was measured when it is interrupted stays.
 MEASURED := benchmarks/.measured
-MEASURES := train_step step_cost online_round sampling startup round_time scale
+MEASURES := train_step step_cost online_round sampling servers processes startup round_time scale
 
-bench: smollm2 $(MEASURES:%=$(MEASURED)/%)
+bench: smollm2 vllm $(MEASURES:%=$(MEASURED)/%)
 	$(BIN)/python benchmarks/page.py
 	rm -r $(MEASURED)
 

@@ -19,6 +19,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 TABLES, PICTURES = ROOT / "benchmarks" / "results" / "evidence", ROOT / "docs" / "pictures"
 ARMS = "recipes/evidence/arms"
+LOSSES = {"ipo": "method.beta=0.5", "slic": "method.beta=0.5"}
+"""The losses besides DPO, with the beta that was chosen on tuning seeds."""
 SETTINGS = ("plenty", "few", "other-writer", "almost-none")
 
 
@@ -58,15 +60,28 @@ def studies() -> dict[str, Study]:
         labelled = ("offline-02", "ddp", "ddp-c0", "dpp", "dpp-c0", "mix", "mix-c0", "revkl", "revkl-c0")
         found[f"{setting}-labels"] = on_playground(setting, *arms("offline", *labelled))
     for setting in SETTINGS:
+        held = ("offline-weight-01", "offline-weight-0", "sail-dpr", "sail-dpr-weight-10", "sail-dpr-weight-20")
+        found[f"{setting}-weights"] = on_playground(setting, *arms("offline", *held))
+    for setting in SETTINGS:
         for name, compared in pairs(setting).items():
             found[f"{setting}-{name}"] = on_playground(setting, *arms(*compared))
+    for setting in SETTINGS[:2]:
+        for loss in LOSSES:
+            found[f"{setting}-{loss}"] = with_loss(setting, loss)
     return found | parts()
+
+
+def with_loss(setting: str, loss: str) -> Study:
+    """The same question with another loss than DPO's."""
+    recipe, *words = on_playground(setting, *arms("offline", f"more-k8-{setting}", "sail-dpr", "iterative")).words
+    return Study(f"playground-{setting}-{loss}", (recipe, f"method.loss_type={loss}", LOSSES[loss], *words))
 
 
 def pairs(setting: str) -> dict[str, tuple[str, ...]]:
     """Arms that are compared with another one than `offline`, the other one first."""
     terms = {name: (f"{name}-c0", name) for name in ("dpr", "ddp", "dpp", "mix", "revkl")}
     labels = {"labels-k8": (f"more-k8-{setting}", "sail-dpr"), "samples": ("iterative", "sail-dpr")}
+    labels["no-weight"] = ("offline-weight-0", "sail-dpr")
     labels |= {"labels-k2": (f"more-k2-{setting}", "dpr"), "samples-k2": ("iterative-k2", "dpr")}
     return {"costs": ("offline", "sail-dpr", "iterative"), "sail-dpr": ("sail-dpr", "sail-dpr-c"), **terms, **labels}
 

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/processes.py > benchmarks/results/processes.md
 
 Each line is a run of `align train` with two rounds, one thread a process; what is shown is its second round, when every
-process has been started and every model loaded. The runs of a repetition follow one another in turn, and the median of
-the repetitions is taken. At the end the weights are compared with those of one process. About ten minutes where nothing
+process has been started and every model loaded. The runs of a repetition follow one another in turn, and are compared
+within it. At the end the weights are compared with those of one process. About ten minutes where nothing
 else is at work; beside other work, or with fewer cores than processes, two gain less.
 """
 
@@ -115,6 +115,13 @@ def apart(folder: Path, other: Path) -> float:
     return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
+def beside(stage: str, alone: list[dict[str, float]], found: list[dict[str, float]]) -> tuple[str, str]:
+    """Median seconds of a stage, and the ratios to one process within each repetition."""
+    ratios = [one[stage] / two[stage] for one, two in zip(alone, found, strict=True)]
+    seconds = statistics.median(one[stage] for one in found)
+    return f"{seconds:.1f}", f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
@@ -131,18 +138,16 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     lines = [
         f"`python benchmarks/processes.py --repetitions {repetitions}`: {size / 1e6:.1f}M parameters, float32, CPU "
-        f"with {cores} cores, one thread a process; {2 * PROMPTS} completions, {STEPS} steps of {PAIRS} pairs",
+        f"with {cores} cores, one thread a process; {2 * PROMPTS} completions, {STEPS} steps of {PAIRS} pairs; "
+        f"medians of {repetitions}, [least, most] of the ratios of runs in turn.",
         "",
-        "| | sampling, s | completions/s | training, s | steps/s | weights apart, at most |",
+        "| | sampling, s | times as fast as one | training, s | times as fast as one | weights apart, at most |",
         "|---|---|---|---|---|---|",
     ]
+    alone = seconds["one process"]
     for kind, found in seconds.items():
-        sampling = statistics.median(one["generate"] for one in found)
-        training = statistics.median(one["train"] for one in found)
-        lines.append(
-            f"| {kind} | {sampling:.1f} | {2 * PROMPTS / sampling:.1f} | {training:.1f} | {STEPS / training:.2f} | "
-            f"{apart_by_kind[kind]:.1e} |"
-        )
+        cells = [cell for stage in ("generate", "train") for cell in beside(stage, alone, found)]
+        lines.append(f"| {kind} | {' | '.join(cells)} | {apart_by_kind[kind]:.1e} |")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

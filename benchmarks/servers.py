@@ -1,8 +1,8 @@
 """What a server generates beside the engine in this process: the same prompts, as many responses to each.
 
 The recipe's `command` starts the server, as in a run; its start is timed apart. Each repetition samples both ways
-once, in turn. Wall and CPU seconds are taken, the server's own included: whoever shares the machine disturbs the first.
-The own pass over `compared_responses`, which a stage makes besides, is timed too.
+once, in turn, in the same dtype. Wall and CPU seconds are taken, the server's own included: whoever shares the machine
+disturbs the first. The own pass over `compared_responses`, which a stage makes besides, is timed too.
 
     make smollm2 vllm
     OMP_NUM_THREADS=1 python benchmarks/servers.py > benchmarks/results/servers.md
@@ -42,7 +42,7 @@ COMMAND = (
 )
 RECIPE = """\
 output_dir: {folder}/run
-policy: {{model_name_or_path: {model}}}
+policy: {{model_name_or_path: {model}, dtype: {dtype}}}
 data: {{prompts: playground, preferences: playground}}
 labelers: {{hidden: {{kind: function, function: "align_cli.playground:hidden_reward"}}}}
 method: {{sources: {{dpr: {{mixing: 1.0, labeler: hidden}}}}}}
@@ -54,6 +54,22 @@ SUBJECTS = (
     *("tea", "glass", "chess", "salt", "owls", "snow", "wool", "jazz"),
 )
 QUESTIONS = ("Write three sentences about {}.", "Explain to a child what is special about {}.")
+
+
+class Found(NamedTuple):
+    """Both engines in one dtype.
+
+    Args:
+        times: by the engine's name, in turn.
+        started: seconds until the server had answered once.
+        compared: seconds of the own pass over the responses that are compared.
+        difference: `logp_difference` of a round's figures.
+    """
+
+    times: dict[str, list[Took]]
+    started: float
+    compared: float
+    difference: dict[str, float]
 
 
 class Took(NamedTuple):
@@ -75,19 +91,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="models/smollm2-135m-instruct")
     parser.add_argument("--vllm", default=".venv-vllm/bin/vllm")
-    parser.add_argument("--dtype", default="bfloat16", help="of the server; the engine in this process has float32")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="of both engines")
     parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
+    report(options, {dtype: measure(options, dtype) for dtype in options.dtypes})
+
+
+def measure(options: argparse.Namespace, dtype: str) -> Found:
+    """Both engines in turn, with one server."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "recipe.yaml")
-        path.write_text(RECIPE.format(folder=scratch, model=options.model, tokens=options.max_new_tokens))
-        command = COMMAND.format(vllm=Path(options.vllm).absolute(), num=32, dtype=options.dtype)
+        path.write_text(RECIPE.format(folder=scratch, model=options.model, dtype=dtype, tokens=options.max_new_tokens))
+        command = COMMAND.format(vllm=Path(options.vllm).absolute(), num=32, dtype=dtype)
         recipe = load_recipe(path, [f"generate.server={{command: '{command}', concurrency: 32}}"])
         policy, settings = load_recipe_policy(recipe), sampling_settings(recipe.generate)
         requests = requests_for(policy)
         server = ServerEngine(recipe, lambda text: None, lambda: None)
-        engines: dict[str, Engine] = {"transformers": TransformersEngine(recipe.generate.batch_size), "server": server}
+        engines: dict[str, Engine] = {"transformers": TransformersEngine(recipe.generate.batch_size), "vLLM": server}
         begin = time.perf_counter()
         sample(server, policy, requests[:1], settings)  # starts it
         started = time.perf_counter() - begin
@@ -100,7 +121,7 @@ def main() -> None:
         figures = server.settle(policy, requests, samples, settings).figures
         compared = time.perf_counter() - begin
         server.release()
-    report(options, times, started, compared, figures["logp_difference"])
+    return Found(times, started, compared, figures["logp_difference"])
 
 
 def requests_for(policy: Policy) -> list[Request]:
@@ -130,31 +151,35 @@ def cpu_seconds() -> float:
     return sum(one.user + one.system for one in times)
 
 
-def report(
-    options: argparse.Namespace,
-    times: dict[str, list[Took]],
-    started: float,
-    compared: float,
-    difference: dict[str, float],
-) -> None:
-    """Print the table."""
+def report(options: argparse.Namespace, found: dict[str, Found]) -> None:
+    """Print the table, and what a server costs besides."""
     sys.stdout.write(
         f"`{' '.join(['OMP_NUM_THREADS=1 python benchmarks/servers.py', *sys.argv[1:]])}`, CPU, "
-        f"{torch.get_num_threads()} thread each, median of {options.repetitions} paired repetitions, "
-        f"{Path(options.model).name}, 32 prompts, 4 responses each of up to {options.max_new_tokens} tokens, 32 at a "
-        f"time; vLLM in {options.dtype}, transformers in float32.\n\n"
-        "| engine | tokens | tokens a second | tokens a CPU second |\n|---|---|---|---|\n"
+        f"{torch.get_num_threads()} thread each, {Path(options.model).name}, 32 prompts, 4 responses each of up to "
+        f"{options.max_new_tokens} tokens, 32 at a time; medians of {options.repetitions}, [least, most] of the ratios "
+        "of samplings in turn.\n\n"
+        "| engine | dtype | tokens | tokens a second | tokens a CPU second | times as fast |\n"
+        "|---|---|---|---|---|---|\n"
     )
-    for name, took in times.items():
-        tokens = statistics.median(one.tokens for one in took)
-        by_wall = statistics.median(one.tokens / one.wall for one in took)
-        by_cpu = statistics.median(one.tokens / one.cpu for one in took)
-        sys.stdout.write(f"| {name} | {tokens:.0f} | {by_wall:.0f} | {by_cpu:.0f} |\n")
-    sys.stdout.write(
-        f"\nStarting the server and its first response took {started:.0f} s; the own pass over the compared responses "
-        f"{compared:.1f} s. Log-probabilities: {difference['mean']:.2f} nats a response apart on average, "
-        f"{difference['largest']:.2f} at most, KL {difference['kl']:.4f} a token.\n"
-    )
+    for dtype, one in found.items():
+        for name, took in one.times.items():
+            sys.stdout.write(f"| {name} | {dtype} | {' | '.join(beside(one.times['transformers'], took))} |\n")
+    for dtype, one in found.items():
+        sys.stdout.write(
+            f"\nIn {dtype}, starting the server and its first response took {one.started:.0f} s; the own pass over the "
+            f"compared responses {one.compared:.1f} s. Log-probabilities: {one.difference['mean']:.2f} nats a response "
+            f"apart on average, {one.difference['largest']:.2f} at most, KL {one.difference['kl']:.4f} a token.\n"
+        )
+
+
+def beside(own: list[Took], took: list[Took]) -> tuple[str, str, str, str]:
+    """A row's figures: medians, and the tokens a second over those of the engine in this process."""
+    ratios = [(two.tokens / two.wall) / (one.tokens / one.wall) for one, two in zip(own, took, strict=True)]
+    tokens = statistics.median(one.tokens for one in took)
+    by_wall = statistics.median(one.tokens / one.wall for one in took)
+    by_cpu = statistics.median(one.tokens / one.cpu for one in took)
+    ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+    return f"{tokens:.0f}", f"{by_wall:.0f}", f"{by_cpu:.0f}", ratio
 
 
 if __name__ == "__main__":
