@@ -41,7 +41,9 @@ def defined(words: list[str]) -> Definition:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_is_sound_and_has_ten_seeds_three_where_a_run_takes_long(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_is_sound_and_has_ten_seeds_three_where_a_run_takes_long(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     definition = defined([*STUDIES[name].words, "-o", "runs/evidence"])
     assert definition.seeds == tuple(range(3 if name in ELSEWHERE else 10))
