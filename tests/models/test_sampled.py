@@ -88,6 +88,21 @@ def test_draws_by_other_settings_do_not(warm_policy: Policy, changes: dict[str, 
     assert sign * surprise_in_deviations(read(warm_policy, settings, WHOLE)) > 6
 
 
+def test_logits_are_made_once(warm_policy: Policy) -> None:
+    prompts, samples = drawn(warm_policy, WHOLE, 6)
+    responses = [one.token_ids for one in samples]
+    sampled_tokens(warm_policy, prompts, responses, warp_of(WHOLE), 4)  # what is tried once a model is tried by now
+    rows: list[int] = []
+    hook = warm_policy.model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: rows.append(output.shape[:-1].numel()) if output.shape[-1] > 1 else None
+    )
+    try:
+        sampled_tokens(warm_policy, prompts, responses, warp_of(WHOLE), 4)
+    finally:
+        hook.remove()
+    assert sum(rows) == sum(map(len, responses))
+
+
 def test_the_size_of_a_forward_pass_changes_nothing(warm_policy: Policy) -> None:
     few, many = read(warm_policy, WHOLE, WHOLE, 1), read(warm_policy, WHOLE, WHOLE, 24)
     for one, other in zip(few, many, strict=True):
