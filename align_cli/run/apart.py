@@ -6,7 +6,6 @@ becomes of it.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pickle
@@ -17,15 +16,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
+from align_cli.artifacts.children import AGAIN, OUT_OF_MEMORY, end_within, ends_with, killed_by
 from align_cli.errors import AlignError, ExitCode, Fault, RunError
 
 PIPE = "ALIGN_TELLS"
 """The variable that holds the number of the pipe that such a process tells through."""
 
-PR_SET_PDEATHSIG = 1
 WAIT_SECONDS = 20.0
-
-AGAIN = "run the same command again: it goes on from what is there"
 
 
 class Apart:
@@ -78,13 +75,8 @@ class Apart:
 
     def end(self) -> None:
         """End it if it is still there."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(WAIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._process.terminate()
+        end_within(self._process, WAIT_SECONDS)
 
 
 def work_apart(
@@ -151,9 +143,7 @@ def do_apart(do: Callable[..., None]) -> None:
     """
     teller = Teller(int(os.environ.pop(PIPE)))
     work, parent = pickle.load(sys.stdin.buffer)
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    if not ends_with(parent):
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the process that started it has too, and ends this one
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -191,9 +181,9 @@ def _died(code: int, what: str, where: str, hint: str) -> RunError:
     """A process that ended without a word of its own, but for what it wrote itself."""
     if code > 0:
         return RunError(f"the process of {what} ended with exit code {code}", where=where, hint=hint)
-    name = signal.Signals(-code).name
-    killed = f"{hint}. SIGKILL without a word is often the kernel's, when the machine is out of memory"
-    return RunError(f"the process of {what} was killed by {name}", where=where, hint=killed)
+    return RunError(
+        f"the process of {what} was killed by {killed_by(code)}", where=where, hint=f"{hint}. {OUT_OF_MEMORY}"
+    )
 
 
 def _interrupted(*_: object) -> None:
