@@ -34,7 +34,7 @@ def is_about_to_close(descriptor: int) -> None:
 
 
 def ends_with(parent: int) -> bool:
-    """Have this process, a child, be killed when its parent ends, whatever that ends of; False if it is gone already."""
+    """Have this process, a child, be killed when its parent ends, whatever ends that; False if it is gone already."""
     import ctypes
 
     with suppress(AttributeError, OSError):  # there is such a call on Linux alone
