@@ -15,7 +15,7 @@ Body = dict[str, Any]
 
 
 class Loopback:
-    """A server, for the time of a `with` block; for dataclasses."""
+    """A server, for the time of a `with` block; for dataclasses, whose `handler()` is the kind of `Handler`."""
 
     port = 0
 
@@ -39,10 +39,6 @@ class Loopback:
         self._server.server_close()
         self._thread.join()
 
-    def handler(self) -> type[Handler]:
-        """What answers its connections."""
-        raise NotImplementedError
-
     @property
     def root(self) -> str:
         """Its address."""
@@ -63,7 +59,7 @@ class Loopback:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one connection of the server that it is `of`."""
+    """Answers one connection of the server that it is `of`, by its `get()` and `post(body)`."""
 
     of: Any
     protocol_version = "HTTP/1.1"
@@ -77,14 +73,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.post(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-
-    def get(self) -> None:
-        """Answer a request without a body."""
-        raise NotImplementedError
-
-    def post(self, body: Body) -> None:
-        """Answer a request with one."""
-        raise NotImplementedError
 
     def send(self, status: int, body: Any, headers: Mapping[str, str] = {}, *, half: bool = False) -> None:
         """Answer: bytes and text as they are, all else as JSON; half of it, and hang up."""

@@ -57,7 +57,7 @@ class Apart:
             self._process.stdin.close()
 
     def listen(self, hear: Callable[..., object]) -> None:
-        """Pass on what it tells, until it is over.
+        """Pass on what it tells, until it is over; where that cannot be waited for, it is ended.
 
         Args:
             hear: called with all that it tells: a word, such as `note` or `advance`, and what belongs to it.
@@ -65,9 +65,12 @@ class Apart:
         Raises:
             AlignError: what the process raises, or if it dies.
         """
-        with self._told:
-            error = _listen(self._told, hear)
-        code = self._process.wait()
+        try:
+            with self._told:
+                error = _listen(self._told, hear)
+            code = self._process.wait()
+        finally:
+            self.end()
         if error is not None:
             raise error
         if code:
@@ -77,21 +80,6 @@ class Apart:
         """End it if it is still there."""
         self._process.terminate()
         end_within(self._process, WAIT_SECONDS)
-
-
-def work_apart(
-    module: str, work: tuple[Any, ...], hear: Callable[..., object], *, what: str, where: str, hint: str = AGAIN
-) -> None:
-    """Have a module do work in a process of its own, and wait for it; see `Apart`.
-
-    Raises:
-        AlignError: what the process raises, or if it dies.
-    """
-    process = Apart(module, work, what=what, where=where, hint=hint)
-    try:
-        process.listen(hear)
-    finally:
-        process.end()
 
 
 class Teller:
@@ -139,7 +127,7 @@ def do_apart(do: Callable[..., None]) -> None:
     """The process's own side: do the work that stands at its standard input.
 
     Args:
-        do: called with the teller and what `work_apart` handed on.
+        do: called with the teller and what `Apart` handed on.
     """
     teller = Teller(int(os.environ.pop(PIPE)))
     work, parent = pickle.load(sys.stdin.buffer)
