@@ -14,17 +14,8 @@ from hypothesis import strategies as st
 from align_cli.models.layout import each_alone, lay_out
 from align_cli.models.load import load_policy
 from align_cli.playground.model import make_policy
-from align_cli.training.batches import (
-    Mixture,
-    PairCollator,
-    TrainingPair,
-    batch_counts,
-    cut_further,
-    cut_into_passes,
-    select_pairs,
-    usage,
-)
-from align_cli.training.objective import token_batch
+from align_cli.training.batches import Mixture, TrainingPair, batch_counts, usage
+from align_cli.training.collated import PairCollator, cut_further, cut_into_passes, select_pairs, token_batch
 
 
 def pool(source: int, size: int) -> list[TrainingPair]:
