@@ -34,7 +34,7 @@ class GlobalLosses(NamedTuple):
 
 
 GLOBAL_COLUMNS = ("source", "prompt_id", "response_ids")
-"""The columns of a micro-batch that its other fields are, in their order."""
+"""The columns of a micro-batch that the other fields of `GlobalLosses` are, in their order."""
 
 
 def pair_values(

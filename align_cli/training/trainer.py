@@ -3,8 +3,9 @@
 What it changes, and why (TRL 1.16; each point has a contract test):
 
 - `_compute_loss` is replaced by `pair_losses` and `pair_values`, by what an `objective` says: TRL's is one private
-  block, and the bilevel terms need the pieces in between. At coefficients 0 with hard labels it equals TRL's loss and gradients for `sigmoid`, `ipo` and `hinge`.
-  Without an objective TRL's own block runs, for the losses that TRL alone has.
+  block, and the bilevel terms need the pieces in between. At coefficients 0 with hard labels it equals TRL's loss and
+  gradients for `sigmoid`, `ipo` and `hinge`. Without an objective TRL's own block runs, for the losses that TRL alone
+  has.
 - `_prepare_dataset` hands our token ids through; TRL's would tokenise again and add end-of-sequence tokens.
 - transformers sees one batch a step. `training_step` cuts it into forward passes, by pairs and by tokens, pairs of a
   length together; what baselines and the weights of KL and optimism have to know of the whole batch is found before,
