@@ -85,6 +85,9 @@ class AlignError(Exception):
     not_shown: str = ""
     """What else is wrong and is not among the faults, in words with its number; empty where they are all."""
 
+    refused_with: int | None = None
+    """The HTTP status by which a server refused a request; None where none has."""
+
     def __init__(self, what: str, *, where: str = "", hint: str = "", snippet: str = "") -> None:
         self.faults: tuple[Fault, ...] = (Fault(what, where, hint, snippet),)
         super().__init__(str(self.faults[0]))

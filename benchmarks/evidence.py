@@ -68,7 +68,19 @@ def studies() -> dict[str, Study]:
     for setting in SETTINGS[:2]:
         for loss in LOSSES:
             found[f"{setting}-{loss}"] = with_loss(setting, loss)
-    return found | parts()
+    return found | parts() | elsewhere()
+
+
+def elsewhere() -> dict[str, Study]:
+    """Real reviews, and a real model; each recipe says which files it needs, and where from."""
+    found = {}
+    for world, (first, *others) in {
+        "reviews": ("offline", "sail-dpr", "sail-dpr-c", "iterative"),
+        "smollm2": ("offline", "sail-dpr-k4", "dpr-c0", "dpr"),
+    }.items():
+        words = (f"recipes/evidence/{world}.yaml", *arms(first, *others), "--seeds", "3")
+        found[world] = Study(world, words)
+    return found
 
 
 def with_loss(setting: str, loss: str) -> Study:

@@ -38,8 +38,9 @@ from trl import DPOConfig, DPOTrainer
 
 from align_cli.engines.base import Request, SamplingSettings
 from align_cli.engines.in_process import TransformersEngine
-from align_cli.models.adapters import AdaptedModel, lora_config
+from align_cli.models.adapters import AdaptedModel
 from align_cli.models.load import Policy
+from align_cli.models.lora import lora_config
 from align_cli.playground.model import make_word_tokenizer
 from align_cli.recipe.sections.lora import LoraSection
 from align_cli.recipe.sections.policy import PolicySection

@@ -43,8 +43,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from trl import DPOConfig, DPOTrainer
 
-from align_cli.models.adapters import AdaptedModel, lora_config
+from align_cli.models.adapters import AdaptedModel
 from align_cli.models.load import Policy
+from align_cli.models.lora import lora_config
 from align_cli.models.memory import give_back_freed
 from align_cli.playground.model import make_word_tokenizer
 from align_cli.recipe.sections.lora import LoraSection

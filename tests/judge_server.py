@@ -6,19 +6,16 @@ with JudgeServer(longer_wins, {3: "500"}) as server: ...     # the third request
 from __future__ import annotations
 
 import json
-import socket
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-Body = dict[str, Any]
+from loopback import Body, Handler, Loopback
+
 Answering = Callable[[str, Body], tuple[int, Any]]
 """Path and body of a request to status and body of an answer."""
 
@@ -60,7 +57,7 @@ class Asked:
 
 
 @dataclass
-class JudgeServer:
+class JudgeServer(Loopback):
     """The server, for the time of a `with` block.
 
     Args:
@@ -77,34 +74,8 @@ class JudgeServer:
     base: str = "/v1"
     on_request: Callable[[int, Body], None] = lambda number, body: None
 
-    def __post_init__(self) -> None:
-        self.asked: list[Asked] = []
-        self.most_at_once = self.num_under_way = 0
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        server = self
-
-        class Handler(_Handler):
-            judge = server
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def root(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+    def handler(self) -> type[Handler]:
+        return _Handler
 
     @property
     def url(self) -> str:
@@ -126,94 +97,55 @@ class JudgeServer:
         usages = [one.usage for one in self.answered if one.usage]
         return tuple(sum(usage[name] for usage in usages) for name in ("prompt_tokens", "completion_tokens"))  # type: ignore[return-value]
 
-    def came(self, asked: Asked) -> int:
-        """A request came: its number."""
-        with self._lock:
-            self.asked.append(asked)
-            self.num_under_way += 1
-            self.most_at_once = max(self.most_at_once, self.num_under_way)
-            return len(self.asked)
 
-    def went(self) -> None:
-        """It is answered."""
-        with self._lock:
-            self.num_under_way -= 1
+class _Handler(Handler):
+    of: JudgeServer
 
-
-class _Handler(BaseHTTPRequestHandler):
-    judge: JudgeServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is printed."""
-
-    def do_GET(self) -> None:
-        if self.path == f"{self.judge.base}/models" and self.judge.models == [500]:
-            self._send(500, {"error": {"message": "Internal Server Error"}})
-        elif self.path == f"{self.judge.base}/models" and self.judge.models is not None:
-            self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.judge.models]})
+    def get(self) -> None:
+        if self.path == f"{self.of.base}/models" and self.of.models == [500]:
+            self.send(500, {"error": {"message": "Internal Server Error"}})
+        elif self.path == f"{self.of.base}/models" and self.of.models is not None:
+            self.send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.of.models]})
         else:
-            self._send(404, {"error": {"message": "there is nothing here"}})
+            self.send(404, {"error": {"message": "there is nothing here"}})
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if not self.path.startswith(self.judge.base):
-            self._send(404, {"detail": "Not Found"})
+    def post(self, body: Body) -> None:
+        if not self.path.startswith(self.of.base):
+            self.send(404, {"detail": "Not Found"})
             return
-        asked = Asked(self.path.removeprefix(self.judge.base), body, {k.lower(): v for k, v in self.headers.items()})
-        number = self.judge.came(asked)
+        asked = Asked(self.path.removeprefix(self.of.base), body, {k.lower(): v for k, v in self.headers.items()})
+        number = self.of.came(asked)
         try:
-            self.judge.on_request(number, body)
-            asked.fault = self.judge.faults.get(number, "")
-            self._answer(asked)
+            self.of.on_request(number, body)
+            asked.fault = self.of.faults.get(number, "")
+            self._answer(asked, asked.fault)
         finally:
-            self.judge.went()
+            self.of.went()
 
-    def _answer(self, asked: Asked) -> None:
-        fault = asked.fault
-        if fault == "drop":
-            self._hang_up()
-        elif fault == "429 for a second":
-            self._send(429, {"error": {"message": "slow down"}}, {"retry-after": "1"})
-        elif fault[:3].isdigit():
-            self._send(int(fault[:3]), {"error": {"message": fault[3:].strip() or "it went wrong"}})
+    def _answer(self, asked: Asked, fault: str) -> None:
+        if fault == "429 for a second":
+            self.send(429, {"error": {"message": "slow down"}}, {"retry-after": "1"})
         elif fault == "empty":
-            self._send_bytes(200, b"", {})
-        else:
+            self.send(200, b"")
+        elif not self.fail(fault):
             self._answer_truly(asked, fault)
 
     def _answer_truly(self, asked: Asked, fault: str) -> None:
         if fault == "slow":
             time.sleep(SECONDS_OF_SLOW)
-        status, answer = self.judge.answering(asked.path, asked.body)
+        status, answer = self.of.answering(asked.path, asked.body)
         if fault in IN_PLACE:
             answer["choices"][0]["message"]["content"] = IN_PLACE[fault]
         data = json.dumps(answer).encode()
         if fault == "half":
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data[: len(data) // 2])
-            self._hang_up()
+            self.send(200, data, half=True)
         elif fault == "drip":
             self._drip(data)
         elif fault == "half json":
-            self._send_bytes(200, data[: len(data) // 2], {})
+            self.send(200, data[: len(data) // 2])
         else:
-            self._send_bytes(status, data, {})
+            self.send(status, data)
             asked.usage = answer.get("usage") if isinstance(answer, dict) and status == 200 else None
-
-    def _send(self, status: int, body: Any, headers: Mapping[str, str] = {}) -> None:
-        self._send_bytes(status, json.dumps(body).encode(), headers)
-
-    def _send_bytes(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", "content-length": str(len(data)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
 
     def _drip(self, data: bytes) -> None:
         """An answer that is never silent for long, and never done."""
@@ -224,11 +156,6 @@ class _Handler(BaseHTTPRequestHandler):
             for byte in data:
                 self.wfile.write(bytes([byte]))
                 time.sleep(SECONDS_OF_SLOW / 10)
-
-    def _hang_up(self) -> None:
-        self.wfile.flush()
-        self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
 
 
 def chat(body: Body, said: str, finish_reason: str = "stop") -> Body:

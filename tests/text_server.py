@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -19,18 +18,17 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-Body = dict[str, Any]
+from loopback import Body, Handler, Loopback
+
 PINNED = ("generation_config", "max_tokens", "model", "prompt", "seed", "temperature", "top_p")
 """What a server takes that takes text alone, as `transformers serve` does."""
 
 
 @dataclass
-class TextServer:
+class TextServer(Loopback):
     """The server, for the time of a `with` block.
 
     Args:
@@ -61,40 +59,18 @@ class TextServer:
     on_request: Callable[[int], None] = lambda number: None
 
     def __post_init__(self) -> None:
-        self.asked: list[Body] = []
+        super().__post_init__()
         self.told: list[tuple[str, Body]] = []
-        self.num_under_way = self.most_at_once = 0
-        self._lock, self._model_lock = threading.Lock(), threading.Lock()
+        self.num_listed = 0
+        self._model_lock = threading.Lock()
         self._policies: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        server = self
         self.policy(self.name)
+        return super().__enter__()
 
-        class Handler(_Handler):
-            text = server
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Nobody listens any more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def root(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+    def handler(self) -> type[Handler]:
+        return _Handler
 
     @property
     def url(self) -> str:
@@ -174,87 +150,47 @@ class TextServer:
         logprobs = {"tokens": tokens, "token_logprobs": sample.logps}
         return {**choice, "logprobs": logprobs, "token_ids": sample.token_ids, "prompt_token_ids": prompt_ids}
 
-    def came(self, body: Body) -> int:
-        """A request for text came: its number."""
-        with self._lock:
-            self.asked.append(body)
-            self.num_under_way += 1
-            self.most_at_once = max(self.most_at_once, self.num_under_way)
-            return len(self.asked)
 
-    def went(self) -> None:
-        """It is answered."""
-        with self._lock:
-            self.num_under_way -= 1
-
-
-class _Handler(BaseHTTPRequestHandler):
-    text: TextServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, *args: Any) -> None:
-        """Nothing is printed."""
+class _Handler(Handler):
+    of: TextServer
 
     def handle(self) -> None:
         """Who asked may be killed."""
         with suppress(ConnectionResetError, json.JSONDecodeError):
             super().handle()
 
-    def do_GET(self) -> None:
+    def get(self) -> None:
         if self.path == "/health":
-            self._send(200, {})
+            self.send(200, {})
         elif self.path == "/v1/models":
-            self._send(200, self.text.models())
+            self.of.num_listed += 1
+            self.send(200, self.of.models())
         else:
-            self._send(404, {"detail": "Not Found"})
+            self.send(404, {"detail": "Not Found"})
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if self.path == "/tokenize" and self.text.takes == "ids":
-            ids = self.text.policy(self.text.name).tokenizer(body["prompt"], add_special_tokens=False)["input_ids"]
-            self._send(200, {"tokens": self.text.wrong(body, {"tokens": ids})["tokens"]})
+    def post(self, body: Body) -> None:
+        if self.path == "/tokenize" and self.of.takes == "ids":
+            ids = self.of.policy(self.of.name).tokenizer(body["prompt"], add_special_tokens=False)["input_ids"]
+            self.send(200, {"tokens": self.of.wrong(body, {"tokens": ids})["tokens"]})
             return
         if self.path != "/v1/completions":
-            self.text.told.append((self.path, body))
-            self._send(*self.text.load(self.path, body))
+            self.of.told.append((self.path, body))
+            self.send(*self.of.load(self.path, body))
             return
-        number = self.text.came(body)
+        number = self.of.came(body)
         try:
-            self.text.on_request(number)
-            time.sleep(self.text.seconds)
-            self._complete(body, self.text.faults.get(number, self.text.faults.get(0, "")))
+            self.of.on_request(number)
+            time.sleep(self.of.seconds)
+            self._complete(body, self.of.faults.get(number, self.of.faults.get(0, "")))
         finally:
-            self.text.went()
+            self.of.went()
 
     def _complete(self, body: Body, fault: str) -> None:
-        if fault == "drop":
-            self._hang_up()
-        elif fault == "html":
-            self._send(200, "<html><body>502 Bad Gateway</body></html>")
-        elif fault[:3].isdigit():
-            headers = {"retry-after": "0.1"} if fault[:3] == "429" else {}
-            self._send(int(fault[:3]), {"error": {"message": fault[3:].strip() or "it went wrong"}}, headers)
-        else:
-            status, answer = self.text.answer(body)
-            answer = self.text.wrong(body, answer) if status == 200 else answer
-            self._send(status, answer, {}, half=fault == "half")
-
-    def _send(self, status: int, body: Any, headers: Mapping[str, str] = {}, *, half: bool = False) -> None:
-        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        with suppress(BrokenPipeError):  # who asked may be gone
-            self.send_response(status)
-            for name, value in {"content-length": str(len(data)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data[: len(data) // 2] if half else data)
-            if half:
-                self._hang_up()
-
-    def _hang_up(self) -> None:
-        self.wfile.flush()
-        self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
+        if fault == "html":
+            self.send(200, "<html><body>502 Bad Gateway</body></html>")
+        elif not self.fail(fault, {"retry-after": "0.1"} if fault[:3] == "429" else {}):
+            status, answer = self.of.answer(body)
+            self.send(status, self.of.wrong(body, answer) if status == 200 else answer, half=fault == "half")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -23,7 +23,7 @@ from align_cli.errors import AlignError, first_line
 from align_cli.models.devices import in_float64
 
 if TYPE_CHECKING:
-    from transformers import BatchEncoding, GenerationConfig, PreTrainedModel
+    from transformers import BatchEncoding
 
     from align_cli.models.load import Policy
 
@@ -45,16 +45,10 @@ def generate(
         settings: how it is sampled.
         heard: called with all tokens so far of a single request; what it raises ends the sampling.
     """
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import LogitsProcessorList
 
-    draws = Draws(policy, requests, settings, heard)
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=settings.max_new_tokens,
-        eos_token_id=policy.eos_token_ids,
-        pad_token_id=policy.tokenizer.pad_token_id,
-    )
-    with torch.no_grad(), _bare_generation(policy.model, config):
+    draws, ends = Draws(policy, requests, settings, heard), policy.eos_token_ids
+    with torch.no_grad(), _bare_generation(policy, max_new_tokens=settings.max_new_tokens, eos_token_id=ends):
         prompts = _padded(policy, [request.prompt_ids for request in requests])
         policy.model.generate(**prompts, logits_processor=LogitsProcessorList([_processor(draws)]))
     return draws.samples()
@@ -92,16 +86,7 @@ def what_goes_together(policy: Policy) -> Together:
 
 def _greedy_logps(policy: Policy, prompts: Sequence[list[int]]) -> torch.Tensor:
     """(2, V): what is said of the first two tokens behind the first prompt of a batch."""
-    from transformers import GenerationConfig
-
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=2,
-        pad_token_id=policy.tokenizer.pad_token_id,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    with torch.no_grad(), _bare_generation(policy.model, config):
+    with torch.no_grad(), _bare_generation(policy, max_new_tokens=2, return_dict_in_generate=True, output_logits=True):
         steps = policy.model.generate(**_padded(policy, prompts)).logits
     return torch.stack([in_float64(logits_BV[0]).log_softmax(-1) for logits_BV in steps])
 
@@ -116,14 +101,18 @@ def _padded(policy: Policy, prompts: Sequence[list[int]]) -> BatchEncoding:
 
 
 @contextmanager
-def _bare_generation(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Let `generate` see this config alone: what a model's own adds, such as a repetition penalty, would be sampled
-    from but not be in the log-probabilities that training computes.
+def _bare_generation(policy: Policy, **settings: Any) -> Iterator[None]:
+    """Let `generate` see these settings alone: what a model's own config adds, such as a repetition penalty, would be
+    sampled from but not be in the log-probabilities that training computes.
 
     Raises:
         AlignError: if transformers has no way to generate with such a model.
     """
-    own, model.generation_config = model.generation_config, config
+    from transformers import GenerationConfig
+
+    model, pad = policy.model, policy.tokenizer.pad_token_id
+    own = model.generation_config
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=pad, **settings)
     try:
         yield
     except (ValueError, NotImplementedError) as error:  # as of a cache that has no layer to count tokens by

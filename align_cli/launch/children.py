@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from align_cli.artifacts.children import AGAIN, OUT_OF_MEMORY, end_within, killed_by
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.launch.causes import Cause
 from align_cli.launch.world import World, environment_of
@@ -53,7 +54,8 @@ class Children:
         for rank, process in self._processes.items():
             code = process.poll()
             if code is not None and (code < 0 or not by_signal):
-                return Cause(rank, _words(code), hint=_hint(code), trace=self._last_lines(rank))
+                hint = f"{AGAIN}. {OUT_OF_MEMORY}" if code == -signal.SIGKILL else AGAIN
+                return Cause(rank, _words(code), hint=hint, trace=self._last_lines(rank))
         return None
 
     def end(self, *, kindly: bool) -> None:
@@ -63,11 +65,7 @@ class Children:
             kindly: whether they know that they shall.
         """
         for process in self._processes.values():
-            try:
-                process.wait(WAIT_SECONDS if kindly else 0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_within(process, WAIT_SECONDS if kindly else 0)
 
     def _log(self, rank: int) -> Path:
         return self._scratch.path / f"rank-{rank}.log"
@@ -80,15 +78,4 @@ class Children:
 def _words(code: int) -> str:
     if code >= 0:
         return f"it ended with exit code {code}, and told nobody why"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"it was killed by {name}"
-
-
-def _hint(code: int) -> str:
-    again = "run the same command again: it goes on from what is there"
-    if code == -signal.SIGKILL:
-        return f"{again}. SIGKILL without a word is often the kernel's, when the machine is out of memory"
-    return again
+    return f"it was killed by {killed_by(code)}"

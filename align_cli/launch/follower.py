@@ -5,7 +5,6 @@ It writes nothing and talks to nobody: what goes wrong here is told to the leade
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import threading
@@ -17,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align_cli.artifacts.children import ends_with
 from align_cli.errors import AlignError, ExitCode
 from align_cli.launch.causes import Cause, Causes, is_of_a_peer
 from align_cli.launch.children import PARENT, Children
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from align_cli.training.trainer import PreferenceTrainer
 
 LOOK_SECONDS = 1.0
-PR_SET_PDEATHSIG = 1
 
 
 class Hand:
@@ -211,10 +210,7 @@ def follow_on_this_machine(world: World, number: int) -> None:
 
 def main() -> None:
     """A follower that align started on the machine of the process that it follows into its end."""
-    parent = int(os.environ.pop(PARENT))
-    with suppress(AttributeError, OSError):  # where there is no such call, the meeting place tells
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    if not ends_with(int(os.environ.pop(PARENT))):  # where that is not seen to, the meeting place tells
         return
     world = told_world()
     assert world is not None

@@ -9,7 +9,6 @@ still, in one adapter that is at work beside it.
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,36 +19,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from align_cli.errors import AlignError
-from align_cli.models.load import Policy, load_as, load_tokenizer, shape_of, weights_version
-from align_cli.models.refused import check_adapter, differing_tokens, faults_of_a_model
-from align_cli.models.updates import (
-    changes_nothing,
-    check_can_be_added,
-    config_of_sum,
-    joined,
-    num_joined,
-    num_updates_in,
-    parted,
+from align_cli.models.load import Policy, load_as, weights_version
+from align_cli.models.lora import (
+    ADAPTER_WEIGHTS,
+    TRAINED,
+    check_adapters_vocabulary,
+    read_adapter_tensors,
+    read_lora_config,
+    tensors_of,
+    with_adapter,
+    without_advice,
 )
-from align_cli.recipe.sections.lora import ADAPTER_CONFIG
+from align_cli.models.refused import check_adapter
+from align_cli.models.updates import changes_nothing, config_of_sum, joined, num_joined, num_updates_in, parted
 from align_cli.seeds import derive_seed
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
-    from transformers import PreTrainedTokenizerBase
 
     from align_cli.models.twins import AdaptedTwin
-    from align_cli.recipe.sections.lora import LoraSection
     from align_cli.recipe.sections.policy import PolicySection
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ALL_LINEAR = "all-linear"
-MAGNITUDE, PORTABLE_MAGNITUDE = ".lora_magnitude_vector", ".lora_magnitude_vector.weight"
-"""How a tensor of DoRA's is called at its end: by peft, and by whoever else reads adapters, which peft does too."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-TRAINED, EARLIER = "policy", "earlier"
-"""peft's names of the policy's adapters: its latest update, which is trained, and the sum of any before it."""
+EARLIER = "earlier"
+"""peft's name of the sum of the policy's updates before the one that is trained."""
 
 
 @dataclass
@@ -173,9 +165,9 @@ class AdaptedModel:
             check_adapters_vocabulary(self._start, self.base.tokenizer, settings)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "lora"))
-            self.peft = _with_adapter(self.base.model, settings)
+            self.peft = with_adapter(self.base.model, settings)
         self.base.model.eval()
-        self._new = {name: tensor.clone() for name, tensor in _tensors(self.peft, TRAINED).items()}
+        self._new = {name: tensor.clone() for name, tensor in tensors_of(self.peft, TRAINED).items()}
         self._shapes = {name: tensor.to("meta") for name, tensor in self._new.items()}
         self._num_experts = _num_experts(self.peft)
         self._names = (f"frozen{number}" for number in count(1))
@@ -193,9 +185,9 @@ class AdaptedModel:
 
     def tensors(self, adapter: str) -> dict[str, torch.Tensor]:
         """An adapter's tensors, by the names that stand in its file; the policy's with all of its updates."""
-        tensors = _tensors(self.peft, adapter)
+        tensors = tensors_of(self.peft, adapter)
         if adapter == TRAINED and EARLIER in self.peft.peft_config:
-            return joined(_tensors(self.peft, EARLIER), tensors, self._num_experts)
+            return joined(tensors_of(self.peft, EARLIER), tensors, self._num_experts)
         return tensors
 
     def config_of(self, tensors: dict[str, torch.Tensor]) -> LoraConfig:
@@ -230,14 +222,14 @@ class AdaptedModel:
         if not self._merges:
             return
         trained = {name: tensor.clone() for name, tensor in self.tensors(TRAINED).items()}
-        is_new = changes_nothing(_tensors(self.peft, TRAINED))
+        is_new = changes_nothing(tensors_of(self.peft, TRAINED))
         is_gaussian = self.peft.peft_config[TRAINED].init_lora_weights == "gaussian"
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self._seed, number, "lora"))
             for layer in _lora_layers(self.peft):
                 layer.reset_lora_parameters(TRAINED, "gaussian" if is_gaussian else True)
         if not is_new:
-            self.put(TRAINED, joined(trained, _tensors(self.peft, TRAINED), self._num_experts))
+            self.put(TRAINED, joined(trained, tensors_of(self.peft, TRAINED), self._num_experts))
 
     @contextmanager
     def switched_to(self, adapter: str) -> Iterator[Any]:
@@ -298,115 +290,6 @@ class AdaptedModel:
             self.peft.base_model.set_adapter(TRAINED)
 
 
-def check_adapters_vocabulary(adapter: Path, base: PreTrainedTokenizerBase, settings: PolicySection) -> None:
-    """Whether the tokenizer that lies beside an adapter, if any does, is the base's but for its template.
-
-    Raises:
-        AlignError: if not.
-    """
-    if any((adapter / name).is_file() for name in TOKENIZER_FILES):
-        with faults_of_a_model(str(adapter)):
-            own = load_tokenizer(str(adapter), {"trust_remote_code": settings.trust_remote_code})
-        if words := differing_tokens(own, base):
-            raise AlignError(
-                f"the adapter has a tokenizer with another vocabulary than its base, {settings.model_name_or_path}: "
-                f"{words}",
-                where=str(adapter),
-                hint="the policy reads by its base's tokenizer: name the base that this adapter was trained on, with "
-                "its resized embeddings and its tokenizer; or, where it needs none of these tokens, give a copy "
-                "without tokenizer files",
-            )
-
-
-def check_adapter_fits(settings: PolicySection, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Whether the base has the layers that `policy.lora` names, and an adapter to start from belongs to it.
-
-    Looks at configs and at the adapter's own files; no weights of the base are loaded.
-
-    Args:
-        settings: `policy`, with a `lora` section.
-        tokenizer: the base's.
-
-    Raises:
-        AlignError: if not.
-    """
-    assert settings.lora is not None
-    peft = _shape_with_adapter(settings)
-    if settings.lora.adapter:
-        folder = Path(settings.lora.adapter)
-        check_adapters_vocabulary(folder, tokenizer, settings)
-        base = settings.model_name_or_path or ""
-        check_adapter(_tensors(peft, TRAINED), read_adapter_tensors(folder), str(folder), base)
-
-
-def num_adapter_weights(settings: PolicySection) -> int:
-    """How many numbers the adapter has that `policy.lora` asks for; no weights are loaded.
-
-    Raises:
-        AlignError: if the base has no place for it.
-    """
-    return sum(tensor.numel() for tensor in _tensors(_shape_with_adapter(settings), TRAINED).values())
-
-
-def _shape_with_adapter(settings: PolicySection) -> PeftModel:
-    shape = shape_of(settings)
-    with torch.device("meta"):
-        return _with_adapter(shape, settings)
-
-
-def _with_adapter(model: Any, settings: PolicySection) -> PeftModel:
-    """The model with a new adapter in its layers, which it is trained by."""
-    from peft import get_peft_model
-
-    assert settings.lora is not None
-    start = settings.lora.adapter
-    with faults_of_a_model(start or settings.model_name_or_path or ""), without_advice():
-        config = read_lora_config(Path(start)) if start else lora_config(settings.lora)
-        if config.target_modules == ALL_LINEAR and (experts := _fused_experts(model)):
-            _check_fused(settings.lora, experts)
-            config.target_parameters = experts
-        config.base_model_name_or_path = settings.model_name_or_path
-        config.revision = settings.revision
-        config.inference_mode = False
-        peft = get_peft_model(model, config, adapter_name=TRAINED)
-        if settings.lora.between_rounds == "merge":
-            check_can_be_added(config, _tensors(peft, TRAINED), start or "policy.lora.between_rounds")
-        return peft
-
-
-def _fused_experts(model: torch.nn.Module) -> list[str]:
-    """The names of a mixture's experts where all of a layer's are one tensor, and no layers: peft finds few of them."""
-    return sorted(
-        {
-            name
-            for place, module in model.named_modules()
-            for name, parameter in module.named_parameters(recurse=False)
-            if place.endswith("experts") and parameter.dim() == 3
-        }
-    )
-
-
-def _check_fused(section: LoraSection, experts: list[str]) -> None:
-    for key in ("dropout", "use_dora"):
-        if getattr(section, key):
-            raise AlignError(
-                f"policy.lora.{key} on a mixture whose experts are one tensor a layer ({', '.join(experts)}), which "
-                "peft does not do",
-                where=f"policy.lora.{key}",
-                hint="leave it out, or name layers in policy.lora.target_modules, as [q_proj, k_proj, v_proj, o_proj]",
-            )
-
-
-@contextmanager
-def without_advice() -> Iterator[None]:
-    """Without what peft says of settings that it has chosen itself, or put right."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # it asks transformers by the older of two names
-        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)  # for GPT-2's layers
-        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)  # they match
-        yield
-
-
 def _lora_layers(peft: PeftModel) -> Iterator[Any]:
     """peft's layers that hold the policy's adapter."""
     from peft.tuners.lora import LoraLayer
@@ -419,71 +302,3 @@ def _num_experts(peft: PeftModel) -> dict[str, int]:
     from peft.tuners.lora import ParamWrapper
 
     return {name: module.num_experts for name, module in peft.named_modules() if isinstance(module, ParamWrapper)}
-
-
-def _tensors(peft: PeftModel, adapter: str) -> dict[str, torch.Tensor]:
-    from peft import get_peft_model_state_dict
-
-    return get_peft_model_state_dict(peft, adapter_name=adapter, save_embedding_layers=False)
-
-
-def lora_config(section: LoraSection) -> LoraConfig:
-    """The section as peft has it."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=section.rank,
-        lora_alpha=section.alpha,
-        target_modules=section.target_modules,
-        modules_to_save=section.modules_to_save or None,
-        lora_dropout=section.dropout,
-        init_lora_weights="gaussian" if section.init == "gaussian" else True,
-        use_rslora=section.use_rslora,
-        use_dora=section.use_dora,
-    )
-
-
-def read_lora_config(folder: Path) -> LoraConfig:
-    """The settings of an adapter.
-
-    Raises:
-        AlignError: if the folder holds no adapter, or one of another kind than LoRA.
-    """
-    from peft import LoraConfig, PeftConfig
-
-    if not (folder / ADAPTER_CONFIG).is_file():
-        raise AlignError(
-            f"this folder holds no adapter ({ADAPTER_CONFIG})",
-            where=str(folder),
-            hint="policy.lora.adapter is a folder that peft's save_pretrained made; a whole model is "
-            "policy.model_name_or_path",
-        )
-    config = PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, LoraConfig):
-        raise AlignError(
-            f"the adapter is of the kind {config.peft_type}; align trains LoRA adapters", where=str(folder)
-        )
-    return config
-
-
-def read_adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """An adapter's file, by peft's names; nothing pickled is read.
-
-    Raises:
-        AlignError: if it is missing or cannot be read.
-    """
-    from safetensors.torch import load_file
-
-    with faults_of_a_model(str(folder)):
-        if not (folder / ADAPTER_WEIGHTS).is_file():
-            raise AlignError(
-                f"the adapter has no {ADAPTER_WEIGHTS}",
-                where=str(folder),
-                hint="a pickled adapter_model.bin can run code: where you trust it, load it with peft and save it anew",
-            )
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
-    return {
-        name.removesuffix(".weight") if name.endswith(PORTABLE_MAGNITUDE) else name: tensor
-        for name, tensor in tensors.items()
-    }

@@ -13,7 +13,7 @@ V vocabulary, H width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -88,22 +88,39 @@ def score_tokens(model: Any, tokens: Tokens, anchor: Anchor | None = None, *, pl
     head = Head() if plain else head_of(model)
     if anchor is not None and plain:
         anchor = anchor._replace(head=head)
-    if head.module is None:
-        states_NH = _picked(model(**tokens.inputs, use_cache=False).logits, tokens)
-        return _score_states(head, states_NH, tokens.targets_N, anchor)
-    found: list[TokenScores] = []
 
-    def score_in_passing(states_BTH: torch.Tensor) -> torch.Tensor:
-        found.append(_score_states(head, _picked(states_BTH, tokens), tokens.targets_N, anchor))
+    def score(states_NH: torch.Tensor) -> TokenScores:
+        return _score_states(head, states_NH, tokens.targets_N, anchor)
+
+    return TokenScores(*in_passing(model, head, tokens, score))
+
+
+def in_passing(
+    model: Any, head: Head, tokens: Tokens, read: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+) -> tuple[torch.Tensor, ...]:
+    """One forward pass, and what is made in it of the states that the head is given.
+
+    Args:
+        model: likewise.
+        head: the model's.
+        tokens: likewise.
+        read: takes the states (N, H) from which each token is predicted.
+    """
+    if head.module is None:
+        return read(_picked(model(**tokens.inputs, use_cache=False).logits, tokens))
+    found: list[tuple[torch.Tensor, ...]] = []
+
+    def read_in_passing(states_BTH: torch.Tensor) -> torch.Tensor:
+        found.append(read(_picked(states_BTH, tokens)))
         return states_BTH[..., :1]  # for whatever the model does with its logits behind the head
 
-    with _forward_replaced(head.module, score_in_passing):
+    with _forward_replaced(head.module, read_in_passing):
         if not _is_sharded(model):
             model(**tokens.inputs, use_cache=False)
             return found[0]
         # What is split over processes is put together for what its forward pass returns, and for the gradient of that.
         with _forward_replaced(model, lambda **inputs: (model.forward(**inputs), tuple(found[0]))[1]):
-            return TokenScores(*model(**tokens.inputs, use_cache=False))
+            return tuple(model(**tokens.inputs, use_cache=False))
 
 
 def _is_sharded(model: Any) -> bool:
@@ -152,6 +169,12 @@ class Head:
         if self.scale != 1:
             outputs_NV = outputs_NV * self.scale
         return outputs_NV if self.softcap is None else self.softcap * torch.tanh(outputs_NV / self.softcap)
+
+    def chunks(self, states_NH: torch.Tensor, *columns_N: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """States, and what belongs to them, of so many tokens at a time as logits are made of at once."""
+        weight = getattr(self.module, "weight", None)
+        size = max(1, CHUNK_LOGITS // (states_NH.shape[-1] if weight is None else len(weight)))
+        return zip(*(column.split(size) for column in (states_NH, *columns_N)), strict=True)
 
 
 _HEADS: WeakKeyDictionary[Any, Head] = WeakKeyDictionary()
@@ -236,9 +259,7 @@ def _score_states(head: Head, states_NH: torch.Tensor, targets_N: torch.Tensor, 
             kl_n = _add_kl(kl_n, logits_nV, anchor._replace(states_NH=states_nA, wanted_N=wanted_n))
         return logps_n, kl_n
 
-    columns = (states_NH, targets_N, *((anchor.states_NH, anchor.wanted_N) if anchor else ()))
-    size = max(1, CHUNK_LOGITS // _vocabulary(head, states_NH))
-    parts = list(zip(*(column.split(size) for column in columns), strict=True))
+    parts = list(head.chunks(states_NH, targets_N, *((anchor.states_NH, anchor.wanted_N) if anchor else ())))
     is_remade = len(parts) > 1 and torch.is_grad_enabled()
     scores = [checkpoint(score, *part, use_reentrant=False) if is_remade else score(*part) for part in parts]
     logps_N, kl_N = (torch.cat(column) for column in zip(*scores, strict=True))
@@ -266,27 +287,9 @@ def _add_kl(kl_n: torch.Tensor, logits_nV: torch.Tensor, anchor: Anchor) -> torc
     return kl_n.masked_scatter(wanted_n, token_kl(logits_nV[wanted_n], anchored_kV))
 
 
-def logits_in_chunks(model: Any, states_NH: torch.Tensor) -> Iterator[torch.Tensor]:
-    """(n, V) what a model says at each of these states, which its head was given, without gradient."""
-    head = head_of(model)
-    size = max(1, CHUNK_LOGITS // _vocabulary(head, states_NH))
-    for states_nH in states_NH.split(size):
-        with torch.no_grad(), _at_work(model, head):
-            yield head.logits(states_nH)
-
-
 def _anchored_logits(anchor: Anchor, states_kH: torch.Tensor) -> torch.Tensor:
     head = anchor.head or head_of(anchor.model)
-    with torch.no_grad(), _at_work(anchor.model, head):
+    # A head that adapters have a part in is the anchor's own while that is at work.
+    is_adapted = hasattr(head.module, "active_adapters") and hasattr(anchor.model, "at_work")
+    with torch.no_grad(), anchor.model.at_work() if is_adapted else nullcontext():
         return head.logits(states_kH)
-
-
-def _at_work(model: Any, head: Head) -> AbstractContextManager[Any]:
-    """In which a head that adapters have a part in is this model's."""
-    is_adapted = hasattr(head.module, "active_adapters") and hasattr(model, "at_work")
-    return model.at_work() if is_adapted else nullcontext()
-
-
-def _vocabulary(head: Head, states_NH: torch.Tensor) -> int:
-    weight = getattr(head.module, "weight", None)
-    return states_NH.shape[-1] if weight is None else len(weight)

@@ -10,14 +10,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align_cli.models.adapters import (
-    ADAPTER_WEIGHTS,
-    MAGNITUDE,
-    PORTABLE_MAGNITUDE,
-    AdaptedModel,
-    AdapterPolicy,
-    read_lora_config,
-)
+from align_cli.models.adapters import AdaptedModel, AdapterPolicy
+from align_cli.models.lora import ADAPTER_WEIGHTS, MAGNITUDE, PORTABLE_MAGNITUDE, read_lora_config
 from align_cli.models.refused import ADAPTER_CONFIG
 from align_cli.recipe.sections.lora import LoraSection
 from align_cli.recipe.sections.policy import PolicySection

@@ -4,7 +4,8 @@ A response that is drawn from a distribution q surprises by −log q, whose mean
 sum of −log q − H over what was drawn has mean 0 and a known variance: who decodes greedily, cools, cuts the tail or has
 other weights is seen by it, whatever the model.
 
-Shapes: B responses, N tokens of all of them in their order, n of them in a chunk, V vocabulary.
+Shapes: B responses, N tokens of all of them in their order, n of them in a chunk, M that the model runs over, H width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from align_cli.models.head import logits_in_chunks
+from align_cli.models.head import head_of, in_passing
+from align_cli.models.layout import lay_out
 from align_cli.models.memory import out_of_memory_as_memory_error
-from align_cli.models.scoring import pad_batch, reference_scores
+from align_cli.models.scoring import pad_batch
 
 if TYPE_CHECKING:
     from align_cli.models.load import Policy
@@ -83,13 +85,17 @@ def _one_pass(
     policy: Policy, prompts: Sequence[list[int]], responses: Sequence[list[int]], warp: Warp
 ) -> list[SampledTokens]:
     tokens = pad_batch(prompts, responses, policy.tokenizer.pad_token_id).to(policy.model.device)
-    states_NH = reference_scores(policy.model, tokens).states_NH
     targets_N = tokens.input_ids_BT[:, 1:][tokens.completion_mask_BT[:, 1:].bool()]
-    parts, place = [], 0
-    for logits_nV in logits_in_chunks(policy.model, states_NH):
-        parts.append(_figures(logits_nV.float(), warp, targets_N[place : place + len(logits_nV)]))
-        place += len(logits_nV)
-    columns = [torch.cat(column).split([len(one) for one in responses]) for column in zip(*parts, strict=True)]
+    layout, head = lay_out(policy.model, tokens), head_of(policy.model)
+
+    def read(states_MH: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        chunks = head.chunks(layout.for_batch(states_MH), targets_N)
+        parts = [_figures(head.logits(states_nH).float(), warp, targets_n) for states_nH, targets_n in chunks]
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    with torch.no_grad():
+        columns_N = in_passing(policy.model, head, layout.tokens, read)
+    columns = [column_N.split([len(one) for one in responses]) for column_N in columns_N]
     return [SampledTokens(*(column[row].tolist() for column in columns)) for row in range(len(responses))]
 
 

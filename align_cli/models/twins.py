@@ -18,7 +18,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 
-from align_cli.models.adapters import TRAINED, AdaptedModel, AdapterView
+from align_cli.models.adapters import AdaptedModel, AdapterView
+from align_cli.models.lora import TRAINED
 
 BY_ADAPTER = (dict, set, torch.nn.ModuleDict, torch.nn.ParameterDict)
 """What peft's layers keep by the names of adapters."""

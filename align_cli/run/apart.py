@@ -6,7 +6,6 @@ becomes of it.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pickle
@@ -17,15 +16,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
+from align_cli.artifacts.children import AGAIN, OUT_OF_MEMORY, end_within, ends_with, killed_by
 from align_cli.errors import AlignError, ExitCode, Fault, RunError
 
 PIPE = "ALIGN_TELLS"
 """The variable that holds the number of the pipe that such a process tells through."""
 
-PR_SET_PDEATHSIG = 1
 WAIT_SECONDS = 20.0
-
-AGAIN = "run the same command again: it goes on from what is there"
 
 
 class Apart:
@@ -60,7 +57,7 @@ class Apart:
             self._process.stdin.close()
 
     def listen(self, hear: Callable[..., object]) -> None:
-        """Pass on what it tells, until it is over.
+        """Pass on what it tells, until it is over; where that cannot be waited for, it is ended.
 
         Args:
             hear: called with all that it tells: a word, such as `note` or `advance`, and what belongs to it.
@@ -68,9 +65,12 @@ class Apart:
         Raises:
             AlignError: what the process raises, or if it dies.
         """
-        with self._told:
-            error = _listen(self._told, hear)
-        code = self._process.wait()
+        try:
+            with self._told:
+                error = _listen(self._told, hear)
+            code = self._process.wait()
+        finally:
+            self.end()
         if error is not None:
             raise error
         if code:
@@ -78,28 +78,8 @@ class Apart:
 
     def end(self) -> None:
         """End it if it is still there."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(WAIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-
-
-def work_apart(
-    module: str, work: tuple[Any, ...], hear: Callable[..., object], *, what: str, where: str, hint: str = AGAIN
-) -> None:
-    """Have a module do work in a process of its own, and wait for it; see `Apart`.
-
-    Raises:
-        AlignError: what the process raises, or if it dies.
-    """
-    process = Apart(module, work, what=what, where=where, hint=hint)
-    try:
-        process.listen(hear)
-    finally:
-        process.end()
+        self._process.terminate()
+        end_within(self._process, WAIT_SECONDS)
 
 
 class Teller:
@@ -147,13 +127,11 @@ def do_apart(do: Callable[..., None]) -> None:
     """The process's own side: do the work that stands at its standard input.
 
     Args:
-        do: called with the teller and what `work_apart` handed on.
+        do: called with the teller and what `Apart` handed on.
     """
     teller = Teller(int(os.environ.pop(PIPE)))
     work, parent = pickle.load(sys.stdin.buffer)
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    if not ends_with(parent):
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the process that started it has too, and ends this one
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -191,9 +169,9 @@ def _died(code: int, what: str, where: str, hint: str) -> RunError:
     """A process that ended without a word of its own, but for what it wrote itself."""
     if code > 0:
         return RunError(f"the process of {what} ended with exit code {code}", where=where, hint=hint)
-    name = signal.Signals(-code).name
-    killed = f"{hint}. SIGKILL without a word is often the kernel's, when the machine is out of memory"
-    return RunError(f"the process of {what} was killed by {name}", where=where, hint=killed)
+    return RunError(
+        f"the process of {what} was killed by {killed_by(code)}", where=where, hint=f"{hint}. {OUT_OF_MEMORY}"
+    )
 
 
 def _interrupted(*_: object) -> None:

@@ -48,12 +48,8 @@ class IsolatedRunner:
         Raises:
             AlignError: what the step's process raises, or if it is killed.
         """
-        process = step_apart(self.recipe, step, "launch.isolate")
-        try:
-            with ToldProgress(step, progress, self.folder.lock.tell) as at:
-                process.listen(hearing(at, self.note))
-        finally:
-            process.end()
+        with ToldProgress(step, progress, self.folder.lock.tell) as at:
+            step_apart(self.recipe, step, "launch.isolate").listen(hearing(at, self.note))
         self.folder.manifests.forget()
         is_evaluated = self.results.holds(Artifact(step.round, EVALUATION))
         return self.results.evaluation(step.round) if step.stage == "evaluate" and is_evaluated else None

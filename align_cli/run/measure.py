@@ -17,7 +17,7 @@ from typing import Any
 from align_cli.models.memory import PeakMemory
 from align_cli.recipe import Recipe, dump, load_recipe
 from align_cli.report.twin import report_twin
-from align_cli.run.apart import Teller, do_apart, work_apart
+from align_cli.run.apart import Apart, Teller, do_apart
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.layout import REPORT, REPORT_DATA
 from align_cli.run.loaded import Loaded
@@ -80,7 +80,8 @@ def measure(path: Path, overrides: Sequence[str], reporter: Reporter, start: Pat
                 getattr(stages[0], what)(*values)
 
         hint = "what a run needs, a measurement needs too: `align train --smoke` tries the longest rows"
-        work_apart(__name__, (path, list(overrides), start), hear, what="the measurement", where="--measure", hint=hint)
+        work = (path, list(overrides), start)
+        Apart(__name__, work, what="the measurement", where="--measure", hint=hint).listen(hear)
     return found[0]
 
 

@@ -56,7 +56,7 @@ def model_size(recipe: Recipe, inputs: Inputs) -> ModelSize:
     """
     policy, is_half = recipe.policy, recipe.policy.dtype != "float32"
     if policy.lora is not None:
-        from align_cli.models.adapters import num_adapter_weights
+        from align_cli.models.lora import num_adapter_weights
 
         trained = num_adapter_weights(policy)
         return ModelSize(trained * 4, trained * _moment_bytes(recipe))

@@ -202,27 +202,32 @@ class Endpoint:
         self._pace.correct(num_tokens)
 
     async def models(self) -> list[str] | None:
-        """The models that the server says it has; None where it does not say. Costs nothing, and is asked once.
+        """The names of the models that the server says it has; see `listed`."""
+        found = await self.listed()
+        return None if found is None else [one["id"] for one in found]
+
+    async def listed(self) -> list[dict[str, Any]] | None:
+        """The models that the server says it has, with what it says of each; None where it does not say. Costs nothing.
 
         Raises:
             AlignError: if it cannot be reached, wants another key, or has them at an address below this one.
         """
         try:
-            names = await self._models_at(self.base_url)
+            found = await self._listed_at(self.base_url)
             below = f"{self.base_url}/v1"
-            if names is None and await self._models_at(below) is not None:
+            if found is None and await self._listed_at(below) is not None:
                 what = f"there is nothing at {self.base_url}, and a server at {below}"
                 raise self.error(what, where=f"{self.place}.{self.url_key}", hint=f"set it to {below}")
         except PassingError as trouble:
             if trouble.is_answered:  # some have trouble with their list alone
                 return None
             raise self.given_up(trouble, 1) from None
-        return names
+        return found
 
-    async def _models_at(self, base_url: str) -> list[str] | None:
+    async def _listed_at(self, base_url: str) -> list[dict[str, Any]] | None:
         try:
             found = await self.sent(f"{base_url}/models", None)
-            return [str(one["id"]) for one in found["data"]]
+            return [{**one, "id": str(one["id"])} for one in found["data"]]
         except (NotThereError, UnreadableError, KeyError, TypeError):
             return None
 

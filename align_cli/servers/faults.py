@@ -88,7 +88,9 @@ def fault_of(error: Exception, asked: Asked) -> Exception:
     what = f"the server at {asked.base_url} refused: {said}"
     if status in NOT_THERE_STATUS:
         return NotThereError(what)
-    return asked.error(what, where=asked.place, hint=_hint(status, said, asked, is_spent))
+    refusal = asked.error(what, where=asked.place, hint=_hint(status, said, asked, is_spent))
+    refusal.refused_with = status
+    return refusal
 
 
 def in_short(text: str, key: str, longest: int) -> str:

@@ -19,7 +19,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-from align_cli.artifacts.children import is_about_to_close, keep_from_children
+from align_cli.artifacts.children import end_within, is_about_to_close, keep_from_children
 from align_cli.errors import EngineError
 from align_cli.redaction import without_secrets
 
@@ -109,11 +109,7 @@ class StartedServer:
     def stop(self) -> None:
         """Ask it to end, and wait until it and all that it started has."""
         self.let_go()
-        try:
-            self._keeper.wait(3 * GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._keeper.kill()
-            self._keeper.wait()
+        end_within(self._keeper, 3 * GRACE_SECONDS)
 
     def let_go(self) -> None:
         """Ask it to end."""

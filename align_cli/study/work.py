@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from align_cli.artifacts.children import end_within
 from align_cli.artifacts.files import write_text
 from align_cli.errors import AlignError
 from align_cli.recipe import Recipe
@@ -192,11 +193,7 @@ class Work:
         for process, _ in self._running.values():
             process.terminate()
         for process, _ in self._running.values():
-            try:
-                process.wait(PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_within(process, PATIENCE_SECONDS)
         self._running.clear()
 
 

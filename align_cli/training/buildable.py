@@ -106,7 +106,7 @@ def check_adapters(recipe: Recipe, policy: Callable[[], UnloadedPolicy]) -> None
         AlignError: if it has no place for them, or if the adapter to start from is another base's.
     """
     if recipe.policy.lora is not None:
-        from align_cli.models.adapters import check_adapter_fits
+        from align_cli.models.lora import check_adapter_fits
 
         check_adapter_fits(recipe.policy, policy().tokenizer)
 

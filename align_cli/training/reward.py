@@ -20,8 +20,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import RewardTrainer
 
 from align_cli.errors import AlignError, first_line
-from align_cli.models.adapters import without_advice
 from align_cli.models.load import Policy, uses_cache
+from align_cli.models.lora import without_advice
 from align_cli.models.memory import out_of_memory_as_memory_error
 from align_cli.models.reward_bases import RewardBase
 from align_cli.recipe.sections.reward import RewardSection

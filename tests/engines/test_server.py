@@ -135,6 +135,21 @@ def test_what_comes_is_what_the_server_sampled_in_the_order_of_the_requests(
     assert one.notes == []
 
 
+def test_a_server_is_asked_once_which_models_it_has(sampling: Callable[..., Sampling], warm_folder: Path) -> None:
+    with TextServer(warm_folder) as server:
+        sampling(server).samples()
+    assert server.num_listed == 1
+
+
+def test_a_form_that_a_server_does_not_take_is_known_by_the_status_and_not_by_words_of_the_answer(
+    sampling: Callable[..., Sampling], warm_folder: Path
+) -> None:
+    with TextServer(warm_folder, faults={0: "403 the gateway has refused: 422"}) as server:
+        with pytest.raises(EngineError, match="refused: 403"):
+            sampling(server, gradient=0.0).samples()
+        assert len(server.asked) == 1
+
+
 def test_seeds_come_from_the_requests_and_lie_further_apart_than_there_are_responses(
     sampling: Callable[..., Sampling], warm_folder: Path, requests: list[Request]
 ) -> None:
@@ -593,6 +608,7 @@ def test_an_adapter_is_loaded_under_a_new_name_each_round_and_unloaded_after(
 ) -> None:
     with TextServer(warm_folder, adapters=kind) as server, adapted(server, tmp_path) as (one, _):
         assert one.settled().figures["logp_difference"]["largest"] < 1e-3
+        assert server.num_listed == 1
         one.engine.release()
         before = {name for name in server._policies if name != "policy"}
         train_a_little(one._policy, "0123456789abcdef")

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from align_cli.errors import AlignError
-from align_cli.models.adapters import ADAPTER_WEIGHTS, AdaptedModel, AdapterPolicy, check_adapter_fits
+from align_cli.models.adapters import AdaptedModel, AdapterPolicy
 from align_cli.models.load import load_policy
+from align_cli.models.lora import ADAPTER_WEIGHTS, check_adapter_fits
 from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.recipe.sections.lora import LoraSection
 from align_cli.recipe.sections.policy import PolicySection

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import wraps
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from align_cli.engines.drawing import warpers
 from align_cli.engines.in_process import TransformersEngine
 from align_cli.models.load import Policy
 from align_cli.models.sampled import SampledTokens, Warp, sampled_tokens
+from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.playground import world
 
 WHOLE = SamplingSettings(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=12)
@@ -86,6 +89,39 @@ def test_a_models_own_draws_surprise_it_as_often_as_they_should(
 def test_draws_by_other_settings_do_not(warm_policy: Policy, changes: dict[str, float], sign: int) -> None:
     settings = WHOLE._replace(**changes)
     assert sign * surprise_in_deviations(read(warm_policy, settings, WHOLE)) > 6
+
+
+def test_logits_are_made_once(warm_policy: Policy) -> None:
+    prompts, samples = drawn(warm_policy, WHOLE, 6)
+    responses = [one.token_ids for one in samples]
+    sampled_tokens(warm_policy, prompts, responses, warp_of(WHOLE), 4)  # what is tried once a model is tried by now
+    rows: list[int] = []
+    hook = warm_policy.model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: rows.append(output.shape[:-1].numel()) if output.shape[-1] > 1 else None
+    )
+    try:
+        sampled_tokens(warm_policy, prompts, responses, warp_of(WHOLE), 4)
+    finally:
+        hook.remove()
+    assert sum(rows) == sum(map(len, responses))
+
+
+def test_where_the_forward_pass_is_in_mixed_precision_log_probabilities_are_those_that_training_computes(
+    warm_policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, samples = drawn(warm_policy, WHOLE, 6)
+    responses, forward = [one.token_ids for one in samples], warm_policy.model.forward
+
+    @wraps(forward)
+    def mixed(*args: Any, **kwargs: Any) -> Any:  # as accelerate wraps it
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(*args, **kwargs)
+
+    monkeypatch.setitem(warm_policy.model.__dict__, "forward", mixed)
+    found = sampled_tokens(warm_policy, prompts, responses, warp_of(WHOLE), 6)
+    with torch.no_grad():
+        wanted = response_logps(warm_policy.model, pad_batch(prompts, responses, warm_policy.tokenizer.pad_token_id))
+    assert [sum(one.policy_logps) for one in found] == pytest.approx(wanted.tolist(), abs=1e-4)
 
 
 def test_the_size_of_a_forward_pass_changes_nothing(warm_policy: Policy) -> None:

@@ -79,11 +79,11 @@ def write_recipe(folder: Path, server: dict[str, Any], gradient: float = 0.3, **
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     """`align train`, at work; what it says goes into the folder."""
     with (folder / "said.txt").open("a") as said:
         return subprocess.Popen(
-            [*ALIGN, "train", "recipe.yaml"], cwd=folder, stdout=said, stderr=said, text=True,
+            [*ALIGN, "train", "recipe.yaml", *overrides], cwd=folder, stdout=said, stderr=said, text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
@@ -121,6 +121,11 @@ def rows_of(folder: Path, round_number: int, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def own_pairs(folder: Path, round_number: int) -> list[dict[str, Any]]:
+    """A round's pairs that are not the dataset's."""
+    return [pair for pair in rows_of(folder, round_number, "preferences.jsonl") if pair["source"] == "dpr"]
+
+
 def figures_of(folder: Path, round_number: int) -> dict[str, Any]:
     """What the ledger says of a round's generation by the engine."""
     events = [json.loads(line) for line in (folder / "run" / "ledger.jsonl").read_text().splitlines()]
@@ -151,7 +156,7 @@ def assert_pairs_are_what_was_sampled(folder: Path) -> None:
             (row["prompt_index"], row["sample_index"]): (row["prompt_ids"], row["completion_ids"])
             for row in rows_of(folder, number, "completions.jsonl")
         }
-        pairs = [pair for pair in rows_of(folder, number, "preferences.jsonl") if pair["source"] == "dpr"]
+        pairs = own_pairs(folder, number)
         assert len(sampled) == len(PROMPTS) * NUM_GENERATIONS
         assert pairs
         for pair in pairs:

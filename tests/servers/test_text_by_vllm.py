@@ -15,6 +15,7 @@ from real_runs import (
     figures_of,
     finish,
     kept,
+    own_pairs,
     rows_of,
     said,
     servers_below,
@@ -77,6 +78,19 @@ def test_adapters_are_loaded_into_one_server_and_a_killed_run_goes_on(tmp_path: 
     log = (tmp_path / "run" / "servers" / "server-0.log").read_text()
     assert "/v1/load_lora_adapter" in log
     assert "/v1/unload_lora_adapter" in log
+
+
+def test_adapters_of_the_round_before_serve_while_a_round_trains(tmp_path: Path) -> None:
+    server = {"command": f"{COMMAND} --enable-lora --max-lora-rank 8", "update": "adapter", "concurrency": 2}
+    write_recipe(tmp_path, server, lora={"rank": 4})
+    finish(start(tmp_path, "generate.rounds_ahead=1", "rounds=3"), tmp_path)
+    versions = [{row["policy"] for row in rows_of(tmp_path, number, "completions.jsonl")} for number in (1, 2, 3)]
+    assert versions[0] == versions[1] != versions[2], "round 2 is sampled before round 1 is trained"
+    behind = [{pair["rounds_behind"] for pair in own_pairs(tmp_path, number)} for number in (1, 2, 3)]
+    assert behind == [{0}, {1}, {1}]
+    assert_pairs_are_what_was_sampled(tmp_path)
+    for number in (1, 2, 3):
+        assert_server_and_trainer_agree(tmp_path, number)
 
 
 def test_whole_weights_are_served_by_new_servers_each_round_and_one_that_is_killed_is_left_out(tmp_path: Path) -> None:

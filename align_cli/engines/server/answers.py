@@ -169,13 +169,10 @@ class Exchange:
         return text
 
     def _generation_config(self) -> dict[str, Any]:
-        tokenizer, settings = self.policy.tokenizer, self.settings
+        tokenizer = self.policy.tokenizer
         return {
             "do_sample": True,
-            "temperature": settings.temperature,
-            "top_k": settings.top_k,
-            "top_p": settings.top_p,
-            "max_new_tokens": settings.max_new_tokens,
+            **self.settings._asdict(),
             "eos_token_id": self.policy.eos_token_ids,
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ADAPTER_PREFIX = "align-"
 """What align's own adapters are called, which are no models that a server was given."""
+OF_A_FORM = (400, 422)
+"""By which status a server refuses a form of requests that it does not take."""
 TRIED_TOKENS = 16
 """The longest response that a server is tried with."""
 TRIED_TEXT = "The 3 quick brown foxes, naïve as ever: “jump(over)\\n\\tthe lazy dogs'` — 狐 🦊 = 42.50!"
@@ -59,22 +61,15 @@ class Model(NamedTuple):
     longest: int | None
 
 
-async def models_of(endpoint: ServerEndpoint) -> list[Model]:
-    """The models that a server names, its adapters aside; none where it does not say.
-
-    Raises:
-        EngineError: if it cannot be reached, or wants another key.
-    """
-    if await endpoint.models() is None:
-        return []
-    found = await endpoint.sent(f"{endpoint.base_url}/models", None)
-    models = [_model(one) for one in found["data"] if not one.get("parent")]
+def models_of(listed: Sequence[dict[str, Any]]) -> list[Model]:
+    """The models among what a server lists, adapters aside."""
+    models = [_model(one) for one in listed if not one.get("parent")]
     return [model for model in models if not model.name.startswith(ADAPTER_PREFIX)]
 
 
 def _model(one: dict[str, Any]) -> Model:
     root, longest = one.get("root"), one.get("max_model_len")
-    return Model(str(one["id"]), root if isinstance(root, str) else None, longest if isinstance(longest, int) else None)
+    return Model(one["id"], root if isinstance(root, str) else None, longest if isinstance(longest, int) else None)
 
 
 def chosen_model(models: Sequence[Model], wanted: str | None, folder: str | None, base_url: str) -> Model:
@@ -162,46 +157,27 @@ async def tried(endpoint: ServerEndpoint, exchange: Exchange, request: Request, 
         ask = Ask(list(range(wanted)), request.prompt_ids, asking.seed(request.seed, wanted))
         try:
             answer = await _answered(endpoint, asking, ask)
-            num_given = asking.num_given(answer)
-            if num_given == 1 and wanted > 1:
+            if asking.num_given(answer) == 1 and wanted > 1:
                 asking, ask = replace(asking, takes_n=False), ask._replace(positions=[0])
             samples = asking.samples(answer, ask)
         except WrongAnswerError as wrong:
             raise wrong.of(endpoint.base_url) from None
-        except _RefusedError as refused:
-            first_refusal = first_refusal or refused.error
+        except EngineError as refusal:
+            if refusal.refused_with not in OF_A_FORM:
+                raise
+            first_refusal = first_refusal or refusal
             continue
-        refusal = first_refusal.faults[0].what if first_refusal else ""
-        return Tried(replace(asking, settings=settings), refusal, ask, samples)
+        said = first_refusal.faults[0].what if first_refusal else ""
+        return Tried(replace(asking, settings=settings), said, ask, samples)
     assert first_refusal is not None
     raise first_refusal
 
 
-class _RefusedError(Exception):
-    """A form that a server does not take.
-
-    Args:
-        error: for the user, where it takes no other.
-    """
-
-    def __init__(self, error: EngineError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 async def _answered(endpoint: ServerEndpoint, exchange: Exchange, ask: Ask) -> Any:
     """An answer, asked for again while what goes wrong may pass."""
-    try:
-        came = await endpoint.ask(
-            PATH, exchange.body(ask), lambda answer: _read(exchange, answer), Unwatched(), asyncio.Event()
-        )
-    except EngineError as error:
-        if any(f"refused: {status}" in error.faults[0].what for status in (400, 422)):
-            raise _RefusedError(error) from None
-        raise
-    return came.answer
 
+    def read(answer: Any) -> Any:
+        exchange.num_given(answer)
+        return answer
 
-def _read(exchange: Exchange, answer: Any) -> Any:
-    exchange.num_given(answer)
-    return answer
+    return (await endpoint.ask(PATH, exchange.body(ask), read, Unwatched(), asyncio.Event())).answer

@@ -99,8 +99,7 @@ class ServerEngine:
             self._take_text(texts[0])
         extra = self._section.extra_body
         return [
-            Place(one.endpoint, Exchange(policy, settings, one.model.name, least, takes_n, extra), one.started)
-            for one, _ in found
+            Place(one.endpoint, Exchange(policy, settings, one.model.name, least, takes_n, extra)) for one, _ in found
         ]
 
     def _all_tried(

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from align_cli.engines.server.capabilities import ADAPTER_PREFIX, Model, chosen_model, models_of
 from align_cli.engines.server.folders import WeightFolders
@@ -42,12 +42,12 @@ class Serving(NamedTuple):
     Args:
         endpoint: where it is.
         model: as requests name it.
-        started: its process, where align has started it.
+        names: of all that it listed when it was asked, adapters too.
     """
 
     endpoint: ServerEndpoint
     model: Model
-    started: StartedServer | None
+    names: Sequence[str] = ()
 
 
 class Fleet:
@@ -96,7 +96,7 @@ class Fleet:
                 hint = "install it, or name it by its whole path: it may be in an environment of its own"
                 raise EngineError(what, where=f"{PLACE}.command", hint=hint)
             return
-        asyncio.run(self._answering([self._endpoint(url) for url in self._section.base_urls]))
+        asyncio.run(self._answering())
 
     def serve(self, policy: Policy) -> list[Serving]:
         """Let the servers have a policy's weights; where one of align's own has ended, all of these are started anew.
@@ -140,29 +140,28 @@ class Fleet:
         self.stop()
         folder = str(self._folders.whole(policy))
         self._start(folder)
-        return asyncio.run(self._named(self._endpoints(), folder))
+        return asyncio.run(self._named(folder))
 
     def _by_name(self, policy: Policy) -> list[Serving]:
         folder = str(self._folders.whole(policy))
         self._start(folder)
-        endpoints = asyncio.run(self._answering(self._endpoints()))
-        return [Serving(one, Model(folder, None, None), self._process(one)) for one in endpoints]
+        return [Serving(endpoint, Model(folder, None, None)) for endpoint, _ in asyncio.run(self._answering())]
 
     def _by_as_is(self, policy: Policy) -> list[Serving]:
         self._start(self._base())
-        return asyncio.run(self._named(self._endpoints(), None))
+        return asyncio.run(self._named(None))
 
     def _by_reload(self, policy: Policy) -> list[Serving]:
         folder = str(self._folders.whole(policy))
         self._start(folder)
-        self._serving = asyncio.run(self._named(self._endpoints(), None))
+        self._serving = asyncio.run(self._named(None))
         asyncio.run(self._each(lambda serving: self._reload(serving, folder)))
         return self._serving
 
     def _by_adapter(self, policy: Policy) -> list[Serving]:
         folder = str(self._folders.adapter(policy))
         self._start(self._base())
-        self._serving = asyncio.run(self._named(self._endpoints(), self._base() if self._started else None))
+        self._serving = asyncio.run(self._named(self._base() if self._started else None))
         name = f"{self._prefix}{policy.version[-16:]}"
         models = asyncio.run(self._each(lambda serving: self._load_adapter(serving, name, folder)))
         self._adapters.append(name)
@@ -182,28 +181,20 @@ class Fleet:
         return absolute_place(self._recipe.policy.model_name_or_path or "")
 
     def _endpoints(self) -> list[ServerEndpoint]:
-        if self._started:
-            return [self._endpoint(f"{server.root}/v1", is_started=True) for server in self._started]
-        return [self._endpoint(url) for url in self._section.base_urls]
+        own = [ServerEndpoint(f"{server.root}/v1", self._section, server) for server in self._started]
+        return own or [ServerEndpoint(url, self._section) for url in self._section.base_urls]
 
-    def _endpoint(self, base_url: str, *, is_started: bool = False) -> ServerEndpoint:
-        return ServerEndpoint(base_url, self._section, is_started=is_started)
-
-    def _process(self, endpoint: ServerEndpoint) -> StartedServer | None:
-        return next((server for server in self._started if endpoint.base_url == f"{server.root}/v1"), None)
-
-    async def _answering(self, endpoints: Sequence[ServerEndpoint]) -> list[ServerEndpoint]:
-        """The servers that answer; the others are told of.
+    async def _answering(self) -> list[tuple[ServerEndpoint, list[dict[str, Any]]]]:
+        """The servers that answer, each with the models that it lists; the others are told of.
 
         Raises:
             EngineError: if none does.
         """
         answering, errors = [], []
-        for endpoint in endpoints:
+        for endpoint in self._endpoints():
             try:
                 async with endpoint.connected():
-                    await endpoint.models()
-                answering.append(endpoint)
+                    answering.append((endpoint, await endpoint.listed() or []))
             except EngineError as error:
                 errors.append(error)
         if not answering:
@@ -212,14 +203,12 @@ class Fleet:
             self._note(f"warning: generate: {fault.what}. It is left out")
         return answering
 
-    async def _named(self, endpoints: Sequence[ServerEndpoint], folder: str | None) -> list[Serving]:
+    async def _named(self, folder: str | None) -> list[Serving]:
         """Those that answer, each with the model that is the policy's or its base."""
         found = []
-        for endpoint in await self._answering(endpoints):
-            async with endpoint.connected():
-                models = await models_of(endpoint)
-            model = chosen_model(models, self._section.model, folder, endpoint.base_url)
-            found.append(Serving(endpoint, model, self._process(endpoint)))
+        for endpoint, listed in await self._answering():
+            model = chosen_model(models_of(listed), self._section.model, folder, endpoint.base_url)
+            found.append(Serving(endpoint, model, [one["id"] for one in listed]))
         return found
 
     async def _each(self, change: Callable[[Serving], Awaitable[ResultType]]) -> list[ResultType]:
@@ -232,7 +221,7 @@ class Fleet:
     async def _load_adapter(self, serving: Serving, name: str, folder: str) -> Model:
         """Load an adapter by whichever of the two ways the server has; how requests name it then."""
         endpoint, base = serving.endpoint, serving.model
-        await self._unload_adapters(serving)
+        await self._unload_adapters(endpoint, serving.names)
         body = {"lora_name": name, "lora_path": folder}
         if await self._told(endpoint, f"{endpoint.base_url}/load_lora_adapter", body):
             return base._replace(name=name)
@@ -245,10 +234,8 @@ class Fleet:
             "with --enable-lora; or set update to restart, with a command",
         )
 
-    async def _unload_adapters(self, serving: Serving) -> None:
+    async def _unload_adapters(self, endpoint: ServerEndpoint, listed: Sequence[str]) -> None:
         """Unload what this run has loaded into a server, also a process of it that was killed."""
-        endpoint = serving.endpoint
-        listed = await endpoint.models() or []
         names = {name.rpartition(":")[2] for name in listed if name.rpartition(":")[2].startswith(self._prefix)}
         for name in sorted({*names, *self._adapters}):
             for root in (endpoint.base_url, endpoint.root):
@@ -258,7 +245,7 @@ class Fleet:
 
     async def _forget_adapters(self, serving: Serving) -> None:
         with suppress(EngineError):  # a server that is gone holds none
-            await self._unload_adapters(serving)
+            await self._unload_adapters(serving.endpoint, await serving.endpoint.models() or [])
 
     async def _reload(self, serving: Serving, folder: str) -> None:
         endpoint = serving.endpoint

@@ -34,19 +34,24 @@ class ServerEndpoint(Endpoint):
     Args:
         base_url: its address.
         section: how it is asked.
-        is_started: whether align has started it.
+        started: its process, where align has started it.
     """
 
     error = EngineError
 
-    def __init__(self, base_url: str, section: ServerEngineSection, *, is_started: bool = False) -> None:
-        url_key = "command" if is_started else "base_urls"
-        super().__init__(PLACE, base_url, url_key, section, Pace())
+    def __init__(self, base_url: str, section: ServerEngineSection, started: StartedServer | None = None) -> None:
+        super().__init__(PLACE, base_url, "command" if started else "base_urls", section, Pace())
+        self.started = started
 
     @property
     def root(self) -> str:
         """What stands before /v1."""
         return self.base_url.removesuffix("/v1")
+
+    @property
+    def exit_status(self) -> int | None:
+        """How a server that align has started has ended; None for others, and while it runs."""
+        return self.started.exit_status() if self.started else None
 
     def given_up(self, trouble: PassingError, num_asked: int) -> AlignError:
         """A request came to nothing for the last time."""
@@ -69,12 +74,10 @@ class Place:
     Args:
         endpoint: where it is.
         exchange: how it is asked.
-        started: the process, where align has started it.
     """
 
     endpoint: ServerEndpoint
     exchange: Exchange
-    started: StartedServer | None = None
     failures: int = 0
     rests_until: float = 0.0
     is_out: bool = False
@@ -176,7 +179,7 @@ class Queue:
             place.failures += 1
             wait = max(trouble.wait_seconds, place.endpoint.backoff(place.failures - 1))
             place.rests_until = time.monotonic() + wait
-        has_ended = place.started is not None and place.started.exit_status() is not None
+        has_ended = place.endpoint.exit_status is not None
         is_too_often = place.failures > self.section.max_retries
         if not place.is_out and (has_ended or is_too_often):
             self._leave_out(place, trouble)
@@ -186,7 +189,7 @@ class Queue:
 
     def _leave_out(self, place: Place, trouble: PassingError) -> None:
         place.is_out = True
-        status = place.started.exit_status() if place.started else None
+        status = place.endpoint.exit_status
         what = (
             f"has ended with exit status {status}"
             if status is not None
@@ -202,11 +205,10 @@ class Queue:
         said = place.endpoint.shown(f"the server at {place.endpoint.base_url} {what}", 600)
         if len(self.places) > 1 and all(other.is_out for other in self.places):
             said = f"no server is left of {len(self.places)}; {said}"
-        if place.started is not None and place.started.exit_status() is not None:
-            fault = place.started.fault(said)
-            return EngineError(
-                said, where=PLACE, hint=f"{fault.faults[0].hint}. {KEPT}", snippet=fault.faults[0].snippet
-            )
+        started = place.endpoint.started
+        if started is not None and started.exit_status() is not None:
+            (fault,) = started.fault(said).faults
+            return EngineError(said, where=PLACE, hint=f"{fault.hint}. {KEPT}", snippet=fault.snippet)
         return EngineError(said, where=PLACE, hint=trouble.hint)
 
     async def _tell(self, change: Callable[[], Any]) -> None:
