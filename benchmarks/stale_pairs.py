@@ -47,17 +47,13 @@ from align_cli.stages.base import NoProgress
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.pairing.offline import label_offline_pairs
 from align_cli.stages.sft import make_initial_policy
-from align_cli.training.batches import Mixture, PairCollator, TrainingPair
+from align_cli.training.batches import Mixture, TrainingPair
 from align_cli.training.checkpoints import TrainingState
-from align_cli.training.objective import (
-    Figures,
-    GlobalLosses,
-    Objective,
-    carriers,
-    pair_losses,
-    pair_values,
-    pairs_per_carrier,
-)
+from align_cli.training.collated import PairCollator
+from align_cli.training.figures import Figures
+from align_cli.training.objective import Objective, carriers, pairs_per_carrier
+from align_cli.training.pair_losses import pair_losses
+from align_cli.training.pair_values import GlobalLosses, pair_values
 from align_cli.training.trainer import PreferenceTrainer, make_trainer
 
 BATCH, ROUND, MAX_NEW_TOKENS = 64, 50, 32

@@ -90,7 +90,7 @@ def step_seconds(trainer: PreferenceTrainer, pairs: list[TrainingPair], objectiv
     trainer.model.zero_grad()
     inputs = trainer.data_collator(pairs)
     begin = time.process_time()
-    trainer._know([pairs])
+    trainer.know([pairs])
     parts = trainer.passes(inputs)
     assert len(parts) == passes
     for part in parts:

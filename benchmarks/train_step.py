@@ -200,13 +200,13 @@ def step_of_align(row: Row, folder: Path, *, is_known: bool = False, **settings:
     trainer, pairs = PreferenceTrainer(policy, reference.model, objective, args), make_pairs(row)
     batch = trainer.data_collator(pairs)
     if is_known:
-        trainer._know([pairs], RoundsReference(let_go=reference.let_go))
+        trainer.know([pairs], RoundsReference(let_go=reference.let_go))
         give_back_freed()
     trainer.model.train()
 
     def run() -> float:
         if not is_known:
-            trainer._know([pairs])
+            trainer.know([pairs])
         parts = trainer.passes(dict(batch))
         loss = torch.stack([trainer.compute_loss(trainer.model, part) for part in parts]).sum()
         loss.backward()

@@ -9,11 +9,10 @@ from typing import Literal, NamedTuple
 
 from align_cli.errors import RecipeError, nearest
 from align_cli.recipe.checking.files import PATH_STARTS, near_file
-from align_cli.recipe.data_names import exists
+from align_cli.recipe.data_names import PLAYGROUND, exists
 from align_cli.recipe.presets import preset_names
 from align_cli.recipe.shipped import check_known
 
-PLAYGROUND = "playground"
 LABELS = {
     "dataset": "the labels that the pairs came with",
     "function": "a Python function of yours: function=my_rewards.py:helpfulness",

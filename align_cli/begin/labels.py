@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from align_cli.begin.answers import (
-    DEFAULT_REWARD_MODEL,
-    HIDDEN_REWARD,
-    PLAYGROUND,
-    Answers,
-    Labels,
-)
+from align_cli.begin.answers import DEFAULT_REWARD_MODEL, HIDDEN_REWARD, Answers, Labels
 from align_cli.begin.looked import Looked
 from align_cli.begin.methods import Method
 from align_cli.errors import RecipeError
 from align_cli.models.hub import is_cached
+from align_cli.recipe.data_names import PLAYGROUND
 from align_cli.recipe.sections.labelers.reward_model import OF_RUN
 
 TRAINS, JUDGES = "trains", "judges"

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from align_cli.begin.answers import PLAYGROUND
 from align_cli.data.files import KNOWN_SUFFIXES
 from align_cli.data.formats.base import DEMONSTRATIONS, PAIRS, PROMPTS
 from align_cli.data.sources import HUB_ID
 from align_cli.errors import AlignError, DataError, RecipeError
-from align_cli.recipe.data_names import DataName, exists
+from align_cli.recipe.data_names import PLAYGROUND, DataName, exists
 
 MOST_READ = 1000
 """Rows whose lengths are measured: of more, as many at equal steps."""

@@ -65,6 +65,11 @@ class Method(NamedTuple):
         return bool(self.keys["method"].get("use_weighting"))
 
     @property
+    def has_gradient(self) -> bool:
+        """Whether it brings bilevel terms, for which a KL term is an anchor."""
+        return any(source.get("gradient") for source in self.keys["method"]["sources"].values())
+
+    @property
     def has_reference(self) -> bool:
         """Whether its loss is tied to a reference, which a KL term is measured to."""
         return str(self.keys["method"]["loss_type"]) != "simpo"

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align_cli.begin.answers import PLAYGROUND, Answers, Hardware
+from align_cli.begin.answers import Answers, Hardware
 from align_cli.begin.looked import Looked
 from align_cli.begin.methods import Method
 from align_cli.models.refused import WEIGHTS_PATTERN
+from align_cli.recipe.data_names import PLAYGROUND
 from align_cli.recipe.sections.sources import SOURCES
 
 PAIRS_A_STEP = 64

@@ -7,12 +7,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from align_cli.begin.answers import PLAYGROUND, Answers
+from align_cli.begin.answers import Answers
 from align_cli.begin.labels import Labelers, labelers_for
 from align_cli.begin.looked import Looked
 from align_cli.begin.methods import Method, method_on
 from align_cli.begin.sizes import Sizes, sizes_for
 from align_cli.errors import counted
+from align_cli.recipe.data_names import PLAYGROUND
 from align_cli.recipe.json_schema import FILE_NAME, editor_line
 from align_cli.recipe.presets import preset_text
 from align_cli.recipe.resolve import value_text
@@ -53,7 +54,7 @@ def recipe_text(answers: Answers, looked: Looked, path: Path) -> tuple[str, list
         is_playground=answers.model == PLAYGROUND,
         is_world=answers.data == PLAYGROUND,
         needs_pairs="preferences" in method.needs,
-        adds_kl=method.preset.startswith("sail-") and "kl" not in method.keys["method"],
+        adds_kl=method.has_gradient and "kl" not in method.keys["method"],
         preset_why=about(preset_text(method.preset)).use,
         why=lambda words: f"{MARK}{words}" if words else "",
         **_reasons(answers, looked, method, sizes),

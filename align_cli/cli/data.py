@@ -68,7 +68,7 @@ def command(
 
 
 def _read(name: str, split: str, section: Any, reader: Any, use: Any) -> Source:
-    from align_cli.recipe.sections.data import BUILT_IN_WORLDS
+    from align_cli.recipe.data_names import BUILT_IN_WORLDS
     from align_cli.report.survey import read_source
 
     if name in BUILT_IN_WORLDS:

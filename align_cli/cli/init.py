@@ -119,14 +119,14 @@ def _answers(
     from align_cli.begin.labels import labelers_for
     from align_cli.begin.looked import look_at
     from align_cli.begin.methods import method_on, methods_for
+    from align_cli.recipe.data_names import PLAYGROUND
 
     questions.begin()
     is_new = model is None and data is None
-    playground = begin.PLAYGROUND
     model = questions.ask(
-        "model", model, begin.read_model, default=playground if is_new or data == playground else None
+        "model", model, begin.read_model, default=PLAYGROUND if is_new or data == PLAYGROUND else None
     )
-    data_default = playground if model == playground else None
+    data_default = PLAYGROUND if model == PLAYGROUND else None
     looked = questions.ask("data", data, lambda text: look_at(text.strip(), model), default=data_default)
     data = looked.data
     questions.tell(looked.told)

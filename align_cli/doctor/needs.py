@@ -14,7 +14,7 @@ from align_cli.doctor.finding import Finding, failures
 from align_cli.errors import AlignError
 from align_cli.models.hub import is_cached
 from align_cli.recipe import Recipe, load_recipe
-from align_cli.recipe.sections.data import BUILT_IN_WORLDS
+from align_cli.recipe.data_names import BUILT_IN_WORLDS
 from align_cli.recipe.sections.engine_server import PLACE, SERVER
 from align_cli.recipe.sections.labelers.judge import JudgeLabelerSection
 from align_cli.recipe.sections.labelers.reward_model import OF_RUN, RewardModelLabelerSection

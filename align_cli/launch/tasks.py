@@ -17,6 +17,7 @@ from align_cli.artifacts.records import Text
 from align_cli.engines.base import Request, SamplingSettings
 from align_cli.errors import DivergedError
 from align_cli.launch.roles import POLICY, REFERENCE
+from align_cli.models.measures import OneMeasure
 from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.known import RoundsReference
@@ -193,12 +194,10 @@ class Measure:
     rest: tuple[Any, ...]
 
     def carry_out(self, hand: Hand) -> None:
-        from pkgutil import resolve_name
-
         rank = hand.meeting.world.rank
         items = self.batches[rank] if rank < len(self.batches) else []
-        models = (hand.whole(POLICY), hand.whole(REFERENCE))
-        hand.meeting.answers(resolve_name(self.function)(*models, items, *self.rest) if items else [])
+        measure = OneMeasure(self.function, hand.whole(POLICY), hand.whole(REFERENCE), *self.rest)
+        hand.meeting.answers(measure.of(items) if items else [])
 
 
 class Release(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a key of `data` names: a file, a folder or a Hub id, a split of it, and a part of its rows.
+"""What a key of `data` names: a built-in world, or a file, a folder or a Hub id, a split of it, a part of its rows.
 
 `org/name[test_prefs]`, `pairs.jsonl[:600]`, `org/name[train][10%:]`: as in `datasets`, but that the split may be left
 out.
@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from align_cli.errors import DataError
+
+PLAYGROUND, REVIEWS = "playground", "reviews"
+"""The built-in worlds; the first is the name of a policy, too."""
+BUILT_IN_WORLDS = (PLAYGROUND, REVIEWS)
 
 Row = TypeVar("Row")
 

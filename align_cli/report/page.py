@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from align_cli.artifacts.json_text import SURROGATES
-from align_cli.report.tables import NOTHING, estimate, size, span, win
+from align_cli.report.tables import FOR_TUNING, NOTHING, estimate, size, span, win
 
 SCRIPTS = ("uplot.min.js", "report.js")
 STYLES = ("uplot.min.css", "report.css")
@@ -68,6 +68,7 @@ def report_page(twin: Mapping[str, Any]) -> str:
         beside=beside_table(runs) if len(runs) > 1 else None,
         studies=twin.get("studies", []),
         NOTHING=NOTHING,
+        FOR_TUNING=FOR_TUNING,
     )
     return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", page)
 

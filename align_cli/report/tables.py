@@ -10,6 +10,8 @@ from align_cli.artifacts.records import Evaluation, RewardReport
 from align_cli.errors import counted
 
 NOTHING = "–"
+FOR_TUNING = "; for tuning, not for reporting"
+"""What stands behind the seeds of a study on whose seeds settings are chosen."""
 
 
 class TextTable(NamedTuple):

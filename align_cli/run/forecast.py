@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
-from align_cli.run.measure import Measurement, Phase, StepMeasure, amounts_of, measure_of
 from align_cli.run.plan import Step, plan_steps
 from align_cli.run.sizes import ModelSize, artifact_sizes
+from align_cli.run.step_measures import Measurement, Phase, StepMeasure, amounts_of, measure_of
 from align_cli.stages.base import CHECKPOINT, HELD_OUT_LOGPS, REFERENCE_LOGPS, SAMPLES, Amounts
 from align_cli.training.checkpoints import OPTIMIZER_NAME
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from align_cli.errors import AlignError, RunError
 from align_cli.recipe import resolved
-from align_cli.recipe.sections.data import BUILT_IN_WORLDS
+from align_cli.recipe.data_names import BUILT_IN_WORLDS
 from align_cli.report.card import Base, DataFact
 from align_cli.run.fingerprints import Fingerprints
 from align_cli.run.results import Results

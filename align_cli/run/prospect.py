@@ -17,12 +17,13 @@ from align_cli.recipe.sections.labelers.judge import JudgeLabelerSection
 from align_cli.run.folder import RunFolder
 from align_cli.run.forecast import StepForecast, disk_at_end, forecast_steps, past_steps, report_bytes
 from align_cli.run.foresight import foresee
-from align_cli.run.measure import Measurement, measure, size_of
+from align_cli.run.measure import measure
 from align_cli.run.opening import Reporter
 from align_cli.run.plan import Step, partner, plan_steps
 from align_cli.run.results import Results
 from align_cli.run.sizes import model_size
 from align_cli.run.standing import remaining_steps
+from align_cli.run.step_measures import Measurement, size_of
 
 BESIDE = (
     "servers sample while the round before trains (generate.rounds_ahead): of the two the longer one counts; memory is "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from align_cli.playground.model import HIDDEN_SIZE, NUM_LAYERS
 from align_cli.recipe import Recipe
+from align_cli.recipe.data_names import PLAYGROUND
 from align_cli.recipe.sections.policy import PolicySection
 from align_cli.run.plan import Step
 from align_cli.stages import stage_named
@@ -90,7 +91,7 @@ def _moment_bytes(recipe: Recipe) -> int:
 def _num_weights(policy: PolicySection, vocabulary: int) -> int:
     if policy.from_scratch is not None:
         width, layers, embeddings = policy.from_scratch.hidden_size, policy.from_scratch.num_hidden_layers, 1
-    elif policy.model_name_or_path == "playground":
+    elif policy.model_name_or_path == PLAYGROUND:
         width, layers, embeddings = HIDDEN_SIZE, NUM_LAYERS, 2
     else:
         from align_cli.models.load import shape_of

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from align_cli.models.refused import WEIGHTS_PATTERN
 from align_cli.recipe import Recipe
+from align_cli.recipe.data_names import PLAYGROUND
 from align_cli.run.folder import RunFolder
 
 SMALL_WEIGHTS_BYTES = 40_000_000
@@ -94,4 +95,4 @@ def is_small(recipe: Recipe) -> bool:
         layers = 12 * scratch.num_hidden_layers * scratch.hidden_size**2
         return 4 * (layers + scratch.vocab_size * scratch.hidden_size) < SMALL_WEIGHTS_BYTES
     sizes = [file.stat().st_size for file in folder.glob(WEIGHTS_PATTERN)] if folder.is_dir() else []
-    return recipe.policy.model_name_or_path == "playground" or 0 < sum(sizes) < SMALL_WEIGHTS_BYTES
+    return recipe.policy.model_name_or_path == PLAYGROUND or 0 < sum(sizes) < SMALL_WEIGHTS_BYTES

@@ -186,11 +186,13 @@ def kept_rows(
     rules: Mapping[str, Any] = MappingProxyType({}),
     is_wanted: Callable[[int, ReadRow], bool] = lambda index, read: True,
     may_lack_prompt: bool = False,
+    identify: Callable[[PolicyText], str | None] = identity_of,
 ) -> KeptRows:
     """The rows of a key that are no longer than they may be, in the policy's tokens.
 
     Args as of `rows_within`, and:
         rules: stand for `is_wanted`: what it depends on besides the row.
+        identify: what stands for the policy; asked only where what is found can be remembered.
 
     Raises:
         DataError: for all that the policy cannot read or that are too long; or if all were left out for their length.
@@ -201,7 +203,7 @@ def kept_rows(
 
     kept = KeptRows(rows, read)
     identity = rows.identity if isinstance(rows, Rows) else None
-    reader = None if identity is None else identity_of(policy)
+    reader = None if identity is None else identify(policy)
     depends = None if reader is None else [identity, reader, answers, limits, dict(rules), may_lack_prompt]
     within = rows_within(
         key, rows, noun, answers, policy, limits, counts, is_wanted=is_wanted, may_lack_prompt=may_lack_prompt

@@ -8,18 +8,19 @@ few of the rows themselves: those that a round samples or trains on are read aga
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from align_cli.models.identity import identity_of
 from align_cli.models.load import UnloadedPolicy
-from align_cli.models.text import plain_text
+from align_cli.models.text import PolicyText, plain_text
 from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.stages.fates import KeptRows, kept_rows
-from align_cli.stages.lengths import Limits, ReadRow
+from align_cli.stages.lengths import Limits
 from align_cli.stages.pairing.offline import label_offline_pairs
 from align_cli.stages.pairing.pairs import LabelledPairs
 from align_cli.stages.rows_of_recipe import (
@@ -67,13 +68,8 @@ class ReadDemonstrations(NamedTuple):
         counts: how many were left out and cut.
     """
 
-    rows: Sequence[ReadRow]
+    rows: KeptRows
     counts: dict[str, int]
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Tokens of each, prompt and answer together."""
-        return self.rows.lengths if isinstance(self.rows, KeptRows) else [read.num_tokens for read in self.rows]
 
 
 class Inputs:
@@ -176,7 +172,7 @@ class Inputs:
             return LabelledPairs([], {})
         rows, source = self.offline_rows, self._recipe.method.sources.offline
         labeler = source.labeler if source is not None else "dataset"
-        pairs = label_offline_pairs(rows.rows, self.policy, self._recipe.label, labeler, limits=self.limits())
+        pairs = self._labelled(rows.rows, self._recipe.label, labeler, "data.preferences")
         return LabelledPairs(pairs.preferences, {**pairs.counts, **rows.dropped})
 
     @cached_property
@@ -185,7 +181,7 @@ class Inputs:
         rows, key = self.eval_rows.rows, "data.eval_preferences"
         if not rows:
             return LabelledPairs([], {})
-        return label_offline_pairs(rows, self.policy, EVALUATION_RULES, "dataset", key, self.limits())
+        return self._labelled(rows, EVALUATION_RULES, "dataset", key)
 
     def limits(self, reserved: int = 0) -> Limits:
         """How long rows may be that have to leave room for so many tokens."""
@@ -195,17 +191,28 @@ class Inputs:
     def _max_new_tokens(self) -> int:
         return self._recipe.generate.max_new_tokens
 
+    def _labelled(self, rows: Rows, rules: LabelSection, labeler: str, key: str) -> LabelledPairs:
+        return label_offline_pairs(rows, self.policy, rules, labeler, key, self.limits(), identify=self._identified)
+
     def _read_prompts(self, key: str, rows: Rows) -> ReadPrompts:
         counts: Counter[str] = Counter()
-        kept = kept_rows(key, rows, "prompts", (), self.policy, self.limits(self._max_new_tokens), counts)
+        arguments = (key, rows, "prompts", (), self.policy, self.limits(self._max_new_tokens), counts)
+        kept = kept_rows(*arguments, identify=self._identified)
         return ReadPrompts(kept.as_they_are_read(), kept.left_out, dict(counts))
 
     def _read_demonstrations(self, key: str, rows: Rows, reserved: int = 0) -> ReadDemonstrations:
-        if not rows:
-            return ReadDemonstrations([], {})
         counts: Counter[str] = Counter()
         arguments = (key, rows, "demonstrations", ("completion",), self.policy, self.limits(reserved), counts)
-        return ReadDemonstrations(kept_rows(*arguments, may_lack_prompt=True), dict(counts))
+        kept = kept_rows(*arguments, may_lack_prompt=True, identify=self._identified)
+        return ReadDemonstrations(kept, dict(counts))
+
+    def _identified(self, _: PolicyText) -> str | None:
+        """What stands for the model that reads them, worked out once for all keys: its tokenizer may be large."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str | None:
+        return identity_of(self.policy)
 
 
 def unmade_policy(recipe: Recipe, rows: Rows) -> UnloadedPolicy:

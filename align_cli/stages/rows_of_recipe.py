@@ -1,6 +1,6 @@
 """Which rows a recipe means: prompts, demonstrations and offline pairs, from a world or from files.
 
-The one place that knows the names of the built-in worlds; behind it every row is like any other.
+The one place where a built-in world is told from a file; behind it every row is like any other.
 """
 
 from __future__ import annotations
@@ -24,15 +24,13 @@ from align_cli.labelers.code_files import code_files
 from align_cli.models.of_recipe import load_recipe_tokenizer
 from align_cli.playground import reviews, world
 from align_cli.recipe import Recipe
-from align_cli.recipe.data_names import DataName
+from align_cli.recipe.data_names import PLAYGROUND, REVIEWS, DataName
 from align_cli.recipe.sections.worlds import ReviewsSection
 
 if TYPE_CHECKING:
     from align_cli.models.load import UnloadedPolicy
 
 Rows = Sequence[Mapping[str, Any]]
-
-PLAYGROUND, REVIEWS = "playground", "reviews"
 
 
 class PairRows(NamedTuple):

@@ -17,6 +17,7 @@ from align_cli.models.load import Policy, load_as
 from align_cli.models.of_recipe import load_recipe_policy
 from align_cli.playground import model as playground_model
 from align_cli.recipe import Recipe
+from align_cli.recipe.data_names import PLAYGROUND
 from align_cli.seeds import derive_seed
 from align_cli.stages.base import (
     CHECKPOINT,
@@ -35,7 +36,6 @@ from align_cli.stages.base import (
 )
 from align_cli.stages.inputs import Inputs, learnt_texts
 from align_cli.stages.readable import RowsToRead
-from align_cli.stages.rows_of_recipe import PLAYGROUND
 from align_cli.training.checkpoints import TrainingState, read_optimizer_state, read_training_state, save_checkpoint
 
 
@@ -70,7 +70,7 @@ class WarmStart(Stage):
         section = recipe.policy.sft
         if section is None:
             return Amounts()
-        lengths = inputs.sft_demonstrations.lengths
+        lengths = inputs.sft_demonstrations.rows.lengths
         rows = section.max_steps * section.per_device_train_batch_size
         return Amounts(steps=section.max_steps, tokens=round(rows * fmean(lengths)))
 
@@ -156,7 +156,8 @@ def _warm_start(
     from align_cli.training.sft import MeasuredDemonstrations, SupervisedTrainer
 
     class Demonstrations(MeasuredDemonstrations):
-        rows, lengths = inputs.sft_demonstrations.rows, inputs.sft_demonstrations.lengths
+        rows = inputs.sft_demonstrations.rows
+        lengths = rows.lengths
 
         def __len__(self) -> int:
             return len(self.rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,7 +144,7 @@ def pair(first: Evaluated, second: Evaluated) -> Paired:
         len(both),
         win_rate_of(won, seed=BOOTSTRAP_SEED),
         length_controlled_win_rate(won, *lengths, seed=BOOTSTRAP_SEED),
-        _against_initial(first, second, scorer),
+        _against_initial(_beats_initial(first, answers, scorer), _beats_initial(second, others, scorer)),
         estimate([(_score(theirs, scorer) or 0.0) - (_score(ours, scorer) or 0.0) for ours, theirs in both]),
         _remarks(first, second, len(both)),
     )
@@ -186,20 +187,18 @@ def _score(sample: Completion, scorer: str) -> float | None:
     return (sample.scores or {}).get(scorer)
 
 
-def _against_initial(first: Evaluated, second: Evaluated, scorer: str) -> RateDifference | None:
-    outcomes = [_outcomes(run, scorer) for run in (first, second)]
-    keys = [key for key in outcomes[0] if key in outcomes[1]]
+def _against_initial(first: dict[str, float], second: dict[str, float]) -> RateDifference | None:
+    keys = [key for key in first if key in second]
     if not keys:
         return None
-    ours, theirs = ([side[key] for key in keys] for side in outcomes)
-    return win_rate_difference(theirs, ours, seed=BOOTSTRAP_SEED)
+    return win_rate_difference([second[key] for key in keys], [first[key] for key in keys], seed=BOOTSTRAP_SEED)
 
 
-def _outcomes(run: Evaluated, scorer: str) -> dict[str, float]:
+def _beats_initial(run: Evaluated, answers: Mapping[str, Completion], scorer: str) -> dict[str, float]:
     """Whether a run's policy beats its initial one, by prompt; nothing where that was not asked."""
     if OPPONENT not in run.evaluation.against:
         return {}
-    answers, initial = _answers(run, run.evaluation.round), _answers(run, 0)
+    initial = _answers(run, 0)
     found = {
         key: higher_wins(_score(answers[key], scorer), _score(initial[key], scorer))
         for key in answers

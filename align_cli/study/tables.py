@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from align_cli.report.tables import NOTHING, TextTable, markdown, span
+from align_cli.report.tables import FOR_TUNING, NOTHING, TextTable, markdown, span
 from align_cli.study.costs import SHARED
 from align_cli.study.results import CONTROLLED, KL, REWARD, WIN
 from align_cli.study.values import shown_seeds, written_seeds
@@ -43,7 +43,7 @@ def tables_of(results: Mapping[str, Any], costs: Mapping[str, Any]) -> dict[str,
 
 def heading(results: Mapping[str, Any]) -> str:
     """What the tables are of."""
-    tuning = "; for tuning, not for reporting" if results["for_tuning"] else ""
+    tuning = FOR_TUNING if results["for_tuning"] else ""
     return f"{shown_seeds(results['seeds'])}{tuning}; means and 95% intervals over seeds (t), at the end of each run"
 
 

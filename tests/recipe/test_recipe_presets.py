@@ -214,6 +214,15 @@ def test_hypos_own_labels_are_no_mistake(tmp_path: Path) -> None:
     assert [one for one in warnings_for(load(tmp_path, "sail-dpp", "method.sources.dpp.gradient=0")) if "dpp" in one]
 
 
+@pytest.mark.parametrize("preset", ["iterative-dpo", "sail-dpr", "self-rewarding", "sppo"])
+def test_a_preset_that_is_best_against_worst_of_many_is_no_mistake(tmp_path: Path, preset: str) -> None:
+    assert not [one for one in warnings_for(load(tmp_path, preset)) if "trains on two" in one]
+
+
+def test_many_responses_where_a_preset_draws_two_may_be_a_mistake(tmp_path: Path) -> None:
+    assert [one for one in warnings_for(load(tmp_path, "rebel", "generate.num_generations=4")) if "on two" in one]
+
+
 def value_at(tree: dict[str, Any], key: str) -> object:
     for part in key.split("."):
         tree = tree[part]

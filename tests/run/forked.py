@@ -306,7 +306,7 @@ def _recording(moment: _Moment, name: str, place: Path, course: _Course) -> Call
 
 def _record_pairs(place: Path) -> None:
     """Write down every pair that the trainer's collator is given to train on, and none that the reference scores."""
-    from align_cli.training.batches import PairCollator
+    from align_cli.training.collated import PairCollator
     from align_cli.training.trainer import PreferenceTrainer
 
     collate, ask_reference, of_reference = PairCollator.__call__, PreferenceTrainer._ask_reference, [False]

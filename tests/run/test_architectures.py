@@ -25,7 +25,8 @@ from run_fixtures import files_below
 from align_cli.artifacts.store import read_json
 from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.playground.model import policy_tokenizer
-from align_cli.training.batches import PairCollator, TrainingPair
+from align_cli.training.batches import TrainingPair
+from align_cli.training.collated import PairCollator
 
 WINDOW = 8
 SHAPE: dict[str, Any] = {

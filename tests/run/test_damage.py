@@ -276,7 +276,7 @@ def no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def recorded_stages(three_rounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step reads and writes what it always does; the stage itself answers with what it once made."""
     from align_cli.stages.pairing.pairs import LabelledPairs
-    from align_cli.stages.train import TrainOutcome
+    from align_cli.stages.train_round import TrainOutcome
 
     third = three_rounds / "run" / "rounds" / "003"
 
@@ -305,7 +305,7 @@ def recorded_stages(three_rounds: Path, monkeypatch: pytest.MonkeyPatch) -> None
     arguments = SimpleNamespace(max_grad_norm=1.0)
     stub = SimpleNamespace(args=arguments, optimizer=None, optimizer_state=lambda: None, pairs_per_pass=1)
     monkeypatch.setattr(Loaded, "trainer", lambda *_: stub)
-    monkeypatch.setattr("align_cli.stages.train.train_policy", train)
+    monkeypatch.setattr("align_cli.stages.train_round.train_policy", train)
     monkeypatch.setattr("align_cli.stages.evaluate.generate_completions", samples)
     monkeypatch.setattr("align_cli.stages.evaluate.evaluate_policy", evaluation)
 

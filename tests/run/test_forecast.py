@@ -11,11 +11,11 @@ from pytest import approx
 from align_cli.run.folder import RunFolder
 from align_cli.run.forecast import StepForecast, disk_at_end, forecast_steps, past_steps
 from align_cli.run.loaded import Loaded
-from align_cli.run.measure import Phase, StepMeasure
 from align_cli.run.plan import Step, plan_steps
 from align_cli.run.prospect import Prospect
 from align_cli.run.results import Results
 from align_cli.run.sizes import ModelSize
+from align_cli.run.step_measures import Phase, StepMeasure
 from align_cli.stages.base import CHECKPOINT, Amounts
 from align_cli.training.checkpoints import OPTIMIZER_NAME
 

@@ -22,7 +22,7 @@ from align_cli.stages.base import (
     policy_artifact,
 )
 from align_cli.stages.inputs import Inputs
-from align_cli.stages.train import pair_rounds
+from align_cli.stages.train_round import pair_rounds
 
 TinyRecipe = Callable[..., Recipe]
 REWARD = "reward={model_name_or_path: org/base}"

@@ -33,7 +33,7 @@ from align_cli.playground.model import make_word_tokenizer
 from align_cli.recipe import Recipe
 from align_cli.stages.base import Artifact, Context, NoProgress, NoWork
 from align_cli.stages.label import Label
-from align_cli.stages.train import train_policy
+from align_cli.stages.train_round import train_policy
 from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.trainer import PreferenceTrainer, make_trainer

@@ -17,7 +17,9 @@ from chat_models import CHATML, make_chat_model
 
 from align_cli.data import exchanges, lines, sources
 from align_cli.errors import DataError
+from align_cli.models.identity import identity_of
 from align_cli.models.load import Policy
+from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.stages import fates, readable
@@ -149,6 +151,19 @@ class TestTheSecondStart:
         assert done.taken() == {"read", "made"}
         assert after != before
         assert after[1][0].chosen == " the food was fine ."
+
+    def test_asks_once_what_stands_for_the_policy_whatever_number_of_files_it_reads(
+        self, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[object] = []
+
+        def counted(policy: PolicyText) -> str | None:
+            asked.append(policy)
+            return identity_of(policy)
+
+        monkeypatch.setattr("align_cli.stages.inputs.identity_of", counted)
+        self.both(recipe())
+        assert len(asked) == 1
 
     def test_measures_again_with_another_template(
         self, recipe: Callable[..., Recipe], done: Counted, tmp_path: Path

@@ -13,7 +13,7 @@ from align_cli.artifacts.records import Preference
 from align_cli.errors import DataError
 from align_cli.recipe import Recipe
 from align_cli.stages.pools import training_pools
-from align_cli.stages.train import train_policy
+from align_cli.stages.train_round import train_policy
 from align_cli.training.batches import Mixture, TrainingPair
 from align_cli.training.checkpoints import TrainingState
 

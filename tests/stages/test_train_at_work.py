@@ -23,7 +23,8 @@ from align_cli.run.folder.work import WorkInProgress
 from align_cli.stages.base import CHECKPOINT, PREFERENCES, REFERENCE_LOGPS, TRAINING, Artifact
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.pools import training_pools
-from align_cli.stages.train import Train, pair_rounds
+from align_cli.stages.train import Train
+from align_cli.stages.train_round import pair_rounds
 from align_cli.training.checkpoints import OPTIMIZER_NAME, TrainingState, read_training_state, save_checkpoint
 
 REWARDED = "method.sources={dpr: {mixing: 1, labeler: hidden}}"
@@ -369,7 +370,7 @@ def test_memory_may_run_out_before_the_first_step_too(
             raise MemoryError("none left")
         return training_pools(*arguments)
 
-    monkeypatch.setattr("align_cli.stages.train.training_pools", pools)
+    monkeypatch.setattr("align_cli.stages.train_round.training_pools", pools)
     context = begin(work=work)
     Train().carry_out(context)
     assert context.said[-1] == CUT_NOTE
@@ -586,7 +587,7 @@ def test_a_round_asks_the_reference_about_what_no_round_before_has_asked(
     first = begin(*REPLAYED)
     Train().carry_out(first)
     assert len(first.held.written[REFERENCE_LOGPS]) == 4
-    monkeypatch.setattr("align_cli.stages.train._agreement_with_policy", lambda *_: None)
+    monkeypatch.setattr("align_cli.stages.train_round._agreement_with_policy", lambda *_: None)
     second = in_turn(begin, first, *REPLAYED)
     watched = Watched(second, monkeypatch)
     Train().carry_out(second)

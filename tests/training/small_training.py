@@ -19,8 +19,9 @@ from trl import DPOConfig
 
 from align_cli.models.load import Policy, load_policy
 from align_cli.playground.model import make_policy
-from align_cli.training.batches import PairCollator, TrainingPair
+from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
+from align_cli.training.collated import PairCollator
 from align_cli.training.objective import Objective
 from align_cli.training.trainer import PreferenceTrainer
 

@@ -29,8 +29,10 @@ from small_training import (
 )
 
 from align_cli.methods.logprobs import token_kl
-from align_cli.training.batches import Mixture, TrainingPair, select_pairs
-from align_cli.training.objective import Objective, SourceTerms, pair_losses
+from align_cli.training.batches import Mixture, TrainingPair
+from align_cli.training.collated import select_pairs
+from align_cli.training.objective import Objective, SourceTerms
+from align_cli.training.pair_losses import pair_losses
 from align_cli.training.trainer import PreferenceTrainer
 
 BATCH, NUM_STEPS = 16, 2

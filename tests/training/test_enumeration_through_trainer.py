@@ -30,9 +30,11 @@ from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.playground.model import make_word_tokenizer
 from align_cli.recipe.sections.lora import LoraSection
 from align_cli.recipe.sections.policy import PolicySection
-from align_cli.training.batches import PairCollator, TrainingPair
+from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
-from align_cli.training.objective import Figures, Objective, SourceTerms
+from align_cli.training.collated import PairCollator
+from align_cli.training.figures import Figures
+from align_cli.training.objective import Objective, SourceTerms
 from align_cli.training.trainer import PreferenceTrainer
 
 VOCABULARY, PAD, EOS, BETA, KL = 4, 0, 1, 0.5, 1.0
@@ -464,7 +466,7 @@ class TestBaselines:
                 )
                 for index, (prompt, one, two) in enumerate(pairs)
             ]
-            trainer._know([batch])
+            trainer.know([batch])
             (inputs,) = trainer.passes(collate(batch))
             assert ("global_loss" in inputs) == knows_sampling
             total = total + probability * trainer.compute_loss(trainer.model, inputs)

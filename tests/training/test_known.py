@@ -31,7 +31,8 @@ from align_cli.models.head import head_of
 from align_cli.models.layout import shares_prompts
 from align_cli.training.batches import TrainingPair
 from align_cli.training.known import Key, Logps, ReferenceLogps, RoundsReference
-from align_cli.training.objective import Objective, SourceTerms, pair_losses, reference_columns, sampled_losses
+from align_cli.training.objective import Objective, SourceTerms
+from align_cli.training.pair_losses import pair_losses, reference_columns, sampled_losses
 
 BATCH, NUM_STEPS = 8, 3
 SOURCES = (
@@ -181,7 +182,7 @@ def test_with_a_kl_the_reference_runs_over_what_carries_it_alone(
     ]
     inputs = collated(models, batch)
     whole = {**inputs, **reference_columns(objective, models.reference.model, inputs)}
-    trainer._know([batch])
+    trainer.know([batch])
     (part,) = trainer.passes(dict(inputs))
     found, expected = (
         pair_losses(objective, models.policy.model, models.reference.model, columns) for columns in (part, whole)

@@ -19,20 +19,12 @@ from torch.nn.functional import logsigmoid
 
 from align_cli.methods import preference
 from align_cli.recipe import Recipe
-from align_cli.training.batches import PairCollator, TrainingPair
-from align_cli.training.objective import (
-    Figures,
-    GlobalLosses,
-    Inputs,
-    Objective,
-    PairLosses,
-    SourceTerms,
-    carriers,
-    pair_losses,
-    pair_values,
-    pairs_per_carrier,
-    recipe_objective,
-)
+from align_cli.training.batches import TrainingPair
+from align_cli.training.collated import Inputs, PairCollator
+from align_cli.training.figures import Figures
+from align_cli.training.objective import Objective, SourceTerms, carriers, pairs_per_carrier, recipe_objective
+from align_cli.training.pair_losses import PairLosses, pair_losses
+from align_cli.training.pair_values import GlobalLosses, pair_values
 
 VOCABULARY, PAD = 6, 0
 PROMPT = [1, 2]

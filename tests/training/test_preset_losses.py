@@ -25,7 +25,7 @@ from align_cli.artifacts.records import Preference
 from align_cli.models.load import Policy
 from align_cli.recipe import Recipe, load_recipe
 from align_cli.recipe.presets import FOLDER, preset_names
-from align_cli.stages.train import train_policy
+from align_cli.stages.train_round import train_policy
 from align_cli.training.batches import TrainingPair
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.trainer import make_trainer

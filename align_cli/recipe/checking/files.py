@@ -11,10 +11,9 @@ from pathlib import Path
 
 from align_cli.errors import DataError, nearest
 from align_cli.recipe.checking.view import RuleFault, View, rule_fault
-from align_cli.recipe.data_names import DataName, exists
+from align_cli.recipe.data_names import BUILT_IN_WORLDS, DataName, exists
 from align_cli.recipe.written.tree import escaped, shown
 
-_WORLDS = ("playground", "reviews")
 PATH_STARTS = ("./", "../", "/")
 _DATA_EXTENSIONS = (
     ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst", ".xz", ".bz2", ".zip",
@@ -32,7 +31,7 @@ def missing_data(view: View, *keys: str) -> Iterator[RuleFault]:
             yield rule_fault(key, f"{key} is {shown(value)}; {error.faults[0].what}", error.faults[0].hint)
             continue
         place = name.place
-        if place in _WORLDS and name != DataName(place) and not exists(place):
+        if place in BUILT_IN_WORLDS and name != DataName(place) and not exists(place):
             what = f"{key} is {shown(value)}; a built-in world has neither splits nor parts"
             yield rule_fault(key, what, f"write {place} alone, or name a file")
         if is_path(place):

@@ -41,6 +41,14 @@ def preset_keys(name: str) -> dict[str, Any]:
     return keys
 
 
+def preset_value(name: str | None, *key: str) -> Any:
+    """What a preset's own file sets a key to; None where it says nothing of it, or no preset is named."""
+    value: Any = {} if name is None else preset_keys(name)
+    for part in key:
+        value = value.get(part, {})
+    return None if value == {} else value
+
+
 def _read(name: str) -> tuple[Node | None, list[PlacedFault]]:
     text = preset_text(name)
     return read_text(text, Source(f"preset {name}", tuple(text.splitlines()), is_preset=True))

@@ -10,12 +10,12 @@ from pydantic import Field
 from align_cli.recipe.checking.files import empty_texts, missing_data
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.data_names import BUILT_IN_WORLDS, REVIEWS
 from align_cli.recipe.sections.sources import SOURCES
 
 if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
 
-BUILT_IN_WORLDS = ("playground", "reviews")
 MAX_LENGTH = "set data.max_prompt_tokens and data.max_completion_tokens"
 _KEYS = ("data.prompts", "data.preferences", "data.demonstrations", "data.eval_prompts", "data.eval_preferences")
 OTHER_NAMES = {
@@ -129,7 +129,7 @@ def _reviews_are_described(view: View) -> Iterator[RuleFault]:
     users = [
         key
         for key in (*_KEYS, "policy.sft.dataset", "reward.preferences", "reward.eval_preferences")
-        if view.sound(key) == "reviews"
+        if view.sound(key) == REVIEWS
     ]
     if users:
         what = f"{users[0]} is reviews, and the recipe has no section reviews"

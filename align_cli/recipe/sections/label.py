@@ -9,6 +9,7 @@ from pydantic import Field
 
 from align_cli.recipe.checking.section import Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.presets import preset_value
 from align_cli.recipe.sections.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -98,20 +99,19 @@ def _expectations_keep_every_pair(view: View) -> Iterator[RuleFault]:
 RULES: tuple[Rule, ...] = (_expectations_keep_every_pair,)
 
 
-BEST_AGAINST_WORST = (
-    "iterative-dpo", "self-rewarding", "semi-online-dpo", "iterative-rpo", "sppo", "online-simpo", "inpo",
-    "sail-dpr",
-)  # fmt: skip
-"""The presets that are just that."""
-
-
 def _completions_in_vain(recipe: Recipe) -> list[str]:
     number, sources = recipe.generate.num_generations, recipe.method.sources
-    if recipe.preset in BEST_AGAINST_WORST:
+    if "dpr" not in sources.in_use() or number <= 2 or recipe.label.pairs != "best_worst" or sources.has_gradient:
         return []
-    if "dpr" in sources.in_use() and number > 2 and recipe.label.pairs == "best_worst" and not sources.has_gradient:
-        return [f"of generate.num_generations {number} completions a prompt, label.pairs best_worst trains on two"]
-    return []
+    if _is_best_against_worst(recipe.preset):
+        return []
+    return [f"of generate.num_generations {number} completions a prompt, label.pairs best_worst trains on two"]
+
+
+def _is_best_against_worst(preset: str | None) -> bool:
+    """Whether a preset is just that: best against worst of more than two."""
+    pairs, number = preset_value(preset, "label", "pairs"), preset_value(preset, "generate", "num_generations")
+    return pairs == "best_worst" and number > 2
 
 
 WARNINGS = (_completions_in_vain,)

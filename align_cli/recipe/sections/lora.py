@@ -12,6 +12,7 @@ from pydantic import Field
 from align_cli.recipe.checking.files import empty_texts, missing_file
 from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.data_names import PLAYGROUND
 
 if TYPE_CHECKING:
     from align_cli.recipe.recipe import Recipe
@@ -65,7 +66,7 @@ class LoraSection(Section):
 
 
 def _base_is_there(view: View) -> Iterator[RuleFault]:
-    is_new = view.has("policy.from_scratch") or view.get("policy.model_name_or_path") == "playground"
+    is_new = view.has("policy.from_scratch") or view.get("policy.model_name_or_path") == PLAYGROUND
     if view.has(KEY) and is_new:
         what = "policy.lora with a new model, of which all weights have to be learnt"
         yield rule_fault(KEY, what, "leave policy.lora out, or name a model that is trained already")

@@ -13,8 +13,8 @@ from pydantic import ConfigDict, Field
 from align_cli.recipe.checking.files import PATH_STARTS, empty_texts, missing_data, missing_file
 from align_cli.recipe.checking.section import Section, Usual
 from align_cli.recipe.checking.view import Rule, RuleFault, UnsoundError, View, rule_fault
-from align_cli.recipe.data_names import exists
-from align_cli.recipe.sections.data import BUILT_IN_WORLDS, DataSection
+from align_cli.recipe.data_names import BUILT_IN_WORLDS, exists
+from align_cli.recipe.sections.data import DataSection
 from align_cli.recipe.sections.labelers.reward_model import OF_RUN
 from align_cli.recipe.written.tree import shown
 

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from align_cli.recipe.checking.section import Section, section_models
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
+from align_cli.recipe.presets import preset_value
 from align_cli.recipe.sections.labelers import kind_that_labels_nothing, labelers_defined, unknown_labeler
 from align_cli.recipe.written.tree import shown
 
@@ -250,8 +251,8 @@ def _coefficients(recipe: Recipe) -> list[str]:
     warnings = []
     for name, source in recipe.method.sources.in_use().items():
         coefficient = coefficient_of(source)
-        is_hypos = name == "dpp" and recipe.preset == "hypo"  # which wants just that
-        if coefficient == 0 and source.policy_labels and recipe.method.loss_types == ["sigmoid"] and not is_hypos:
+        teaches_nothing = coefficient == 0 and source.policy_labels and recipe.method.loss_types == ["sigmoid"]
+        if teaches_nothing and preset_value(recipe.preset, "method", "sources", name, "gradient") != 0:
             warnings.append(
                 f"method.sources.{name}.gradient is 0: with DPO the policy's own labels then teach nothing, and "
                 "these pairs only carry the KL"

@@ -12,7 +12,6 @@ from align_cli.artifacts.records import Completion, TemplateArguments, Text
 from align_cli.recipe.sections.label import LabelSection
 from align_cli.seeds import derive_seed
 from align_cli.stages.base import Context
-from align_cli.stages.fates import KeptRows
 from align_cli.stages.lengths import ReadRow
 from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, is_kept, make_pair
 
@@ -25,10 +24,8 @@ class Dmd:
     def pair(self, completions: Sequence[Completion], context: Context) -> LabelledPairs:
         """The round's pairs."""
         recipe, rows = context.recipe, context.loaded.inputs.demonstrations.rows
-        shown: Iterable[ReadRow] = rows
-        if isinstance(rows, KeptRows):
-            asked = {_key(one.prompt, one.template_arguments) for one in completions}
-            shown = rows.where(lambda row: _key(row["prompt"], TemplateArguments.of_row(row)) in asked)
+        asked = {_key(one.prompt, one.template_arguments) for one in completions}
+        shown = rows.where(lambda row: _key(row["prompt"], TemplateArguments.of_row(row)) in asked)
         return pair_with_demonstrations(completions, shown, recipe.label, recipe.seed)
 
 

@@ -8,12 +8,10 @@ from itertools import combinations
 
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion, Preference
-from align_cli.labelers.policy import PolicyLabeler
+from align_cli.labelers.own_labels import NAME, OWN_LABELS
 from align_cli.stages.base import Context, Measure, Progress
-from align_cli.stages.opinions import kept_values, measured, num_pair_tokens
+from align_cli.stages.opinions import measured, num_pair_tokens
 from align_cli.stages.pairing.pairs import LabelledPairs, ScoredCompletion, by_draw, make_pair
-
-OWN_LABELS = "align_cli.labelers.policy:own_labels"
 
 
 class Dpp:
@@ -26,29 +24,26 @@ class Dpp:
         recipe, loaded = context.recipe, context.loaded
         policy = loaded.policy_after(context.round - 1)
         reference = loaded.reference_for(context.round)
-        labeler = PolicyLabeler(policy, reference, recipe.method.beta)
         with context.work.journal("own-labels") as journal:
             pairs = self_label(
                 completions,
-                labeler,
+                loaded.measure(OWN_LABELS, policy, reference, recipe.method.beta),
                 recipe.generate.num_generations,
                 batch_size=recipe.generate.batch_size,
                 progress=context.progress,
                 journal=journal,
-                measure=loaded.measure(OWN_LABELS, policy, reference, recipe.method.beta),
             )
         return LabelledPairs(pairs, {"self_labelled_pairs": len(pairs)})
 
 
 def self_label(
     completions: Sequence[Completion],
-    labeler: PolicyLabeler,
+    measure: Measure,
     num_generations: int,
     *,
     batch_size: int,
     progress: Progress,
     journal: Journal | None = None,
-    measure: Measure | None = None,
 ) -> list[Preference]:
     """All pairs of each prompt's completions with the policy's own label: the pairs of source `dpp`.
 
@@ -56,23 +51,18 @@ def self_label(
 
     Args:
         completions: any order.
-        labeler: the policy.
+        measure: of `OWN_LABELS`, taken in all processes.
         num_generations: samples that each draw of a prompt got from it.
         batch_size: pairs that are labelled together.
         progress: told of every labelled pair.
         journal: what was labelled before an interruption, and where each batch is kept; None keeps none.
-        measure: of `OWN_LABELS`, taken in all processes; None asks the labeler.
     """
     own = [ScoredCompletion(item, 0.0) for item in completions if item.sampled_by == "policy"]
     groups = by_draw(own, num_generations).values()
     pairs = [make_pair(one, two, 0.5) for group in groups for one, two in combinations(group, 2)]
     progress.start(len(pairs), "pairs")
-    asked = (progress, journal or Journal(), num_pair_tokens)
-    if measure is None:
-        labels = kept_values(pairs, batch_size, labeler.prefer, *asked)
-    else:
-        labels = measured(pairs, batch_size, measure, *asked)
+    labels = measured(pairs, batch_size, measure, progress, journal or Journal(), num_pair_tokens)
     return [
-        replace(pair, label=label, source="dpp", labeler=labeler.name, chosen_score=None, rejected_score=None)
+        replace(pair, label=label, source="dpp", labeler=NAME, chosen_score=None, rejected_score=None)
         for pair, label in zip(pairs, labels, strict=True)
     ]

@@ -6,7 +6,7 @@ And what can be wrong with them before there are any tokens.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from align_cli.artifacts.records import Preference
@@ -14,6 +14,7 @@ from align_cli.data.lazy import Lazy
 from align_cli.data.rows import facts_of
 from align_cli.errors import DataError, counted
 from align_cli.labelers.dataset import label_pair
+from align_cli.models.identity import identity_of
 from align_cli.models.text import PolicyText
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.label import LabelSection
@@ -32,6 +33,8 @@ def label_offline_pairs(
     labeler: str,
     key: str = KEY,
     limits: Limits | None = None,
+    *,
+    identify: Callable[[PolicyText], str | None] = identity_of,
 ) -> LabelledPairs:
     """Offline pairs with their own labels, tokenised by the policy's tokenizer; the same rules leave pairs out.
 
@@ -42,6 +45,7 @@ def label_offline_pairs(
         labeler: the labeler's name in the recipe.
         key: the recipe's key that names them.
         limits: how long they may be; None is as long as fits into the policy's context.
+        identify: as of `kept_rows`.
 
     Raises:
         DataError: for all pairs that the policy cannot read, those that are left out aside; or if none is left.
@@ -59,7 +63,8 @@ def label_offline_pairs(
         return kept
 
     rules = section.model_dump()
-    kept = kept_rows(key, rows, "pairs", RESPONSES, policy, limits, counts, rules=rules, is_wanted=is_wanted)
+    arguments = (key, rows, "pairs", RESPONSES, policy, limits, counts)
+    kept = kept_rows(*arguments, rules=rules, is_wanted=is_wanted, identify=identify)
     preferences = OfflinePairs(kept, labeler)
     if rows and not preferences:
         raise none_is_left(counts, key, "look at how the file was made", by_the_recipe=key == KEY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from align_cli.artifacts.records import Completion, Preference
 from align_cli.models.load import Policy
 from align_cli.models.text import completion_token_ids, prompt_token_ids
 from align_cli.recipe.sections.label import LabelSection
+from align_cli.stages.fates import kept_rows
 from align_cli.stages.inputs import ReadDemonstrations
 from align_cli.stages.lengths import Limits, ReadRow, read_row
 from align_cli.stages.pairing.dmd import Dmd, pair_with_demonstrations
@@ -182,7 +184,8 @@ def test_a_rounds_mixed_pairs_are_made_without_the_policys_weights(
     tiny_policy: Policy, make_completion: Callable[..., Completion]
 ) -> None:
     completions = [make_completion(1, sample) for sample in range(4)]
-    shown = SimpleNamespace(demonstrations=ReadDemonstrations(read(SHOWN, tiny_policy), {}))
+    rows = kept_rows("data.demonstrations", SHOWN, "demonstrations", ("completion",), tiny_policy, Limits(), Counter())
+    shown = SimpleNamespace(demonstrations=ReadDemonstrations(rows, {}))
     recipe = SimpleNamespace(label=LabelSection(**KEEP), seed=5)
     context: Any = SimpleNamespace(recipe=recipe, loaded=SimpleNamespace(inputs=shown), round=3)
     assert Dmd().pair(completions, context) == pair_with(tiny_policy, completions, run_seed=5)

@@ -13,7 +13,7 @@ from drawn import Drawn
 
 from align_cli.artifacts.journal import Journal
 from align_cli.artifacts.records import Completion
-from align_cli.labelers.policy import PolicyLabeler
+from align_cli.labelers.own_labels import OWN_LABELS
 from align_cli.models.load import Policy
 from align_cli.models.measures import OneMeasure
 from align_cli.run.folder.work import WorkInProgress
@@ -28,16 +28,16 @@ def test_the_policys_own_pairs_are_all_of_a_prompts_in_the_order_of_sampling(
 ) -> None:
     drawn = draw([[0.0, 0.0, 0.0], [0.0], [0.0, 0.0]])
     shorter = [replace(each, completion_ids=[10 + each.sample_index, 1]) for each in drawn.completions]
-    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1)
-    pairs = self_label(shorter[::-1], labeler, 3, **BATCHES)
+    measure = OneMeasure(OWN_LABELS, warm_policy, tiny_policy, 0.1)
+    pairs = self_label(shorter[::-1], measure, 3, **BATCHES)
     places = sorted((pair.prompt_index, pair.chosen_index, pair.rejected_index) for pair in pairs)
     assert places == [(0, 0, 1), (0, 0, 2), (0, 1, 2), (2, 0, 1)]
-    assert [pair.label for pair in pairs] == labeler.prefer(pairs[:3]) + labeler.prefer(pairs[3:])
+    assert [pair.label for pair in pairs] == measure.of(pairs[:3]) + measure.of(pairs[3:])
     assert {(pair.source, pair.labeler, pair.chosen_score, pair.rejected_score) for pair in pairs} == {
         ("dpp", "policy", None, None)
     }
-    assert self_label([], labeler, 3, **BATCHES) == []
-    twice = self_label(shorter[4:], labeler, 1, **BATCHES)
+    assert self_label([], measure, 3, **BATCHES) == []
+    twice = self_label(shorter[4:], measure, 1, **BATCHES)
     assert twice == []
 
 
@@ -49,12 +49,12 @@ def test_self_labels_know_nothing_of_the_references_responses(
         make_completion(0, sample, completion_ids=[30 + sample, 1], sampled_by="reference", policy="fedcba9876543210")
         for sample in range(3)
     ]
-    labeler = PolicyLabeler(warm_policy, tiny_policy, beta=0.1)
-    (pair,) = self_label([*foreign, *own], labeler, 2, **BATCHES)
-    assert [pair] == self_label(own, labeler, 2, **BATCHES)
+    measure = OneMeasure(OWN_LABELS, warm_policy, tiny_policy, 0.1)
+    (pair,) = self_label([*foreign, *own], measure, 2, **BATCHES)
+    assert [pair] == self_label(own, measure, 2, **BATCHES)
     assert (pair.chosen_ids, pair.rejected_ids) == ([10, 1], [11, 1])
     assert (pair.chosen_by, pair.rejected_by, pair.policy) == ("policy", "policy", own[0].policy)
-    assert self_label(foreign, labeler, 2, **BATCHES) == []
+    assert self_label(foreign, measure, 2, **BATCHES) == []
 
 
 def test_labels_that_a_killed_process_has_kept_are_not_asked_for_again(
@@ -62,27 +62,28 @@ def test_labels_that_a_killed_process_has_kept_are_not_asked_for_again(
 ) -> None:
     drawn = draw([[0.0, 0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     completions = [replace(each, completion_ids=[10 + each.sample_index, 1]) for each in drawn.completions]
-    whole = self_label(completions, PolicyLabeler(warm_policy, tiny_policy, 0.1), 3, **BATCHES)
+    whole = self_label(completions, OneMeasure(OWN_LABELS, warm_policy, tiny_policy, 0.1), 3, **BATCHES)
     asked: list[int] = []
 
-    class Dying(PolicyLabeler):
-        def prefer(self, pairs: Any) -> list[float]:
+    class Dying(OneMeasure):
+        def of(self, batch: Any) -> list[float]:
             if asked:
                 raise KeyboardInterrupt
-            asked.append(len(pairs))
-            return super().prefer(pairs)
+            asked.append(len(batch))
+            return super().of(batch)
 
     with pytest.raises(KeyboardInterrupt), Journal(tmp_path / "own-labels.jsonl", "key") as journal:
-        self_label(completions, Dying(warm_policy, tiny_policy, 0.1), 3, **BATCHES, journal=journal)
+        self_label(completions, Dying(OWN_LABELS, warm_policy, tiny_policy, 0.1), 3, **BATCHES, journal=journal)
     asked.clear()
 
-    class Counting(PolicyLabeler):
-        def prefer(self, pairs: Any) -> list[float]:
-            asked.append(len(pairs))
-            return super().prefer(pairs)
+    class Counting(OneMeasure):
+        def of(self, batch: Any) -> list[float]:
+            asked.append(len(batch))
+            return super().of(batch)
 
     with Journal(tmp_path / "own-labels.jsonl", "key") as journal:
-        assert self_label(completions, Counting(warm_policy, tiny_policy, 0.1), 3, **BATCHES, journal=journal) == whole
+        counting = Counting(OWN_LABELS, warm_policy, tiny_policy, 0.1)
+        assert self_label(completions, counting, 3, **BATCHES, journal=journal) == whole
     assert asked == [2]
 
 
@@ -115,7 +116,8 @@ def test_a_round_labels_with_the_policy_that_it_begins_with_and_goes_on_where_it
         progress=SimpleNamespace(start=lambda *total: begun.append(total), advance=lambda _: None, found=done.append),
     )
     made = Dpp().pair(completions, context)
-    assert made.preferences == self_label(completions, PolicyLabeler(warm_policy, tiny_policy, 0.1), 3, **BATCHES)
+    measure = OneMeasure(OWN_LABELS, warm_policy, tiny_policy, 0.1)
+    assert made.preferences == self_label(completions, measure, 3, **BATCHES)
     assert made.counts == {"self_labelled_pairs": 6}
     assert asked == [3, 4]
     assert Dpp().pair(completions, context) == made

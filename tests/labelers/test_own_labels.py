@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from align_cli.artifacts.records import Preference
-from align_cli.labelers.policy import PolicyLabeler
+from align_cli.labelers.own_labels import own_labels
 from align_cli.models.load import Policy
 
 BETA = 0.1
@@ -37,17 +37,12 @@ def preference_by_hand(policy: Policy, reference: Policy, pair: Preference) -> f
 def test_the_policy_prefers_what_its_implicit_reward_prefers(
     batch_size: int, warm_policy: Policy, tiny_policy: Policy
 ) -> None:
-    labeler = PolicyLabeler(warm_policy, tiny_policy, BETA)
     batches = [PAIRS[start : start + batch_size] for start in range(0, len(PAIRS), batch_size)]
-    labels = [label for batch in batches for label in labeler.prefer(batch)]
+    labels = [label for batch in batches for label in own_labels(warm_policy, tiny_policy, batch, BETA)]
     expected = [preference_by_hand(warm_policy, tiny_policy, pair) for pair in PAIRS]
     assert labels == pytest.approx(expected, abs=1e-5)
     assert max(abs(label - 0.5) for label in labels) > 0.01
 
 
 def test_a_policy_equal_to_its_reference_prefers_nothing(warm_policy: Policy) -> None:
-    assert PolicyLabeler(warm_policy, warm_policy, BETA).prefer(PAIRS) == [0.5, 0.5, 0.5]
-
-
-def test_its_labels_are_signed_as_the_policys(warm_policy: Policy) -> None:
-    assert PolicyLabeler(warm_policy, warm_policy, BETA).name == "policy"
+    assert own_labels(warm_policy, warm_policy, PAIRS, BETA) == [0.5, 0.5, 0.5]
