@@ -39,7 +39,9 @@ KINDS = {
     "two, the model split (FSDP2)": ["launch.num_processes=2", "launch.strategy=fsdp2"],
 }
 WIDTH, LAYERS = 256, 6
-STEPS, PROMPTS, PAIRS = 10, 128, 16
+PROMPTS, PER_PASS = 128, 8
+STEPS = {16: 10, 64: 5}
+"""How many steps of so many pairs."""
 
 
 def write_model(folder: Path) -> int:
@@ -64,8 +66,8 @@ def write_model(folder: Path) -> int:
     return model.num_parameters()
 
 
-def recipe(model: Path) -> dict[str, Any]:
-    """Two rounds of half offline pairs and half the policy's own."""
+def recipe(model: Path, pairs: int) -> dict[str, Any]:
+    """Two rounds of half offline pairs and half the policy's own, so many pairs a step."""
     return {
         "output_dir": "run",
         "rounds": 2,
@@ -84,18 +86,18 @@ def recipe(model: Path) -> dict[str, Any]:
         "train": {
             "learning_rate": 1.0e-5,
             "adam_epsilon": 1.0e-6,
-            "per_device_train_batch_size": 8,
-            "gradient_accumulation_steps": PAIRS // 8,
-            "steps_per_round": STEPS,
+            "per_device_train_batch_size": PER_PASS,
+            "gradient_accumulation_steps": pairs // PER_PASS,
+            "steps_per_round": STEPS[pairs],
             "source_grad_norms": "never",
         },
     }
 
 
-def run(folder: Path, model: Path, overrides: list[str]) -> dict[str, float]:
+def run(folder: Path, model: Path, pairs: int, overrides: list[str]) -> dict[str, float]:
     """Seconds of the second round's stages."""
     folder.mkdir()
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(model)))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(model, pairs)))
     start = "from align_cli.cli.main import main; main()"
     subprocess.run(
         [sys.executable, "-c", start, "train", "recipe.yaml", "--quiet", *overrides],
@@ -128,27 +130,33 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     repetitions = parser.parse_args().repetitions
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        size = write_model(place / "model")
-        seconds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
-        for repetition in range(repetitions):
-            for number, (kind, overrides) in enumerate(KINDS.items()):
-                seconds[kind].append(run(place / f"{repetition} {number}", place / "model", overrides))
-        apart_by_kind = {kind: apart(place / f"0 {number}", place / "0 0") for number, kind in enumerate(KINDS)}
-    cores = len(os.sched_getaffinity(0))
+        size = write_model(Path(scratch, "model"))
+        rows = [row for pairs in STEPS for row in measure(Path(scratch), pairs, repetitions)]
     lines = [
         f"`python benchmarks/processes.py --repetitions {repetitions}`: {size / 1e6:.1f}M parameters, float32, CPU "
-        f"with {cores} cores, one thread a process; {2 * PROMPTS} completions, {STEPS} steps of {PAIRS} pairs; "
-        f"medians of {repetitions}, [least, most] of the ratios of runs in turn.",
+        f"with {len(os.sched_getaffinity(0))} cores, one thread a process; {2 * PROMPTS} completions; forward passes "
+        f"of at most {PER_PASS} pairs; medians of {repetitions}, [least, most] of the ratios of runs in turn.",
         "",
-        "| | sampling, s | times as fast as one | training, s | times as fast as one | weights apart, at most |",
-        "|---|---|---|---|---|---|",
+        "| steps | | sampling, s | times as fast as one | training, s | times as fast as one | weights apart |",
+        "|---|---|---|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
     ]
-    alone = seconds["one process"]
-    for kind, found in seconds.items():
-        cells = [cell for stage in ("generate", "train") for cell in beside(stage, alone, found)]
-        lines.append(f"| {kind} | {' | '.join(cells)} | {apart_by_kind[kind]:.1e} |")
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def measure(place: Path, pairs: int, repetitions: int) -> list[list[str]]:
+    """The rows of steps of so many pairs."""
+    seconds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    folders = {kind: place / f"{pairs} {number}" for number, kind in enumerate(KINDS)}
+    for repetition in range(repetitions):
+        for kind, overrides in KINDS.items():
+            seconds[kind].append(run(Path(f"{folders[kind]} {repetition}"), place / "model", pairs, overrides))
+    rows = []
+    for kind, found in seconds.items():
+        cells = [cell for stage in ("generate", "train") for cell in beside(stage, seconds["one process"], found)]
+        weights = apart(*(Path(f"{folders[one]} 0") for one in (kind, "one process")))
+        rows.append([f"{STEPS[pairs]} of {pairs} pairs", kind, *cells, f"{weights:.1e}"])
+    return rows
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def _show_paired(talk: Output, paired: Paired) -> None:
         low, high = paired.against_initial.interval
         found = f"{paired.against_initial.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
         rows.append(["its win rate vs initial, less the first's", found])
-    talk.table(TextTable([f"on {paired.num_prompts} prompts", "with 95% interval, or ± standard error"], rows))
+    talk.table(TextTable([f"on {paired.num_prompts} prompts", "95% interval, or ± std. error"], rows))
     for remark in paired.remarks:
         talk.text(remark)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +68,8 @@ class PlainReporter(RunReporter):
     def stage(self, round_number: int, stage: str) -> Iterator[StageProgress]:
         title, began = f"round {round_number} {stage}", time.monotonic()
         progress = _LineProgress(title, self._note, self._seconds_between)
-        yield progress
+        with progress.heard_of():
+            yield progress
         seconds = time.monotonic() - began
         work = f", {progress.done} {progress.unit}, {progress.pace()}" if progress.done else ""
         self._note(f"{title}: {seconds:.1f} s{work}")
@@ -90,15 +92,43 @@ class _LineProgress(StageProgress):
     def __init__(self, title: str, note: Callable[[str], None], seconds_between: float) -> None:
         super().__init__()
         self._title, self._note, self._seconds_between = title, note, seconds_between
-        self._last = self.began
+        self._stage_began = self._last = time.monotonic()
+        self._telling = threading.Lock()
+
+    @contextmanager
+    def heard_of(self) -> Iterator[None]:
+        """Something is said now and then, also while a long piece of work tells nothing of itself."""
+        over = threading.Event()
+
+        def listen() -> None:
+            while not over.wait(self._seconds_between):
+                self._tell()
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        try:
+            yield
+        finally:
+            over.set()
+            listener.join()
 
     def advance(self, amount: int = 1) -> None:
         super().advance(amount)
-        now, left = time.monotonic(), self.total - self.done
-        if left > 0 and now - self._last >= self._seconds_between:
+        if self.done < self.total:
+            self._tell()
+
+    def _tell(self) -> None:
+        with self._telling:
+            now = time.monotonic()
+            if now - self._last < self._seconds_between:
+                return
             self._last = now
-            rest = f", {span(left / self.per_second)} left" if self.per_second > 0 else ""
-            self._note(f"{self._title}: {self.done} of {self.total} {self.unit}, {self.pace()}{rest}")
+            work = f"{self.done} of {self.total} {self.unit}"
+            if self.per_second > 0:
+                left = span((self.total - self.done) / self.per_second)
+                self._note(f"{self._title}: {work}, {self.pace()}, {left} left")
+            else:
+                self._note(f"{self._title}: {f'{work} ' * bool(self.total)}after {span(now - self._stage_began)}")
 
 
 class LiveReporter(RunReporter):

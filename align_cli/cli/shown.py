@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,17 +66,42 @@ def json_in(text: str, encoding: str) -> str:
 
 
 def drawn(table: TextTable, console: Console) -> RenderableType:
-    """A table for this console: rows and columns where they fit its width, else one figure a line."""
+    """A table for this console: rows and columns where they fit its width, else as many columns at a time as do, each
+    time behind the first one; one figure a line where there is one row, or not even two columns fit.
+    """
+    from rich.console import Group
     from rich.text import Text
 
     if fits(table, console):
         return _in_columns(table)
+    pieces = _pieces(table, console) if len(table.rows) > 1 else []
+    if pieces:
+        return Group(*map(_in_columns, pieces))
     lines = []
     for first, *others in table.rows:
         lines.append(f"{_one_line(table.columns[0])} {_one_line(first)}")
         figures = zip(table.columns[1:], others, strict=True)
         lines += [f"  {_one_line(name)} {_one_line(cell)}" for name, cell in figures if cell]
     return Text("\n".join(lines), overflow="fold")
+
+
+def _pieces(table: TextTable, console: Console) -> list[TextTable]:
+    """A table cut between columns, so that each piece fits; none where one would not."""
+    pieces, shown = [], [0]
+    for column in range(1, len(table.columns)):
+        if len(shown) > 1 and not fits(_columns_of(table, [*shown, column]), console):
+            pieces.append(_columns_of(table, shown))
+            shown = [0]
+        shown.append(column)
+    pieces.append(_columns_of(table, shown))
+    return pieces if all(fits(piece, console) for piece in pieces) else []
+
+
+def _columns_of(table: TextTable, wanted: Sequence[int]) -> TextTable:
+    return table._replace(
+        columns=[table.columns[column] for column in wanted],
+        rows=[[row[column] for column in wanted] for row in table.rows],
+    )
 
 
 def fits(table: TextTable, console: Console) -> bool:

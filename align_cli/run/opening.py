@@ -100,7 +100,7 @@ def making_room(folder: RunFolder, restart: bool) -> Iterator[None]:
 
 
 def already_finished(folder: RunFolder, recipe: Recipe, plan: Sequence[Step], reporter: Reporter) -> list[Evaluation]:
-    """Say so, and show what there is; what a killed process left after the last manifest goes."""
+    """Say so, and give what there is; what a killed process left after the last manifest goes."""
     results = Results(recipe, folder)
     found = results.evaluations()  # what is damaged is told before anything is said to be finished
     if not folder.lock.is_held and (folder.has_work or superfluous(results, folder, plan[-1])):
@@ -112,8 +112,6 @@ def already_finished(folder: RunFolder, recipe: Recipe, plan: Sequence[Step], re
             f"note: round {recipe.rounds} left no checkpoint (checkpoints.every_rounds): it was not the last when it "
             "was trained"
         )
-    for evaluation in found:
-        reporter.evaluated(evaluation)
     return found
 
 

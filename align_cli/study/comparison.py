@@ -32,6 +32,8 @@ OPPONENT = "initial"
 BOOTSTRAP_SEED = 0
 LEAST_PROMPTS = 10
 """Fewer say nothing, whatever interval their few outcomes have."""
+NEAR_KL, UNEQUAL = 0.1, 1.25
+"""Nats below which a policy is where it began, and how many times another KL makes a comparison uneven."""
 NOT_COMPARED = ("output_dir",)
 """Keys in which any two runs differ."""
 
@@ -140,13 +142,14 @@ def pair(first: Evaluated, second: Evaluated) -> Paired:
         )
     won = [float(higher_wins(_score(theirs, scorer), _score(ours, scorer)) or 0.0) for ours, theirs in both]
     lengths = [[float(pair[side].num_tokens) for pair in both] for side in (1, 0)]
+    wins = win_rate_of(won, seed=BOOTSTRAP_SEED)
     return Paired(
         len(both),
-        win_rate_of(won, seed=BOOTSTRAP_SEED),
+        wins,
         length_controlled_win_rate(won, *lengths, seed=BOOTSTRAP_SEED),
         _against_initial(_beats_initial(first, answers, scorer), _beats_initial(second, others, scorer)),
         estimate([(_score(theirs, scorer) or 0.0) - (_score(ours, scorer) or 0.0) for ours, theirs in both]),
-        _remarks(first, second, len(both)),
+        [_verdict(wins), *_at_unequal_kl(first, second), *_remarks(first, second, len(both))],
     )
 
 
@@ -205,6 +208,25 @@ def _beats_initial(run: Evaluated, answers: Mapping[str, Completion], scorer: st
         if key in initial
     }
     return {key: outcome for key, outcome in found.items() if outcome is not None}
+
+
+def _verdict(wins: WinRate) -> str:
+    low, high = wins.interval
+    if low <= 0.5 <= high:
+        return "the interval of wins holds one half: these prompts cannot tell the two apart"
+    better = "second" if low > 0.5 else "first"
+    return f"the interval of wins leaves one half out: on these prompts the {better} is better"
+
+
+def _at_unequal_kl(first: Evaluated, second: Evaluated) -> list[str]:
+    """A word where one policy has gone further than the other, which has to be held against what it wins."""
+    kl, other = (float(run.evaluation.kl["mean"]) for run in (first, second))
+    if max(kl, other) < NEAR_KL or min(kl, other) * UNEQUAL > max(kl, other):
+        return []
+    return [
+        f"they are {kl:.2f} and {other:.2f} nats from their references; which is better at equal KL is for align study "
+        "to say"
+    ]
 
 
 def _remarks(first: Evaluated, second: Evaluated, num_prompts: int) -> list[str]:

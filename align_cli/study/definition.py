@@ -127,7 +127,8 @@ def define(
 def remarks(definition: Definition) -> list[str]:
     """What a user should know of a study before it runs, one sentence each, each once."""
     first, *others = definition.combinations
-    found = [text for one in definition.combinations for text in warnings_for(definition.recipes[one.name])]
+    alone = ["this studies one setting, and compares nothing; --over KEY=A,B compares"] * (not others)
+    found = alone + [text for one in definition.combinations for text in warnings_for(definition.recipes[one.name])]
     measured = _measured_by(definition.recipes[first.name])
     for other in others:
         changed = differences(measured, _measured_by(definition.recipes[other.name]))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from align_cli.artifacts.children import end_within
 from align_cli.artifacts.files import write_text
-from align_cli.errors import AlignError
+from align_cli.errors import AlignError, counted
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
 from align_cli.run.fork import shared_by_forks
@@ -83,9 +83,15 @@ class Work:
         Returns:
             Why runs did not finish, in their own words.
         """
-        total = len(self.definition.runs)
-        if len(self._waiting) < total:
-            self.note(f"{total - len(self._waiting)} of {total} runs are finished already")
+        settings, seeds, total = (
+            len(found) for found in (self.definition.combinations, self.definition.seeds, self.definition.runs)
+        )
+        done = total - len(self._waiting)
+        self.note(
+            f"{counted(settings, 'setting')} under {counted(seeds, 'seed')}: {counted(total, 'run')}"
+            + (f", of which {done} are finished" if done else "")
+            + f"; {self.jobs} at a time"
+        )
         try:
             while self._waiting or self._running:
                 self._start_what_can()

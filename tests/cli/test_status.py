@@ -203,11 +203,17 @@ def test_time_left_knows_nothing_of_events_that_were_edited_by_hand() -> None:
         assert at_work_status(6, None, seconds).seconds_left(0) is None
 
 
-@pytest.mark.parametrize("place", ["none", "recipe.yaml", "."])
+@pytest.mark.parametrize("place", ["recipe.yaml", "."])
 def test_a_place_without_a_run_is_refused(finished: Path, align: Align, place: str) -> None:
     refused = align("status", place, cwd=finished)
     assert_refused(refused)
     assert refused.err == f"{place}: there is no run in this folder\nhint: give a recipe's output_dir\n"
+
+
+def test_a_run_that_is_not_there_is_answered_with_one_of_a_like_name(finished: Path, align: Align) -> None:
+    refused = align("status", "rnu", cwd=finished)
+    assert_refused(refused)
+    assert refused.err == "rnu: there is no such folder\nhint: give a recipe's output_dir; did you mean run?\n"
 
 
 def test_a_run_is_shown_from_anywhere_and_without_its_data(finished: Path, align: Align, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_rounds_without_a_checkpoint_are_told_with_those_that_have_one(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere", "out"], "there is no run in this folder"),
+        (["nowhere", "out"], "there is no such folder"),
         (["recipe.yaml", "out"], "this is a file, not a run"),
         (["base", "out"], "this is a model, not a run"),
         (["run/rounds/001/checkpoint", "out"], "hint: give the run and the round: run --round 1"),

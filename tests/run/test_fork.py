@@ -300,7 +300,11 @@ def test_pairs_of_sources_that_the_new_recipe_has_not_are_not_replayed(finished_
 
 
 REFUSALS: dict[str, tuple[list[str], str]] = {
-    "no run there": (["none@1"], "none: there is no run in this folder\nhint: give a recipe's output_dir\n"),
+    "no run there": (
+        ["none@1"],
+        "none: there is no such folder\n"
+        "hint: give a recipe's output_dir; paths start at the folder that align runs in\n",
+    ),
     "a round that is not finished": (
         ["run@3", "rounds=4"],
         "run: the run has not finished round 3\n"

@@ -64,7 +64,8 @@ def near_file(text: str) -> str:
         names = sorted(entry.name for entry in folder.iterdir())
     except (OSError, ValueError):
         return f"there is no folder {shown(str(folder))} either; paths start at the folder that align runs in"
-    near = nearest(path.name, names)
+    stems = {Path(name).stem: name for name in names}  # an ending in common makes no two names alike
+    near = stems.get(nearest(path.stem, stems) or "")
     if near is None:
         return "paths start at the folder that align runs in"
     prefix = re.match(r"(\./)?", text)

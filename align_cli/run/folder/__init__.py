@@ -19,6 +19,7 @@ from typing import Any
 from align_cli.artifacts.files import TEMPORARY_SUFFIX, remove, write_text
 from align_cli.errors import RunError
 from align_cli.recipe import Recipe, differences, load_recipe, resolved
+from align_cli.recipe.checking.files import near_file
 from align_cli.run.folder.begun import Begun
 from align_cli.run.folder.layout import ANSWERS, LEDGER, LINEAGE, LOCK, RECIPE, ROUNDS, RUN, TRACKING, WORK, Layout
 from align_cli.run.folder.ledger import Ledger
@@ -111,7 +112,11 @@ class RunFolder:
             )
         if not self.exists:
             self._check_not_lost()
-            raise RunError("there is no run in this folder", where=str(self.path), hint="give a recipe's output_dir")
+            if self.path.exists():
+                what, hint = "there is no run in this folder", "give a recipe's output_dir"
+            else:
+                what, hint = "there is no such folder", f"give a recipe's output_dir; {near_file(str(self.path))}"
+            raise RunError(what, where=str(self.path), hint=hint)
         if not self.layout.file(RECIPE).is_file():
             raise RunError("the run's recipe is missing", where=str(self.path / RECIPE), hint=RECIPE_REMEDY)
 
