@@ -75,6 +75,8 @@ def _answer_lines(talk: Output, found: Partners, as_json: bool) -> None:
             answers = {title: one.answer(line, seed, lambda piece: None) for title, one in found.conversations.items()}
             talk.rows([{"prompt": line, "answers": answers}], "-")
         else:
+            if len(found.conversations) > 1:
+                talk.text(f"> {line}")
             _answer(talk, found.conversations, line, seed)
 
 
@@ -85,7 +87,7 @@ def _converse(talk: Output, found: Partners) -> None:
     conversations, turn, was_interrupted = found.conversations, 0, False
     if not all(one.chats for one in conversations.values()):
         talk.note("there is no chat template: each text is gone on with by itself")
-    talk.note(COMMANDS)
+    talk.note(f"{COMMANDS}; answers are cut at {found.max_new_tokens} tokens (--max-new-tokens)")
     while True:
         try:
             line = read_line("> ")
@@ -96,6 +98,8 @@ def _converse(talk: Output, found: Partners) -> None:
                 for one in conversations.values():
                     one.reset()
                 talk.note("begun anew")
+            elif line.startswith("/") and line[1:].strip().isalpha():
+                talk.note(f"there is no {line.strip()}: {COMMANDS}")
             elif line.strip():
                 _answer(talk, conversations, line, derive_seed(found.seed, "chat", turn))
                 turn += 1

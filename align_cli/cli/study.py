@@ -68,10 +68,8 @@ def command(
     except KeyboardInterrupt as interrupt:
         raise type(interrupt)("`align study` with the same arguments goes on where it stopped") from None
     _show(talk, studied.results, studied.costs)
-    talk.note(
-        f"results.json, tables.md, table.csv, runs.csv, costs.json and {counted(len(studied.pictures), 'picture')} "
-        f"are in {output}"
-    )
+    pictures = counted(len(studied.pictures), "picture") if studied.pictures else "no pictures"
+    talk.note(f"results.json, tables.md, table.csv, runs.csv, costs.json and {pictures} are in {output}")
     if studied.results["missing"]:
         talk.warn(f"{counted(len(studied.results['missing']), 'run')} of {len(definition.runs)} did not finish")
         raise typer.Exit(ExitCode.FAULT)

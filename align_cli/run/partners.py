@@ -35,10 +35,12 @@ class Partners(NamedTuple):
     Args:
         conversations: by title, such as `round 2`.
         seed: of the sampling.
+        max_new_tokens: at which an answer is cut.
     """
 
     conversations: Mapping[str, Conversation]
     seed: int
+    max_new_tokens: int
 
 
 def partners(name: str, which: str | None, beside: str | None, wishes: Wishes, note: Callable[[str], None]) -> Partners:
@@ -85,7 +87,8 @@ def _of_run(path: Path, which: str | None, beside: str | None, wishes: Wishes, n
         f"round {one.round}": Conversation(policy, settings, system, arguments)
         for one, policy in zip(chosen, policies, strict=True)
     }
-    return Partners(conversations, recipe.seed if wishes.seed is None else wishes.seed)
+    seed = recipe.seed if wishes.seed is None else wishes.seed
+    return Partners(conversations, seed, settings.max_new_tokens)
 
 
 def _of_model(name: str, wishes: Wishes) -> Partners:
@@ -95,7 +98,8 @@ def _of_model(name: str, wishes: Wishes) -> Partners:
     is_adapter = (Path(name) / ADAPTER_CONFIG).is_file()
     policy = load_adapter(Path(name)) if is_adapter else load_policy(name, dtype=_own_dtype(name))
     settings = _settled(_own_settings(name, policy), wishes)
-    return Partners({name: Conversation(policy, settings, wishes.system)}, wishes.seed or 0)
+    conversations = {name: Conversation(policy, settings, wishes.system)}
+    return Partners(conversations, wishes.seed or 0, settings.max_new_tokens)
 
 
 def _own_dtype(name: str) -> str:

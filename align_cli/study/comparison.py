@@ -149,7 +149,13 @@ def pair(first: Evaluated, second: Evaluated) -> Paired:
         length_controlled_win_rate(won, *lengths, seed=BOOTSTRAP_SEED),
         _against_initial(_beats_initial(first, answers, scorer), _beats_initial(second, others, scorer)),
         estimate([(_score(theirs, scorer) or 0.0) - (_score(ours, scorer) or 0.0) for ours, theirs in both]),
-        [_verdict(wins), *_at_unequal_kl(first, second), *_remarks(first, second, len(both))],
+        [
+            _verdict(wins),
+            *_at_unequal_kl(first, second),
+            *_at_work(first),
+            *_at_work(second),
+            *_remarks(first, second, len(both)),
+        ],
     )
 
 
@@ -227,6 +233,16 @@ def _at_unequal_kl(first: Evaluated, second: Evaluated) -> list[str]:
         f"they are {kl:.2f} and {other:.2f} nats from their references; which is better at equal KL is for align study "
         "to say"
     ]
+
+
+def _at_work(*runs: Evaluated) -> list[str]:
+    """A word where the last round that there is so far is compared."""
+    remarks = []
+    for run in runs:
+        rounds, last = run.results.recipe.rounds, max(one.round for one in run.results.evaluations())
+        if run.evaluation.round == last < rounds:
+            remarks.append(f"{run.name} is not finished: this is round {last} of {rounds}")
+    return remarks
 
 
 def _remarks(first: Evaluated, second: Evaluated, num_prompts: int) -> list[str]:

@@ -81,8 +81,9 @@ def test_two_rounds_answer_as_each_does_alone(beside: str, adapters: Path, align
     both = answers("--round", "2", "--beside", beside)
     assert both == [{**one, **other} for one, other in zip(trained, initial, strict=True)]
     plain = align("chat", "run", "--round", "2", "--beside", beside, "-q", cwd=adapters, stdin=PROMPTS)
-    lines = [line for one in both for title, answer in one.items() for line in (f"{title}:", answer)]
-    assert plain.out == "".join(f"{line}\n" for line in lines)
+    asked = PROMPTS.splitlines()
+    said = ["".join(f"{title}:\n{answer}\n" for title, answer in one.items()) for one in both]
+    assert plain.out == "".join(f"> {prompt}\n{answers}" for prompt, answers in zip(asked, said, strict=True))
 
 
 def test_what_was_exported_answers_as_the_round_did(adapters: Path, align: Align, tmp_path: Path) -> None:
@@ -124,13 +125,16 @@ def test_a_prompt_that_cannot_be_answered_ends_a_script(chatting: Path, align: A
 
 def test_on_a_terminal_one_talks_begins_anew_and_ends(chatting: Path) -> None:
     with terminal("chat", "model", "--max-new-tokens", "40", "--system", "Be kind.", cwd=chatting) as shown:
-        assert "/reset begins anew" in shown.until("> ")
+        said = shown.until("> ")
+        assert "/reset begins anew" in said and "answers are cut at 40 tokens" in said
         shown.type("Name a colour.\r")
         answer = shown.until("\n> ")
         assert [character for character in answer if character in OBEYED and character != "\n"] == []
         assert "\\x" in answer  # the model says control characters, which are shown and not obeyed
         shown.type("/reset\r")
         assert "begun anew" in shown.until("\n> ")
+        shown.type("/help\r")
+        assert "there is no /help: /reset begins anew" in shown.until("\n> ")
         shown.type("/quit\r")
         assert shown.end()[0] == 0
 

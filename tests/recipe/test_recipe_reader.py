@@ -188,3 +188,18 @@ def test_line_ends_and_byte_order_marks_of_other_systems_are_read(tmp_path, mini
     path = Path(tmp_path / "windows.yaml")
     path.write_bytes(b"\xef\xbb\xbf" + minimal.replace("\n", "\r\n").encode())
     assert load_recipe(path).output_dir == "runs/first"
+
+
+def test_a_recipe_in_a_folder_that_is_not_there_is_answered_with_the_one_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("rounds: 1\n")
+    monkeypatch.chdir(tmp_path)
+    for typed, hint in {
+        "recipe/mine.yaml": "there is no folder recipe; did you mean recipes/mine.yaml?",
+        "recipe/other.yaml": "there is no folder recipe",
+    }.items():
+        with pytest.raises(RecipeError) as refused:
+            load_recipe(typed)
+        assert refused.value.faults[0].hint == hint

@@ -57,6 +57,25 @@ def test_what_is_paired_is_each_prompts_own_two_scores(two: Path, align: Align) 
     assert paired["reward"]["mean"] == pytest.approx((sum(theirs) - sum(ours)) / len(ours))
 
 
+def test_wins_are_read_for_the_user_and_kl_held_against_them(two: Path, align: Align) -> None:
+    found = compared(two, align, "run", "other")
+    (low, high), said = found["paired"]["wins"]["interval"], found["paired"]["remarks"]
+    better = "second" if low > 0.5 else "first"
+    told_apart = f"the interval of wins leaves one half out: on these prompts the {better} is better"
+    not_told = "the interval of wins holds one half: these prompts cannot tell the two apart"
+    assert said[0] == (not_told if low <= 0.5 <= high else told_apart)
+    kls = sorted(one["kl"]["mean"] for one in found["evaluations"])
+    is_uneven = kls[1] >= 0.1 and kls[0] * 1.25 <= kls[1]
+    assert any("nats from their references" in one for one in said) == is_uneven
+    assert not any("is not finished" in one for one in said)
+
+
+def test_a_run_that_is_not_finished_is_compared_by_its_last_round_and_said_to_be(two: Path, align: Align) -> None:
+    begun = Path(shutil.copytree(two / "other", two / "begun"))
+    shutil.rmtree(begun / "rounds" / "002")
+    assert "begun is not finished: this is round 1 of 2" in compared(two, align, "run@2", "begun")["paired"]["remarks"]
+
+
 def test_two_rounds_of_one_run_are_compared(two: Path, align: Align) -> None:
     found = compared(two, align, "run@1", "run@2")
     assert found["recipes"] == []

@@ -111,6 +111,10 @@ def _near_file(path: Path) -> str:
     near = nearest(path.name, names)
     if near:
         return f"did you mean {escaped(str(path.parent / near))}?"
+    if not path.parent.exists():
+        near = nearest(path.parent.name, _folders_with(path.name, path.parent.parent))
+        found = f"; did you mean {escaped(str(path.parent.parent / near / path.name))}?" if near else ""
+        return f"there is no folder {escaped(str(path.parent))}{found}"
     return (
         f"recipes in that folder: {escaped(', '.join(names[:8]))}" if names else "no recipe (*.yaml) is in that folder"
     )
@@ -119,6 +123,13 @@ def _near_file(path: Path) -> str:
 def _inside(path: Path) -> str:
     names = _recipes_in(path)
     return f"recipes in it: {escaped(', '.join(names[:8]))}" if names else "no recipe (*.yaml) is in it"
+
+
+def _folders_with(name: str, folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if (entry / name).is_file())
+    except (OSError, ValueError):
+        return []
 
 
 def _recipes_in(folder: Path) -> list[str]:
