@@ -81,7 +81,7 @@ def test_two_rounds_answer_as_each_does_alone(beside: str, adapters: Path, align
     both = answers("--round", "2", "--beside", beside)
     assert both == [{**one, **other} for one, other in zip(trained, initial, strict=True)]
     plain = align("chat", "run", "--round", "2", "--beside", beside, "-q", cwd=adapters, stdin=PROMPTS)
-    asked = PROMPTS.splitlines()
+    asked = [line for line in PROMPTS.splitlines() if line]
     said = ["".join(f"{title}:\n{answer}\n" for title, answer in one.items()) for one in both]
     assert plain.out == "".join(f"> {prompt}\n{answers}" for prompt, answers in zip(asked, said, strict=True))
 
