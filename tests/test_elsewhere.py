@@ -72,6 +72,7 @@ def place(write_recipe: object, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.mark.long
 def test_every_module_loads_and_files_locks_and_recipes_work_without_what_posix_alone_has(place: Path) -> None:
     command = [sys.executable, "-c", PROGRAM + PURE_PARTS]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)

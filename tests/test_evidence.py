@@ -40,11 +40,23 @@ def defined(words: list[str]) -> Definition:
     return define(Path(asked["recipe"]), asked["overrides"] or [], axes, seeds, for_tuning=asked["for_tuning"])
 
 
+def folder_with_its_files(folder: Path) -> Path:
+    """What the recipes about real data and a real model name, as small files and folders of those names."""
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    for name in ("reviews/liked.txt", "reviews/disliked.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("a sentence\n")
+    (folder / "data").mkdir()
+    for name in ("data/alpaca.json", "data/pairs.json"):
+        (folder / name).write_text("[]")
+    return folder
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_is_sound_and_has_ten_seeds_three_where_a_run_takes_long(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(folder_with_its_files(tmp_path) if name in ELSEWHERE else ROOT)
     definition = defined([*STUDIES[name].words, "-o", "runs/evidence"])
     assert definition.seeds == tuple(range(3 if name in ELSEWHERE else 10))
     assert len(definition.combinations) >= 2

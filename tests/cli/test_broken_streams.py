@@ -54,6 +54,7 @@ def shown_on_terminal(*arguments: str, cwd: Path, columns: int) -> tuple[int, st
     return process.wait(), shown.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [stderr_is_closed, stderr_has_no_reader, stderr_is_full])
 def test_a_run_whose_talk_goes_nowhere_is_done_to_its_end(
     make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path, fault: object

@@ -123,6 +123,7 @@ def test_a_prompt_that_cannot_be_answered_ends_a_script(chatting: Path, align: A
     assert "the policy reads 8192" in refused.err
 
 
+@pytest.mark.long
 def test_on_a_terminal_one_talks_begins_anew_and_ends(chatting: Path) -> None:
     with terminal("chat", "model", "--max-new-tokens", "40", "--system", "Be kind.", cwd=chatting) as shown:
         said = shown.until("> ")
@@ -139,6 +140,7 @@ def test_on_a_terminal_one_talks_begins_anew_and_ends(chatting: Path) -> None:
         assert shown.end()[0] == 0
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_an_answer_and_a_second_one_ends(chatting: Path) -> None:
     with terminal("chat", "model", "--max-new-tokens", "8000", cwd=chatting) as shown:
         shown.until("> ")

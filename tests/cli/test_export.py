@@ -23,6 +23,7 @@ def export(cwd: Path, home: Path, *arguments: str, **environment: str) -> subpro
     return subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, check=False, timeout=240)
 
 
+@pytest.mark.long
 def test_a_folder_is_uploaded_to_a_private_repository_in_the_place_of_the_model_that_was_there(
     finished: Path, tmp_path: Path
 ) -> None:

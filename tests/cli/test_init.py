@@ -62,6 +62,7 @@ def test_what_it_saw_of_the_data_is_told_and_stands_in_the_recipe(folder: Path, 
     assert "num_prompts: 4" in text
 
 
+@pytest.mark.long
 def test_five_questions_at_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with terminal("init", "mine.yaml", cwd=folder) as shown:
         shown.until("model [playground]: ")

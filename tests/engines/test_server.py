@@ -284,6 +284,7 @@ def test_where_all_servers_die_the_last_ones_fault_is_told(
         sampling(first, second, overrides=("generate.server.concurrency=1",)).samples()
 
 
+@pytest.mark.long
 def test_a_slow_server_does_not_hold_the_others(sampling: Callable[..., Sampling], warm_folder: Path) -> None:
     with TextServer(warm_folder) as quick, TextServer(warm_folder, seconds=1.5) as slow:
         one = sampling(quick, slow, overrides=("generate.server.concurrency=1",))

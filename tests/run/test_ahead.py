@@ -76,6 +76,7 @@ def test_pairs_of_an_older_policy_are_weighed_from_the_first_step_on(
     assert abs(second["dpr/importance_weight"] - 1.0) > 1e-3
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_between_the_two_ends_in_the_same_bytes_and_so_does_one_with_more_rounds_later(
     ahead_folder: AheadFolder, align: Align, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def own_code(make_folder: MakeFolder, tiny_policy_folder: Path, tmp_path_factory
     return folder
 
 
+@pytest.mark.long
 def test_a_model_with_code_of_its_own_goes_on_wherever_it_was_killed(
     own_code: Path, align: Align, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,6 +166,7 @@ SIDE_EFFECTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("side_effect", SIDE_EFFECTS.values(), ids=SIDE_EFFECTS)
 def test_a_labelers_side_effects_change_no_byte_of_a_run(
     side_effect: str, plain: Path, make_folder: MakeFolder, align: Align, tmp_path: Path
@@ -207,6 +208,7 @@ def rows_of(folder: Path, labeler: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *LABEL], cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_nothing_that_a_labeler_prints_in_whatever_way_is_a_row(finished_copy: Path) -> None:
     expected, found = rows_of(finished_copy, QUIET), rows_of(finished_copy, NOISY)
     assert (expected.returncode, found.returncode) == (0, 0), found.stderr
@@ -341,6 +343,7 @@ def test_a_child_that_outlives_a_killed_run_holds_nothing_of_it(
         os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_whoever_reads_the_rows_does_not_wait_for_a_labelers_child(finished_copy: Path) -> None:
     do(finished_copy, CHILD_THAT_STAYS)
     write_labeler(finished_copy, LABELER)

@@ -82,6 +82,7 @@ def flip_a_bit(path: Path, position: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.long
 def test_killed_in_generation_labelling_and_training_a_run_does_the_batch_or_step_at_hand_again_and_no_more(
     whole: Path, tmp_path: Path
 ) -> None:

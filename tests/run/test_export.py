@@ -117,6 +117,7 @@ def test_an_adapter_leaves_with_the_runs_log_probabilities(
     assert (of_model(base) - expected).abs().max() > 1e-2
 
 
+@pytest.mark.long
 def test_merged_updates_leave_with_the_runs_log_probabilities(align: Align, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

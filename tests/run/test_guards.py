@@ -408,6 +408,7 @@ def _interrupted(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.long
 def test_a_round_that_is_rolled_back_is_followed_by_one_from_the_best_policy(
     folder: Path, rolls_back: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_killed_label_stage_asks_for_nothing_twice_and_ends_in_the_same_bytes_
     assert_same_runs(stopped, whole)
 
 
+@pytest.mark.long
 def test_a_budget_that_ran_out_stops_in_words_and_a_larger_one_goes_on(
     make_folder: MakeFolder, align: Align, tmp_path: Path, server: JudgeServer
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_budget_that_ran_out_stops_in_words_and_a_larger_one_goes_on(
     assert figures_of(folder) == figures_of(whole)
 
 
+@pytest.mark.long
 def test_a_chain_keeps_answers_too(make_folder: MakeFolder, align: Align, tmp_path: Path, server: JudgeServer) -> None:
     folder = make_judged(make_folder, tmp_path, server)
     completions = align("generate", "recipe.yaml", cwd=folder).out
@@ -133,6 +135,7 @@ def test_a_chain_keeps_answers_too(make_folder: MakeFolder, align: Align, tmp_pa
     assert len(server.asked) == asked
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_it_at_once_though_an_answer_is_still_to_come(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def run(align: Align, folder: Path, *arguments: str, **options: Any) -> str:
     return str(done.out)
 
 
+@pytest.mark.long
 def test_a_function_in_a_file_checks_labels_and_trains_at_the_first_try(folder: Path, align: Align) -> None:
     check, chain, train = blocks("bash")[0].strip().splitlines()
     generate, label = chain.partition("#")[0].split("|")
@@ -76,6 +77,7 @@ def test_a_function_in_a_file_checks_labels_and_trains_at_the_first_try(folder: 
     assert (evaluation["scorer"], evaluation["reward"]["mean"] < 0) == ("brief", True)
 
 
+@pytest.mark.long
 def test_a_kind_of_its_own_in_one_file_does_so_too(folder: Path, align: Align) -> None:
     install(folder)
     (own,) = [each for each in more_labelers() if "plain" in each]
@@ -109,6 +111,7 @@ def test_a_package_that_does_not_load_is_named(folder: Path, align: Align) -> No
     assert "kind 'clearer' (clearer:KIND) does not load: No module named 'no_such_module'" in done.err
 
 
+@pytest.mark.long
 def test_every_ready_function_labels(folder: Path, align: Align) -> None:
     (ready,) = [each for each in more_labelers() if "right" in each]
     questions = [{"question": row["prompt"], "answer": "#### 3"} for row in read_rows(folder / "tests.jsonl")]
@@ -124,6 +127,7 @@ def test_every_ready_function_labels(folder: Path, align: Align) -> None:
     assert all(list(scores) == list(ready) and all(0 <= score <= 1 for score in scores.values()) for scores in scored)
 
 
+@pytest.mark.long
 def test_several_together_and_the_evaluation_of_the_page_run(folder: Path, align: Align) -> None:
     (several,) = [each for each in more_labelers() if "jury" in each]
     (judging,) = [yaml.safe_load(text) for text in blocks("yaml") if text.startswith("# evaluate of recipe.yaml\n")]

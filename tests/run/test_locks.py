@@ -17,6 +17,7 @@ from run_fixtures import OFFLINE_ONLY, Align, MakeFolder, assert_refused, assert
 IN_TRAINING = Stop("step", 2, within="round 2 train")
 
 
+@pytest.mark.long
 def test_a_second_process_is_refused_while_the_first_is_at_work_and_the_first_ends_in_its_own_bytes(
     make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def fill(path: Path, side: str) -> None:
         table.writerows({**row, "verdict": side} for row in rows)
 
 
+@pytest.mark.long
 def test_a_run_stops_for_a_person_and_goes_on_when_all_is_judged(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:

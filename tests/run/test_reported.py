@@ -67,6 +67,7 @@ def test_a_run_leaves_its_report_and_whoever_reads_it_changes_nothing(finished_c
     assert json.loads(after["elsewhere.json"])["runs"] == left["runs"]
 
 
+@pytest.mark.long
 def test_a_killed_run_is_told_of_as_far_as_it_is_and_ends_in_the_same_artifacts(
     make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
 ) -> None:

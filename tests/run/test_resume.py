@@ -179,6 +179,7 @@ def test_more_rounds_leave_the_finished_ones_as_they_are(finished: Path, three_r
     assert "rounds: 3\n" in (three_rounds / "run" / "recipe.yaml").read_text()
 
 
+@pytest.mark.long
 def test_more_rounds_on_a_schedule_of_each_rounds_own_equal_a_run_that_was_planned_with_them(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:
@@ -201,6 +202,7 @@ def test_fewer_rounds_than_were_run_is_a_finished_run(finished_copy: Path, align
     assert files_below(finished_copy) == files
 
 
+@pytest.mark.long
 def test_restart_begins_anew_and_equals_a_fresh_run(
     make_folder: MakeFolder, finished_copy: Path, align: Align, tmp_path: Path
 ) -> None:
@@ -223,6 +225,7 @@ def test_a_restart_that_is_killed_goes_on_without_restart(finished_copy: Path, a
     assert not (finished_copy / "run" / "rounds" / "001").exists()
 
 
+@pytest.mark.long
 def test_a_restart_that_is_ended_in_its_first_step_goes_on_as_it_says(
     make_folder: MakeFolder, finished_copy: Path, align: Align, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def server(tiny_policy_folder: Path) -> Iterator[TextServer]:
         yield made
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_in_the_same_bytes_and_asks_again_for_what_was_under_way_alone(
     served_folder: ServedFolder, server: TextServer, align: Align, tmp_path: Path
 ) -> None:

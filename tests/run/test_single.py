@@ -40,6 +40,7 @@ def chained(make_folder: MakeFolder, align: Align, tmp_path_factory: pytest.Temp
     return folder
 
 
+@pytest.mark.long
 def test_a_chain_in_a_shell_makes_what_the_first_round_makes(
     make_folder: MakeFolder, finished: Path, tmp_path: Path
 ) -> None:

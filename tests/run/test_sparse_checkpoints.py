@@ -102,6 +102,7 @@ def test_only_training_since_the_last_checkpoint_is_done_again_and_that_is_said(
     assert work_done(whole["initial"]) - work_done(folder) == {}
 
 
+@pytest.mark.long
 def test_a_round_that_is_not_what_it_was_when_it_is_trained_again_is_refused(whole: Whole, tmp_path: Path) -> None:
     """As on a machine whose numbers differ."""
     from align_cli.run.folder import RunFolder
@@ -152,6 +153,7 @@ def test_the_optimizers_state_stays_in_the_newest_checkpoint_alone(tmp_path: Pat
     assert with_optimizer(folder) == [3]
 
 
+@pytest.mark.long
 def test_all_checkpoints_keep_it_where_that_is_asked_for_and_a_fork_then_ends_in_the_same_bytes(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "all", VARIANT, checkpoints={"optimizer": "all"})
     assert train(folder).code == 0
@@ -161,6 +163,7 @@ def test_all_checkpoints_keep_it_where_that_is_asked_for_and_a_fork_then_ends_in
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.long
 def test_a_fork_from_a_round_whose_optimizer_was_let_go_says_so(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "newest", VARIANT)
     assert train(folder).code == 0

@@ -59,6 +59,7 @@ def test_a_run_of_a_small_model_computes_with_one_thread_and_keeps_that(folder: 
     assert threads_kept(folder) == {"0": 1}
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_the_threads_that_it_began_with_whatever_the_next_process_would_choose(
     folder: Path, align: Align
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with_whatever_the_next_pro
     assert threads_kept(folder) == {"0": 2}
 
 
+@pytest.mark.long
 def test_another_number_is_said_and_holds_from_the_next_step_on(folder: Path, align: Align) -> None:
     assert align("train", "recipe.yaml", "rounds=1", cwd=folder).code == 0
     (folder / "threads.txt").unlink()
@@ -79,6 +81,7 @@ def test_another_number_is_said_and_holds_from_the_next_step_on(folder: Path, al
     assert threads_kept(folder) == {"0": 1, "2": 2}
 
 
+@pytest.mark.long
 def test_rounds_that_are_trained_again_are_computed_with_the_threads_that_they_had(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +120,7 @@ def test_single_commands_compute_with_the_threads_of_the_runs_folder(folder: Pat
     assert threads_seen(folder) == {2}
 
 
+@pytest.mark.long
 def test_a_fork_computes_with_the_threads_of_its_origin(folder: Path, align: Align) -> None:
     assert align("train", "recipe.yaml", "rounds=1", "num_threads=2", cwd=folder).code == 0
     (folder / "threads.txt").unlink()

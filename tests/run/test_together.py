@@ -38,6 +38,7 @@ def run_while(other: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> tup
     return notes.lines, [evaluation.round for evaluation in evaluations]
 
 
+@pytest.mark.long
 def test_a_run_that_another_process_finishes_meanwhile_is_said_to_be_finished(
     folder: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

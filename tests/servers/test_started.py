@@ -126,6 +126,7 @@ def test_where_one_of_several_does_not_start_the_others_are_stopped(
     assert all_gone(pids_in(tmp_path) if (tmp_path / "pids").exists() else [], 2.0)
 
 
+@pytest.mark.long
 def test_a_server_whose_port_was_taken_starts_again_on_another(
     command: Callable[..., Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
