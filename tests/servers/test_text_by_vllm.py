@@ -86,7 +86,7 @@ def test_adapters_of_the_round_before_serve_while_a_round_trains(tmp_path: Path)
     finish(start(tmp_path, "generate.rounds_ahead=1", "rounds=3"), tmp_path)
     versions = [{row["policy"] for row in rows_of(tmp_path, number, "completions.jsonl")} for number in (1, 2, 3)]
     assert versions[0] == versions[1] != versions[2], "round 2 is sampled before round 1 is trained"
-    behind = [{pair["rounds_behind"] for pair in own_pairs(tmp_path, number)} for number in (1, 2, 3)]
+    behind = [{pair.get("rounds_behind", 0) for pair in own_pairs(tmp_path, number)} for number in (1, 2, 3)]
     assert behind == [{0}, {1}, {1}]
     assert_pairs_are_what_was_sampled(tmp_path)
     for number in (1, 2, 3):
