@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 TABLES, PICTURES = ROOT / "benchmarks" / "results" / "evidence", ROOT / "docs" / "pictures"
 ARMS = "recipes/evidence/arms"
 LOSSES = {"ipo": "method.beta=0.5", "slic": "method.beta=0.5"}
-"""The losses besides DPO, with the beta that was chosen on tuning seeds."""
+"""The losses besides DPO, each with its beta, which tuning seeds have yet to choose."""
 SETTINGS = ("plenty", "few", "other-writer", "almost-none")
 
 
@@ -85,8 +85,8 @@ def elsewhere() -> dict[str, Study]:
 
 def with_loss(setting: str, loss: str) -> Study:
     """The same question with another loss than DPO's."""
-    recipe, *words = on_playground(setting, *arms("offline", f"more-k8-{setting}", "sail-dpr", "iterative")).words
-    return Study(f"playground-{setting}-{loss}", (recipe, f"method.loss_type={loss}", LOSSES[loss], *words))
+    words = (f"method.loss_type={loss}", LOSSES[loss], *arms("offline", f"more-k8-{setting}", "sail-dpr", "iterative"))
+    return on_playground(setting, *words)._replace(folder=f"playground-{setting}-{loss}")
 
 
 def pairs(setting: str) -> dict[str, tuple[str, ...]]:

@@ -39,6 +39,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 import yaml
 from datasets import Dataset, disable_progress_bars
+from spread import spread
 from train_step import Products
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -232,8 +233,8 @@ def report(measured: dict[int, Measured], count: int, size: int) -> None:
         ]
         sys.stdout.write(
             f"| {steps} | {statistics.median(found.own):.2f} ({floor:.2f}) | {' | '.join(parts)} | "
-            f"{statistics.median(found.peers):.2f} | {statistics.median(ratios):.2f} [{min(ratios):.2f}, "
-            f"{max(ratios):.2f}] | {statistics.median(found.peers) / floor:.2f} |\n"
+            f"{statistics.median(found.peers):.2f} | {spread(ratios)} | "
+            f"{statistics.median(found.peers) / floor:.2f} |\n"
         )
 
 

@@ -28,6 +28,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 import yaml
 from safetensors.torch import load_file
+from spread import spread
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from align_cli.models.load import load_policy
@@ -121,7 +122,7 @@ def beside(stage: str, alone: list[dict[str, float]], found: list[dict[str, floa
     """Median seconds of a stage, and the ratios to one process within each repetition."""
     ratios = [one[stage] / two[stage] for one, two in zip(alone, found, strict=True)]
     seconds = statistics.median(one[stage] for one in found)
-    return f"{seconds:.1f}", f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+    return f"{seconds:.1f}", spread(ratios)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch
+from spread import spread
 from transformers import GenerationConfig
 
 from align_cli.engines.base import Request, SamplingSettings
@@ -173,8 +174,7 @@ def report(row: Row, times: dict[str, list[float]], tokens: dict[str, int]) -> N
     for name, seconds in times.items():
         # The last two ways draw others, and not as many.
         ratios = [num_own / one * other / tokens[name] for one, other in zip(own, seconds, strict=True)]
-        spread = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-        line = f"| {row.title} | {name} | {tokens[name]} | {statistics.median(seconds):.2f} | {spread} |"
+        line = f"| {row.title} | {name} | {tokens[name]} | {statistics.median(seconds):.2f} | {spread(ratios)} |"
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 

@@ -25,6 +25,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import psutil
 import torch
+from spread import spread
 
 from align_cli.engines.base import Engine, Request, Sample, SamplingSettings, sampling_settings
 from align_cli.engines.in_process import TransformersEngine
@@ -178,8 +179,7 @@ def beside(own: list[Took], took: list[Took]) -> tuple[str, str, str, str]:
     tokens = statistics.median(one.tokens for one in took)
     by_wall = statistics.median(one.tokens / one.wall for one in took)
     by_cpu = statistics.median(one.tokens / one.cpu for one in took)
-    ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-    return f"{tokens:.0f}", f"{by_wall:.0f}", f"{by_cpu:.0f}", ratio
+    return f"{tokens:.0f}", f"{by_wall:.0f}", f"{by_cpu:.0f}", spread(ratios)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from datasets import Dataset, disable_progress_bars
+from spread import spread
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from trl import DPOConfig, DPOTrainer
@@ -311,7 +312,7 @@ def measure(name: str, row: Row, repetitions: int) -> tuple[list[str], str]:
     memory = {title: peak_memory(name, title) for title in TRAINERS}
     lines = []
     for title, seconds in times.items():
-        ratios = [spread(times[other], seconds) for other in (TRL, TRL_KNOWN)]
+        ratios = [times_as_fast(times[other], seconds) for other in (TRL, TRL_KNOWN)]
         own = f"{statistics.median(seconds) / floor:.2f}" if title == ALIGN_KNOWN else "–"
         lines.append(
             f"| {row.title} | {title} | {statistics.median(seconds):.2f} | {ratios[0]} | {ratios[1]} | {own} | "
@@ -336,10 +337,9 @@ def check_same(steps: dict[str, Step], row: Row) -> None:
                 assert (ours - theirs).norm() < 1e-3 * theirs.norm(), title
 
 
-def spread(others: list[float], own: list[float]) -> str:
-    """How many times as fast: the median over repetitions, the least and the most."""
-    ratios = [other / one for other, one in zip(others, own, strict=True)]
-    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+def times_as_fast(others: list[float], own: list[float]) -> str:
+    """As the others, over repetitions."""
+    return spread([other / one for other, one in zip(others, own, strict=True)])
 
 
 def peak_memory(name: str, title: str) -> float:

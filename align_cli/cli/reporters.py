@@ -66,11 +66,11 @@ class PlainReporter(RunReporter):
 
     @contextmanager
     def stage(self, round_number: int, stage: str) -> Iterator[StageProgress]:
-        title, began = f"round {round_number} {stage}", time.monotonic()
+        title = f"round {round_number} {stage}"
         progress = _LineProgress(title, self._note, self._seconds_between)
         with progress.heard_of():
             yield progress
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - progress.stage_began
         work = f", {progress.done} {progress.unit}, {progress.pace()}" if progress.done else ""
         self._note(f"{title}: {seconds:.1f} s{work}")
 
@@ -92,7 +92,7 @@ class _LineProgress(StageProgress):
     def __init__(self, title: str, note: Callable[[str], None], seconds_between: float) -> None:
         super().__init__()
         self._title, self._note, self._seconds_between = title, note, seconds_between
-        self._stage_began = self._last = time.monotonic()
+        self.stage_began = self._last = time.monotonic()
         self._telling = threading.Lock()
 
     @contextmanager
@@ -128,7 +128,7 @@ class _LineProgress(StageProgress):
                 left = span((self.total - self.done) / self.per_second)
                 self._note(f"{self._title}: {work}, {self.pace()}, {left} left")
             else:
-                self._note(f"{self._title}: {f'{work} ' * bool(self.total)}after {span(now - self._stage_began)}")
+                self._note(f"{self._title}: {f'{work} ' * bool(self.total)}after {span(now - self.stage_began)}")
 
 
 class LiveReporter(RunReporter):

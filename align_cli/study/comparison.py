@@ -45,11 +45,13 @@ class Evaluated(NamedTuple):
         name: as the user gave it.
         results: of the run.
         evaluation: of the round.
+        last: the last round that has one.
     """
 
     name: str
     results: Results
     evaluation: Evaluation
+    last: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def evaluated_run(name: str) -> Evaluated:
         raise RunError(f"the run has {which}", where=str(path), hint=hint)
     evaluation = results.evaluation(number)
     assert evaluation is not None
-    return Evaluated(name, results, evaluation)
+    return Evaluated(name, results, evaluation, max(numbers))
 
 
 def recipe_differences(first: Evaluated, second: Evaluated) -> list[Difference]:
@@ -152,8 +154,7 @@ def pair(first: Evaluated, second: Evaluated) -> Paired:
         [
             _verdict(wins),
             *_at_unequal_kl(first, second),
-            *_at_work(first),
-            *_at_work(second),
+            *_at_work(first, second),
             *_remarks(first, second, len(both)),
         ],
     )
@@ -237,12 +238,11 @@ def _at_unequal_kl(first: Evaluated, second: Evaluated) -> list[str]:
 
 def _at_work(*runs: Evaluated) -> list[str]:
     """A word where the last round that there is so far is compared."""
-    remarks = []
-    for run in runs:
-        rounds, last = run.results.recipe.rounds, max(one.round for one in run.results.evaluations())
-        if run.evaluation.round == last < rounds:
-            remarks.append(f"{run.name} is not finished: this is round {last} of {rounds}")
-    return remarks
+    return [
+        f"{run.name} is not finished: this is round {run.last} of {run.results.recipe.rounds}"
+        for run in runs
+        if run.evaluation.round == run.last < run.results.recipe.rounds
+    ]
 
 
 def _remarks(first: Evaluated, second: Evaluated, num_prompts: int) -> list[str]:

@@ -83,15 +83,11 @@ class Work:
         Returns:
             Why runs did not finish, in their own words.
         """
-        settings, seeds, total = (
-            len(found) for found in (self.definition.combinations, self.definition.seeds, self.definition.runs)
-        )
+        settings = counted(len(self.definition.combinations), "setting")
+        seeds, total = counted(len(self.definition.seeds), "seed"), len(self.definition.runs)
         done = total - len(self._waiting)
-        self.note(
-            f"{counted(settings, 'setting')} under {counted(seeds, 'seed')}: {counted(total, 'run')}"
-            + (f", of which {done} are finished" if done else "")
-            + f"; {self.jobs} at a time"
-        )
+        finished = f", of which {done} are finished" if done else ""
+        self.note(f"{settings} under {seeds}: {counted(total, 'run')}{finished}; {self.jobs} at a time")
         try:
             while self._waiting or self._running:
                 self._start_what_can()

@@ -5,7 +5,7 @@ What of it does not change within a step, and what needs no model at all, can be
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 
@@ -23,8 +23,9 @@ REGRESSIONS = ("sppo", "rebel")
 """The losses that look at what a labeler gave each response, and not at who won alone."""
 
 
-class PairLosses(NamedTuple):
-    """Losses of a micro-batch under the current policy, and what they are made of.
+@dataclass(frozen=True)
+class ComparedPairs:
+    """All that follows from what is said of the two responses of a micro-batch's pairs.
 
     Args:
         losses_B: ℓ̄, with the labels of each pair's source.
@@ -33,10 +34,6 @@ class PairLosses(NamedTuple):
         labels_B: q, the policy's own where the source says so.
         margins_B: h.
         preference_logits_B: β(s1 − s2), s summed over tokens.
-        logps_S: log πθ of every response.
-        of_policy_S: whether the policy sampled it.
-        kl_B: mean KL to the reference over those of the pair's two responses that carry it; 0 where none does.
-        optimism_B: the optimism term; 0 where none of its responses carries it.
     """
 
     losses_B: torch.Tensor
@@ -45,6 +42,19 @@ class PairLosses(NamedTuple):
     labels_B: torch.Tensor
     margins_B: torch.Tensor
     preference_logits_B: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PairLosses(ComparedPairs):
+    """Losses of a micro-batch under the current policy, and what they are made of.
+
+    Args:
+        logps_S: log πθ of every response.
+        of_policy_S: whether the policy sampled it.
+        kl_B: mean KL to the reference over those of the pair's two responses that carry it; 0 where none does.
+        optimism_B: the optimism term; 0 where none of its responses carries it.
+    """
+
     logps_S: torch.Tensor
     of_policy_S: torch.Tensor
     kl_B: torch.Tensor
@@ -71,7 +81,7 @@ def pair_losses(
     ratios_2B = _ratios(objective, inputs, logps_2B)
     chosen_B, rejected_B = ratios_2B.chunk(2)
     return PairLosses(
-        *_compared(objective, inputs, logps_2B, ratios_2B),
+        **vars(_compared(objective, inputs, logps_2B, ratios_2B)),
         logps_S=logps_S,
         of_policy_S=inputs["of_policy"] & flags(objective, inputs, "policy_responses")[inputs["pair_of"]],
         kl_B=_pair_kl(objective, scores, carry.kl_B2),
@@ -139,18 +149,7 @@ def response_lengths(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     return chosen_B, rejected_B
 
 
-class _Compared(NamedTuple):
-    """The first fields of `PairLosses`: all that follows from what is said of a pair's two responses."""
-
-    losses_B: torch.Tensor
-    forward_B: torch.Tensor
-    backward_B: torch.Tensor
-    labels_B: torch.Tensor
-    margins_B: torch.Tensor
-    preference_logits_B: torch.Tensor
-
-
-def _compared(objective: Objective, inputs: Inputs, logps_2B: torch.Tensor, ratios_2B: torch.Tensor) -> _Compared:
+def _compared(objective: Objective, inputs: Inputs, logps_2B: torch.Tensor, ratios_2B: torch.Tensor) -> ComparedPairs:
     is_free = objective.loss_type in REFERENCE_FREE
     chosen_B, rejected_B = (logps_2B if is_free else ratios_2B).chunk(2)
     lengths_B, other_lengths_B = response_lengths(inputs)
@@ -163,7 +162,7 @@ def _compared(objective: Objective, inputs: Inputs, logps_2B: torch.Tensor, rati
     else:
         forward_B, backward_B = objective.losses(margins_B), objective.losses(-margins_B)
     losses_B = expected_preference_loss(forward_B, backward_B, labels_B)
-    return _Compared(losses_B, forward_B, backward_B, labels_B, margins_B, logits_B)
+    return ComparedPairs(losses_B, forward_B, backward_B, labels_B, margins_B, logits_B)
 
 
 def _regression(
