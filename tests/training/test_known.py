@@ -187,7 +187,7 @@ def test_with_a_kl_the_reference_runs_over_what_carries_it_alone(
     found, expected = (
         pair_losses(objective, models.policy.model, models.reference.model, columns) for columns in (part, whole)
     )
-    for name, value in expected._asdict().items():
+    for name, value in vars(expected).items():
         torch.testing.assert_close(getattr(found, name), value, rtol=1e-5, atol=1e-5, msg=name)
     assert (found.kl_B > 0).sum() == (BATCH if on_all else sum(pair.source > 0 for pair in batch))
 
