@@ -119,6 +119,7 @@ def _key_for_good(frame: str) -> str:
     return "l" if line.index("good") < line.index("│") else "r"
 
 
+@pytest.mark.long
 def test_ctrl_c_says_that_all_is_kept(folder: Path) -> None:
     with terminal(*LABEL, "ann", cwd=folder) as shown:
         shown.until("quit")

@@ -96,6 +96,7 @@ def test_a_run_that_is_killed_between_the_two_ends_in_the_same_bytes_and_so_does
         assert rows_of(whole, 3, name) == rows_of(killed, 3, name)
 
 
+@pytest.mark.long
 def test_a_chain_of_commands_makes_the_round_that_samples_the_policy(
     ahead_folder: AheadFolder, align: Align, tmp_path: Path
 ) -> None:

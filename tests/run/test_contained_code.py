@@ -288,6 +288,7 @@ def test_a_labelers_module_that_would_end_the_process_is_refused_by_a_run(
     assert refused.err.startswith("labelers.ours: importing labeler.py raised\n")
 
 
+@pytest.mark.long
 def test_a_labeler_that_ends_the_process_later_leaves_a_run_that_goes_on(
     plain: Path, make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:
@@ -326,6 +327,7 @@ CHILD_THAT_STAYS = """
 """
 
 
+@pytest.mark.long
 def test_a_child_that_outlives_a_killed_run_holds_nothing_of_it(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_labeler_that_raises_on_a_response_ends_the_run_and_keeps_what_was_fin
     assert files_below(folder / "run" / "rounds") == kept
 
 
+@pytest.mark.long
 def test_a_labeler_that_raised_on_a_response_may_be_mended_and_the_run_goes_on(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:

@@ -171,6 +171,7 @@ def test_a_guards_word_stands_in_the_report_of_the_round(make_folder: MakeFolder
     assert alerts[0]["message"].startswith("KL to the reference is")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["report.html", "report.json"])
 def test_a_report_that_cannot_be_written_fails_no_run(
     make_folder: MakeFolder, align: Align, tmp_path: Path, place: str

@@ -86,6 +86,7 @@ def test_the_figures_of_a_round_say_how_far_server_and_trainer_lie_apart(
     assert "nats" in status.out
 
 
+@pytest.mark.long
 def test_what_a_wrong_server_answered_is_not_kept(
     served_folder: ServedFolder, tiny_policy_folder: Path, align: Align, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_what_a_wrong_server_answered_is_not_kept(
     assert sum(one == other for one, other in zip(first, second, strict=True)) < len(first) / 2
 
 
+@pytest.mark.long
 def test_servers_that_give_text_alone_serve_a_run_without_coefficients(
     served_folder: ServedFolder, tiny_policy_folder: Path, align: Align, tmp_path: Path
 ) -> None:

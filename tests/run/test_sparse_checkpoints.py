@@ -141,6 +141,7 @@ def test_a_fork_from_a_round_without_a_checkpoint_is_refused_and_names_one_that_
     assert done.code == 0, done.err
 
 
+@pytest.mark.long
 def test_the_optimizers_state_stays_in_the_newest_checkpoint_alone(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "newest", VARIANT)
     assert train(folder).code == 0
@@ -174,6 +175,7 @@ def test_a_fork_from_a_round_whose_optimizer_was_let_go_says_so(tmp_path: Path) 
     ) in done.err.splitlines()
 
 
+@pytest.mark.long
 def test_where_a_guard_may_roll_back_the_best_rounds_optimizer_stays_too(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "guarded", VARIANT, guards={"kl": {"above": 1.0e9, "action": "rollback"}})
     assert train(folder, None, "rounds=3").code == 0
@@ -195,6 +197,7 @@ def test_single_commands_write_their_checkpoint_whatever_the_cadence(whole: Whol
     assert (folder / "out" / "model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_a_reference_that_has_no_checkpoint_is_named(whole: Whole, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole["previous"], tmp_path / "copy"))
     keys = (*EVERY_THREE, *REFERENCES["previous"])
@@ -204,6 +207,7 @@ def test_a_reference_that_has_no_checkpoint_is_named(whole: Whole, tmp_path: Pat
     assert "hint: it is the reference: take a policy whose round before has a checkpoint in the run" in refused.err
 
 
+@pytest.mark.long
 def test_a_run_that_is_over_sooner_than_was_planned_says_that_its_last_round_has_no_checkpoint(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "shortened", VARIANT)
     assert train(folder, Stop("ledger", within="round 2 evaluate"), *EVERY_THREE).code == -signal.SIGKILL

@@ -112,6 +112,7 @@ def _noting_threads(method: Callable[..., Any], seen: list[tuple[str, int, int]]
     return noting
 
 
+@pytest.mark.long
 def test_single_commands_compute_with_the_threads_of_the_runs_folder(folder: Path, align: Align) -> None:
     sampled = align("generate", "recipe.yaml", "num_threads=2", "-o", "completions.jsonl", cwd=folder)
     assert sampled.code == 0, sampled.err
