@@ -3,21 +3,32 @@
     make evidence                                       # all of them, and the page
     python benchmarks/evidence.py few plenty --jobs 2   # some
 
-Each is one `align study`, whose command stands above its tables. Interrupted, it goes on where it stopped; runs are
-shared by studies that have a folder in common and differ in what they compare with. All take many hours of two cores.
+Each is one `align study`, whose command stands above its tables. Interrupted, it goes on where it stopped. A run that
+another study has finished, with the same recipe but for its folder, is copied: it would end in the same bytes. All take
+many hours of two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from align_cli.errors import AlignError
+from align_cli.recipe import Recipe, load_recipe, resolved
+from align_cli.study.definition import define
+from align_cli.study.folder import StudyFolder
+from align_cli.study.values import parse_axes, parse_seeds
+from align_cli.study.work import is_finished
+
 ROOT = Path(__file__).parent.parent
 TABLES, PICTURES = ROOT / "benchmarks" / "results" / "evidence", ROOT / "docs" / "pictures"
+RUNS = Path("runs") / "evidence"
 ARMS = "recipes/evidence/arms"
 LOSSES = {"ipo": "method.beta=0.5", "slic": "method.beta=0.5"}
 """The losses besides DPO, each with its beta, which tuning seeds have yet to choose."""
@@ -128,21 +139,55 @@ def main() -> None:
     strangers = [name for name in options.names if name not in known]
     if strangers:
         parser.error(f"there is no study {strangers[0]}")
+    os.chdir(ROOT)
     for name in options.names or known:
         carry_out(name, known[name], options.jobs)
 
 
 def carry_out(name: str, study: Study, jobs: int) -> None:
     """One study, and what it says."""
-    folder = Path("runs") / "evidence" / study.folder
+    folder = RUNS / study.folder
+    copy_finished(study, folder)
     words = [*study.words, "-o", str(folder), "--jobs", str(jobs)]
-    subprocess.run(
-        [sys.executable, "-c", "from align_cli.cli.main import main; main()", "study", *words], cwd=ROOT, check=True
-    )
+    subprocess.run([sys.executable, "-c", "from align_cli.cli.main import main; main()", "study", *words], check=True)
     TABLES.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / folder / "tables.md", TABLES / f"{name}.md")
+    shutil.copy(folder / "tables.md", TABLES / f"{name}.md")
     if name in SETTINGS:
-        shutil.copy(ROOT / folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
+        shutil.copy(folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
+
+
+def copy_finished(study: Study, path: Path) -> None:
+    """Copy into a study's folder the runs of its own that other studies have finished."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("words", nargs="+")
+    parser.add_argument("--over", action="append", default=[])
+    parser.add_argument("--seeds")
+    told = parser.parse_args(study.words)
+    recipe, *overrides = told.words
+    seeds = parse_seeds(told.seeds, for_tuning=False)
+    definition = define(Path(recipe), overrides, parse_axes(told.over), seeds, for_tuning=False)
+    folder = StudyFolder(path)
+    places = [(run, folder.run(run)) for run in definition.runs]
+    lacking = {key_of(definition.recipe_of(run, place)): place for run, place in places if not place.exists()}
+    path.mkdir(parents=True, exist_ok=True)
+    folder.write_definition(definition)
+    for other in sorted(RUNS.glob("*/runs/*/seed-*/recipe.yaml")) if lacking else ():
+        try:
+            made = load_recipe(other, [f"output_dir={json.dumps(str(other.parent))}"])
+            place = lacking.get(key_of(made))
+            if place is not None and not place.exists() and is_finished(made):
+                copied = RUNS / "copied"
+                shutil.rmtree(copied, ignore_errors=True)
+                shutil.copytree(other.parent, copied)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                copied.rename(place)
+        except AlignError:  # of a run that other code has made, or that is damaged
+            continue
+
+
+def key_of(recipe: Recipe) -> str:
+    """What two runs have in common that end in the same bytes."""
+    return json.dumps({**resolved(recipe), "output_dir": ""}, sort_keys=True, default=str)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -76,3 +80,28 @@ def test_the_page_has_the_commands_of_studies_that_can_be_run() -> None:
     typed = [shlex.split(block.replace("\\\n", " "))[2:] for block in blocks]
     assert typed
     assert [words for words in typed if frozenset(words[: words.index("-o")]) not in known] == []
+
+
+@pytest.mark.long
+def test_a_run_that_another_study_has_finished_is_copied_and_found_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    evidence = benchmark()
+    recipe = write_recipe(tmp_path, rounds=1, evaluate__num_prompts=16)
+    monkeypatch.chdir(tmp_path)
+    one = evidence.Study("one", (str(recipe), "--over", "method.beta=0.1,0.3", "--seeds", "1"))
+    other = evidence.Study(
+        "other", (str(recipe), "method.beta=0.3", "--over", "train.learning_rate=5e-4,1e-3", "--seeds", "1")
+    )
+    program = [sys.executable, "-c", "from align_cli.cli.main import main; main()", "study"]
+
+    def carried_out(study: Any) -> str:
+        evidence.copy_finished(study, evidence.RUNS / study.folder)
+        words = [*program, *study.words, "-o", str(evidence.RUNS / study.folder), "--no-pictures"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    assert "2 settings under 1 seed: 2 runs; " in carried_out(one)
+    assert "2 settings under 1 seed: 2 runs, of which 1 is finished" in carried_out(other)

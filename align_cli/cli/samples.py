@@ -63,7 +63,8 @@ def command(
     for one in found[:number]:
         for line in _lines(one):
             talk.text(line)
-    talk.note(f"{min(number, len(found))} of {counted(len(found), 'prompt')}")
+    chosen = "" if len(found) == len(answers) else f" that were asked for, out of {len(answers)}"
+    talk.note(f"{min(number, len(found))} of {counted(len(found), 'prompt')}{chosen}")
 
 
 def _rounds(wanted: str | None, evaluated: Sequence[int], where: str) -> list[int]:

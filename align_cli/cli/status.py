@@ -1,4 +1,4 @@
-"""`align status`: where a run stands, whether it is at work, and how long it will take."""
+"""`align status`: where a run stands, or a study, whether it is at work, and how long it will take."""
 
 from __future__ import annotations
 
@@ -9,47 +9,105 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from align_cli.cli.options import AsJson, RunFolderPath
+from align_cli.cli.complete import run_folders
+from align_cli.cli.options import AsJson
 from align_cli.cli.output import Output, guarded
+from align_cli.errors import counted
 
 if TYPE_CHECKING:
+    from align_cli.report.tables import TextTable
     from align_cli.run.at_work import AtWork
     from align_cli.run.status import RunStatus
+    from align_cli.study.standing import StudyStatus
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @guarded
 def command(
-    run: RunFolderPath,
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|STUDY",
+            help="A run's folder: its output_dir; or a study's.",
+            show_default=False,
+            autocompletion=run_folders,
+        ),
+    ],
     is_watched: Annotated[bool, typer.Option("--watch", help="Go on showing it for as long as it is at work.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show where a run stands: at work or not, time left, rounds, stages, memory, metrics."""
+    """Show where a run stands, or a study: at work or not, time left, rounds, stages, memory, metrics."""
     from align_cli.run.status import run_status
+    from align_cli.study.standing import study_status
 
     if is_watched and as_json:
         raise typer.BadParameter("--watch is for people, --json for programs: ask again as often as you like")
     talk = Output(as_json=as_json)
     if is_watched:
         _watch(talk, run)
-    status = run_status(run)
+    study = study_status(run)
     if as_json:
-        talk.data(status.to_dict())
+        talk.data((study or run_status(run)).to_dict())
+    elif study is not None:
+        for line in _lines_of_study(study, run):
+            talk.text(line)
+        talk.table(_runs_table(study))
     else:
-        _show(talk, status, run)
+        _show(talk, run_status(run), run)
 
 
 def _watch(talk: Output, run: Path) -> None:
-    """Show how a run stands until it is no longer at work."""
-    from align_cli.report.tables import rounds_table
+    """Show how a run or a study stands until it is no longer at work."""
     from align_cli.run.status import RUNNING, run_status
+    from align_cli.study.standing import study_status
 
     with talk.screen() as screen:
-        while (status := run_status(run)).state == RUNNING:
-            lines = [_summary(status, run), *_at_work_or_not(status, run), *status.guards[-1:]]
-            screen.show(lines, rounds_table(status.evaluations))
+        while (status := study_status(run) or run_status(run)).state == RUNNING:
+            screen.show(*_glance(status, run))
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _glance(status: RunStatus | StudyStatus, run: Path) -> tuple[list[str], TextTable]:
+    from align_cli.report.tables import rounds_table
+    from align_cli.run.status import RunStatus
+
+    if isinstance(status, RunStatus):
+        lines = [_summary(status, run), *_at_work_or_not(status, run), *status.guards[-1:]]
+        return lines, rounds_table(status.evaluations)
+    return _lines_of_study(status, run), _runs_table(status)
+
+
+def _lines_of_study(study: StudyStatus, path: Path) -> list[str]:
+    from align_cli.report.tables import span
+    from align_cli.run.status import FINISHED, RUNNING
+
+    counts = ", ".join(f"{number} {state}" for state, number in study.counts.items())
+    lines = [f"{path}: a study of {counted(len(study.runs), 'run')}: {counts}"]
+    if study.state == RUNNING:
+        left = study.seconds_left
+        return [*lines, f"running: {study.holder}", f"time left: {'not known yet' if left is None else span(left)}"]
+    if study.state != FINISHED:
+        lines.append("not running: `align study` with the same arguments goes on where it stopped")
+    return [*lines, f"what it found: {path / 'tables.md'}"] if (path / "tables.md").is_file() else lines
+
+
+def _runs_table(study: StudyStatus) -> TextTable:
+    """One row a run that has begun: how far it is, and its latest evaluation."""
+    from align_cli.report.tables import NOTHING, TextTable, win
+
+    rows = []
+    for run in study.runs:
+        if run.status is None:
+            rows += [[run.name, f"{run.state}: {run.why}", *[NOTHING] * 4]] if run.why else []
+            continue
+        latest = run.status.evaluations[-1] if run.status.evaluations else None
+        figures = [NOTHING] * 3
+        if latest is not None:
+            figures = [str(latest.round), win(latest.against.get("initial")), f"{latest.kl['mean']:.2f}"]
+        steps = f"{len(run.status.finished)} of {len(run.status.planned)}"
+        rows.append([run.name, run.state, steps, *figures])
+    return TextTable(["run", "state", "steps", "round", "win vs initial", "KL"], rows)
 
 
 def _show(talk: Output, status: RunStatus, run: Path) -> None:

@@ -26,7 +26,8 @@ def command(
         typer.Option(
             "--over",
             metavar="KEY=A,B,C",
-            help="A key and its values; several make every combination. The others are compared with the first.",
+            help="A key and its values, NAME={...} where one is long; several make every combination. The others are "
+            "compared with the first.",
             show_default=False,
         ),
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +57,7 @@ def command(
 def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, origin: str | None) -> None:
     from align_cli.recipe import load_recipe, warnings_for
     from align_cli.report.tables import rounds_table
+    from align_cli.run.folder.layout import RECIPE
     from align_cli.run.fork import parse_origin
     from align_cli.run.loop import align_rounds
     from align_cli.run.reported import last_event, leave_report
@@ -70,8 +72,11 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
         with talk.reporter() as reporter, crew_for(recipe, reporter, isolates=recipe.launch.isolate) as crew:
             evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from, crew=crew)
     except KeyboardInterrupt as interrupt:
-        again = "`align train` with the same recipe goes on where it stopped"
-        raise type(interrupt)(f"{again}, without --restart" if restart else again) from None
+        if restart or not (folder / RECIPE).is_file():
+            again = "`align train` with the same recipe goes on where it stopped" + ", without --restart" * restart
+        else:
+            again = f"`align train {shlex.quote(str(folder / RECIPE))}` goes on where it stopped"
+        raise type(interrupt)(again) from None
     except GuardError:  # which is an end too, and the one that is looked into; who is refused has changed nothing
         if last_event(folder) != before:
             leave_report(folder, talk.note, talk.warn)

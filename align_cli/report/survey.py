@@ -16,6 +16,7 @@ from align_cli.data import Choices, read_demonstrations, read_preferences, read_
 from align_cli.data.chats import Form, in_form
 from align_cli.data.exchanges import uses_of
 from align_cli.data.formats.base import DEMONSTRATIONS, PAIRS, PROMPTS, Wanted
+from align_cli.data.overlap import Overlap, overlap_of
 from align_cli.data.rows import Row
 from align_cli.errors import DataError
 from align_cli.models.text import PolicyText, plain_text
@@ -81,20 +82,6 @@ class Within(NamedTuple):
     max_completion_tokens: int
     rows: int
     longest: int
-
-
-class Overlap(NamedTuple):
-    """Evaluation prompts that are among the prompts of a source.
-
-    Args:
-        prompts: how many different evaluation prompts there are.
-        same: of these, how many are there to the letter.
-        alike: how many are there but for case and white space, those that are the same included.
-    """
-
-    prompts: int
-    same: int
-    alike: int
 
 
 class Part(NamedTuple):
@@ -284,20 +271,6 @@ def rows_left(source: Source, policy: PolicyText, data: DataSection) -> Sequence
     arguments = (source.name, source.rows, source.use, ANSWERS[source.use], policy, Limits.of(data, policy))
     within = rows_within(*arguments, Counter(), may_lack_prompt=True)
     return [source.rows[place].with_fields(prompt=read.row[PROMPT]) for place, read in within]
-
-
-def overlap_of(rows: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]) -> Overlap:
-    """Which held-out prompts are among the prompts of some rows."""
-    by_letter = {to_json(row[PROMPT]): _alike(row[PROMPT]) for row in held_out}
-    here = {to_json(row[PROMPT]) for row in rows}
-    alike_here = {_alike(row[PROMPT]) for row in rows}
-    return Overlap(
-        len(by_letter), len(by_letter.keys() & here), sum(alike in alike_here for alike in by_letter.values())
-    )
-
-
-def _alike(prompt: Any) -> str:
-    return " ".join(plain_text(prompt).casefold().split())
 
 
 _READERS = {PAIRS: read_preferences, DEMONSTRATIONS: read_demonstrations, PROMPTS: read_prompts}

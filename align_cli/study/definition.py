@@ -17,10 +17,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from align_cli.artifacts.json_text import shortened
 from align_cli.errors import AlignError, Fault, RecipeError
 from align_cli.recipe import Recipe, differences, load_recipe, resolved, warnings_for
 from align_cli.recipe.presets import PRESET, is_file
-from align_cli.study.values import OWN_KEYS, Axis
+from align_cli.study.values import OWN_KEYS, Axis, named
 
 ALONE = "as-written"
 """The name of the only combination of a study that goes over no key."""
@@ -33,7 +34,7 @@ class Combination(NamedTuple):
 
     Args:
         name: of its folder, and in tables.
-        settings: values by key, texts of YAML, in the order of the axes.
+        settings: values by key, as `--over` has them, in the order of the axes.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Combination(NamedTuple):
     @property
     def overrides(self) -> list[str]:
         """The settings, as a recipe takes them."""
-        return [f"{key}={value}" for key, value in self.settings]
+        return [f"{key}={named(value)[1]}" for key, value in self.settings]
 
 
 class RunOfStudy(NamedTuple):
@@ -129,6 +130,9 @@ def remarks(definition: Definition) -> list[str]:
     first, *others = definition.combinations
     alone = ["this studies one setting, and compares nothing; --over KEY=A,B compares"] * (not others)
     found = alone + [text for one in definition.combinations for text in warnings_for(definition.recipes[one.name])]
+    nameless = [value for axis in definition.axes for value in axis.values if value.startswith("{")]
+    if nameless:
+        found.append(f"{shortened(nameless[0])} reads better in tables with a name of its own: NAME={{...}}")
     measured = _measured_by(definition.recipes[first.name])
     for other in others:
         changed = differences(measured, _measured_by(definition.recipes[other.name]))
@@ -161,8 +165,9 @@ def combinations_of(axes: Sequence[Axis]) -> list[Combination]:
 
 
 def called(key: str, value: str) -> str:
-    """What a value is called in names: as it is written, but for a preset's file, whose folder says nothing."""
-    return Path(value).stem if key == PRESET[0] and is_file(value) else value
+    """What a value is called in names: its own, or as it is written; a preset's file without its folder."""
+    name, value = named(value)
+    return name or (Path(value).stem if key == PRESET[0] and is_file(value) else value)
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
@@ -218,9 +223,8 @@ def _refuse_namesakes(combinations: Sequence[Combination]) -> None:
         other = known.setdefault(one.name, one)
         if other is not one:
             where = f"--over {' '.join(one.overrides)}"
-            raise AlignError(
-                f"two combinations are called {one.name}", where=where, hint="give the presets' files other names"
-            )
+            hint = "give the values, or the presets' files, other names"
+            raise AlignError(f"two combinations are called {one.name}", where=where, hint=hint)
 
 
 def _refuse_equal(combinations: Sequence[Combination], recipes: Mapping[str, Recipe]) -> None:

@@ -94,12 +94,8 @@ class StudyFolder:
         return sorted(name for name in found if name not in known)
 
     def _check_same_study(self, definition: Definition) -> None:
-        place = str(self.path / STUDY)
-        try:
-            before: Any = yaml.safe_load((self.path / STUDY).read_text(encoding="utf-8"))
-            keys, for_tuning = list(before["over"]), bool(before["for_tuning"])
-        except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
-            raise RunError("it does not say what is studied here", where=place, hint=OTHER_HINT) from None
+        place, before = str(self.path / STUDY), read_study(self.path / STUDY)
+        keys, for_tuning = list(before["over"]), bool(before["for_tuning"])
         wanted = [axis.key for axis in definition.axes]
         if keys != wanted:
             what = f"this folder holds another study: it goes over {_listed(keys)}, and not over {_listed(wanted)}"
@@ -139,6 +135,20 @@ def runs_of_study(path: Path) -> list[Path] | None:
     if not found:
         raise RunError("no run of this study has begun", where=str(path), hint="`align study` begins them")
     return found
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """What is studied, as `described` has it.
+
+    Raises:
+        RunError: if the file does not say it.
+    """
+    try:
+        told: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        bool(told["for_tuning"]), {str(key): list(values) for key, values in told["over"].items()}, list(told["seeds"])
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+        raise RunError("it does not say what is studied here", where=str(path), hint=OTHER_HINT) from None
+    return told
 
 
 def described(definition: Definition) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,8 +16,11 @@ OWN_KEYS = {"seed": "--seeds says which", "output_dir": "-o names the study's fo
 CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
+NAMED = re.compile(r"""(?P<name>[A-Za-z0-9][A-Za-z0-9.-]*)=(?P<value>[{\["'].*)""", re.DOTALL)
+
+
 class Axis(NamedTuple):
-    """A key and the values that a study gives it, as texts of YAML."""
+    """A key and the values that a study gives it, as texts of YAML, each with its name in front where it has one."""
 
     key: str
     values: tuple[str, ...]
@@ -78,6 +82,12 @@ def split_values(text: str) -> tuple[str, ...]:
             continue
         parts[-1] += character
     return tuple(part.strip() for part in parts)
+
+
+def named(text: str) -> tuple[str | None, str]:
+    """A value's own name, and the value: `online={dpr: {mixing: 1}}` of mappings, lists and texts in quotes."""
+    found = NAMED.fullmatch(text)
+    return (found["name"], found["value"]) if found else (None, text)
 
 
 def parse_seeds(text: str, *, for_tuning: bool) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ class Work:
         settings = counted(len(self.definition.combinations), "setting")
         seeds, total = counted(len(self.definition.seeds), "seed"), len(self.definition.runs)
         done = total - len(self._waiting)
-        finished = f", of which {done} are finished" if done else ""
+        finished = f", of which {done} {'is' if done == 1 else 'are'} finished" if done else ""
         self.note(f"{settings} under {seeds}: {counted(total, 'run')}{finished}; {self.jobs} at a time")
         try:
             while self._waiting or self._running:

@@ -16,7 +16,7 @@ from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_same_runs
 from align_cli.cli.main import _commands
 from align_cli.cli.output import Terminated, guarded
 
-ADVICE = "interrupted; `align train` with the same recipe goes on where it stopped"
+ADVICE = "interrupted; `align train run/recipe.yaml` goes on where it stopped"
 ENDS = {signal.SIGINT: (130, ADVICE), signal.SIGTERM: (143, ADVICE.replace("interrupted", "terminated"))}
 WITHIN = {
     "round 0 sft": "warm-up step",
@@ -39,7 +39,7 @@ def test_an_interrupted_run_says_so_and_goes_on_to_the_same_bytes(
     assert interrupted.out == ""
     assert interrupted.err.splitlines()[-1] == ADVICE
     assert "Traceback" not in interrupted.err
-    resumed = align("train", "recipe.yaml", cwd=stopped)
+    resumed = align("train", "run/recipe.yaml", cwd=stopped)
     assert resumed.code == 0
     assert "run: going on after round 1 label, with round 1 train" in resumed.err.splitlines()
     assert_same_runs(stopped, whole)

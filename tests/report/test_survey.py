@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from chat_models import CHATML, STRICT, chat_tokenizer
 
+from align_cli.data.overlap import Overlap, overlap_of
 from align_cli.models.load import UnloadedPolicy
 from align_cli.recipe.sections.data import DataSection
-from align_cli.report.survey import Overlap, Survey, overlap_of, read_source, survey_of
+from align_cli.report.survey import Survey, read_source, survey_of
 from align_cli.report.survey_tables import example_lines, figures_table, histogram_lines, lengths_table, limits_table
 
 

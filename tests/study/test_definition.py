@@ -38,6 +38,26 @@ def test_keys_with_the_same_last_part_are_called_by_their_whole_names() -> None:
     ]
 
 
+def test_a_value_has_a_name_of_its_own_in_front() -> None:
+    found = combinations_of(parse_axes(["method.sources=off={offline: {mixing: 1}},on.2={dpr: {mixing: 1}}"]))
+    assert [one.name for one in found] == ["sources-off", "sources-on.2"]
+    assert found[0].overrides == ["method.sources={offline: {mixing: 1}}"]
+    (pipe,) = combinations_of(parse_axes(["data.prompts=mine='a=b,c.jsonl'"]))
+    assert (pipe.name, pipe.overrides) == ("prompts-mine", ["data.prompts='a=b,c.jsonl'"])
+    assert combinations_of(parse_axes(["data.prompts=a=b.jsonl"]))[0].overrides == ["data.prompts=a=b.jsonl"]
+
+
+def test_a_mapping_without_a_name_is_told_and_two_of_one_name_are_refused(
+    tmp_path: Path, write_recipe: WriteRecipe
+) -> None:
+    recipe, advice = write_recipe(tmp_path), "reads better in tables with a name of its own: NAME={...}"
+    both = ("{num_prompts: 8, scorer: hidden}", "{num_prompts: 9, scorer: hidden}")
+    assert any(text.endswith(advice) for text in remarks(defined(recipe, f"evaluate={both[0]},{both[1]}")))
+    assert not any(text.endswith(advice) for text in remarks(defined(recipe, f"evaluate=a={both[0]},b={both[1]}")))
+    with pytest.raises(AlignError, match="two combinations are called evaluate-a"):
+        defined(recipe, f"evaluate=a={both[0]},a={both[1]}")
+
+
 def test_a_name_does_not_change_when_other_values_join() -> None:
     assert set(names("method.beta=0.1")) < set(names("method.beta=0.3,0.1,0.2"))
 
