@@ -152,7 +152,7 @@ def carry_out(name: str, study: Study, jobs: int) -> None:
     subprocess.run([sys.executable, "-c", "from align_cli.cli.main import main; main()", "study", *words], check=True)
     TABLES.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "tables.md", TABLES / f"{name}.md")
-    if name in SETTINGS:
+    if name in (*SETTINGS, "sweep"):
         shutil.copy(folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
 
 
