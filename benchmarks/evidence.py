@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,7 +142,10 @@ def main() -> None:
         parser.error(f"there is no study {strangers[0]}")
     os.chdir(ROOT)
     for name in options.names or known:
-        carry_out(name, known[name], options.jobs)
+        try:
+            carry_out(name, known[name], options.jobs)
+        except AlignError as error:
+            sys.exit(f"{name}: {error}")
 
 
 def carry_out(name: str, study: Study, jobs: int) -> None:
@@ -157,32 +161,47 @@ def carry_out(name: str, study: Study, jobs: int) -> None:
 
 
 def copy_finished(study: Study, path: Path) -> None:
-    """Copy into a study's folder the runs of its own that other studies have finished."""
+    """Copy into a study's folder the runs of its own that other studies have finished.
+
+    Raises:
+        AlignError: for what `align study` refuses.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("words", nargs="+")
     parser.add_argument("--over", action="append", default=[])
-    parser.add_argument("--seeds")
+    parser.add_argument("--seeds", default="10")
     told = parser.parse_args(study.words)
     recipe, *overrides = told.words
     seeds = parse_seeds(told.seeds, for_tuning=False)
     definition = define(Path(recipe), overrides, parse_axes(told.over), seeds, for_tuning=False)
     folder = StudyFolder(path)
-    places = [(run, folder.run(run)) for run in definition.runs]
-    lacking = {key_of(definition.recipe_of(run, place)): place for run, place in places if not place.exists()}
-    path.mkdir(parents=True, exist_ok=True)
-    folder.write_definition(definition)
-    for other in sorted(RUNS.glob("*/runs/*/seed-*/recipe.yaml")) if lacking else ():
-        try:
-            made = load_recipe(other, [f"output_dir={json.dumps(str(other.parent))}"])
-            place = lacking.get(key_of(made))
-            if place is not None and not place.exists() and is_finished(made):
-                copied = RUNS / "copied"
+    folder.check_usable(definition)
+    with folder.locked():
+        folder.write_definition(definition)
+        places = [(run, folder.run(run)) for run in definition.runs]
+        lacking = {key_of(definition.recipe_of(run, place)): place for run, place in places if not place.exists()}
+        for other in sorted(RUNS.glob("*/runs/*/seed-*/recipe.yaml")) if lacking else ():
+            place = lacking.get(key_of_run(other))
+            if place is not None and not place.exists() and is_finished(made_by(other)):
+                copied = path / "runs" / "copied"
                 shutil.rmtree(copied, ignore_errors=True)
-                shutil.copytree(other.parent, copied)
+                shutil.copytree(other.parent, copied, ignore=shutil.ignore_patterns(".lock"))
                 place.parent.mkdir(parents=True, exist_ok=True)
                 copied.rename(place)
-        except AlignError:  # of a run that other code has made, or that is damaged
-            continue
+
+
+def made_by(recipe: Path) -> Recipe:
+    """The recipe of a run, where the run lies."""
+    return load_recipe(recipe, [f"output_dir={json.dumps(str(recipe.parent))}"])
+
+
+@cache
+def key_of_run(recipe: Path) -> str:
+    """The key of a run that lies there; empty where it cannot be read, or other code has made it."""
+    try:
+        return key_of(made_by(recipe))
+    except AlignError:
+        return ""
 
 
 def key_of(recipe: Recipe) -> str:

@@ -63,8 +63,11 @@ def command(
     for one in found[:number]:
         for line in _lines(one):
             talk.text(line)
-    chosen = "" if len(found) == len(answers) else f" that were asked for, out of {len(answers)}"
-    talk.note(f"{min(number, len(found))} of {counted(len(found), 'prompt')}{chosen}")
+    if len(found) < len(answers):
+        asked_for = f"{len(found)} that were asked for, of all {len(answers)} prompts"
+        talk.note(f"shown: {min(number, len(found))} of {asked_for}")
+    else:
+        talk.note(f"shown: {min(number, len(found))} of all {counted(len(found), 'prompt')}")
 
 
 def _rounds(wanted: str | None, evaluated: Sequence[int], where: str) -> list[int]:

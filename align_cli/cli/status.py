@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from align_cli.study.standing import StudyStatus
 
 SECONDS_BETWEEN_LOOKS = 1.0
+MOST_FAULTS = 5
+IN_USE = "in use by {holder}, on another machine: only there it can be seen whether it still is"
 
 
 @guarded
@@ -38,75 +42,85 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Show where a run stands, or a study: at work or not, time left, rounds, stages, memory, metrics."""
-    from align_cli.run.status import run_status
-    from align_cli.study.standing import study_status
+    from align_cli.run.status import RUNNING, RunStatus
 
     if is_watched and as_json:
         raise typer.BadParameter("--watch is for people, --json for programs: ask again as often as you like")
-    talk = Output(as_json=as_json)
+    talk, look = Output(as_json=as_json), _looking_at(run)
     if is_watched:
-        _watch(talk, run)
-    study = study_status(run)
+        with talk.screen() as screen:
+            while (status := look()).state == RUNNING:
+                screen.show(*_glance(status, run))
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+    status = look()
     if as_json:
-        talk.data((study or run_status(run)).to_dict())
-    elif study is not None:
-        for line in _lines_of_study(study, run):
-            talk.text(line)
-        talk.table(_runs_table(study))
+        talk.data(status.to_dict())
+    elif isinstance(status, RunStatus):
+        _show(talk, status, run)
     else:
-        _show(talk, run_status(run), run)
+        lines, table = _glance(status, run)
+        for line in lines:
+            talk.text(line)
+        talk.table(table)
 
 
-def _watch(talk: Output, run: Path) -> None:
-    """Show how a run or a study stands until it is no longer at work."""
-    from align_cli.run.status import RUNNING, run_status
-    from align_cli.study.standing import study_status
+def _looking_at(path: Path) -> Callable[[], RunStatus | StudyStatus]:
+    """What says how the run, or the study, in a folder stands now."""
+    from align_cli.run.status import run_status
+    from align_cli.study.folder import STUDY
 
-    with talk.screen() as screen:
-        while (status := study_status(run) or run_status(run)).state == RUNNING:
-            screen.show(*_glance(status, run))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+    if not (path / STUDY).is_file():
+        return partial(run_status, path)
+    from align_cli.study.standing import StudyToWatch
+
+    return StudyToWatch(path).look
 
 
-def _glance(status: RunStatus | StudyStatus, run: Path) -> tuple[list[str], TextTable]:
+def _glance(status: RunStatus | StudyStatus, path: Path) -> tuple[list[str], TextTable]:
+    """The lines and the table that say most of it."""
     from align_cli.report.tables import rounds_table
     from align_cli.run.status import RunStatus
 
-    if isinstance(status, RunStatus):
-        lines = [_summary(status, run), *_at_work_or_not(status, run), *status.guards[-1:]]
-        return lines, rounds_table(status.evaluations)
-    return _lines_of_study(status, run), _runs_table(status)
+    if not isinstance(status, RunStatus):
+        return _lines_of_study(status, path), _runs_table(status)
+    lines = [_summary(status, path), *_at_work_or_not(status, path), *status.guards[-1:]]
+    return lines, rounds_table(status.evaluations)
 
 
 def _lines_of_study(study: StudyStatus, path: Path) -> list[str]:
     from align_cli.report.tables import span
-    from align_cli.run.status import FINISHED, RUNNING
+    from align_cli.run.status import ELSEWHERE, INTERRUPTED, RUNNING
 
     counts = ", ".join(f"{number} {state}" for state, number in study.counts.items())
-    lines = [f"{path}: a study of {counted(len(study.runs), 'run')}: {counts}"]
+    others = f"; {study.others} more in the folder, asked for before" if study.others else ""
+    lines = [f"{path}: a study of {counted(len(study.runs), 'run')}: {counts}{others}"]
     if study.state == RUNNING:
-        left = study.seconds_left
-        return [*lines, f"running: {study.holder}", f"time left: {'not known yet' if left is None else span(left)}"]
-    if study.state != FINISHED:
+        left = study.seconds_left(time.time())
+        lines += [f"running: {study.holder}", f"time left: {'not known yet' if left is None else span(left)}"]
+    elif study.state == ELSEWHERE:
+        lines.append(IN_USE.format(holder=study.holder))
+    elif study.state == INTERRUPTED:
         lines.append("not running: `align study` with the same arguments goes on where it stopped")
-    return [*lines, f"what it found: {path / 'tables.md'}"] if (path / "tables.md").is_file() else lines
+    faulty = [run for run in study.runs if run.why]
+    lines += [f"{run.name}: {run.why}" for run in faulty[:MOST_FAULTS]]
+    lines += [f"... and {len(faulty) - MOST_FAULTS} more"] * (len(faulty) > MOST_FAULTS)
+    return [*lines, f"what it found: {path / 'tables.md'}"] if study.has_tables else lines
 
 
 def _runs_table(study: StudyStatus) -> TextTable:
-    """One row a run that has begun: how far it is, and its latest evaluation."""
+    """One row a run that has begun: how far it is, and its latest evaluation; those at work come last."""
     from align_cli.report.tables import NOTHING, TextTable, win
+    from align_cli.run.status import FINISHED, RUNNING
 
-    rows = []
-    for run in study.runs:
+    order, rows = {FINISHED: 0, RUNNING: 2}, []
+    for run in sorted(study.runs, key=lambda run: order.get(run.state, 1)):
         if run.status is None:
-            rows += [[run.name, f"{run.state}: {run.why}", *[NOTHING] * 4]] if run.why else []
+            rows += [[run.name, run.state, *[NOTHING] * 4]] if run.why else []
             continue
-        latest = run.status.evaluations[-1] if run.status.evaluations else None
         figures = [NOTHING] * 3
-        if latest is not None:
+        for latest in run.status.evaluations[-1:]:
             figures = [str(latest.round), win(latest.against.get("initial")), f"{latest.kl['mean']:.2f}"]
-        steps = f"{len(run.status.finished)} of {len(run.status.planned)}"
-        rows.append([run.name, run.state, steps, *figures])
+        rows.append([run.name, run.state, f"{len(run.status.finished)} of {len(run.status.planned)}", *figures])
     return TextTable(["run", "state", "steps", "round", "win vs initial", "KL"], rows)
 
 
@@ -144,7 +158,7 @@ def _at_work_or_not(status: RunStatus, run: Path) -> list[str]:
         memory = status.holder.memory_bytes
         return [f"running: {status.holder}" + (f", {size(memory)} in memory" if memory else ""), *_time_left(status)]
     if status.state == ELSEWHERE:
-        return [f"in use by {status.holder}, on another machine: only there it can be seen whether it still is"]
+        return [IN_USE.format(holder=status.holder)]
     if status.stopped_by is not None:
         return [f"not running: {status.stopped_by.what}", f"hint: {status.stopped_by.hint}"]
     again = "`align train` with its recipe, in the folder where it was begun"

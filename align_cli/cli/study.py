@@ -54,6 +54,7 @@ def command(
 ) -> None:
     """Run a recipe under several settings and seeds, and compare them; run it again to go on, or with more of them."""
     from align_cli.study.definition import define, remarks
+    from align_cli.study.folder import STUDY
     from align_cli.study.loop import carry_out_study
     from align_cli.study.values import parse_axes, parse_seeds
 
@@ -62,7 +63,7 @@ def command(
     talk = Output(quiet=quiet, as_json=as_json)
     axes, numbers = parse_axes(over or []), parse_seeds(seeds, for_tuning=for_tuning)
     definition = define(recipe, overrides or [], axes, numbers, for_tuning=for_tuning)
-    for remark in remarks(definition):
+    for remark in remarks(definition, begins=not (output / STUDY).is_file()):
         talk.warn(remark)
     try:
         studied = carry_out_study(definition, output, TRAIN, talk.note, jobs=jobs, with_pictures=with_pictures)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from align_cli.cli.many import check_alone, crew_for
 from align_cli.cli.options import AsJson, ForkOrigin, Overrides, PolicyPath, Quiet, RecipePath
 from align_cli.cli.output import Output, guarded
-from align_cli.errors import GuardError
+from align_cli.errors import AlignError, GuardError
+
+if TYPE_CHECKING:
+    from align_cli.recipe import Recipe
 
 
 @guarded
@@ -72,9 +75,8 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
         with talk.reporter() as reporter, crew_for(recipe, reporter, isolates=recipe.launch.isolate) as crew:
             evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from, crew=crew)
     except KeyboardInterrupt as interrupt:
-        if restart or not (folder / RECIPE).is_file():
-            again = "`align train` with the same recipe goes on where it stopped" + ", without --restart" * restart
-        else:
+        again = "`align train` with the same recipe goes on where it stopped" + ", without --restart" * restart
+        if not restart and _is_begun_with(folder, recipe):
             again = f"`align train {shlex.quote(str(folder / RECIPE))}` goes on where it stopped"
         raise type(interrupt)(again) from None
     except GuardError:  # which is an end too, and the one that is looked into; who is refused has changed nothing
@@ -83,6 +85,17 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
         raise
     leave_report(folder, talk.note, talk.warn)
     talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
+
+
+def _is_begun_with(path: Path, recipe: Recipe) -> bool:
+    """Whether the run in a folder is of this recipe, to the letter."""
+    from align_cli.recipe import resolved
+    from align_cli.run.folder import RunFolder
+
+    try:
+        return resolved(RunFolder(path).recipe()) == resolved(recipe)
+    except AlignError:
+        return False
 
 
 def _smoke(talk: Output, path: Path, overrides: list[str]) -> None:

@@ -98,7 +98,7 @@ class RunStatus:
             "lineage": self.lineage,
             "guards": self.guards,
             "state": self.state,
-            "holder": None if self.holder is None else _holder_dict(self.holder),
+            "holder": None if self.holder is None else holder_dict(self.holder),
             "at_work": None if self.at_work is None else asdict(self.at_work),
             "seconds_left_in_step": self.seconds_left_in_step(time.time()),
             "seconds_left": self.seconds_left(time.time()),
@@ -199,7 +199,8 @@ def _durations(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {stage: fmean(seconds[-LATEST_ROUNDS:]) for stage, seconds in found.items()}
 
 
-def _holder_dict(holder: Holder) -> dict[str, Any]:
+def holder_dict(holder: Holder) -> dict[str, Any]:
+    """Who holds a folder, as a JSON object."""
     return {**holder._asdict(), "lives": holder.lives, "memory_bytes": holder.memory_bytes}
 
 

@@ -459,7 +459,7 @@ class Stage(ABC):
         return {rows.key: found for rows in self.to_read(recipe, inputs) if (found := rows.too_long())}
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
-        """Where rows are fewer than the recipe asks for, or measure less than they seem to, one sentence each."""
+        """Where there are fewer rows than the recipe asks for, one sentence each."""
         return []
 
     def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:

@@ -113,13 +113,7 @@ class Evaluate(Stage):
 
     def shortages(self, recipe: Recipe, inputs: Inputs) -> list[str]:
         wanted, there = recipe.evaluate.num_prompts, inputs.eval_prompts_to_sample.num_kept
-        few = [f"{there} held-out prompts, where evaluate.num_prompts asks for {wanted}"] * (wanted > there)
-        shared = [
-            f"{found.alike} of {found.prompts} prompts of data.eval_prompts are prompts of {key} too: on these the "
-            "policy is measured on what it was trained on"
-            for key, found in inputs.held_out_overlaps.items()
-        ]
-        return few + shared
+        return [f"{there} held-out prompts, where evaluate.num_prompts asks for {wanted}"] * (wanted > there)
 
     def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:
         prompts = min(recipe.evaluate.num_prompts, inputs.eval_prompts_to_sample.num_kept)

@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from align_cli.artifacts import remembered
-from align_cli.data.overlap import Overlap, overlap_of
 from align_cli.models.identity import identity_of
 from align_cli.models.load import UnloadedPolicy
 from align_cli.models.text import PolicyText, plain_text
@@ -185,15 +183,6 @@ class Inputs:
             return LabelledPairs([], {})
         return self._labelled(rows, EVALUATION_RULES, "dataset", key)
 
-    @cached_property
-    def held_out_overlaps(self) -> dict[str, Overlap]:
-        """By key, which held-out prompts are among the prompts of what it trains on; keys without any aside."""
-        read = {self.prompts_key: self.prompts, "policy.sft.dataset": self.sft_rows}
-        if self.uses_offline_pairs:
-            read["data.preferences"] = self.offline_rows.rows
-        found = {key: self._overlap(rows) for key, rows in read.items()}
-        return {key: overlap for key, overlap in found.items() if overlap.alike}
-
     def limits(self, reserved: int = 0) -> Limits:
         """How long rows may be that have to leave room for so many tokens."""
         return Limits.of(self._recipe.data, self.policy, reserved)
@@ -201,18 +190,6 @@ class Inputs:
     @property
     def _max_new_tokens(self) -> int:
         return self._recipe.generate.max_new_tokens
-
-    def _overlap(self, rows: Rows) -> Overlap:
-        """Which held-out prompts are among theirs; of large files this is looked at once."""
-        identity, key = getattr(rows, "identity", None), None
-        if identity is not None:
-            key = remembered.key_of("overlap", identity, [row["prompt"] for row in self.eval_prompts])
-            if (known := remembered.recall(key)) is not None:
-                return Overlap(*known["overlap"])
-        found = overlap_of(rows, self.eval_prompts)
-        if key is not None:
-            remembered.remember(key, {"overlap": list(found)})
-        return found
 
     def _labelled(self, rows: Rows, rules: LabelSection, labeler: str, key: str) -> LabelledPairs:
         return label_offline_pairs(rows, self.policy, rules, labeler, key, self.limits(), identify=self._identified)

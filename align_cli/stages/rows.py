@@ -1,7 +1,8 @@
 """Whether the policy can read every row of a recipe: asked once its tokenizer is there, and before any weights are.
 
 Beside the rows that it cannot read, this says what a user may not have meant: chats that never end, fields that the
-chat template does not look at, plain text for a policy that chats, and chats that hold the day's date.
+chat template does not look at, plain text for a policy that chats, chats that hold the day's date, and held-out prompts
+that it trains on.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from align_cli.artifacts.records import TemplateArguments
+from align_cli.data.overlap import overlap_of
 from align_cli.data.rows import facts_of
 from align_cli.data.thinking import REASONING
-from align_cli.errors import AlignError, DataError, Fault
+from align_cli.errors import AlignError, DataError, Fault, counted
 from align_cli.models.identity import CLOCK, template_texts
 from align_cli.models.text import PolicyText, completion_token_ids, prompt_token_ids
 from align_cli.recipe import Recipe
@@ -23,6 +25,8 @@ from align_cli.stages.readable import RowsToRead, too_long_words
 SAME_FIELDS = dict.fromkeys(REASONING, (*REASONING, "reasoning"))
 """Fields that transformers hands on under each other's names."""
 
+
+HELD_OUT = ("data.eval_prompts", "data.eval_preferences")
 
 RENDERINGS = 16
 """How often a chat is rendered to see whether it is always the same: a choice of two is missed once in 30,000 times."""
@@ -54,7 +58,15 @@ def check_rows(recipe: Recipe, inputs: Inputs, due: Sequence[Stage]) -> list[str
             faults += error.faults
     if faults:
         raise DataError.of(list(dict.fromkeys(faults)))
-    remarks = (_too_long, _turns_without_end, _unread_fields, _made_chats, _plain_texts, _reads_of_the_clock)
+    remarks = (
+        _too_long,
+        _turns_without_end,
+        _unread_fields,
+        _made_chats,
+        _plain_texts,
+        _reads_of_the_clock,
+        _held_out_too,
+    )
     return [remark for remarks_on in remarks for remark in remarks_on(read, policy)]
 
 
@@ -79,6 +91,20 @@ def _too_long(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
     for rows in read:
         if words := too_long_words(rows.too_long(), len(rows.rows), "rows"):
             yield f"note: {rows.key}: {words}"
+
+
+def _held_out_too(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:
+    """Which held-out prompts are prompts of what it samples or trains on."""
+    by_key = {rows.key: rows.rows for rows in read if rows.rows}
+    held_out = {key: by_key.pop(key) for key in HELD_OUT if key in by_key}
+    for key, measured in held_out.items():
+        for trained, rows in by_key.items():
+            found = overlap_of(rows, measured)
+            if found.alike:
+                yield (
+                    f"note: {found.alike} of {counted(found.prompts, 'prompt')} of {key} are prompts of {trained} too: "
+                    "on these the policy is measured on what it was trained on"
+                )
 
 
 def _turns_without_end(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[str]:

@@ -43,7 +43,12 @@ class Combination(NamedTuple):
     @property
     def overrides(self) -> list[str]:
         """The settings, as a recipe takes them."""
-        return [f"{key}={named(value)[1]}" for key, value in self.settings]
+        return [f"{key}={value}" for key, value in self.values.items()]
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The values by key, without their names."""
+        return {key: named(text)[1] for key, text in self.settings}
 
 
 class RunOfStudy(NamedTuple):
@@ -125,13 +130,19 @@ def define(
     return Definition(recipe, tuple(overrides), tuple(axes), tuple(seeds), for_tuning, recipes)
 
 
-def remarks(definition: Definition) -> list[str]:
-    """What a user should know of a study before it runs, one sentence each, each once."""
+def remarks(definition: Definition, *, begins: bool = True) -> list[str]:
+    """What a user should know of a study before it runs, one sentence each, each once.
+
+    Args:
+        definition: of the study.
+        begins: whether it does so now, so that names may still change.
+    """
     first, *others = definition.combinations
     alone = ["this studies one setting, and compares nothing; --over KEY=A,B compares"] * (not others)
     found = alone + [text for one in definition.combinations for text in warnings_for(definition.recipes[one.name])]
-    nameless = [value for axis in definition.axes for value in axis.values if value.startswith("{")]
-    if nameless:
+    several = [axis.values for axis in definition.axes if len(axis.values) > 1]
+    nameless = [value for values in several for value in values if value.startswith("{")]
+    if nameless and begins:
         found.append(f"{shortened(nameless[0])} reads better in tables with a name of its own: NAME={{...}}")
     measured = _measured_by(definition.recipes[first.name])
     for other in others:
@@ -220,11 +231,11 @@ def _fault_in(told: Sequence[tuple[Fault, str]], num_combinations: int) -> Fault
 def _refuse_namesakes(combinations: Sequence[Combination]) -> None:
     known: dict[str, Combination] = {}
     for one in combinations:
-        other = known.setdefault(one.name, one)
+        other = known.setdefault(one.name.casefold(), one)  # as file systems are that do not tell A from a
         if other is not one:
-            where = f"--over {' '.join(one.overrides)}"
-            hint = "give the values, or the presets' files, other names"
-            raise AlignError(f"two combinations are called {one.name}", where=where, hint=hint)
+            where = " ".join(f"--over {key}={text}" for key, text in one.settings)
+            what = f"two combinations are called {one.name}"
+            raise AlignError(what, where=where, hint="give the values, or the presets' files, other names")
 
 
 def _refuse_equal(combinations: Sequence[Combination], recipes: Mapping[str, Recipe]) -> None:

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,9 @@ class StudyFolder:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
 
-    def others(self, definition: Definition) -> list[str]:
-        """Runs that lie in the folder and are not in this definition, by their names."""
-        known = {run.name for run in definition.runs}
+    def others(self, runs: Iterable[RunOfStudy]) -> list[str]:
+        """Runs that lie in the folder besides these, by their names."""
+        known = {run.name for run in runs}
         found = (path.relative_to(self.path / RUNS).as_posix() for path in (self.path / RUNS).glob("*/seed-*"))
         return sorted(name for name in found if name not in known)
 
@@ -137,18 +137,25 @@ def runs_of_study(path: Path) -> list[Path] | None:
     return found
 
 
-def read_study(path: Path) -> dict[str, Any]:
+def read_study(path: Path, remedy: str = OTHER_HINT) -> dict[str, Any]:
     """What is studied, as `described` has it.
 
+    Args:
+        path: its file.
+        remedy: what to do where it does not say it.
+
     Raises:
-        RunError: if the file does not say it.
+        RunError: if it does not.
     """
     try:
-        told: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        bool(told["for_tuning"]), {str(key): list(values) for key, values in told["over"].items()}, list(told["seeds"])
+        told: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        lists = [told["overrides"], told["seeds"], *told["over"].values()]
+        is_whole = all(isinstance(one, list) for one in lists) and all(isinstance(seed, int) for seed in told["seeds"])
+        if is_whole and all(lists[1:]) and isinstance(told["for_tuning"], bool) and isinstance(told["recipe"], str):
+            return dict(told)
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError):
-        raise RunError("it does not say what is studied here", where=str(path), hint=OTHER_HINT) from None
-    return told
+        pass
+    raise RunError("it does not say what is studied here", where=str(path), hint=remedy)
 
 
 def described(definition: Definition) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def carry_out_study(
         check_can_draw()
     with folder.locked():
         folder.write_definition(definition)
-        others = folder.others(definition)
+        others = folder.others(definition.runs)
         if others:
             note(
                 f"not in these tables, as they were not asked for: {', '.join(others[:5])}"

@@ -165,7 +165,7 @@ def _of_combination(
 ) -> dict[str, Any]:
     told: dict[str, Any] = {
         "name": combination.name,
-        "settings": dict(combination.settings),
+        "settings": combination.values,
         "seeds": sorted(own),
         "figures": {
             name: mean_over_seeds(list(values.values()))._asdict()

@@ -1,22 +1,39 @@
-"""Where a study stands, run by run: read from its folder; nothing is locked or changed, and no recipe is checked."""
+"""Where a study stands, run by run: read from its folder; nothing is locked or changed."""
 
 from __future__ import annotations
 
+import time
+from calendar import timegm
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+from align_cli.artifacts.store import read_json
 from align_cli.errors import AlignError
+from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
-from align_cli.run.folder.lock import Holder
-from align_cli.run.status import FINISHED, INTERRUPTED, RUNNING, RunStatus, run_status
-from align_cli.study.definition import RunOfStudy, combinations_of
-from align_cli.study.folder import STUDY, StudyFolder, read_study
+from align_cli.run.folder.ledger import TIME_FORMAT
+from align_cli.run.folder.lock import CLOCK, Holder
+from align_cli.run.results import Results
+from align_cli.run.status import (
+    ELSEWHERE,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    STOPPED,
+    RunStatus,
+    holder_dict,
+    status_of,
+)
+from align_cli.study.definition import RunOfStudy, combinations_of, define
+from align_cli.study.folder import RESULTS, STUDY, StudyFolder, read_study
 from align_cli.study.values import Axis
 
 NOT_BEGUN, DAMAGED = "not begun", "damaged"
+REMEDY = "run `align study` again with the same arguments: it writes it anew"
 
 
 @dataclass(frozen=True)
@@ -27,7 +44,7 @@ class RunStanding:
         name: its folder below `runs/`.
         state: as of a run, or `not begun`, or `damaged`.
         status: of the run; None where it has not begun, or cannot be read.
-        why: it cannot be read.
+        why: it was stopped, or cannot be read; else empty.
     """
 
     name: str
@@ -36,17 +53,13 @@ class RunStanding:
     why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As a JSON object; the run's own status is `align status RUN --json`."""
+        """As a JSON object; all that is known of the run is what `align status RUN --json` says."""
+        told: dict[str, Any] = {"run": self.name, "state": self.state, "why": self.why}
         if self.status is None:
-            return {"run": self.name, "state": self.state, "why": self.why}
-        latest = self.status.evaluations[-1:]
-        return {
-            "run": self.name,
-            "state": self.state,
-            "finished": len(self.status.finished),
-            "planned": len(self.status.planned),
-            "evaluation": latest[0].to_dict() if latest else None,
-        }
+            return told
+        latest = self.status.evaluations[-1].to_dict() if self.status.evaluations else None
+        counts = {"finished": len(self.status.finished), "planned": len(self.status.planned)}
+        return {**told, **counts, "evaluation": latest}
 
 
 @dataclass(frozen=True)
@@ -55,68 +68,123 @@ class StudyStatus:
 
     Args:
         runs: all that were asked for last, seed by seed.
-        holder: the process that is at work on it; None without any.
+        others: how many runs lie in the folder besides.
+        holder: who holds the study, or held it when it was killed.
+        has_tables: whether its tables are those of what was asked for last.
     """
 
     runs: list[RunStanding]
+    others: int
     holder: Holder | None
+    has_tables: bool
 
     @property
     def state(self) -> str:
-        """`running`, `finished`, or `interrupted`."""
-        if self.holder is not None:
+        """`running`; `elsewhere`: a process of another machine holds it; `finished`; `stopped` where guards did, and
+        nothing else is left; `interrupted`."""
+        lives = self.holder is not None and self.holder.lives
+        if lives:
             return RUNNING
-        return FINISHED if all(run.state == FINISHED for run in self.runs) else INTERRUPTED
+        left = {run.state for run in self.runs if run.state != FINISHED}
+        if lives is None and left:
+            return ELSEWHERE
+        return FINISHED if not left else STOPPED if left == {STOPPED} else INTERRUPTED
 
     @property
     def counts(self) -> dict[str, int]:
         """How many runs are in which state, the most frequent one first."""
         return dict(Counter(run.state for run in self.runs).most_common())
 
-    @property
-    def seconds_left(self) -> float | None:
-        """Until all are finished, if they take as long as those that are; None where none is, or no run is at work."""
-        took = [_seconds(run.status) for run in self.runs if run.status is not None and run.state == FINISHED]
-        at_once = self.counts.get(RUNNING, 0)
-        if not took or not at_once or self.holder is None:
+    def seconds_left(self, now: float) -> float | None:
+        """Until all runs are finished, at the pace at which they were since the process began that is at work.
+
+        None where nobody is at work, or no run has come to its end since.
+        """
+        if self.holder is None or self.state != RUNNING:
             return None
-        spent = sum(_seconds(run.status) for run in self.runs if run.status is not None and run.state != FINISHED)
-        return max(fmean(took) * (len(self.runs) - len(took)) - spent, 0.0) / at_once
+        try:
+            began = time.mktime(time.strptime(self.holder.since, CLOCK))
+        except (ValueError, OverflowError):
+            return None
+        ended = [_ended(run.status.ledger) for run in self.runs if run.status is not None and run.state == FINISHED]
+        done = sum(1 for one in ended if one is not None and one >= began)
+        left = sum(1 for run in self.runs if run.state not in (FINISHED, STOPPED, DAMAGED))
+        return (now - began) / done * left if done else None
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""
-        holder = None if self.holder is None else self.holder._asdict()
-        told = [run.to_dict() for run in self.runs]
-        return {"state": self.state, "holder": holder, "seconds_left": self.seconds_left, "runs": told}
+        return {
+            "state": self.state,
+            "holder": None if self.holder is None else holder_dict(self.holder),
+            "seconds_left": self.seconds_left(time.time()),
+            "others": self.others,
+            "runs": [run.to_dict() for run in self.runs],
+        }
 
 
-def study_status(path: Path) -> StudyStatus | None:
-    """The status of the study in a folder; None where there is none.
+class StudyToWatch:
+    """A study that is looked at again and again: what is finished is read once.
 
-    Raises:
-        RunError: if what says what is studied is damaged.
+    Args:
+        path: its folder.
     """
-    if not (path / STUDY).is_file():
-        return None
-    folder, told = StudyFolder(path), read_study(path / STUDY)
-    axes = [Axis(str(key), tuple(map(str, values))) for key, values in told["over"].items()]
-    runs = [RunOfStudy(combination, int(seed)) for seed in told["seeds"] for combination in combinations_of(axes)]
-    holder = folder.lock.holder
-    return StudyStatus(
-        [_standing(run.name, folder.run(run)) for run in runs], holder if holder is not None and holder.lives else None
-    )
+
+    def __init__(self, path: Path) -> None:
+        self._folder = StudyFolder(path)
+        self._told: dict[str, Any] = {}
+        self._runs: list[RunOfStudy] = []
+        self._recipes: Mapping[str, Recipe] = {}
+        self._finished: dict[str, RunStanding] = {}
+
+    def look(self) -> StudyStatus:
+        """How it stands now.
+
+        Raises:
+            RunError: if what says what is studied is damaged.
+        """
+        told = read_study(self._folder.path / STUDY, REMEDY)
+        if told != self._told:
+            self._ask(told)
+        holder = self._folder.lock.holder
+        runs = [self._finished.get(run.name) or self._standing(run) for run in self._runs]
+        self._finished = {run.name: run for run in runs if run.state == FINISHED}
+        return StudyStatus(runs, len(self._folder.others(self._runs)), holder, self._has_tables())
+
+    def _ask(self, told: dict[str, Any]) -> None:
+        """Take in what was asked for last; its recipe is looked for where `align study` found it."""
+        axes = [Axis(str(key), tuple(map(str, values))) for key, values in told["over"].items()]
+        self._told, self._finished, self._recipes = told, {}, {}
+        combinations = combinations_of(axes)
+        self._runs = [RunOfStudy(combination, int(seed)) for seed in told["seeds"] for combination in combinations]
+        with suppress(AlignError):  # from another folder each run's own recipe says what was asked of it
+            recipe, overrides = Path(told["recipe"]), [str(text) for text in told["overrides"]]
+            self._recipes = define(recipe, overrides, axes, told["seeds"], for_tuning=told["for_tuning"]).recipes
+
+    def _standing(self, run: RunOfStudy) -> RunStanding:
+        folder, asked = RunFolder(self._folder.run(run)), self._recipes.get(run.combination.name)
+        if not folder.exists:
+            return RunStanding(run.name, NOT_BEGUN)
+        try:
+            own = {"seed": run.seed, "output_dir": str(folder.path)}
+            recipe = folder.recipe() if asked is None else asked.model_copy(update=own)
+            status = status_of(Results(recipe, folder))
+        except AlignError as error:
+            return RunStanding(run.name, DAMAGED, why=error.faults[0].what)
+        why = "" if status.stopped_by is None else status.stopped_by.what
+        return RunStanding(run.name, status.state, status, why)
+
+    def _has_tables(self) -> bool:
+        path = self._folder.path / RESULTS
+        try:
+            found = read_json(path) if path.is_file() else {}
+        except AlignError:
+            return False
+        return all(found.get(key) == value for key, value in self._told.items())
 
 
-def _standing(name: str, path: Path) -> RunStanding:
-    if not RunFolder(path).exists:
-        return RunStanding(name, NOT_BEGUN)
+def _ended(ledger: Sequence[Mapping[str, Any]]) -> float | None:
+    """When the last step ended; None where the ledger does not say it."""
     try:
-        status = run_status(path)
-    except AlignError as error:
-        return RunStanding(name, DAMAGED, why=error.faults[0].what)
-    return RunStanding(name, status.state, status)
-
-
-def _seconds(status: RunStatus) -> float:
-    """How long its finished stages took."""
-    return sum(float(event["seconds"]) for event in status.ledger if event["event"] == "finish")
+        return float(timegm(time.strptime(ledger[-1]["time"], TIME_FORMAT)))
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError):
+        return None

@@ -16,7 +16,9 @@ OWN_KEYS = {"seed": "--seeds says which", "output_dir": "-o names the study's fo
 CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
-NAMED = re.compile(r"""(?P<name>[A-Za-z0-9][A-Za-z0-9.-]*)=(?P<value>[{\["'].*)""", re.DOTALL)
+NAMED = re.compile(r"""(?P<name>[^{\["'=]+?)\s*=\s*(?P<value>[{\["'].*)""", re.DOTALL)
+"""A name in front of a mapping, a list or a text in quotes, as `online={dpr: {mixing: 1}}`."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
 class Axis(NamedTuple):
@@ -53,6 +55,10 @@ def _fault_of(axis: Axis, text: str, has_equals: bool) -> Fault | None:
         return Fault(f"{axis.key} is no key to go over", where, OWN_KEYS[axis.key])
     if not all(axis.values):
         return Fault("one of the values is empty", where, "write null where a key should have no value")
+    odd = [name for name in (named(value)[0] for value in axis.values) if name and not NAME.fullmatch(name)]
+    if odd:
+        hint = "a name is of letters, digits, dots and dashes: NAME={...}; in quotes the whole is the value"
+        return Fault(f"{odd[0]!r} is no name for a value", where, hint)
     twice = [value for place, value in enumerate(axis.values) if value in axis.values[:place]]
     if twice:
         return Fault(f"{axis.key} is to be {twice[0]} twice", where, "name every value once")
@@ -85,7 +91,7 @@ def split_values(text: str) -> tuple[str, ...]:
 
 
 def named(text: str) -> tuple[str | None, str]:
-    """A value's own name, and the value: `online={dpr: {mixing: 1}}` of mappings, lists and texts in quotes."""
+    """A value's own name, None where it has none, and the value."""
     found = NAMED.fullmatch(text)
     return (found["name"], found["value"]) if found else (None, text)
 

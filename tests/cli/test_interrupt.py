@@ -15,6 +15,8 @@ from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_same_runs
 
 from align_cli.cli.main import _commands
 from align_cli.cli.output import Terminated, guarded
+from align_cli.cli.train import _is_begun_with
+from align_cli.recipe import load_recipe
 
 ADVICE = "interrupted; `align train run/recipe.yaml` goes on where it stopped"
 ENDS = {signal.SIGINT: (130, ADVICE), signal.SIGTERM: (143, ADVICE.replace("interrupted", "terminated"))}
@@ -150,3 +152,10 @@ def test_a_run_terminated_after_some_time_ends_with_words_or_before_it_begins(tm
     assert 143 in codes
     assert train(stopped).code == 0
     assert differing_files(stopped, whole) == []
+
+
+def test_a_recipe_that_another_call_left_is_not_named_to_go_on_with(finished: Path) -> None:
+    asked = load_recipe(finished / "run" / "recipe.yaml")
+    assert _is_begun_with(finished / "run", asked)
+    assert not _is_begun_with(finished / "run", asked.model_copy(update={"rounds": 3}))
+    assert not _is_begun_with(finished / "nowhere", asked)

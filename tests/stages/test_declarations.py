@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from align_cli.data import sources
-from align_cli.data.overlap import Overlap
-from align_cli.data.overlap import overlap_of as data_overlap_of
 from align_cli.recipe import Recipe
-from align_cli.stages import STAGES, inputs, stage_named
+from align_cli.stages import STAGES, stage_named
 from align_cli.stages.base import (
     CHECKPOINT,
     COMPLETIONS,
@@ -25,7 +21,6 @@ from align_cli.stages.base import (
     Stage,
     policy_artifact,
 )
-from align_cli.stages.evaluate import Evaluate
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.train_round import pair_rounds
 
@@ -240,45 +235,6 @@ def test_what_there_is_too_little_of_is_said(recipe: Callable[..., Recipe]) -> N
         f"{prompts} prompts for {prompts + 1} a round: each is sampled several times in a round",
         f"{held_out} held-out prompts, where evaluate.num_prompts asks for {held_out + 1}",
     ]
-
-
-def test_held_out_prompts_that_it_trains_on_are_said(
-    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second time a large file is not gone through for it."""
-
-    def write(name: str, *rows: dict[str, str]) -> str:
-        (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        return str(tmp_path / name)
-
-    def said(*overrides: str) -> list[str]:
-        changed = recipe(*overrides, "evaluate.num_prompts=1")
-        return Evaluate().shortages(changed, Inputs(changed))
-
-    prompts = write("prompts.jsonl", *({"prompt": f"Prompt {number}"} for number in range(100)))
-    pairs = write("pairs.jsonl", {"prompt": "prompt  7 ", "chosen": "a", "rejected": "b"})
-    held_out = write("held_out.jsonl", *({"prompt": f"prompt {number}"} for number in (7, 99, 100)))
-    files = [f"data.prompts={prompts}", f"data.preferences={pairs}"]
-    ends = "too: on these the policy is measured on what it was trained on"
-    found = [
-        f"2 of 3 prompts of data.eval_prompts are prompts of data.prompts {ends}",
-        f"1 of 3 prompts of data.eval_prompts are prompts of data.preferences {ends}",
-    ]
-    assert said() == said(*files) == [], "held-out rows of the built-in world are its own"
-    assert said(*files, f"data.eval_prompts={held_out}") == found
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "LARGE_BYTES", 1)
-    gone_through: list[Sequence[dict[str, str]]] = []
-
-    def overlap_of(rows: Sequence[dict[str, str]], held_out: Sequence[dict[str, str]]) -> Overlap:
-        gone_through.append(rows)
-        return data_overlap_of(rows, held_out)
-
-    monkeypatch.setattr(inputs, "overlap_of", overlap_of)
-    for _ in range(2):
-        assert said(*files, f"data.eval_prompts={held_out}") == found
-    assert [len(rows) for rows in gone_through if not isinstance(rows, list)] == [100, 1]
 
 
 def test_a_fork_keeps_the_initial_policy_and_how_policies_are_measured(recipe: Callable[..., Recipe]) -> None:

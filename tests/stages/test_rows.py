@@ -23,7 +23,8 @@ from align_cli.stages.rows import check_rows
 
 USER, SYSTEM = {"role": "user", "content": "hi"}, {"role": "system", "content": "be brief"}
 REPLY = {"role": "assistant", "content": "ho"}
-GOOD, LONG, REJECTED = [USER], [{"role": "user", "content": "a" * 200}], [SYSTEM, USER]
+GOOD, OTHER = [USER], [{"role": "user", "content": "hey"}]
+LONG, REJECTED = [{"role": "user", "content": "a" * 200}], [SYSTEM, USER]
 
 WriteRecipe = Callable[..., Path]
 
@@ -44,22 +45,30 @@ def pair(prompt: Any, chosen: str = "ho", rejected: str = "hm") -> dict[str, Any
 
 @pytest.fixture
 def check(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., list[str]]:
-    """`check(template, **files)`: every stage's rows, with this template, and these files in place of good ones."""
+    """`check(template, **files)`: every stage's rows, with this template, and these files in place of good ones.
+
+    What is said of rows, but where `tells_overlap`, that held-out ones are trained on, as those of most tests are.
+    """
 
     def made(
-        template: str | None = STRICT, *overrides: str, eos_token: str = "<|im_end|>", **files: Sequence[Any]
+        template: str | None = STRICT,
+        *overrides: str,
+        eos_token: str = "<|im_end|>",
+        tells_overlap: bool = False,
+        **files: Sequence[Any],
     ) -> list[str]:
         model = make_chat_model(tmp_path / "model", template=template, eos_token=eos_token)
         names = {
             "prompts": [{"prompt": GOOD}],
             "preferences": [pair(GOOD)],
-            "eval_prompts": [{"prompt": GOOD}],
-            "eval_preferences": [pair(GOOD)],
+            "eval_prompts": [{"prompt": OTHER}],
+            "eval_preferences": [pair(OTHER)],
             **files,
         }
         data = {f"data__{key}": write(f"{key}.jsonl", rows) for key, rows in names.items()}
         recipe = tiny_recipe(tmp_path, *overrides, policy={"model_name_or_path": str(model)}, **data)
-        return check_rows(recipe, Inputs(recipe), stages.STAGES)
+        said = check_rows(recipe, Inputs(recipe), stages.STAGES)
+        return [text for text in said if tells_overlap or not text.endswith("what it was trained on")]
 
     return made
 
@@ -92,6 +101,34 @@ def test_all_rows_of_all_files_are_named_at_once_with_their_lines(check: Callabl
     rejected = "cannot be read: the chat template rejects it (no system here): "
     assert found["data.eval_prompts"] == f"1 of 1 prompts {rejected}eval_prompts.jsonl:1"
     assert found["data.eval_preferences"] == f"1 of 2 pairs {rejected}eval_preferences.jsonl:2"
+
+
+def test_held_out_prompts_that_it_trains_on_are_said(check: Callable[..., list[str]]) -> None:
+    ends = "too: on these the policy is measured on what it was trained on"
+    alike = [{"role": "user", "content": " HI"}]
+    assert check(tells_overlap=True, eval_prompts=[{"prompt": alike}, {"prompt": OTHER}], preferences=[pair(GOOD)]) == [
+        f"note: 1 of 2 prompts of data.eval_prompts are prompts of {key} {ends}"
+        for key in ("data.prompts", "data.preferences")
+    ]
+    assert check(
+        tells_overlap=True, eval_preferences=[pair(GOOD)], prompts=[{"prompt": [{**USER, "content": "ho"}]}]
+    ) == [f"note: 1 of 1 prompt of data.eval_preferences are prompts of data.preferences {ends}"]
+    shown = [{"prompt": OTHER, "completion": [REPLY]}]
+    sources = ("method.sources={dmd: {mixing: 1.0}}", "data.preferences=null", "data.eval_preferences=null")
+    assert check(STRICT, *sources, tells_overlap=True, demonstrations=shown) == [
+        f"note: 1 of 1 prompt of data.eval_prompts are prompts of data.demonstrations {ends}"
+    ]
+
+
+def test_offline_pairs_alone_need_no_prompts_and_those_that_lie_idle_are_not_compared(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    prompts = write("prompts.jsonl", [{"prompt": "one"}])
+    offline = {"method__sources": {"offline": {"mixing": 1}}, "data__eval_prompts": prompts}
+    for idle in (None, prompts):
+        recipe = tiny_recipe(tmp_path, data__prompts=idle, **offline)
+        due = [stage for stage in stages.STAGES if stage.is_due(recipe, 0) or stage.is_due(recipe, 1)]
+        assert check_rows(recipe, Inputs(recipe), due) == []
 
 
 def test_the_tokenizer_is_loaded_once_whoever_asks_for_it(

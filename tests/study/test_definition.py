@@ -39,7 +39,7 @@ def test_keys_with_the_same_last_part_are_called_by_their_whole_names() -> None:
 
 
 def test_a_value_has_a_name_of_its_own_in_front() -> None:
-    found = combinations_of(parse_axes(["method.sources=off={offline: {mixing: 1}},on.2={dpr: {mixing: 1}}"]))
+    found = combinations_of(parse_axes(["method.sources=off={offline: {mixing: 1}},on.2 = {dpr: {mixing: 1}}"]))
     assert [one.name for one in found] == ["sources-off", "sources-on.2"]
     assert found[0].overrides == ["method.sources={offline: {mixing: 1}}"]
     (pipe,) = combinations_of(parse_axes(["data.prompts=mine='a=b,c.jsonl'"]))
@@ -54,8 +54,19 @@ def test_a_mapping_without_a_name_is_told_and_two_of_one_name_are_refused(
     both = ("{num_prompts: 8, scorer: hidden}", "{num_prompts: 9, scorer: hidden}")
     assert any(text.endswith(advice) for text in remarks(defined(recipe, f"evaluate={both[0]},{both[1]}")))
     assert not any(text.endswith(advice) for text in remarks(defined(recipe, f"evaluate=a={both[0]},b={both[1]}")))
-    with pytest.raises(AlignError, match="two combinations are called evaluate-a"):
-        defined(recipe, f"evaluate=a={both[0]},a={both[1]}")
+    assert not any(text.endswith(advice) for text in remarks(defined(recipe, f"evaluate={both[0]}"))), "one value"
+    begun = remarks(defined(recipe, f"evaluate={both[0]},{both[1]}"), begins=False)
+    assert not any(text.endswith(advice) for text in begun), "its runs have their names"
+    with pytest.raises(AlignError, match="two combinations are called evaluate-A") as refused:
+        defined(recipe, f"evaluate=a={both[0]},A={both[1]}")
+    assert refused.value.faults[0].where == f"--over evaluate=A={both[1]}"
+
+
+@pytest.mark.parametrize("name", ["my_off", "öff", "my off", "-off"])
+def test_what_cannot_be_a_name_is_said_to_be_none(name: str) -> None:
+    with pytest.raises(AlignError) as refused:
+        parse_axes([f"method.sources={name}={{offline: {{mixing: 1}}}}"])
+    assert refused.value.faults[0].what == f"{name!r} is no name for a value"
 
 
 def test_a_name_does_not_change_when_other_values_join() -> None:

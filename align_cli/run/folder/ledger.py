@@ -11,6 +11,8 @@ from typing import Any
 from align_cli.artifacts.files import append_line
 from align_cli.artifacts.json_text import to_json
 
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+
 
 class Ledger:
     """The run's events.
@@ -24,7 +26,7 @@ class Ledger:
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event with its time. That a stage has begun need not outlive the machine; its finish makes it."""
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        now = time.strftime(TIME_FORMAT, time.gmtime())
         append_line(self._path(), to_json({"event": event, "time": now, **fields}), is_durable=event != "start")
 
     def events(self) -> list[dict[str, Any]]:
