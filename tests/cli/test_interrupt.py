@@ -154,7 +154,10 @@ def test_a_run_terminated_after_some_time_ends_with_words_or_before_it_begins(tm
     assert differing_files(stopped, whole) == []
 
 
-def test_a_recipe_that_another_call_left_is_not_named_to_go_on_with(finished: Path) -> None:
+def test_a_recipe_that_another_call_left_is_not_named_to_go_on_with(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
     asked = load_recipe(finished / "run" / "recipe.yaml")
     assert _is_begun_with(finished / "run", asked)
     assert not _is_begun_with(finished / "run", asked.model_copy(update={"rounds": 3}))

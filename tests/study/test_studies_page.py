@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from align_cli.cli.main import app
 from align_cli.recipe import load_recipe
-from align_cli.study.definition import define
+from align_cli.study.definition import combinations_of, define
 from align_cli.study.values import parse_axes, parse_seeds
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,5 +49,5 @@ def test_the_section_that_the_page_gives_as_a_value_is_one(tmp_path: Path, write
     (axis,) = parse_axes([text.replace("labeler: mine", "labeler: hidden")])
     assert len(axis.values) == 2
     recipe = write_recipe(tmp_path)  # type: ignore[operator]
-    for value in axis.values:
-        load_recipe(recipe, [f"{axis.key}={value}"])
+    for one in combinations_of([axis]):
+        load_recipe(recipe, one.overrides)
