@@ -55,8 +55,8 @@ def study_of(name: str, *wanted: str) -> str:
 
 
 def differences_of(settings: Sequence[str], pairs: Sequence[str]) -> str:
-    """The paired differences of studies of two arms each as one table: every pair in every setting that has been."""
-    found, heading = [], [""]
+    """The paired differences of several studies as one table: every pair in every setting that has been."""
+    found, heading, several = [], [""], len(settings) > 1
     for pair in pairs:
         for setting in settings:
             if not (HERE / "results" / "evidence" / f"{setting}-{pair}.md").exists():
@@ -64,8 +64,10 @@ def differences_of(settings: Sequence[str], pairs: Sequence[str]) -> str:
             tables = tables_of(f"evidence/{setting}-{pair}")
             table = next(table for table in tables if next(iter(table[0])).startswith("less "))
             first, *others = table[0]
-            found += [[f"{line[first]} {first}", setting, *(line[key] for key in others)] for line in table]
-            heading = ["", "setting", *others]
+            found += [
+                [f"{line[first]} {first}", *[setting] * several, *(line[key] for key in others)] for line in table
+            ]
+            heading = ["", *["setting"] * several, *others]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (heading, ["---"] * len(heading), *found)) + "\n"
 
 
