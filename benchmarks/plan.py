@@ -34,6 +34,7 @@ SMALLER = {
     "evaluate.num_prompts": 104,
     "num_threads": 1,
 }
+COMMAND = "OMP_NUM_THREADS=1 python benchmarks/plan.py --data FOLDER"
 FIGURES = ("seconds", "disk", "memory")
 
 
@@ -103,7 +104,7 @@ def environment() -> dict[str, str]:
 def table(found: Mapping[str, Sequence[tuple[Mapping[str, float], Mapping[str, float], float]]]) -> str:
     """A row a recipe and figure."""
     lines = [
-        "`OMP_NUM_THREADS=1 python benchmarks/plan.py --data FOLDER`, a core to itself while the other one was at work.",
+        f"`{COMMAND}`, a core to itself while the other one was at work.",
         "",
         "| recipe | figure | told, median | took, median | took over told, each | median |",
         "|---|---|---|---|---|---|",
