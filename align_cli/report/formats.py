@@ -60,7 +60,7 @@ pairs and demonstrations alike:
   prompt cut first, to no less than half of the context, then its answers.
 
 How many were left out and cut is said when a run begins and by `align check`, and stands in the ledger of every stage
-that read them. Said there as well: how many of `data.eval_prompts` are prompts that it trains on, but for case and blanks.
+that read them. Said there as well: how many prompts of `data.eval_prompts` it trains on, but for case and white space.
 Artifacts hold prompts as they were cut: that is what the policy, the labelers and training saw.
 `align data SOURCE --policy MODEL` shows how many rows some limits would leave; with the keys set, what becomes of the
 others. Its `-o` writes the rows that are left, prompts as they are cut and answers whole.
