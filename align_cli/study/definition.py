@@ -196,7 +196,7 @@ def name_of(settings: Sequence[tuple[str, str]]) -> str:
     if not settings:
         return ALONE
     parts = [f"{key}-{value}" if key else value for key, value in settings]
-    name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)
+    name = "_".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-") for part in parts)
     if name == "_".join(parts) and len(name) <= LONGEST_NAME:
         return name
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:6]

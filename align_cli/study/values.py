@@ -18,7 +18,7 @@ CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 NAMED = re.compile(r"""(?P<name>[^{\["'=]+?)\s*=\s*(?P<value>[{\["'].*)""", re.DOTALL)
 """A name in front of a mapping, a list or a text in quotes, as `online={dpr: {mixing: 1}}`."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Axis(NamedTuple):
@@ -57,7 +57,7 @@ def _fault_of(axis: Axis, text: str, has_equals: bool) -> Fault | None:
         return Fault("one of the values is empty", where, "write null where a key should have no value")
     odd = [name for name in (named(value)[0] for value in axis.values) if name and not NAME.fullmatch(name)]
     if odd:
-        hint = "a name is of letters, digits, dots and dashes: NAME={...}; in quotes the whole is the value"
+        hint = "a name is of A to Z, digits and ._-: NAME={...}; in quotes the whole is the value"
         return Fault(f"{odd[0]!r} is no name for a value", where, hint)
     twice = [value for place, value in enumerate(axis.values) if value in axis.values[:place]]
     if twice:
