@@ -63,11 +63,8 @@ def command(
     for one in found[:number]:
         for line in _lines(one):
             talk.text(line)
-    if len(found) < len(answers):
-        asked_for = f"{len(found)} that were asked for, of all {len(answers)} prompts"
-        talk.note(f"shown: {min(number, len(found))} of {asked_for}")
-    else:
-        talk.note(f"shown: {min(number, len(found))} of all {counted(len(found), 'prompt')}")
+    shown = f"{min(number, len(found))} of {counted(len(found), 'prompt')}"
+    talk.note(shown if len(found) == len(answers) else f"{shown} that --mode and --search leave, of {len(answers)}")
 
 
 def _rounds(wanted: str | None, evaluated: Sequence[int], where: str) -> list[int]:

@@ -313,7 +313,7 @@ def test_an_interruption_within_a_labeler_stays_one(
     ended = align("train", "recipe.yaml", cwd=folder)
     assert ended.code == code, ended.err
     assert "Traceback" not in ended.err
-    assert ended.err.splitlines()[-1].endswith("`align train run/recipe.yaml` goes on where it stopped")
+    assert ended.err.splitlines()[-1].endswith("`align train` with the same recipe goes on where it stopped")
 
 
 CHILD_THAT_STAYS = """
