@@ -29,10 +29,10 @@ smollm2: install
 	$(BIN)/python recipes/fetch_models.py models
 
 test: install
-	$(BIN)/pytest -m "not long and not servers" -n 3 --dist worksteal
+	$(BIN)/pytest -m "not long and not servers" -n 2 --dist worksteal
 
 test-all: install
-	$(BIN)/pytest -m "not servers" -n 3 --dist worksteal
+	$(BIN)/pytest -m "not servers" -n 2 --dist worksteal
 
 # What drives a browser in the tests of reports, which are skipped where there is no Chromium (Debian: apt-get install chromium).
 browser: install

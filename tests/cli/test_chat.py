@@ -69,6 +69,7 @@ def test_an_answer_depends_on_seed_and_temperature_alone(finished: Path, align: 
     assert all(len(line.split()) <= 3 for line in answers("--max-new-tokens", "3").splitlines())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("beside", ["initial", "0"])
 def test_two_rounds_answer_as_each_does_alone(beside: str, adapters: Path, align: Align) -> None:
     def answers(*options: str) -> list[dict[str, str]]:

@@ -149,6 +149,7 @@ def plain_model(folder: Path, round_number: int, has_adapter: bool) -> Any:
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder / "base"), checkpoint).eval()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("family", "trained"),
     [

@@ -25,6 +25,7 @@ class MineForCausalLM(LlamaForCausalLM):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_labeler_whose_code_has_changed_is_noticed(
     module: str, make_folder: MakeFolder, align: Align, tmp_path: Path

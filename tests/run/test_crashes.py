@@ -97,6 +97,7 @@ def test_killed_in_generation_labelling_and_training_a_run_does_the_batch_or_ste
     assert_only_done_again(folder, whole, again)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["model.safetensors", *(pytest.param(name, marks=pytest.mark.long) for name in MORE_OF_A_CHECKPOINT)]
 )

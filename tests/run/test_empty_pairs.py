@@ -76,6 +76,7 @@ def test_a_round_without_a_pair_says_what_became_of_them_and_goes_on_with_a_bett
     assert "going on after round 1 generate, with round 1 label" in done.err
 
 
+@pytest.mark.long
 def test_a_round_without_a_pair_goes_on_where_pairs_are_replayed_and_says_so(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:

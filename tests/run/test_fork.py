@@ -263,6 +263,7 @@ def test_a_fork_of_a_fork_has_all_rounds_before_it(forked_copy: Path, align: Ali
     assert rounds_of(forked_copy / "third", 0, 1, 2, 3) == rounds_of(three_rounds / "run")
 
 
+@pytest.mark.long
 def test_an_offline_run_is_forked_into_an_online_one_that_replays_what_there_is(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:

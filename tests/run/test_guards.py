@@ -446,6 +446,7 @@ def test_a_round_that_is_rolled_back_is_followed_by_one_from_the_best_policy(
     assert files_below(Path("killed/rounds")) == files_below(Path("rolled/rounds"))
 
 
+@pytest.mark.long
 def test_rounds_that_were_rolled_back_are_no_part_of_what_guards_look_at_later(
     folder: Path, rolls_back: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,6 +501,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
 GIVING_UP = (f"guards={NO_GUARDS}", "guards.non_finite.action=rollback")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "step",
     [

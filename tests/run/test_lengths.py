@@ -150,6 +150,7 @@ def test_a_chain_of_commands_makes_what_the_round_made(
     assert (folder / "next" / "model.safetensors").read_bytes() == (round_folder / weights).read_bytes()
 
 
+@pytest.mark.long
 def test_where_nothing_is_too_long_a_run_is_what_it_is_without_the_keys(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ SPARSE = ("rounds=5", "checkpoints.every_rounds=3")
 PREVIOUS = (*SPARSE, "policy.reference=previous")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stop", "overrides"),
     [

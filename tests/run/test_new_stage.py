@@ -45,6 +45,7 @@ def test_it_is_a_step_of_every_round_with_its_artifact_in_the_manifest(whole: Pa
     assert list(stages["digest"]["inputs"]["upstream"]) == ["rounds/002/preferences.jsonl"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "stop",
     [
@@ -71,6 +72,7 @@ def test_finished_it_is_reused_until_a_key_that_it_declares_changes(whole: Path)
     assert "since round 1 digest was finished, guards.kl.above was 50.0 and is now 40.0" in refused.err
 
 
+@pytest.mark.long
 def test_a_fork_takes_over_what_it_wrote(whole: Path) -> None:
     done = train(whole, "output_dir=fork", "--from", "run@1")
     assert done.code == 0, done.err

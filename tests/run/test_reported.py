@@ -87,6 +87,7 @@ def test_a_killed_run_is_told_of_as_far_as_it_is_and_ends_in_the_same_artifacts(
     assert left["runs"][0]["state"] == "finished"
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_before_its_first_step_has_an_empty_report(
     make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_study_is_told_of_by_its_runs(finished_copy: Path, align: Align, tmp_p
     assert_refused(align("report", "study", cwd=tmp_path))
 
 
+@pytest.mark.long
 def test_a_run_that_a_guard_stops_leaves_its_report(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
     folder = make_folder(tmp_path, guards={"kl": {"above": 1e-9, "action": "stop"}})
     stopped = align("train", "recipe.yaml", cwd=folder)

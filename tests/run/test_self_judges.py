@@ -48,6 +48,7 @@ def whole(make_folder: MakeFolder, align: Align, tmp_path_factory: pytest.TempPa
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "stop",
     [

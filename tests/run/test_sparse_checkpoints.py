@@ -68,6 +68,7 @@ def test_a_checkpoint_stands_at_every_third_round_and_at_the_end(whole: Whole) -
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reference", ["initial", pytest.param("previous", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "stop",

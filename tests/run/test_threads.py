@@ -53,6 +53,7 @@ def threads_kept(folder: Path) -> dict[str, int]:
     return json.loads((folder / "run" / "run.json").read_text())["num_threads"]
 
 
+@pytest.mark.long
 def test_a_run_of_a_small_model_computes_with_one_thread_and_keeps_that(folder: Path, align: Align) -> None:
     assert align("train", "recipe.yaml", "rounds=1", cwd=folder).code == 0
     assert threads_seen(folder) == {1}

@@ -59,6 +59,7 @@ class EndsAfterRoundOne(Notes):
             raise KeyboardInterrupt
 
 
+@pytest.mark.long
 def test_what_another_process_has_done_meanwhile_is_not_done_again(
     folder: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

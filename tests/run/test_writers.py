@@ -51,6 +51,7 @@ def artifacts(folder: Path, number: int, name: str) -> list[dict[str, Any]]:
     return read_rows(folder / "run" / "rounds" / f"{number:03d}" / name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "rounds"), [("spin", 2), ("xpo", 1), pytest.param("xpo", 2, marks=pytest.mark.long)])
 def test_a_chain_of_commands_makes_what_rounds_make(
     name: str, rounds: int, whole: Callable[[str], Path], make_folder: MakeFolder, align: Align, tmp_path: Path
