@@ -67,7 +67,7 @@ def command(
 def _looking_at(path: Path) -> Callable[[], RunStatus | StudyStatus]:
     """What says how the run, or the study, in a folder stands now."""
     from align_cli.run.status import run_status
-    from align_cli.study.folder import STUDY
+    from align_cli.study import STUDY
 
     if not (path / STUDY).is_file():
         return partial(run_status, path)

@@ -53,8 +53,8 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe under several settings and seeds, and compare them; run it again to go on, or with more of them."""
+    from align_cli.study import STUDY
     from align_cli.study.definition import define, remarks
-    from align_cli.study.folder import STUDY
     from align_cli.study.loop import carry_out_study
     from align_cli.study.values import parse_axes, parse_seeds
 

@@ -29,9 +29,10 @@ from align_cli.run.folder.layout import LOCK
 from align_cli.run.folder.lock import Lock
 from align_cli.run.plan import plan_steps
 from align_cli.run.standing import OtherRunError, remaining_steps
+from align_cli.study import STUDY
 from align_cli.study.definition import Definition, RunOfStudy
 
-STUDY, RUNS, LOGS, RESULTS, COSTS = "study.yaml", "runs", "logs", "results.json", "costs.json"
+RUNS, LOGS, RESULTS, COSTS = "runs", "logs", "results.json", "costs.json"
 TABLE, EVALUATIONS, PAGE = "table.csv", "runs.csv", "tables.md"
 OTHER_HINT = "choose another folder (-o) for this study, or ask for what the folder was begun with"
 

@@ -28,8 +28,9 @@ from align_cli.run.status import (
     holder_dict,
     status_of,
 )
+from align_cli.study import STUDY
 from align_cli.study.definition import RunOfStudy, combinations_of, define
-from align_cli.study.folder import RESULTS, STUDY, StudyFolder, read_study
+from align_cli.study.folder import RESULTS, StudyFolder, read_study
 from align_cli.study.values import Axis
 
 NOT_BEGUN, DAMAGED = "not begun", "damaged"
