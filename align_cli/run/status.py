@@ -98,7 +98,7 @@ class RunStatus:
             "lineage": self.lineage,
             "guards": self.guards,
             "state": self.state,
-            "holder": None if self.holder is None else holder_dict(self.holder),
+            "holder": None if self.holder is None else self.holder.to_dict(),
             "at_work": None if self.at_work is None else asdict(self.at_work),
             "seconds_left_in_step": self.seconds_left_in_step(time.time()),
             "seconds_left": self.seconds_left(time.time()),
@@ -197,11 +197,6 @@ def _durations(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         if event["event"] == "finish" and event["round"] > 0 and 0 <= event["seconds"] < LONGEST_SECONDS:
             found.setdefault(event["stage"], []).append(float(event["seconds"]))
     return {stage: fmean(seconds[-LATEST_ROUNDS:]) for stage, seconds in found.items()}
-
-
-def holder_dict(holder: Holder) -> dict[str, Any]:
-    """Who holds a folder, as a JSON object."""
-    return {**holder._asdict(), "lives": holder.lives, "memory_bytes": holder.memory_bytes}
 
 
 def _guards(folder: RunFolder, steps: list[Step]) -> list[str]:

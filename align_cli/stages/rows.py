@@ -25,8 +25,8 @@ from align_cli.stages.readable import RowsToRead, too_long_words
 SAME_FIELDS = dict.fromkeys(REASONING, (*REASONING, "reasoning"))
 """Fields that transformers hands on under each other's names."""
 
-
 HELD_OUT = ("data.eval_prompts", "data.eval_preferences")
+"""The keys whose rows a policy is measured on; it samples or trains on those of all others."""
 
 RENDERINGS = 16
 """How often a chat is rendered to see whether it is always the same: a choice of two is missed once in 30,000 times."""

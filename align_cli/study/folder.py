@@ -96,7 +96,7 @@ class StudyFolder:
 
     def _check_same_study(self, definition: Definition) -> None:
         place, before = str(self.path / STUDY), read_study(self.path / STUDY)
-        keys, for_tuning = list(before["over"]), bool(before["for_tuning"])
+        keys, for_tuning = list(before["over"]), before["for_tuning"]
         wanted = [axis.key for axis in definition.axes]
         if keys != wanted:
             what = f"this folder holds another study: it goes over {_listed(keys)}, and not over {_listed(wanted)}"

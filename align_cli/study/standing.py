@@ -16,7 +16,7 @@ from align_cli.errors import AlignError
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
 from align_cli.run.folder.ledger import TIME_FORMAT
-from align_cli.run.folder.lock import CLOCK, Holder
+from align_cli.run.folder.lock import Holder
 from align_cli.run.results import Results
 from align_cli.run.status import (
     ELSEWHERE,
@@ -25,7 +25,6 @@ from align_cli.run.status import (
     RUNNING,
     STOPPED,
     RunStatus,
-    holder_dict,
     status_of,
 )
 from align_cli.study import STUDY
@@ -101,11 +100,8 @@ class StudyStatus:
 
         None where nobody is at work, or no run has come to its end since.
         """
-        if self.holder is None or self.state != RUNNING:
-            return None
-        try:
-            began = time.mktime(time.strptime(self.holder.since, CLOCK))
-        except (ValueError, OverflowError):
+        began = None if self.holder is None or self.state != RUNNING else self.holder.began
+        if began is None:
             return None
         ended = [_ended(run.status.ledger) for run in self.runs if run.status is not None and run.state == FINISHED]
         done = sum(1 for one in ended if one is not None and one >= began)
@@ -116,7 +112,7 @@ class StudyStatus:
         """As a JSON object."""
         return {
             "state": self.state,
-            "holder": None if self.holder is None else holder_dict(self.holder),
+            "holder": None if self.holder is None else self.holder.to_dict(),
             "seconds_left": self.seconds_left(time.time()),
             "others": self.others,
             "runs": [run.to_dict() for run in self.runs],
@@ -156,7 +152,7 @@ class StudyToWatch:
         axes = [Axis(str(key), tuple(map(str, values))) for key, values in told["over"].items()]
         self._told, self._finished, self._recipes = told, {}, {}
         combinations = combinations_of(axes)
-        self._runs = [RunOfStudy(combination, int(seed)) for seed in told["seeds"] for combination in combinations]
+        self._runs = [RunOfStudy(combination, seed) for seed in told["seeds"] for combination in combinations]
         with suppress(AlignError):  # from another folder each run's own recipe says what was asked of it
             recipe, overrides = Path(told["recipe"]), [str(text) for text in told["overrides"]]
             self._recipes = define(recipe, overrides, axes, told["seeds"], for_tuning=told["for_tuning"]).recipes

@@ -15,10 +15,10 @@ MOST_SEEDS = 1000
 OWN_KEYS = {"seed": "--seeds says which", "output_dir": "-o names the study's folder, which has one for each run"}
 CLOSING = {"[": "]", "{": "}", "(": ")"}
 
-
 NAMED = re.compile(r"""(?P<name>[^{\["'=]+?)\s*=\s*(?P<value>[{\["'].*)""", re.DOTALL)
 """A name in front of a mapping, a list or a text in quotes, as `online={dpr: {mixing: 1}}`."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What such a name is made of: what folders and shells take as it is."""
 
 
 class Axis(NamedTuple):

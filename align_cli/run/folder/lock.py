@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from align_cli.artifacts.children import is_about_to_close, keep_from_children
 from align_cli.artifacts.disk import DISK_FAULTS, disk_error, writing
@@ -50,6 +50,14 @@ class Holder(NamedTuple):
         return f"{self.host} pid {self.pid} since {self.since}"
 
     @property
+    def began(self) -> float | None:
+        """`since` as seconds since the epoch, by this machine's clock; None where it is no time."""
+        try:
+            return time.mktime(time.strptime(self.since, CLOCK))
+        except (ValueError, OverflowError):
+            return None
+
+    @property
     def lives(self) -> bool | None:
         """Whether the process is there; None where this machine cannot tell, since it is another one."""
         if self.host != socket.gethostname():
@@ -57,11 +65,12 @@ class Holder(NamedTuple):
         import psutil
 
         try:
-            process = psutil.Process(self.pid)
-            began = time.mktime(time.strptime(self.since, CLOCK))
+            process, began = psutil.Process(self.pid), self.began
+            if began is None:
+                return False
             # A number is given to another process when the first is dead, and by then the lock was taken long ago.
             return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= began + PATIENCE_SECONDS
-        except (psutil.NoSuchProcess, ValueError, OverflowError):
+        except (psutil.NoSuchProcess, ValueError, OverflowError):  # a number that no process can have is one of these
             return False
         except psutil.AccessDenied:
             return True
@@ -77,6 +86,10 @@ class Holder(NamedTuple):
             return int(psutil.Process(self.pid).memory_info().rss)
         except psutil.Error:
             return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**self._asdict(), "lives": self.lives, "memory_bytes": self.memory_bytes}
 
 
 class Lock:
