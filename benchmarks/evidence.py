@@ -18,7 +18,8 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from statistics import mean
+from typing import Any, NamedTuple
 
 from align_cli.errors import AlignError
 from align_cli.recipe import Recipe, load_recipe, resolved
@@ -156,8 +157,27 @@ def carry_out(name: str, study: Study, jobs: int) -> None:
     subprocess.run([sys.executable, "-c", "from align_cli.cli.main import main; main()", "study", *words], check=True)
     TABLES.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "tables.md", TABLES / f"{name}.md")
-    if name in (*SETTINGS, "sweep"):
+    if name in (*SETTINGS, *elsewhere(), "sweep"):
         shutil.copy(folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
+    if name in (*SETTINGS, *elsewhere()):
+        (TABLES / f"{name}-rounds.md").write_text(over_rounds(json.loads((folder / "results.json").read_text())))
+
+
+def over_rounds(results: dict[str, Any]) -> str:
+    """Tables of how runs went, from their study's results: each measure's mean over seeds by round, a line an arm."""
+    tables = []
+    for measure in results["measures"]:
+        found: dict[str, dict[int, list[float]]] = {}
+        for run in results["runs"]:
+            for one in run["evaluations"]:
+                if measure in one:
+                    found.setdefault(run["combination"], {}).setdefault(one["round"], []).append(one[measure])
+        rounds = sorted({number for values in found.values() for number in values})
+        lines = [[measure, *(f"round {number}" for number in rounds)], ["---"] * (1 + len(rounds))]
+        for name, by_round in found.items():
+            lines.append([name, *(f"{mean(by_round[number]):.3f}" if number in by_round else "" for number in rounds)])
+        tables.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(tables) + "\n"
 
 
 def copy_finished(study: Study, path: Path) -> None:

@@ -76,7 +76,7 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
             evaluations = align_rounds(recipe, reporter, restart=restart, origin=forked_from, crew=crew)
     except KeyboardInterrupt as interrupt:
         again = "`align train` with the same recipe goes on where it stopped" + ", without --restart" * restart
-        if not restart and _is_begun_with(folder, recipe):
+        if not restart and _holds_recipe(folder, recipe):
             again = f"`align train {shlex.quote(str(folder / RECIPE))}` goes on where it stopped"
         raise type(interrupt)(again) from None
     except GuardError:  # which is an end too, and the one that is looked into; who is refused has changed nothing
@@ -87,8 +87,8 @@ def _all_rounds(talk: Output, path: Path, overrides: list[str], restart: bool, o
     talk.data([evaluation.to_dict() for evaluation in evaluations], rounds_table(evaluations))
 
 
-def _is_begun_with(path: Path, recipe: Recipe) -> bool:
-    """Whether the run in a folder is of this recipe, to the letter."""
+def _holds_recipe(path: Path, recipe: Recipe) -> bool:
+    """Whether the recipe that lies with a run is this one, to the letter: then its path will do to go on with."""
     from align_cli.recipe import resolved
     from align_cli.run.folder import RunFolder
 

@@ -24,33 +24,35 @@ class Overlap(NamedTuple):
     alike: int
 
 
-def overlap_of(rows: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]) -> Overlap:
-    """Which held-out prompts are among the prompts of some rows; of large files that is remembered.
+def overlaps_of(rows: Sequence[Mapping[str, Any]], held_out: Sequence[Sequence[Mapping[str, Any]]]) -> list[Overlap]:
+    """Which prompts of each held-out source are among the prompts of some rows; of large files that is remembered.
 
     Args:
-        rows: any number of them, with a `prompt` each; gone through once.
-        held_out: likewise; their prompts are in memory meanwhile.
+        rows: any number of them, with a `prompt` each; gone through once, however many sources are held out.
+        held_out: the sources; their prompts are in memory meanwhile.
     """
-    identity, other = (getattr(one, "identity", None) for one in (rows, held_out))
+    identity = getattr(rows, "identity", None)
     if identity is None:
         return _found(rows, held_out)
-    key = remembered.key_of("overlap", identity, other or [row["prompt"] for row in held_out])
-    known = remembered.recall(key)
-    found = _found(rows, held_out) if known is None else Overlap(*known["overlap"])
-    if known is None:
-        remembered.remember(key, {"overlap": list(found)})
-    return found
+    others = [getattr(one, "identity", None) or [row["prompt"] for row in one] for one in held_out]
+    keys = [remembered.key_of("overlap", identity, other) for other in others]
+    known = {key: Overlap(*entry["overlap"]) for key in keys if (entry := remembered.recall(key)) is not None}
+    unknown = {key: one for key, one in zip(keys, held_out, strict=True) if key not in known}
+    found = dict(zip(unknown, _found(rows, list(unknown.values())) if unknown else (), strict=True))
+    for key, one in found.items():
+        remembered.remember(key, {"overlap": list(one)})
+    return [(known | found)[key] for key in keys]
 
 
-def _found(rows: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]) -> Overlap:
-    alike_of = {to_json(row["prompt"]): _alike(row["prompt"]) for row in held_out}
-    looked_for = set(alike_of.values())
+def _found(rows: Sequence[Mapping[str, Any]], held_out: Sequence[Sequence[Mapping[str, Any]]]) -> list[Overlap]:
+    alike_of = [{to_json(row["prompt"]): _alike(row["prompt"]) for row in one} for one in held_out]
+    looked_for = {alike for one in alike_of for alike in one.values()}
     same, alike = set[str](), set[str]()
     for row in rows:
         if (found := _alike(row["prompt"])) in looked_for:
             alike.add(found)
             same.add(to_json(row["prompt"]))
-    return Overlap(len(alike_of), len(alike_of.keys() & same), sum(one in alike for one in alike_of.values()))
+    return [Overlap(len(one), len(one.keys() & same), sum(text in alike for text in one.values())) for one in alike_of]
 
 
 def _alike(prompt: Any) -> str:

@@ -16,7 +16,7 @@ from align_cli.data import Choices, read_demonstrations, read_preferences, read_
 from align_cli.data.chats import Form, in_form
 from align_cli.data.exchanges import uses_of
 from align_cli.data.formats.base import DEMONSTRATIONS, PAIRS, PROMPTS, Wanted
-from align_cli.data.overlap import Overlap, overlap_of
+from align_cli.data.overlap import Overlap, overlaps_of
 from align_cli.data.rows import Row
 from align_cli.errors import DataError
 from align_cli.models.text import PolicyText, plain_text
@@ -253,7 +253,7 @@ def survey_of(
         beyond={key: sum(key in found for found in exceeded) for key in limits.keys_that_are_set},
         kept=dict(kept),
         within=() if policy is None else tuple(_within(readable)),
-        overlap=None if evaluation is None else overlap_of(rows, evaluation.rows),
+        overlap=None if evaluation is None else overlaps_of(rows, [evaluation.rows])[0],
     )
     return replace(found, examples=tuple(_examples(rows, read, answers, policy, num_examples)))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from align_cli.artifacts.records import TemplateArguments
-from align_cli.data.overlap import overlap_of
+from align_cli.data.overlap import overlaps_of
 from align_cli.data.rows import facts_of
 from align_cli.data.thinking import REASONING
 from align_cli.errors import AlignError, DataError, Fault, counted
@@ -97,9 +97,8 @@ def _held_out_too(read: Sequence[RowsToRead], policy: PolicyText) -> Iterator[st
     """Which held-out prompts are prompts of what it samples or trains on."""
     by_key = {rows.key: rows.rows for rows in read if rows.rows}
     held_out = {key: by_key.pop(key) for key in HELD_OUT if key in by_key}
-    for key, measured in held_out.items():
-        for trained, rows in by_key.items():
-            found = overlap_of(rows, measured)
+    for trained, rows in by_key.items() if held_out else ():
+        for key, found in zip(held_out, overlaps_of(rows, list(held_out.values())), strict=True):
             if found.alike:
                 yield (
                     f"note: {found.alike} of {counted(found.prompts, 'prompt')} of {key} are prompts of {trained} too: "

@@ -28,6 +28,7 @@ WIN, CONTROLLED, REWARD, KL = "win_rate", "length_controlled_win_rate", "reward"
 GAINS = (WIN, CONTROLLED, REWARD)
 """What is compared at equal KL."""
 MEASURES = (*GAINS, KL, "length", "eos_rate", "distinct_2", "pair_accuracy")
+"""What is told of a policy; how often it wins by every other scorer (`win_rate.<scorer>`) comes behind them."""
 OPPONENT = "initial"
 KL_KEY = "method.kl.coefficient"
 """The sweep whose runs make one frontier."""
@@ -126,14 +127,25 @@ def figures_of(evaluation: Evaluation, recipe: Recipe, reference: str) -> dict[s
     figures["distinct_2"] = evaluation.distinct_2
     if evaluation.preferences is not None:
         figures["pair_accuracy"] = float(evaluation.preferences["accuracy"])
+    for scorer, said in (evaluation.other_scorers or {}).items():
+        if OPPONENT in said["against"]:
+            figures[by_scorer(scorer)] = float(said["against"][OPPONENT][WIN])
+        elif evaluation.round == 0 and OPPONENT in recipe.evaluate.against:
+            figures[by_scorer(scorer)] = 0.5
     return figures
+
+
+def by_scorer(name: str) -> str:
+    """The measure of how often a policy wins by a scorer other than the one that judges."""
+    return f"{WIN}.{name}"
 
 
 def summarise(definition: Definition, runs: Sequence[RunFigures]) -> dict[str, Any]:
     """The study's results as plain data."""
     first = definition.combinations[0]
     by_combination = {one.name: _by_seed(one, runs) for one in definition.combinations}
-    measures = [name for name in MEASURES if any(name in one.figures for run in runs for one in run.evaluations)]
+    found = dict.fromkeys(name for run in runs for one in run.evaluations for name in one.figures)
+    measures = [name for name in MEASURES if name in found] + [name for name in found if name not in MEASURES]
     gains = [name for name in measures if name in GAINS]
     return {
         "schema_version": SCHEMA_VERSION,

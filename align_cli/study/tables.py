@@ -11,7 +11,7 @@ from typing import Any
 
 from align_cli.report.tables import FOR_TUNING, NOTHING, TextTable, markdown, span
 from align_cli.study.costs import SHARED
-from align_cli.study.results import CONTROLLED, KL, REWARD, WIN
+from align_cli.study.results import CONTROLLED, KL, REWARD, WIN, by_scorer
 from align_cli.study.values import shown_seeds, written_seeds
 
 TITLES = {
@@ -71,11 +71,12 @@ def command_line(results: Mapping[str, Any], folder: Path) -> str:
 def means_table(results: Mapping[str, Any]) -> TextTable:
     """One row a combination: means over seeds with their 95% intervals."""
     shown = [name for name in SHOWN if name in results["measures"]]
+    shown += [name for name in results["measures"] if name not in TITLES]
     rows = [
         [one["name"], str(len(one["seeds"])), *(_mean(one["figures"].get(name), _digits(name)) for name in shown)]
         for one in results["combinations"]
     ]
-    return TextTable(["", "seeds", *(TITLES[name] for name in shown)], rows)
+    return TextTable(["", "seeds", *(_title(name) for name in shown)], rows)
 
 
 def differences_table(results: Mapping[str, Any]) -> TextTable:
@@ -175,8 +176,12 @@ def _cost_row(name: str, stage: str, cost: Mapping[str, float]) -> list[str]:
     return [name, stage, time, *(f"{cost[key]:,.0f}" if cost[key] else NOTHING for key in _COSTS[1:])]
 
 
+def _title(measure: str) -> str:
+    return TITLES.get(measure) or f"win by {measure.removeprefix(by_scorer(''))}"
+
+
 def _digits(measure: str) -> int:
-    return 1 if measure == "length" else 3 if measure in (WIN, CONTROLLED) else 2
+    return 1 if measure == "length" else 3 if measure.startswith((WIN, CONTROLLED)) else 2
 
 
 def _mean(found: Mapping[str, Any] | None, digits: int, *, signed: bool = False) -> str:

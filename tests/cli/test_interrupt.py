@@ -15,7 +15,7 @@ from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_same_runs
 
 from align_cli.cli.main import _commands
 from align_cli.cli.output import Terminated, guarded
-from align_cli.cli.train import _is_begun_with
+from align_cli.cli.train import _holds_recipe
 from align_cli.recipe import load_recipe
 
 ADVICE = "interrupted; `align train run/recipe.yaml` goes on where it stopped"
@@ -159,6 +159,6 @@ def test_a_recipe_that_another_call_left_is_not_named_to_go_on_with(
 ) -> None:
     monkeypatch.chdir(finished)
     asked = load_recipe(finished / "run" / "recipe.yaml")
-    assert _is_begun_with(finished / "run", asked)
-    assert not _is_begun_with(finished / "run", asked.model_copy(update={"rounds": 3}))
-    assert not _is_begun_with(finished / "nowhere", asked)
+    assert _holds_recipe(finished / "run", asked)
+    assert not _holds_recipe(finished / "run", asked.model_copy(update={"rounds": 3}))
+    assert not _holds_recipe(finished / "nowhere", asked)

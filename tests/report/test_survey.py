@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from chat_models import CHATML, STRICT, chat_tokenizer
 
-from align_cli.data.overlap import Overlap, overlap_of
+from align_cli.data.overlap import Overlap, overlaps_of
 from align_cli.models.load import UnloadedPolicy
 from align_cli.recipe.sections.data import DataSection
 from align_cli.report.survey import Survey, read_source, survey_of
@@ -137,7 +137,7 @@ def test_a_long_example_is_cut_in_its_middle(tmp_path: Path) -> None:
 def test_evaluation_prompts_that_are_trained_on_are_found(tmp_path: Path) -> None:
     held_out = [{"prompt": "one"}, {"prompt": "TWO  words"}, {"prompt": "nine"}, {"prompt": "one"}]
     assert surveyed(tmp_path, PAIRS, held_out=held_out).overlap == Overlap(prompts=3, same=1, alike=2)
-    assert overlap_of([{"prompt": [user("one")]}], [{"prompt": "one"}]) == (1, 0, 1)
+    assert overlaps_of([{"prompt": [user("one")]}], [[{"prompt": "one"}]]) == [(1, 0, 1)]
 
 
 def test_demonstrations_and_prompts_have_their_own_figures(tmp_path: Path) -> None:

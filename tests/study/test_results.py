@@ -190,6 +190,24 @@ def test_an_evaluations_figures_are_those_that_mean_the_same_in_every_run(study:
     assert "win_rate" not in figures_of(evaluation(0, "p0", scorer=None, reward=None), recipe, "p0")
 
 
+def test_a_policys_wins_by_the_other_scorers_stand_beside_those_by_the_one_that_judges(
+    study: Callable[..., Definition],
+) -> None:
+    definition = study(*BETA)
+    recipe = definition.recipes["beta-0.1"]
+    said = {"trained by": {"reward": {"mean": 2.0, "standard_error": 0.1}, "against": {"initial": {"win_rate": 0.9}}}}
+    before = {"trained by": {"reward": {"mean": 1.0, "standard_error": 0.1}, "against": {}}}
+    evaluations = [
+        Evaluated(one.round, figures_of(one, recipe, "p0"))
+        for one in (evaluation(0, "p0", other_scorers=before), evaluation(1, "p0", other_scorers=said))
+    ]
+    assert [one.figures["win_rate.trained by"] for one in evaluations] == [0.5, 0.9]
+    results = summarise(definition, [RunFigures(run, evaluations, final=1) for run in definition.runs])
+    table = means_table(results)
+    assert dict(zip(table.columns, table.rows[0], strict=True))["win by trained by"] == "0.900 [0.900, 0.900]"
+    assert "win_rate.trained by" in next(csv.DictReader(io.StringIO(evaluations_csv(results))))
+
+
 def event(number: int, stage: str, seconds: float, **figures: Any) -> dict[str, Any]:
     return {"event": "finish", "time": "", "round": number, "stage": stage, "seconds": seconds, "figures": figures}
 
