@@ -33,7 +33,7 @@ TABLES, PICTURES = ROOT / "benchmarks" / "results" / "evidence", ROOT / "docs" /
 RUNS = Path("runs") / "evidence"
 ARMS = "recipes/evidence/arms"
 LOSSES = {"ipo": "method.beta=1.0", "slic": "method.beta=0.5"}
-"""The losses besides DPO, each with the beta that tuning seeds chose for it, of 0.1, 0.25, 0.5, 1 and (IPO) 2: docs/evidence.md."""
+"""The losses besides DPO, each with the beta that tuning seeds chose, as docs/evidence.md says."""
 SETTINGS = ("plenty", "few", "other-writer", "almost-none")
 
 
