@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -119,11 +120,14 @@ def parts() -> dict[str, Study]:
         "kl": "method.kl.coefficient=0.05,0,0.02,0.1,0.2",
         "labels": "label.labels=sampled,soft,hard",
         "weights": "method.importance_weight_cap=null,2.0",
+        "beta": "method.beta=0.1,0.05,0.2,0.5",
     }
     found = {}
     for name, axis in axes.items():
         words = ("recipes/evidence/playground.yaml", ours, "--over", axis, "--seeds", "10")
         found[f"part-{name}"] = Study(f"part-{name}", words)
+    losses = arms("sail-dpr", *(f"sail-dpr-{loss}" for loss in LOSSES))
+    found["part-losses"] = Study("part-losses", ("recipes/evidence/playground.yaml", *losses, "--seeds", "10"))
     rounds = arms(*(f"rounds-{number}" for number in (6, 1, 3, 15, 30)))
     found["part-rounds"] = Study("part-rounds", ("recipes/evidence/rounds.yaml", *rounds, "--seeds", "10"))
     sweep = (*arms("offline", "sail-dpr", "iterative"), "--over", "method.kl.coefficient=0.02,0.05,0.1,0.2")
@@ -170,12 +174,10 @@ def over_rounds(results: dict[str, Any]) -> str:
         found: dict[str, dict[int, list[float]]] = {}
         for run in results["runs"]:
             for one in run["evaluations"]:
-                if measure in one:
-                    found.setdefault(run["combination"], {}).setdefault(one["round"], []).append(one[measure])
-        rounds = sorted({number for values in found.values() for number in values})
+                found.setdefault(run["combination"], {}).setdefault(one["round"], []).append(one.get(measure, math.nan))
+        rounds = sorted({number for by_round in found.values() for number in by_round})
         lines = [[measure, *(f"round {number}" for number in rounds)], ["---"] * (1 + len(rounds))]
-        for name, by_round in found.items():
-            lines.append([name, *(f"{mean(by_round[number]):.3f}" if number in by_round else "" for number in rounds)])
+        lines += [[name, *(f"{mean(by_round[number]):.3f}" for number in rounds)] for name, by_round in found.items()]
         tables.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(tables) + "\n"
 

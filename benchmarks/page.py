@@ -33,7 +33,9 @@ def main() -> None:
             (HERE / f"{page}.md.jinja").read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
         )
         (DOCS / f"{page}.md").write_text(
-            template.render(table=text_of, picture=picture_of, study=study_of, differences=differences_of)
+            template.render(
+                table=text_of, picture=picture_of, study=study_of, differences=differences_of, rounds=rounds_of
+            )
         )
 
 
@@ -68,7 +70,27 @@ def differences_of(settings: Sequence[str], pairs: Sequence[str]) -> str:
                 [f"{line[first]} {first}", *[setting] * several, *(line[key] for key in others)] for line in table
             ]
             heading = ["", *["setting"] * several, *others]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heading, ["---"] * len(heading), *found)) + "\n"
+    return as_table(heading, found)
+
+
+def rounds_of(measure: str, settings: Sequence[str], arms: Sequence[str] = ()) -> str:
+    """A measure by round, means over seeds: the arms of several studies, or some of them, as one table."""
+    heading, found = [], []
+    for setting in settings:
+        table = next(table for table in tables_of(f"evidence/{setting}-rounds") if next(iter(table[0])) == measure)
+        first, *rounds = table[0]
+        heading = ["", *["setting"] * (len(settings) > 1), *rounds]
+        found += [
+            [f"`{line[first]}`", *[setting] * (len(settings) > 1), *(line[one] for one in rounds)]
+            for line in table
+            if not arms or line[first] in arms
+        ]
+    return as_table(heading, found)
+
+
+def as_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heading, ["---"] * len(heading), *lines)) + "\n"
 
 
 def picture_of(name: str, shows: str) -> str:
