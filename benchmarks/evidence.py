@@ -89,7 +89,7 @@ def elsewhere() -> dict[str, Study]:
     """Real reviews, and a real model; each recipe says which files it needs, and where from."""
     found = {}
     for world, (first, *others) in {
-        "reviews": ("offline", "sail-dpr", "sail-dpr-c4", "iterative"),
+        "reviews": ("offline-02", "offline", "sail-dpr", "sail-dpr-c4", "iterative"),
         "smollm2": ("offline", "sail-dpr-k4", "dpr-c0", "dpr"),
     }.items():
         words = (f"recipes/evidence/{world}.yaml", *arms(first, *others), "--seeds", "3")
