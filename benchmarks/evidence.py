@@ -90,7 +90,7 @@ def elsewhere() -> dict[str, Study]:
     found = {}
     for world, (first, *others) in {
         "reviews": ("offline-02", "offline", "sail-dpr", "sail-dpr-c4", "iterative"),
-        "smollm2": ("offline", "sail-dpr-k4", "dpr-c0", "dpr"),
+        "smollm2": ("offline", "sail-dpr-k4", "sail-dpr-k4-c"),
     }.items():
         words = (f"recipes/evidence/{world}.yaml", *arms(first, *others), "--seeds", "3")
         found[world] = Study(world, words)
