@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from align_cli.errors import AlignError
 from align_cli.recipe import Recipe, load_recipe, resolved
+from align_cli.report.tables import TextTable, markdown
 from align_cli.study.definition import define
 from align_cli.study.folder import StudyFolder
 from align_cli.study.values import parse_axes, parse_seeds
@@ -161,9 +162,10 @@ def carry_out(name: str, study: Study, jobs: int) -> None:
     subprocess.run([sys.executable, "-c", "from align_cli.cli.main import main; main()", "study", *words], check=True)
     TABLES.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "tables.md", TABLES / f"{name}.md")
-    if name in (*SETTINGS, *elsewhere(), "sweep"):
+    worlds = (*SETTINGS, *elsewhere())
+    if name in (*worlds, "sweep"):
         shutil.copy(folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
-    if name in (*SETTINGS, *elsewhere()):
+    if name in worlds:
         (TABLES / f"{name}-rounds.md").write_text(over_rounds(json.loads((folder / "results.json").read_text())))
 
 
@@ -176,9 +178,8 @@ def over_rounds(results: dict[str, Any]) -> str:
             for one in run["evaluations"]:
                 found.setdefault(run["combination"], {}).setdefault(one["round"], []).append(one.get(measure, math.nan))
         rounds = sorted({number for by_round in found.values() for number in by_round})
-        lines = [[measure, *(f"round {number}" for number in rounds)], ["---"] * (1 + len(rounds))]
-        lines += [[name, *(f"{mean(by_round[number]):.3f}" for number in rounds)] for name, by_round in found.items()]
-        tables.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        lines = [[name, *(f"{mean(by_round[number]):.3f}" for number in rounds)] for name, by_round in found.items()]
+        tables.append(markdown(TextTable([measure, *(f"round {number}" for number in rounds)], lines)))
     return "\n\n".join(tables) + "\n"
 
 

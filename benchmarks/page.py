@@ -16,6 +16,8 @@ import matplotlib
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
+from align_cli.report.tables import TextTable, markdown
+
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 PICTURES = DOCS / "pictures"
@@ -70,7 +72,7 @@ def differences_of(settings: Sequence[str], pairs: Sequence[str]) -> str:
                 [f"{line[first]} {first}", *[setting] * several, *(line[key] for key in others)] for line in table
             ]
             heading = ["", *["setting"] * several, *others]
-    return as_table(heading, found)
+    return markdown(TextTable(heading, found)) + "\n"
 
 
 def rounds_of(measure: str, settings: Sequence[str], arms: Sequence[str] = ()) -> str:
@@ -85,12 +87,7 @@ def rounds_of(measure: str, settings: Sequence[str], arms: Sequence[str] = ()) -
             for line in table
             if not arms or line[first] in arms
         ]
-    return as_table(heading, found)
-
-
-def as_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heading, ["---"] * len(heading), *lines)) + "\n"
+    return markdown(TextTable(heading, found)) + "\n"
 
 
 def picture_of(name: str, shows: str) -> str:

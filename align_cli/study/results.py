@@ -114,11 +114,8 @@ def figures_of(evaluation: Evaluation, recipe: Recipe, reference: str) -> dict[s
         reference: the version of the reference that the run began with.
     """
     figures: dict[str, float] = {}
-    won = evaluation.against.get(OPPONENT)
-    if won is not None:
-        figures |= {name: float(won[name]) for name in (WIN, CONTROLLED) if name in won}
-    elif evaluation.round == 0 and OPPONENT in recipe.evaluate.against and evaluation.scorer is not None:
-        figures |= {WIN: 0.5, CONTROLLED: 0.5}
+    if evaluation.scorer is not None:
+        figures |= _wins(evaluation, evaluation.against, recipe)
     if evaluation.reward is not None and not recipe.labelers[evaluation.scorer or ""].is_relative:
         figures[REWARD] = evaluation.reward["mean"]
     if evaluation.kl["reference"] == reference:
@@ -128,11 +125,17 @@ def figures_of(evaluation: Evaluation, recipe: Recipe, reference: str) -> dict[s
     if evaluation.preferences is not None:
         figures["pair_accuracy"] = float(evaluation.preferences["accuracy"])
     for scorer, said in (evaluation.other_scorers or {}).items():
-        if OPPONENT in said["against"]:
-            figures[by_scorer(scorer)] = float(said["against"][OPPONENT][WIN])
-        elif evaluation.round == 0 and OPPONENT in recipe.evaluate.against:
-            figures[by_scorer(scorer)] = 0.5
+        if wins := _wins(evaluation, said["against"], recipe):
+            figures[by_scorer(scorer)] = wins[WIN]
     return figures
+
+
+def _wins(evaluation: Evaluation, against: Mapping[str, Any], recipe: Recipe) -> dict[str, float]:
+    """How often the policy wins against the initial one by one scorer's word; nothing where that was not asked."""
+    if OPPONENT in against:
+        return {name: float(against[OPPONENT][name]) for name in (WIN, CONTROLLED) if name in against[OPPONENT]}
+    is_initial = evaluation.round == 0 and OPPONENT in recipe.evaluate.against
+    return {WIN: 0.5, CONTROLLED: 0.5} if is_initial else {}
 
 
 def by_scorer(name: str) -> str:
