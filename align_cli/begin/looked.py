@@ -88,7 +88,8 @@ _PLAYGROUND_TOLD = "playground: short reviews of ten topics with prompts, pairs 
 
 def _read(data: str, model: str) -> Looked:
     from align_cli.recipe.sections.data import DataSection
-    from align_cli.report.survey import read_source, survey_of
+    from align_cli.report.survey.figures import survey_of
+    from align_cli.report.survey.source import read_source
 
     section, policy = DataSection(), _reader(model)
     source = read_source(data, "train", section, policy)

@@ -12,7 +12,8 @@ from align_cli.cli.output import Output, check_output_place, guarded
 from align_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from align_cli.report.survey import Source, Survey
+    from align_cli.report.survey.figures import Survey
+    from align_cli.report.survey.source import Source
 
 USES = ("pairs", "demonstrations", "prompts")
 
@@ -46,7 +47,8 @@ def command(
     """Show what a source of data holds: formats, counts, lengths, duplicates, ties, examples; loads no weights."""
     from align_cli.models.load import load_without_weights
     from align_cli.recipe import load_data_section
-    from align_cli.report.survey import rows_left, survey_of
+    from align_cli.report.survey.figures import survey_of
+    from align_cli.report.survey.source import rows_left
 
     if use is not None and use not in USES:
         raise typer.BadParameter(f"--for is {use!r}; it must be one of {', '.join(USES)}")
@@ -69,7 +71,7 @@ def command(
 
 def _read(name: str, split: str, section: Any, reader: Any, use: Any) -> Source:
     from align_cli.recipe.data_names import BUILT_IN_WORLDS
-    from align_cli.report.survey import read_source
+    from align_cli.report.survey.source import read_source
 
     if name in BUILT_IN_WORLDS:
         what = "this is a built-in world, which is made and not read"
@@ -78,7 +80,7 @@ def _read(name: str, split: str, section: Any, reader: Any, use: Any) -> Source:
 
 
 def _show(talk: Output, survey: Survey) -> None:
-    from align_cli.report.survey_tables import (
+    from align_cli.report.survey.tables import (
         example_lines,
         figures_table,
         histogram_lines,

@@ -12,8 +12,9 @@ from chat_models import CHATML, STRICT, chat_tokenizer
 from align_cli.data.overlap import Overlap, overlaps_of
 from align_cli.models.load import UnloadedPolicy
 from align_cli.recipe.sections.data import DataSection
-from align_cli.report.survey import Survey, read_source, survey_of
-from align_cli.report.survey_tables import example_lines, figures_table, histogram_lines, lengths_table, limits_table
+from align_cli.report.survey.figures import Survey, survey_of
+from align_cli.report.survey.source import read_source
+from align_cli.report.survey.tables import example_lines, figures_table, histogram_lines, lengths_table, limits_table
 
 
 def user(text: str) -> dict[str, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from align_cli.report.survey import PERCENTILES, Example, Lengths, Survey
+from align_cli.report.survey.examples import Example
+from align_cli.report.survey.figures import Survey
+from align_cli.report.survey.lengths import PERCENTILES, Lengths
 from align_cli.report.tables import NOTHING, TextTable
 
 BAR_WIDTH = 40
