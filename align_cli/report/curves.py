@@ -17,6 +17,7 @@ CHARTS = {
     "Bilevel terms": ("response_term", "label_term"),
     "Optimism term": ("optimism_term",),
     "KL term, in nats": ("kl",),
+    "Weight of the KL": ("kl_coefficient",),
     "Gradient norm": ("grad_norm",),
     "Importance weight": ("importance_weight", "importance_weight_truncated"),
     "Baseline, and drift of the loss since sampling": ("baseline", "loss_drift"),

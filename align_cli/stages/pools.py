@@ -96,7 +96,7 @@ def check_carriers(recipe: Recipe, batches: Sequence[Sequence[TrainingPair]]) ->
     """
     method, sources = recipe.method, list(recipe.method.sources.in_use().values())
     needed: dict[str, tuple[str, Callable[[TrainingPair], bool]]] = {}
-    if method.kl.coefficient and method.kl.on == "policy":
+    if method.kl.coefficient and (method.kl.on == "policy" or method.kl.target is not None):
         needed["method.kl"] = (
             "has a response of the policy's own",
             lambda pair: sources[pair.source].policy_responses and any(pair.of_policy),

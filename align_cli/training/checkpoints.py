@@ -42,6 +42,7 @@ class TrainingState:
         parent: version of the policy that the round started from; None for the initial policy.
         scheduler: the learning-rate scheduler's own state.
         optimizer: what is not a tensor in the optimizer's state.
+        kl_control: where the control of the KL stands, if one is held; by the names of `KlControl`.
         steps: within a round, the figures of the steps that are done; None at a round's end.
         random: within a round, the state of the random generators.
     """
@@ -51,6 +52,7 @@ class TrainingState:
     parent: str | None
     scheduler: dict[str, Any] | None = None
     optimizer: dict[str, Any] | None = None
+    kl_control: dict[str, float] | None = None
     steps: list[dict[str, float]] | None = None
     random: dict[str, Any] | None = None
 

@@ -11,11 +11,13 @@ a pair depends on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
+from align_cli.methods.kl_control import KlControl, begin
 from align_cli.methods.preference import REFERENCE_FREE, preference_loss
 from align_cli.recipe import Recipe
 from align_cli.recipe.sections.sources import coefficient_of
@@ -53,6 +55,8 @@ class Objective:
         beta: above 0.
         gamma: SimPO's target margin.
         kl_coefficient: weight, in every step, of the mean KL over the batch's pairs that carry it; 0 leaves it out.
+        kl_target: the KL in nats that the policy is held at; None leaves the coefficient as it is.
+        kl_control: where the control of that stands.
         kl_on_all: whether all responses carry the KL, or the policy's alone.
         kl_gradient: `pathwise` or `full`.
         optimism_coefficient: weight, in every step, of the mean optimism over the batch's pairs that carry it; 0 leaves
@@ -68,6 +72,8 @@ class Objective:
     beta: float = 0.1
     gamma: float = 0.0
     kl_coefficient: float = 0.0
+    kl_target: float | None = None
+    kl_control: KlControl | None = None
     kl_on_all: bool = False
     kl_gradient: str = "full"
     optimism_coefficient: float = 0.0
@@ -90,6 +96,25 @@ class Objective:
     def needs_ratios(self) -> bool:
         """Whether responses are compared with what the reference says of them."""
         return bool(self.optimism_coefficient) or self.loss_type not in REFERENCE_FREE
+
+    @property
+    def kl_weight(self) -> float:
+        """What the next step weighs its KL with."""
+        return self.kl_coefficient if self.kl_control is None else self.kl_control.coefficient
+
+    def held_from(self, control: Mapping[str, float] | None) -> Objective:
+        """The same, its control standing where a training state says; a control of another coefficient begins anew."""
+        if self.kl_target is None:
+            return self
+        known = KlControl(**control) if control else None
+        goes_on = known is not None and known.begun == self.kl_coefficient
+        return replace(self, kl_control=known if goes_on else begin(self.kl_coefficient))
+
+    def held_after(self, kl: float) -> Objective:
+        """The same after a step whose responses of the policy have this mean KL, in nats."""
+        if self.kl_target is None or self.kl_control is None:
+            return self
+        return replace(self, kl_control=self.kl_control.after(kl, self.kl_target))
 
     def losses(self, margins_B: torch.Tensor) -> torch.Tensor:
         """ℓ(h)."""
@@ -120,6 +145,7 @@ def recipe_objective(recipe: Recipe) -> Objective:
         beta=method.beta,
         gamma=method.simpo_gamma if method.loss_types[0] in REFERENCE_FREE else 0.0,
         kl_coefficient=method.kl.coefficient,
+        kl_target=method.kl.target,
         kl_on_all=method.kl.on == "all",
         kl_gradient=method.kl.gradient,
         optimism_coefficient=method.optimism.coefficient,

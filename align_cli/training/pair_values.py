@@ -86,7 +86,9 @@ def pair_values(
     if nll_B is not None:
         values_B = values_B + objective.nll_coefficient * nll_B
     if objective.kl_coefficient:
-        values_B = values_B + objective.kl_coefficient * (inputs["global_pairs_per_kl"] * pairs.kl_B)
+        if objective.kl_target is not None:
+            figures.add("kl", pairs.kl_B[flags(objective, inputs, "policy_responses") & carry.kl_B2.any(1)])
+        values_B = values_B + objective.kl_weight * (inputs["global_pairs_per_kl"] * pairs.kl_B)
     values_B = _weights(objective, pairs, inputs, figures) * values_B
     if objective.optimism_coefficient:
         values_B = values_B + objective.optimism_coefficient * (inputs["global_pairs_per_optimism"] * pairs.optimism_B)

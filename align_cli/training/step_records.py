@@ -76,6 +76,9 @@ class StepRecords(Passes):
                     "another output_dir, --restart or --from; guards.non_finite can roll back by itself",
                 )
             if self.objective is not None:
+                if self.objective.kl_control is not None:
+                    figures["kl_coefficient"] = self.objective.kl_weight
+                    self.objective = self.objective.held_after(figures["kl"])
                 if len(self.objective.sources) == 1 and self.source_grad_norms != "never":
                     figures[f"{self.objective.sources[0].name}/grad_norm"] = own["grad_norm"]
                 self._metrics["train"].update({name: [value] for name, value in figures.items()})

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,8 @@ class PreferenceTrainer(StepRecords, DPOTrainer):
             Where training stands now, without the optimizer's state.
         """
         done = len(start.steps or ())
+        if self.objective is not None:
+            self.objective = self.objective.held_from(start.kl_control)
         self.figures.take()
         self._metrics["train"].clear()
         self.data_collator.num_responses = max(2 + len(pair.other_ids) for batch in batches for pair in batch)
@@ -152,12 +155,12 @@ class PreferenceTrainer(StepRecords, DPOTrainer):
             with self.split():
                 self.train()
         self.model.eval()
-        return TrainingState(
-            round=start.round + 1,
-            global_step=self.steps_before + len(batches),
-            parent=None,
-            scheduler=self.lr_scheduler.state_dict(),
-        )
+        return replace(self.state_now(), round=start.round + 1)
+
+    def state_now(self) -> TrainingState:
+        """Where training stands within the round, and the control of its KL."""
+        control = self.objective and self.objective.kl_control
+        return replace(super().state_now(), kl_control=control._asdict() if control else None)
 
     @contextmanager
     def _as_trained(self) -> Iterator[None]:

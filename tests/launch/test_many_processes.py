@@ -31,7 +31,7 @@ EVERY_SOURCE: dict[str, Any] = {
     "rounds": 1,
     "checkpoints": {"every_steps": 1, "optimizer": "all"},
     "data__demonstrations": "playground",
-    "method__kl": {"coefficient": 0.02},
+    "method__kl": {"coefficient": 0.02, "target": 0.01},
     "method__sources": {
         "offline": {"mixing": 0.25},
         "ddp": {"mixing": 0.125, "gradient": 0.2},

@@ -151,6 +151,31 @@ BROKEN = {
         "set method.kl.gradient to pathwise, or label.pairs to all",
         (("method.kl.gradient=pathwise",), ("label.pairs=all",)),
     ),
+    "a KL to hold with a weight that begins at 0": Broken(
+        ("method.kl.target=2.0",),
+        "override 'method.kl.target=2.0'",
+        "method.kl.target is 2.0, and method.kl.coefficient, where its weight begins, is 0",
+        "set method.kl.coefficient, such as 0.05",
+        (("method.kl.coefficient=0.05", "method.kl.gradient=pathwise"),),
+    ),
+    "a KL to hold without a response of the policy's": Broken(
+        (
+            "method.sources={offline: {mixing: 1.0}}",
+            "method.kl={coefficient: 0.1, on: all, gradient: pathwise, target: 2.0}",
+        ),
+        "override 'method.kl={coefficient: 0.1, on: all, gradient: pathwise, target: 2.0}'",
+        "method.kl.target is 2.0, but no source samples the policy, on whose responses it is measured",
+        "leave it out",
+        (("method.kl.target=null",),),
+    ),
+    "a KL to hold that some steps do not measure": Broken(
+        (SCARCE, "method.kl={coefficient: 0.1, on: all, gradient: pathwise, target: 2.0}"),
+        "override 'method.kl={coefficient: 0.1, on: all, gradient: pathwise, target: 2.0}'",
+        "method.kl.target: the pairs that carry it have a share of dpp 0.1 and dpr 0.06 in batches of 8; steps with "
+        "none of them would go without",
+        "set train.gradient_accumulation_steps to 2, or method.sources.dpp.mixing to 0.125 or more",
+        (("train.gradient_accumulation_steps=2",),),
+    ),
     "KL on pairs that some steps have not": Broken(
         (SCARCE, "method.kl.coefficient=0.1"),
         "override 'method.kl.coefficient=0.1'",

@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "earlier rounds are replayed": {"train__replay_rounds": 1},
     "the policy labels its own responses": {
         "method__sources": {"offline": {"mixing": 0.5}, "dpp": {"mixing": 0.5, "gradient": 0.2}},
-        "method__kl": {"coefficient": 0.02},
+        "method__kl": {"coefficient": 0.02, "target": 0.1},
     },
     "a demonstration is chosen over the policy's response": {**SPIN_LIKE, "train__replay_rounds": 1},
     "the reference's responses are among the pairs": {**XPO_LIKE, "train__replay_rounds": 1},

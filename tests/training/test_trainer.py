@@ -31,6 +31,7 @@ from transformers import Trainer
 from trl import DPOConfig, DPOTrainer
 
 from align_cli.errors import AlignError
+from align_cli.methods.kl_control import begin
 from align_cli.models.head import head_of
 from align_cli.models.layout import shares_prompts
 from align_cli.training.batches import TrainingPair
@@ -246,6 +247,65 @@ class TestSimpoRunsNoReference:
     def test_unless_it_is_anchored_to_it(self, model_folders: list[Path], tmp_path: Path) -> None:
         anchored = two_sources(0.0, loss_type="simpo", beta=2.0, gamma=1.0, kl_coefficient=0.1)
         assert self.calls(model_folders, tmp_path, anchored, micro=BATCH) == 2
+
+
+class TestTheKlIsHeldAtATarget:
+    HELD = two_sources(0.0, kl_coefficient=0.05, kl_target=0.5, kl_on_all=True, kl_gradient="pathwise")
+
+    def test_each_step_weighs_it_with_what_the_one_before_says(self, model_folders: list[Path], tmp_path: Path) -> None:
+        trainer, _ = make(model_folders, tmp_path, self.HELD)
+        state = trainer.train_round(batches(), START)
+        control = begin(0.05)
+        for record in trainer.step_records:
+            assert record["kl_coefficient"] == control.coefficient
+            assert record["kl"] == record["dpr/kl"], "that of the policy's own responses"
+            assert record["kl"] != pytest.approx(record["offline/kl"], rel=0.01)
+            control = control.after(record["kl"], 0.5)
+        assert state.kl_control == control._asdict()
+        first = trainer.step_records[0]["kl_coefficient"], trainer.step_records[1]["kl_coefficient"]
+        assert first[0] != pytest.approx(first[1], rel=0.1)
+
+    def test_the_weight_is_in_the_gradient(self, model_folders: list[Path], tmp_path: Path) -> None:
+        """A step with a weight that the control has brought is the step of a recipe that says so."""
+        held, held_models = make(model_folders, tmp_path, self.HELD, arguments=DESCENT)
+        control = {"begun": 0.05, "weight": 0.3, "coefficient": 0.7}
+        held.train_round(batches(1), replace(START, kl_control=control))
+        said, said_models = make(
+            model_folders, tmp_path, replace(self.HELD, kl_coefficient=0.7, kl_target=None), arguments=DESCENT
+        )
+        said.train_round(batches(1), START)
+        assert torch.equal(weights(held_models.policy), weights(said_models.policy))
+        other, other_models = make(model_folders, tmp_path, self.HELD, arguments=DESCENT)
+        other.train_round(batches(1), START)
+        assert not torch.allclose(weights(held_models.policy), weights(other_models.policy), atol=1e-5)
+
+    def test_it_goes_on_across_rounds_and_from_within_one(self, model_folders: list[Path], tmp_path: Path) -> None:
+        four = {"max_steps": 4}
+        together, _ = make(model_folders, tmp_path, self.HELD, arguments=four)
+        together.train_round(batches(4), START)
+        apart, _ = make(model_folders, tmp_path, self.HELD, arguments=four)
+        state = apart.train_round(batches(4)[:2], START)
+        first = apart.step_records
+        apart.train_round(batches(4)[2:], state)
+        assert first + apart.step_records == together.step_records
+        kept: list[TrainingState] = []
+        stopped, _ = make(model_folders, tmp_path, self.HELD, arguments=four)
+        stopped.train_round(batches(4), START, keep=kept.append, keep_every=2)
+        assert kept[0].kl_control == state.kl_control
+
+    def test_another_coefficient_begins_anew(self, model_folders: list[Path], tmp_path: Path) -> None:
+        control = {"begun": 0.05, "weight": 0.3, "coefficient": 0.7}
+        trainer, _ = make(model_folders, tmp_path, replace(self.HELD, kl_coefficient=0.2))
+        trainer.train_round(batches(1), replace(START, kl_control=control))
+        assert trainer.step_records[0]["kl_coefficient"] == 0.2
+
+    def test_how_the_batch_is_cut_changes_nothing(self, model_folders: list[Path], tmp_path: Path) -> None:
+        found = []
+        for micro in (BATCH, 2):
+            trainer, _ = make(model_folders, tmp_path, self.HELD, micro=micro, arguments=DESCENT)
+            trainer.train_round(batches(), START)
+            found.append(trainer.step_records)
+        assert_same_records(*found)
 
 
 class TestGradientNormsOfSources:

@@ -11,6 +11,7 @@ from align_cli.recipe.checking.section import Section
 from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections.label import chooses
 from align_cli.recipe.sections.sources import SOURCES, some_step_without
+from align_cli.recipe.written.tree import shown
 
 
 class KlSection(Section):
@@ -18,6 +19,12 @@ class KlSection(Section):
 
     coefficient: float = Field(
         0.0, ge=0, description="weight of the mean KL of a response, in nats, in every step; a list: by round"
+    )
+    target: float | None = Field(
+        None,
+        gt=0,
+        description="KL in nats to hold the policy at: coefficient is where the weight begins, which then follows the "
+        "KL of each step (arXiv:2007.03964); null leaves it as it is",
     )
     on: Literal["policy", "all"] = Field(
         "policy", description="responses that carry it: those that the policy sampled, or all of every batch"
@@ -50,6 +57,21 @@ def _some_response_carries_it(view: View) -> Iterator[RuleFault]:
 def _every_step_carries_it(view: View) -> Iterator[RuleFault]:
     if view.get("method.kl.coefficient") and view.get("method.kl.on") == "policy":
         yield from some_step_without(view, _from_policy(view), "method.kl")
+
+
+def _target_has_what_it_is_measured_on(view: View) -> Iterator[RuleFault]:
+    """A weight above 0 holds it; every step measures it, on the policy's responses: a dataset's say nothing of it."""
+    key = "method.kl.target"
+    if (target := view.get(key)) is None:
+        return
+    if not view.get("method.kl.coefficient"):
+        what = f"{key} is {shown(target)}, and method.kl.coefficient, where its weight begins, is 0"
+        yield rule_fault(key, what, "set method.kl.coefficient, such as 0.05")
+    elif view.get("method.kl.on") == "all":  # else other rules see to it
+        if not (names := _from_policy(view)):
+            what = f"{key} is {shown(target)}, but no source samples the policy, on whose responses it is measured"
+            yield rule_fault(key, what, "leave it out")
+        yield from some_step_without(view, names, key)
 
 
 def _full_gradient_needs_draws(view: View) -> Iterator[RuleFault]:
@@ -96,4 +118,9 @@ def _from_policy(view: View) -> list[str]:
     ]
 
 
-RULES: tuple[Rule, ...] = (_some_response_carries_it, _every_step_carries_it, _full_gradient_needs_draws)
+RULES: tuple[Rule, ...] = (
+    _some_response_carries_it,
+    _every_step_carries_it,
+    _target_has_what_it_is_measured_on,
+    _full_gradient_needs_draws,
+)
