@@ -80,6 +80,10 @@ def studies() -> dict[str, Study]:
     for setting in SETTINGS:
         for name, compared in pairs(setting).items():
             found[f"{setting}-{name}"] = on_playground(setting, *arms(*compared))
+    for setting in SETTINGS:
+        words = ("recipes/evidence/noisy.yaml", f"playground.setting={setting}")
+        noisy = arms("offline", f"more-k8-{setting}", "sail-dpr", "iterative")
+        found[f"{setting}-noisy"] = Study(f"noisy-{setting}", (*words, *noisy, "--seeds", "10"))
     for setting in SETTINGS[:2]:
         for loss in LOSSES:
             found[f"{setting}-{loss}"] = with_loss(setting, loss)
@@ -121,6 +125,7 @@ def parts() -> dict[str, Study]:
         "kl": "method.kl.coefficient=0.05,0,0.02,0.1,0.2",
         "labels": "label.labels=sampled,soft,hard",
         "weights": "method.importance_weight_cap=null,2.0",
+        "target": "method.kl.target=null,0.5,1.0,2.0,3.0",
         "beta": "method.beta=0.1,0.05,0.2,0.5",
     }
     found = {}

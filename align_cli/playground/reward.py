@@ -11,17 +11,20 @@
 No text scores above 3, and a plain good review of eight words reaches it. So a heap of good words can equal a good
 review but never beat one: two strong opinions fill the sentiment, repeats and excess length only cost, and what is
 empty, cut short or gibberish pays for it. Grammar is not judged. Labelers reach it as
-`align_cli.playground:hidden_reward`.
+`align_cli.playground:hidden_reward`, and with an annotator's noise as `align_cli.playground.reward:NoisyReward`.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
+from align_cli.errors import RecipeError
 from align_cli.playground.grammar import ADVERBS, OPINIONS, TOPICS, topic_of, vocabulary
+from align_cli.seeds import derive_seed
 
 SENTIMENT_LIMIT = 2.0
 TOPIC_WORD_VALUE = 0.5
@@ -106,6 +109,40 @@ def _cost(tokens: list[str]) -> float:
         + REPEAT_COST * (num_repeats + num_stutters)
         + UNKNOWN_WORD_COST * num_unknown
     )
+
+
+class NoisyReward:
+    """An annotator who is as noisy as the playground's pairs: the hidden reward and, of each text, noise of its own.
+
+    The noise is Gumbel's, so of two texts, or of more, each scores highest with the probability that Bradley-Terry and
+    Plackett-Luce give it (Luce and Suppes 1965). A text always has the same: who is asked twice does not change their
+    mind. Used in a recipe as a function labeler with arguments.
+
+    Args:
+        temperature: scale of the noise, above 0; 1 is the noise of the playground's own labels.
+        seed: another one is another annotator.
+
+    Raises:
+        RecipeError: if the temperature is not above 0.
+    """
+
+    def __init__(self, temperature: float = 1.0, seed: int = 0) -> None:
+        if not temperature > 0:
+            raise RecipeError(
+                f"temperature is {temperature:g}; it must be above 0", hint="hidden_reward is the one without noise"
+            )
+        self._temperature, self._seed = temperature, seed
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
+        """Scores, as `hidden_reward` has them but for the noise."""
+        scores = hidden_reward(prompts, completions)
+        texts = zip(scores, prompts, completions, strict=True)
+        return [score + self._temperature * self._gumbel(prompt, text) for score, prompt, text in texts]
+
+    def _gumbel(self, prompt: str, completion: str) -> float:
+        bits = derive_seed(self._seed, "annotator", prompt, completion) >> 11  # 52 of them, so that it is below 1
+        uniform = (bits + 0.5) / 2**52
+        return -math.log(-math.log(uniform))
 
 
 @cache

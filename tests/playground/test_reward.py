@@ -6,9 +6,10 @@ import random
 import pytest
 
 import align_cli.playground
+from align_cli.errors import RecipeError
 from align_cli.playground import hidden_reward
 from align_cli.playground.grammar import PLAIN_WRITER, all_prompts, write_review
-from align_cli.playground.reward import reward_parts
+from align_cli.playground.reward import NoisyReward, reward_parts
 
 PROMPT = "review of the food at the inn on monday :"
 GOOD_REVIEW = " the soup was superb and i liked the bread ."
@@ -109,3 +110,28 @@ def test_the_reward_takes_what_trl_hands_over_and_refuses_uneven_lists() -> None
     assert scores == pytest.approx([2.4])
     with pytest.raises(ValueError, match="shorter"):
         hidden_reward([PROMPT, PROMPT], [GOOD_REVIEW])
+
+
+class TestANoisyAnnotator:
+    def test_compares_as_bradley_terry_does(self) -> None:
+        """Of 4,000 pairs of one difference, as many as its sigmoid says, to within four standard errors."""
+        good, plain = GOOD_REVIEW, " the soup was good and we had the bread ."
+        prompts = [f"{PROMPT}{number}" for number in range(4000)]
+        for temperature in (0.5, 1.0, 2.0):
+            annotator = NoisyReward(temperature)
+            pairs = zip(annotator(prompts, [good] * 4000), annotator(prompts, [plain] * 4000), strict=True)
+            share = sum(one > other for one, other in pairs) / 4000
+            margin = hidden_reward(prompts[:1], [good])[0] - hidden_reward(prompts[:1], [plain])[0]
+            expected = 1 / (1 + math.exp(-margin / temperature))
+            assert 0.6 < expected < 0.95
+            assert share == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 4000))
+
+    def test_does_not_change_their_mind_and_is_not_another(self) -> None:
+        texts = [GOOD_REVIEW, ""]
+        assert NoisyReward()([PROMPT] * 2, texts) == NoisyReward()([PROMPT] * 2, texts)
+        assert NoisyReward(seed=1)([PROMPT] * 2, texts) != NoisyReward()([PROMPT] * 2, texts)
+
+    @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+    def test_has_some_noise(self, temperature: float) -> None:
+        with pytest.raises(RecipeError, match="must be above 0"):
+            NoisyReward(temperature)
