@@ -69,7 +69,7 @@ def studies() -> dict[str, Study]:
         ours = ("offline-kl", f"more-k8-{setting}", "sail-dpr", "sail-dpr-c", "iterative")
         found[setting] = on_playground(setting, *arms("offline", *ours))
     for setting in SETTINGS:
-        published = (f"more-k2-{setting}", "iterative-k2", "dpr", "dpr-c0")
+        published = (f"more-k2-{setting}", "iterative-k2", "sail-dpr-k2", "dpr", "dpr-c0")
         found[f"{setting}-published"] = on_playground(setting, *arms("offline-02", *published))
     for setting in SETTINGS:
         labelled = ("offline-02", "ddp", "ddp-c0", "dpp", "dpp-c0", "mix", "mix-c0", "revkl", "revkl-c0")
@@ -87,24 +87,29 @@ def studies() -> dict[str, Study]:
     for setting in SETTINGS[:2]:
         for loss in LOSSES:
             found[f"{setting}-{loss}"] = with_loss(setting, loss)
+            found[f"{setting}-{loss}-labels-k8"] = with_loss(setting, loss, f"more-k8-{setting}", "sail-dpr")
     return found | parts() | elsewhere()
 
 
 def elsewhere() -> dict[str, Study]:
     """Real reviews, and a real model; each recipe says which files it needs, and where from."""
     found = {}
-    for world, (first, *others) in {
+    for name, compared in {
         "reviews": ("offline-02", "offline", "sail-dpr", "sail-dpr-c4", "iterative"),
+        "reviews-against-offline": ("offline", "sail-dpr", "iterative"),
+        "reviews-sail-dpr": ("sail-dpr", "sail-dpr-c4"),
         "smollm2": ("offline", "sail-dpr-k4", "sail-dpr-k4-c"),
     }.items():
-        words = (f"recipes/evidence/{world}.yaml", *arms(first, *others), "--seeds", "3")
-        found[world] = Study(world, words)
+        world = name.split("-")[0]
+        words = (f"recipes/evidence/{world}.yaml", *arms(*compared), "--seeds", "3")
+        found[name] = Study(world, words)
     return found
 
 
-def with_loss(setting: str, loss: str) -> Study:
-    """The same question with another loss than DPO's."""
-    words = (f"method.loss_type={loss}", LOSSES[loss], *arms("offline", f"more-k8-{setting}", "sail-dpr", "iterative"))
+def with_loss(setting: str, loss: str, *compared: str) -> Study:
+    """The same question with another loss than DPO's; of all arms but where some are named."""
+    names = compared or ("offline", f"more-k8-{setting}", "sail-dpr", "iterative")
+    words = (f"method.loss_type={loss}", LOSSES[loss], *arms(*names))
     return on_playground(setting, *words)._replace(folder=f"playground-{setting}-{loss}")
 
 
@@ -113,7 +118,13 @@ def pairs(setting: str) -> dict[str, tuple[str, ...]]:
     terms = {name: (f"{name}-c0", name) for name in ("dpr", "ddp", "dpp", "mix", "revkl")}
     labels = {"labels-k8": (f"more-k8-{setting}", "sail-dpr"), "samples": ("iterative", "sail-dpr")}
     labels["no-weight"] = ("offline-weight-0", "sail-dpr")
-    labels |= {"labels-k2": (f"more-k2-{setting}", "dpr"), "samples-k2": ("iterative-k2", "dpr")}
+    own = ("dpr", "mix", "dpp", "revkl")
+    labels |= {"labels-k2": (f"more-k2-{setting}", "sail-dpr-k2", *own[:2])}
+    labels |= {"samples-k2": ("iterative-k2", "sail-dpr-k2", *own)}
+    labels |= {
+        "against-offline": ("offline", "sail-dpr-k2", "ddp", "dpp"),
+        "against-offline-02": ("offline-02", *own[:2], "revkl"),
+    }
     return {"costs": ("offline", "sail-dpr", "iterative"), "sail-dpr": ("sail-dpr", "sail-dpr-c"), **terms, **labels}
 
 
@@ -167,7 +178,7 @@ def carry_out(name: str, study: Study, jobs: int) -> None:
     subprocess.run([sys.executable, "-c", "from align_cli.cli.main import main; main()", "study", *words], check=True)
     TABLES.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "tables.md", TABLES / f"{name}.md")
-    worlds = (*SETTINGS, *elsewhere())
+    worlds = (*SETTINGS, "reviews", "smollm2")
     if name in (*worlds, "sweep"):
         shutil.copy(folder / "frontier.svg", PICTURES / f"evidence-{name}.svg")
     if name in worlds:

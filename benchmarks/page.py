@@ -36,7 +36,12 @@ def main() -> None:
         )
         (DOCS / f"{page}.md").write_text(
             template.render(
-                table=text_of, picture=picture_of, study=study_of, differences=differences_of, rounds=rounds_of
+                table=text_of,
+                picture=picture_of,
+                study=study_of,
+                differences=differences_of,
+                means=means_of,
+                rounds=rounds_of,
             )
         )
 
@@ -73,6 +78,13 @@ def differences_of(settings: Sequence[str], pairs: Sequence[str]) -> str:
             ]
             heading = ["", *["setting"] * several, *others]
     return markdown(TextTable(heading, found)) + "\n"
+
+
+def means_of(parts: Sequence[str]) -> str:
+    """How the values of several keys end, as one table."""
+    tables = [tables_of(f"evidence/part-{part}")[0] for part in parts]
+    heading = list(tables[0][0])
+    return markdown(TextTable(heading, [[line[name] for name in heading] for table in tables for line in table])) + "\n"
 
 
 def rounds_of(measure: str, settings: Sequence[str], arms: Sequence[str] = ()) -> str:
