@@ -82,7 +82,7 @@ def studies() -> dict[str, Study]:
             found[f"{setting}-{name}"] = on_playground(setting, *arms(*compared))
     for setting in SETTINGS:
         words = ("recipes/evidence/noisy.yaml", f"playground.setting={setting}")
-        noisy = arms("offline", f"more-k8-{setting}", "sail-dpr", "iterative")
+        noisy = arms("offline", "sail-dpr", "iterative")
         found[f"{setting}-noisy"] = Study(f"noisy-{setting}", (*words, *noisy, "--seeds", "10"))
     for setting in SETTINGS[:2]:
         for loss in LOSSES:
