@@ -81,9 +81,10 @@ def studies() -> dict[str, Study]:
         for name, compared in pairs(setting).items():
             found[f"{setting}-{name}"] = on_playground(setting, *arms(*compared))
     for setting in SETTINGS:
-        words = ("recipes/evidence/noisy.yaml", f"playground.setting={setting}")
-        noisy = arms("offline", "sail-dpr", "iterative")
-        found[f"{setting}-noisy"] = Study(f"noisy-{setting}", (*words, *noisy, "--seeds", "10"))
+        own = ("recipes/evidence/noisy.yaml", f"playground.setting={setting}")
+        noisy = {"noisy": ("offline", "sail-dpr", "iterative"), "noisy-labels-k8": (f"more-k8-{setting}", "sail-dpr")}
+        for name, compared in noisy.items():
+            found[f"{setting}-{name}"] = Study(f"noisy-{setting}", (*own, *arms(*compared), "--seeds", "10"))
     for setting in SETTINGS[:2]:
         for loss in LOSSES:
             found[f"{setting}-{loss}"] = with_loss(setting, loss)
