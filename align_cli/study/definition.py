@@ -157,11 +157,16 @@ def remarks(definition: Definition, *, begins: bool = True) -> list[str]:
 
 
 def _measured_by(recipe: Recipe) -> dict[str, Any]:
-    """The keys that say what the figures of an evaluation mean."""
-    tree = resolved(recipe)
+    """The keys that say what the figures of an evaluation mean: held-out data, how it is answered, and who judges."""
+    tree, generate = resolved(recipe), recipe.generate
     scorers = {name: tree["labelers"][name] for name in recipe.evaluate.all_scorers}
     held_out = {key: tree["data"][key] for key in ("eval_prompts", "eval_preferences")}
-    return {"evaluate": tree["evaluate"], "data": held_out, "labelers": scorers}
+    answered = {key: getattr(generate, key) for key in ("temperature", "top_k", "top_p", "max_new_tokens")}
+    if recipe.evaluate.temperature is not None:
+        del answered["temperature"]
+    fitted = any(recipe.labelers[name].artifacts() for name in scorers)
+    found = {"evaluate": tree["evaluate"], "data": held_out, "generate": answered, "labelers": scorers}
+    return found | ({"reward": tree["reward"]} if fitted else {})
 
 
 def combinations_of(axes: Sequence[Axis]) -> list[Combination]:

@@ -12,7 +12,7 @@ from align_cli.errors import AlignError
 from align_cli.study.costs import costs_of_study
 from align_cli.study.definition import Definition
 from align_cli.study.folder import COSTS, EVALUATIONS, PAGE, RESULTS, TABLE, StudyFolder
-from align_cli.study.pictures import check_can_draw, draw_pictures
+from align_cli.study.pictures import check_can_draw, clear_pictures, draw_pictures
 from align_cli.study.results import collect, summarise
 from align_cli.study.tables import as_markdown, combinations_csv, evaluations_csv
 from align_cli.study.work import Work, default_jobs
@@ -70,5 +70,6 @@ def carry_out_study(
         write_text(path / TABLE, combinations_csv(results))
         write_text(path / EVALUATIONS, evaluations_csv(results))
         write_text(path / PAGE, as_markdown(results, costs, path))
+        clear_pictures(path)
         pictures = draw_pictures(path, definition, results, costs, runs) if with_pictures else []
     return Studied(results, costs, pictures)

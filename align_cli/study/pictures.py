@@ -65,6 +65,13 @@ def draw_pictures(
     return [name for stem, draw in drawn.items() for name in _write(folder, stem, draw)]
 
 
+def clear_pictures(folder: Path) -> None:
+    """Remove pictures of what the study held before."""
+    for stem in ("frontier", "differences", "costs"):
+        for kind in FORMATS:
+            (folder / f"{stem}.{kind}").unlink(missing_ok=True)
+
+
 def _write(folder: Path, stem: str, draw: Draw) -> list[str]:
     import matplotlib
     from matplotlib.figure import Figure

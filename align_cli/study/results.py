@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from align_cli.artifacts.records import Evaluation
 from align_cli.errors import AlignError
-from align_cli.metrics.frontier import Point, best_of_paths, common_kl, envelope, value_at
+from align_cli.metrics.frontier import Point, best_of_paths, common_kl, envelope, is_inside_first_stretch, value_at
 from align_cli.metrics.over_seeds import OverSeeds, mean_over_seeds, paired_difference
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
@@ -38,10 +38,17 @@ LEVELS = (0.25, 0.5, 0.75, 1.0)
 
 
 class Evaluated(NamedTuple):
-    """A round's figures by measure; a measure that was not taken is not in them."""
+    """A round's figures.
+
+    Args:
+        round: its number.
+        figures: by measure; a measure that was not taken is not in them.
+        is_on_path: whether the run went on from its policy; not where it fell back to an earlier one.
+    """
 
     round: int
     figures: dict[str, float]
+    is_on_path: bool = True
 
 
 @dataclass
@@ -70,7 +77,7 @@ class RunFigures:
         return [
             Point(one.figures[KL], one.figures[measure])
             for one in self.evaluations
-            if measure in one.figures and KL in one.figures
+            if one.is_on_path and measure in one.figures and KL in one.figures
         ]
 
 
@@ -91,8 +98,10 @@ def _figures_of(run: RunOfStudy, recipe: Recipe, failed: Mapping[RunOfStudy, str
         if folder.exists:
             results = Results(recipe, folder)
             evaluations = results.evaluations()
-            reference = str(evaluations[0].kl["reference"]) if evaluations else ""
-            found.evaluations = [Evaluated(one.round, figures_of(one, recipe, reference)) for one in evaluations]
+            found.evaluations = [
+                Evaluated(one.round, figures_of(one, recipe), results.base(one.round) == one.round)
+                for one in evaluations
+            ]
             if is_finished(recipe):
                 found.final = results.base(recipe.rounds)
     except AlignError as error:
@@ -102,23 +111,22 @@ def _figures_of(run: RunOfStudy, recipe: Recipe, failed: Mapping[RunOfStudy, str
     return found
 
 
-def figures_of(evaluation: Evaluation, recipe: Recipe, reference: str) -> dict[str, float]:
+def figures_of(evaluation: Evaluation, recipe: Recipe) -> dict[str, float]:
     """An evaluation's figures by measure, those that mean the same in every run and round.
 
-    The initial policy wins half of the time against itself. A KL to a reference that has moved on is none to the one
-    that the run began with, and scores that are standardised within an evaluation are none beside another's.
+    The initial policy wins half of the time against itself. A KL to a reference that moves on is none to the one that
+    the run began with, and scores that are standardised within an evaluation are none beside another's.
 
     Args:
         evaluation: of a round.
         recipe: of the run.
-        reference: the version of the reference that the run began with.
     """
     figures: dict[str, float] = {}
     if evaluation.scorer is not None:
         figures |= _wins(evaluation, evaluation.against, recipe)
     if evaluation.reward is not None and not recipe.labelers[evaluation.scorer or ""].is_relative:
         figures[REWARD] = evaluation.reward["mean"]
-    if evaluation.kl["reference"] == reference:
+    if recipe.policy.reference == "initial":
         figures[KL] = float(evaluation.kl["mean"])
     figures |= {"length": evaluation.length["mean"], "eos_rate": evaluation.eos_rate}
     figures["distinct_2"] = evaluation.distinct_2
@@ -204,17 +212,19 @@ def _at_equal_kl(
     own: Mapping[int, RunFigures], firsts: Mapping[int, RunFigures], measure: str
 ) -> dict[str, Any] | None:
     """The paired difference where both runs of a seed first come to the largest KL that both come to."""
-    levels, values, others = {}, {}, {}
+    levels, values, others, num_inside = {}, {}, {}, 0
     for seed in own.keys() & firsts.keys():
         path, other = own[seed].path(measure), firsts[seed].path(measure)
         level = common_kl(path, other)
         found = (None, None) if level is None else (value_at(path, level), value_at(other, level))
         if level is not None and found[0] is not None and found[1] is not None:
             levels[seed], values[seed], others[seed] = level, found[0], found[1]
+            num_inside += is_inside_first_stretch(path, level) or is_inside_first_stretch(other, level)
     difference = paired_difference(values, others)
     if difference is None:
         return None
-    return {**difference._asdict(), "kl": mean_over_seeds([levels[seed] for seed in sorted(levels)]).mean}
+    kl = mean_over_seeds([levels[seed] for seed in sorted(levels)]).mean
+    return {**difference._asdict(), "kl": kl, "num_inside_first_round": num_inside}
 
 
 def _frontiers(definition: Definition, runs: Sequence[RunFigures], measure: str) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def differences_table(results: Mapping[str, Any]) -> TextTable:
     gains = [name for name in gains if name in results["measures"]]
     compared = [name for name in (*gains, KL) if name in results["measures"]]
     columns = [f"less {results['first']}", "seeds", *(f"Δ {SHORT[name]}" for name in compared)]
-    columns += [f"Δ {SHORT[name]} at equal KL" for name in gains] + ["at KL"] * bool(gains)
+    columns += [f"Δ {SHORT[name]} at equal KL" for name in gains] + ["at KL", "inside round 1"] * bool(gains)
     rows = []
     for one in results["combinations"]:
         if "differences" not in one:
@@ -96,9 +96,14 @@ def differences_table(results: Mapping[str, Any]) -> TextTable:
         cells += [_mean(at_equal[name], _digits(name), signed=True) for name in gains]
         if gains:
             found = at_equal[gains[0]]
-            cells.append(NOTHING if found is None else f"{found['kl']:.2f}")
+            cells += [NOTHING] * 2 if found is None else [f"{found['kl']:.2f}", _share_of_seeds(found)]
         rows.append([one["name"], str(num_seeds), *cells])
     return TextTable(columns, rows)
+
+
+def _share_of_seeds(found: Mapping[str, Any]) -> str:
+    """How many seeds' KL at which they are compared was passed before a first evaluation."""
+    return f"{found['num_inside_first_round']} of {found['num_seeds']}"
 
 
 def frontier_table(results: Mapping[str, Any], measure: str) -> TextTable:

@@ -161,6 +161,11 @@ def test_combinations_that_are_not_measured_alike_are_told_before_they_run(
 ) -> None:
     told = remarks(defined(write_recipe(tmp_path), "evaluate.num_prompts=16,32"))
     assert any("are not measured alike (evaluate.num_prompts)" in text for text in told)
+    answered = remarks(defined(write_recipe(tmp_path), "generate.max_new_tokens=8,16"))
+    assert any("are not measured alike (generate.max_new_tokens)" in text for text in answered)
+    colder = ("generate.temperature=0.7,1.0", "method.importance_weight_cap=10.0")
+    told = remarks(defined(write_recipe(tmp_path), *colder))
+    assert any("are not measured alike (generate.temperature)" in text for text in told)
     alike = remarks(defined(write_recipe(tmp_path), "method.beta=0.1,0.2"))
     assert not any("not measured alike" in text for text in alike)
     assert len(alike) == len(set(alike))

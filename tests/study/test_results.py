@@ -80,6 +80,41 @@ def test_at_equal_kl_who_went_further_is_taken_where_the_other_ended(study: Call
     assert found["mean"] == pytest.approx((0.05 + 0.0) / 2)
 
 
+def test_what_is_read_off_before_a_first_evaluation_is_counted(study: Callable[..., Definition]) -> None:
+    definition = study(*BETA)
+    paths = PATHS | {("beta-0.2", 1): [(0.0, 0.5), (0.8, 0.6), (4.0, 0.9)]}
+    results = summarise(definition, figures(definition, paths))
+    found = results["combinations"][1]["at_equal_kl"]["win_rate"]
+    assert found["num_inside_first_round"] == 1, "seed 0 has come to 1 nat somewhere in its first round"
+    table = differences_table(results)
+    assert dict(zip(table.columns, table.rows[0], strict=True))["inside round 1"] == "1 of 2"
+
+
+def test_a_round_whose_policy_was_thrown_away_is_no_part_of_a_runs_way(study: Callable[..., Definition]) -> None:
+    definition = study(*BETA)
+    told = [(0.0, 0.5), (1.0, 0.7), (50.0, 0.95), (1.5, 0.75), (2.0, 0.8)]
+    runs = figures(definition, dict.fromkeys(PATHS, told))
+    for run in runs:
+        run.evaluations[2] = run.evaluations[2]._replace(is_on_path=False)
+    results = summarise(definition, runs)
+    assert [point.kl for point in runs[0].path("win_rate")] == [0.0, 1.0, 1.5, 2.0]
+    assert results["frontiers"]["win_rate"]["levels"] == [0.5, 1.0, 1.5, 2.0]
+    assert len(results["runs"][0]["evaluations"]) == 5, "what was measured is told all the same"
+
+
+def test_a_run_without_a_kl_shortens_nobodys_frontier(study: Callable[..., Definition]) -> None:
+    definition = study(*BETA)
+    runs = figures(definition, PATHS)
+    for run in runs:
+        if run.run.combination.name == "beta-0.2":
+            for one in run.evaluations:
+                del one.figures["kl"]
+    results = summarise(definition, runs)
+    assert results["combinations"][1]["at_equal_kl"]["win_rate"] is None
+    assert results["frontiers"]["win_rate"]["levels"] == [0.25, 0.5, 0.75, 1.0]
+    assert differences_table(results).rows[0][-2:] == ["–", "–"]
+
+
 def test_a_run_that_failed_is_in_no_mean_and_is_told(study: Callable[..., Definition]) -> None:
     definition = study(*BETA)
     results = summarise(definition, figures(definition, PATHS | {("beta-0.2", 1): None}))
@@ -182,12 +217,13 @@ def evaluation(number: int, reference: str, **changes: Any) -> Evaluation:
 
 def test_an_evaluations_figures_are_those_that_mean_the_same_in_every_run(study: Callable[..., Definition]) -> None:
     recipe = study(*BETA).recipes["beta-0.1"]
-    assert figures_of(evaluation(0, "p0"), recipe, "p0")["win_rate"] == 0.5
-    later = figures_of(evaluation(2, "p0"), recipe, "p0")
+    assert figures_of(evaluation(0, "p0"), recipe)["win_rate"] == 0.5
+    later = figures_of(evaluation(2, "p0"), recipe)
     assert (later["win_rate"], later["length_controlled_win_rate"], later["kl"]) == (0.6, 0.55, 2.0)
     assert "pair_accuracy" not in later
-    assert "kl" not in figures_of(evaluation(2, "p1"), recipe, "p0")  # of policy.reference: previous
-    assert "win_rate" not in figures_of(evaluation(0, "p0", scorer=None, reward=None), recipe, "p0")
+    moving = recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"reference": "previous"})})
+    assert all("kl" not in figures_of(evaluation(number, f"p{number}"), moving) for number in (0, 1, 2))
+    assert "win_rate" not in figures_of(evaluation(0, "p0", scorer=None, reward=None), recipe)
 
 
 def test_a_policys_wins_by_the_other_scorers_stand_beside_those_by_the_one_that_judges(
@@ -198,7 +234,7 @@ def test_a_policys_wins_by_the_other_scorers_stand_beside_those_by_the_one_that_
     said = {"trained by": {"reward": {"mean": 2.0, "standard_error": 0.1}, "against": {"initial": {"win_rate": 0.9}}}}
     before = {"trained by": {"reward": {"mean": 1.0, "standard_error": 0.1}, "against": {}}}
     evaluations = [
-        Evaluated(one.round, figures_of(one, recipe, "p0"))
+        Evaluated(one.round, figures_of(one, recipe))
         for one in (evaluation(0, "p0", other_scorers=before), evaluation(1, "p0", other_scorers=said))
     ]
     assert [one.figures["win_rate.trained by"] for one in evaluations] == [0.5, 0.9]
