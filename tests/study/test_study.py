@@ -122,6 +122,14 @@ def test_a_study_is_extended_and_what_was_finished_is_not_done_again(whole: Path
     assert code == 0, err
     assert "not in these tables, as they were not asked for: beta-0.1/seed-2, beta-0.3/seed-2" in err
     assert json.loads(out)["seeds"] == [0, 1]
+    assert (folder / "st" / "differences.svg").exists()
+    code, _, err = study(folder, *OVER, "--seeds", "1", "-o", "st")
+    assert code == 0, err
+    assert not list((folder / "st").glob("differences.*")), "a picture of the study as it was before"
+    assert (folder / "st" / "frontier.svg").exists()
+    code, _, err = study(folder, *OVER, "--seeds", "1", "-o", "st", "--no-pictures")
+    assert code == 0, err
+    assert not list((folder / "st").glob("*.svg"))
 
 
 @pytest.mark.long
