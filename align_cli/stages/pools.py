@@ -97,7 +97,7 @@ def check_carriers(recipe: Recipe, batches: Sequence[Sequence[TrainingPair]]) ->
     method, sources = recipe.method, list(recipe.method.sources.in_use().values())
     needed: dict[str, tuple[str, Callable[[TrainingPair], bool]]] = {}
     if method.kl.coefficient and (method.kl.on == "policy" or method.kl.target is not None):
-        needed["method.kl"] = (
+        needed["method.kl" if method.kl.on == "policy" else "method.kl.target"] = (
             "has a response of the policy's own",
             lambda pair: sources[pair.source].policy_responses and any(pair.of_policy),
         )
@@ -112,8 +112,8 @@ def check_carriers(recipe: Recipe, batches: Sequence[Sequence[TrainingPair]]) ->
             raise DataError(
                 f"in {without} of the round's {len(batches)} steps no pair {words}: none would carry {key}",
                 where=key,
-                hint="label completions of the same round with this recipe; or make the global batch larger, or set "
-                f"{key}.coefficient to 0",
+                hint="label completions of the same round with this recipe; or make the global batch larger, or "
+                + ("leave it out" if key.endswith("target") else f"set {key}.coefficient to 0"),
             )
 
 

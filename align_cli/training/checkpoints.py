@@ -9,6 +9,7 @@ Of a model that several processes train, one from within a round may be in `part
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from align_cli.artifacts.files import writing_folder
 from align_cli.artifacts.scratch import ScratchFolder
 from align_cli.artifacts.store import json_document, read_json
 from align_cli.errors import DataError
+from align_cli.methods.kl_control import KlControl
 from align_cli.models.load import Policy, weights_version
 
 if TYPE_CHECKING:
@@ -191,9 +193,18 @@ def read_training_state(folder: Path) -> TrainingState | None:
         return None
     document = read_json(folder / STATE_NAME)
     known = {field.name for field in fields(TrainingState)}
-    if not isinstance(document, dict) or not {"round", "global_step", "parent"} <= document.keys() <= known:
+    is_one = isinstance(document, dict) and {"round", "global_step", "parent"} <= document.keys() <= known
+    if not is_one or not _is_control(document.get("kl_control")):
         raise DataError("this is no training state", where=str(folder / STATE_NAME), hint="take another checkpoint")
     return TrainingState(**document)
+
+
+def _is_control(told: Any) -> bool:
+    """Whether a control of the KL may stand so, or there is none."""
+    if told is None:
+        return True
+    is_whole = isinstance(told, dict) and told.keys() == set(KlControl._fields)
+    return is_whole and all(isinstance(value, int | float) and 0 <= value < math.inf for value in told.values())
 
 
 def read_optimizer_state(folder: Path, state: TrainingState) -> dict[str, Any] | None:

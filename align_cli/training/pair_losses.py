@@ -51,12 +51,14 @@ class PairLosses(ComparedPairs):
     Args:
         logps_S: log πθ of every response.
         of_policy_S: whether the policy sampled it.
-        kl_B: mean KL to the reference over those of the pair's two responses that carry it; 0 where none does.
+        kl_2B: KL to the reference of the chosen and of the rejected response; 0 where it carries none.
+        kl_B: its mean over those of the pair's two responses that carry it; 0 where none does.
         optimism_B: the optimism term; 0 where none of its responses carries it.
     """
 
     logps_S: torch.Tensor
     of_policy_S: torch.Tensor
+    kl_2B: torch.Tensor
     kl_B: torch.Tensor
     optimism_B: torch.Tensor
 
@@ -80,11 +82,13 @@ def pair_losses(
     logps_2B = logps_S[: 2 * len(inputs["label"])]
     ratios_2B = _ratios(objective, inputs, logps_2B)
     chosen_B, rejected_B = ratios_2B.chunk(2)
+    kl_2B = _response_kls(objective, scores, carry.kl_B2)
     return PairLosses(
         **vars(_compared(objective, inputs, logps_2B, ratios_2B)),
         logps_S=logps_S,
         of_policy_S=inputs["of_policy"] & flags(objective, inputs, "policy_responses")[inputs["pair_of"]],
-        kl_B=_pair_kl(objective, scores, carry.kl_B2),
+        kl_2B=kl_2B,
+        kl_B=kl_2B.sum(0) / carry.kl_B2.sum(1).clamp(min=1),
         optimism_B=optimism_term(chosen_B, rejected_B, carry.optimism_B2),
     )
 
@@ -213,9 +217,7 @@ def _carrying_sequences(carries_B2: torch.Tensor, num_sequences: int) -> torch.T
     return carries_S
 
 
-def _pair_kl(objective: Objective, scores: ResponseScores, carries_B2: torch.Tensor) -> torch.Tensor:
+def _response_kls(objective: Objective, scores: ResponseScores, carries_B2: torch.Tensor) -> torch.Tensor:
     both = slice(0, carries_B2.numel())
-    kl_2B = sequence_kl(scores.kl_BC[both], scores.logps_BC[both], scores.mask_BC[both], objective.kl_gradient).view(
-        2, -1
-    )
-    return (kl_2B * carries_B2.T).sum(0) / carries_B2.sum(1).clamp(min=1)
+    kls = sequence_kl(scores.kl_BC[both], scores.logps_BC[both], scores.mask_BC[both], objective.kl_gradient)
+    return kls.view(2, -1) * carries_B2.T

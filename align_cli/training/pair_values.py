@@ -87,7 +87,8 @@ def pair_values(
         values_B = values_B + objective.nll_coefficient * nll_B
     if objective.kl_coefficient:
         if objective.kl_target is not None:
-            figures.add("kl", pairs.kl_B[flags(objective, inputs, "policy_responses") & carry.kl_B2.any(1)])
+            own_2B = pairs.of_policy_S[: carry.kl_B2.numel()].view(2, -1)
+            figures.add("kl", pairs.kl_2B[own_2B & carry.kl_B2.T])
         values_B = values_B + objective.kl_weight * (inputs["global_pairs_per_kl"] * pairs.kl_B)
     values_B = _weights(objective, pairs, inputs, figures) * values_B
     if objective.optimism_coefficient:

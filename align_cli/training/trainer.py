@@ -113,7 +113,7 @@ class PreferenceTrainer(StepRecords, DPOTrainer):
     def follow(self, recipe: Recipe) -> None:
         """Train by what a recipe says of the round that comes."""
         if self.objective is not None:
-            self.objective = recipe_objective(recipe)
+            self.objective = replace(recipe_objective(recipe), kl_control=self.objective.kl_control)
 
     def train_round(
         self,

@@ -168,6 +168,18 @@ BROKEN = {
         "leave it out",
         (("method.kl.target=null",),),
     ),
+    "a KL to hold where pairs may be of the reference's responses alone": Broken(
+        (
+            *REFERENCE_PAIRS,
+            "generate.num_reference_generations=2",
+            "method.kl={coefficient: 0.1, on: all, gradient: pathwise, target: 2.0}",
+        ),
+        "override 'method.kl={coefficient: 0.1, on: all, gradient: pathwise, target: 2.0}'",
+        "method.kl.target is 2.0, and generate.num_reference_generations is above 1: steps may have pairs of the "
+        "reference's responses alone, on which it is not measured",
+        "set generate.num_reference_generations to 1, or leave it out",
+        (("generate.num_reference_generations=1",), ("method.kl.target=null",)),
+    ),
     "a KL to hold that some steps do not measure": Broken(
         (SCARCE, "method.kl={coefficient: 0.1, on: all, gradient: pathwise, target: 2.0}"),
         "override 'method.kl={coefficient: 0.1, on: all, gradient: pathwise, target: 2.0}'",

@@ -258,7 +258,7 @@ class TestTheKlIsHeldAtATarget:
         control = begin(0.05)
         for record in trainer.step_records:
             assert record["kl_coefficient"] == control.coefficient
-            assert record["kl"] == record["dpr/kl"], "that of the policy's own responses"
+            assert record["kl"] == pytest.approx(record["dpr/kl"], rel=1e-6), "that of the policy's own responses"
             assert record["kl"] != pytest.approx(record["offline/kl"], rel=0.01)
             control = control.after(record["kl"], 0.5)
         assert state.kl_control == control._asdict()
@@ -298,6 +298,29 @@ class TestTheKlIsHeldAtATarget:
         trainer, _ = make(model_folders, tmp_path, replace(self.HELD, kl_coefficient=0.2))
         trainer.train_round(batches(1), replace(START, kl_control=control))
         assert trainer.step_records[0]["kl_coefficient"] == 0.2
+
+    def test_it_is_measured_on_what_the_policy_sampled_alone(self, model_folders: list[Path], tmp_path: Path) -> None:
+        """Not on a demonstration that stands beside it, also where that carries the KL."""
+        mixed = [[replace(pair, of_policy=(False, True)) for pair in batch] for batch in batches(2)]
+        found = []
+        for on_all in (True, False):
+            objective = replace(self.HELD, kl_coefficient=1e-12, kl_on_all=on_all)
+            trainer, _ = make(model_folders, tmp_path, objective)
+            trainer.train_round(mixed, START)
+            found.append([(record["kl"], record["dpr/kl"]) for record in trainer.step_records])
+        for (everywhere, of_pairs), (own, of_own) in zip(*found, strict=True):
+            assert everywhere == pytest.approx(own, rel=1e-4) == pytest.approx(of_own, rel=1e-4)
+            assert of_pairs != pytest.approx(own, rel=1e-3)
+
+    def test_a_round_that_is_given_up_keeps_where_it_stands(
+        self, model_folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The trainer is told of its round anew before the state is written."""
+        trainer, _ = make(model_folders, tmp_path, self.HELD)
+        state = trainer.train_round(batches(), START)
+        monkeypatch.setattr("align_cli.training.trainer.recipe_objective", lambda recipe: self.HELD)
+        trainer.follow(None)  # type: ignore[arg-type]
+        assert trainer.state_now().kl_control == state.kl_control is not None
 
     def test_how_the_batch_is_cut_changes_nothing(self, model_folders: list[Path], tmp_path: Path) -> None:
         found = []

@@ -71,6 +71,12 @@ def _target_has_what_it_is_measured_on(view: View) -> Iterator[RuleFault]:
         if not (names := _from_policy(view)):
             what = f"{key} is {shown(target)}, but no source samples the policy, on whose responses it is measured"
             yield rule_fault(key, what, "leave it out")
+        if view.get("generate.num_reference_generations") > 1:
+            what = (
+                f"{key} is {shown(target)}, and generate.num_reference_generations is above 1: steps may have pairs of "
+                "the reference's responses alone, on which it is not measured"
+            )
+            yield rule_fault(key, what, "set generate.num_reference_generations to 1, or leave it out")
         yield from some_step_without(view, names, key)
 
 
