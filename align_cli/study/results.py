@@ -30,7 +30,7 @@ GAINS = (WIN, CONTROLLED, REWARD)
 MEASURES = (*GAINS, KL, "length", "eos_rate", "distinct_2", "pair_accuracy")
 """What is told of a policy; how often it wins by every other scorer (`win_rate.<scorer>`) comes behind them."""
 OPPONENT = "initial"
-KL_KEY = "method.kl.coefficient"
+KL_KEYS = ("method.kl.coefficient", "method.kl.target")
 """The sweep whose runs make one frontier."""
 ALL = "all"
 LEVELS = (0.25, 0.5, 0.75, 1.0)
@@ -228,7 +228,7 @@ def _at_equal_kl(
 
 
 def _frontiers(definition: Definition, runs: Sequence[RunFigures], measure: str) -> dict[str, Any]:
-    """One frontier for the combinations that differ in the weight of KL alone; compared at levels that all come to."""
+    """One frontier for the combinations that differ in how the KL is held alone, at levels that all come to."""
     groups: dict[str, list[RunFigures]] = {}
     naming = group_naming(definition)
     for run in runs:
@@ -254,13 +254,13 @@ def _frontiers(definition: Definition, runs: Sequence[RunFigures], measure: str)
 
 
 def group_naming(definition: Definition) -> Callable[[Combination], str]:
-    """The name of the frontier that a combination belongs to: its settings but for the weight of KL."""
+    """The name of the frontier that a combination belongs to: its settings but for how the KL is held."""
     short = short_keys([axis.key for axis in definition.axes])
-    if not any(axis.key == KL_KEY for axis in definition.axes):
+    if not any(axis.key in KL_KEYS for axis in definition.axes):
         return lambda combination: combination.name
 
     def name(combination: Combination) -> str:
-        rest = [(short[key], called(key, value)) for key, value in combination.settings if key != KL_KEY]
+        rest = [(short[key], called(key, value)) for key, value in combination.settings if key not in KL_KEYS]
         return name_of(rest) if rest else ALL
 
     return name

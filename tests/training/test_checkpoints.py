@@ -14,7 +14,7 @@ import torch
 
 from align_cli.artifacts import checksums
 from align_cli.artifacts.checksums import checksum, member_checksums
-from align_cli.errors import AlignError
+from align_cli.errors import AlignError, DataError
 from align_cli.models.load import Policy, load_policy
 from align_cli.playground.model import make_policy
 from align_cli.training.checkpoints import (
@@ -98,6 +98,22 @@ def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(model_folde
 
 def test_a_folder_of_somebody_elses_has_no_training_state(model_folder: Path) -> None:
     assert read_training_state(model_folder) is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["abc", [1, 2, 3], 7, {"begun": 1.0}, {"begun": 0.1, "weight": None, "coefficient": 0.1},
+     {"begun": 0.1, "weight": -1.0, "coefficient": 0.1}, {"begun": 0.1, "weight": "1", "coefficient": 0.1}],
+)  # fmt: skip
+def test_a_control_of_the_kl_that_says_nonsense_is_no_training_state(told: object, tmp_path: Path) -> None:
+    document = {"round": 1, "global_step": 2, "parent": None, "scheduler": None, "optimizer": None}
+    good = {"begun": 0.05, "weight": 0.1, "coefficient": 0.2}
+    (tmp_path / "training_state.json").write_text(json.dumps({**document, "kl_control": good}))
+    state = read_training_state(tmp_path)
+    assert state is not None and state.kl_control == good
+    (tmp_path / "training_state.json").write_text(json.dumps({**document, "kl_control": told}))
+    with pytest.raises(DataError, match="this is no training state"):
+        read_training_state(tmp_path)
 
 
 def test_an_initial_policy_has_no_optimizer(model_folder: Path, tmp_path: Path) -> None:
