@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import NamedTuple
 
 from align_cli.artifacts.records import Preference
 from align_cli.engines.base import sampling_settings
@@ -86,35 +87,62 @@ class OfflinePool(PromptPool):
         )
 
 
+class _Needed(NamedTuple):
+    """What every step needs of some pair of its own.
+
+    Args:
+        key: of the recipe, that wants it.
+        words: what such a pair has.
+        without: what a step lacks that has no such pair.
+        remedy: what to do about the key.
+        is_such: whether a pair is one.
+    """
+
+    key: str
+    words: str
+    without: str
+    remedy: str
+    is_such: Callable[[TrainingPair], bool]
+
+
 def check_carriers(recipe: Recipe, batches: Sequence[Sequence[TrainingPair]]) -> None:
-    """Whether every step of a round has a pair that carries the KL, and one that carries the optimism.
+    """Whether every step of a round has pairs that carry the KL, or measure it, and that carry the optimism.
 
     A recipe's shares see to it, where the pairs are those of its own label stage.
 
     Raises:
         DataError: if a step has none.
     """
-    method, sources = recipe.method, list(recipe.method.sources.in_use().values())
-    needed: dict[str, tuple[str, Callable[[TrainingPair], bool]]] = {}
-    if method.kl.coefficient and (method.kl.on == "policy" or method.kl.target is not None):
-        needed["method.kl" if method.kl.on == "policy" else "method.kl.target"] = (
-            "has a response of the policy's own",
-            lambda pair: sources[pair.source].policy_responses and any(pair.of_policy),
-        )
-    if method.optimism.coefficient:
-        needed["method.optimism"] = (
-            "has a response that the reference sampled",
-            lambda pair: any(pair.from_reference),
-        )
-    for key, (words, carries) in needed.items():
-        without = sum(not any(map(carries, batch)) for batch in batches)
+    for needed in _needed(recipe):
+        without = sum(not any(map(needed.is_such, batch)) for batch in batches)
         if without:
             raise DataError(
-                f"in {without} of the round's {len(batches)} steps no pair {words}: none would carry {key}",
-                where=key,
+                f"in {without} of the round's {len(batches)} steps no pair {needed.words}: {needed.without}",
+                where=needed.key,
                 hint="label completions of the same round with this recipe; or make the global batch larger, or "
-                + ("leave it out" if key.endswith("target") else f"set {key}.coefficient to 0"),
+                + needed.remedy,
             )
+
+
+def _needed(recipe: Recipe) -> Iterator[_Needed]:
+    method, sources = recipe.method, list(recipe.method.sources.in_use().values())
+    own = "has a response of the policy's own"
+
+    def is_own(pair: TrainingPair) -> bool:
+        return sources[pair.source].policy_responses and any(pair.of_policy)
+
+    if method.kl.coefficient and method.kl.on == "policy":
+        yield _Needed("method.kl", own, "none would carry method.kl", "set method.kl.coefficient to 0", is_own)
+    elif method.kl.target is not None:
+        yield _Needed("method.kl.target", own, "none would say how far the policy is from it", "leave it out", is_own)
+    if method.optimism.coefficient:
+        yield _Needed(
+            "method.optimism",
+            "has a response that the reference sampled",
+            "none would carry method.optimism",
+            "set method.optimism.coefficient to 0",
+            lambda pair: any(pair.from_reference),
+        )
 
 
 def _check_others(recipe: Recipe, preferences: Sequence[Preference]) -> None:

@@ -21,6 +21,7 @@ from align_cli.artifacts.json_text import shortened
 from align_cli.errors import AlignError, Fault, RecipeError
 from align_cli.recipe import Recipe, differences, load_recipe, resolved, warnings_for
 from align_cli.recipe.presets import PRESET, is_file
+from align_cli.stages.evaluate import evaluation_settings
 from align_cli.study.values import OWN_KEYS, Axis, named
 
 ALONE = "as-written"
@@ -158,12 +159,10 @@ def remarks(definition: Definition, *, begins: bool = True) -> list[str]:
 
 def _measured_by(recipe: Recipe) -> dict[str, Any]:
     """The keys that say what the figures of an evaluation mean: held-out data, how it is answered, and who judges."""
-    tree, generate = resolved(recipe), recipe.generate
+    tree = resolved(recipe)
     scorers = {name: tree["labelers"][name] for name in recipe.evaluate.all_scorers}
     held_out = {key: tree["data"][key] for key in ("eval_prompts", "eval_preferences")}
-    answered = {key: getattr(generate, key) for key in ("temperature", "top_k", "top_p", "max_new_tokens")}
-    if recipe.evaluate.temperature is not None:
-        del answered["temperature"]
+    answered = evaluation_settings(recipe)._asdict()
     fitted = any(recipe.labelers[name].artifacts() for name in scorers)
     found = {"evaluate": tree["evaluate"], "data": held_out, "generate": answered, "labelers": scorers}
     return found | ({"reward": tree["reward"]} if fitted else {})

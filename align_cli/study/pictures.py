@@ -21,6 +21,12 @@ from align_cli.study.tables import TITLES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+PICTURES = {
+    "frontier": "Every evaluation of every run, and what no other beats",
+    "differences": "Differences to the first combination, paired by seed",
+    "costs": "Seconds of a run by stage",
+}
+"""What each shows, by its file's stem."""
 FORMATS: dict[str, dict[str, None]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 """Each with the entries of its metadata that it is to go without."""
 SETTINGS = {"svg.hashsalt": "align", "svg.fonttype": "none", "font.size": 9.0, "axes.grid": True, "grid.alpha": 0.3}
@@ -67,7 +73,7 @@ def draw_pictures(
 
 def clear_pictures(folder: Path) -> None:
     """Remove pictures of what the study held before."""
-    for stem in ("frontier", "differences", "costs"):
+    for stem in PICTURES:
         for kind in FORMATS:
             (folder / f"{stem}.{kind}").unlink(missing_ok=True)
 

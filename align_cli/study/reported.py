@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from align_cli.artifacts.store import read_json
 from align_cli.errors import RunError
 from align_cli.study.folder import COSTS, RESULTS, runs_of_study
+from align_cli.study.pictures import PICTURES
 from align_cli.study.tables import tables_of
 from align_cli.study.values import shown_seeds
 
@@ -25,16 +26,12 @@ TABLES = {
     "means": Caption("Means", "At the end of each run, over seeds, with 95% intervals (t)."),
     "differences": Caption(
         "Paired differences",
-        "Paired by seed, with 95% intervals; also where both first come to the largest KL that both come to.",
+        "Paired by seed, with 95% intervals; also where both first come to the largest KL that both come to. Inside "
+        "round 1: seeds of which one came there before its first evaluation, so that its gain was not measured.",
     ),
     "frontier": Caption("Frontier", "The best within some KL to the reference, in nats a response."),
     "costs": Caption("Costs", "The mean of a run, by stage."),
     "missing": Caption("In no mean", "Runs that did not finish, or cannot be read."),
-}
-PICTURES = {
-    "frontier": "Every evaluation of every run, and what no other beats",
-    "differences": "Differences to the first combination, paired by seed",
-    "costs": "Seconds of a run by stage",
 }
 MOST_PICTURE_BYTES = 2_000_000
 

@@ -112,8 +112,7 @@ class Objective:
 
     def held_after(self, kl: float) -> Objective:
         """The same after a step whose responses of the policy have this mean KL, in nats."""
-        if self.kl_target is None or self.kl_control is None:
-            return self
+        assert self.kl_target is not None and self.kl_control is not None, "held_from has begun it"
         return replace(self, kl_control=self.kl_control.after(kl, self.kl_target))
 
     def losses(self, margins_B: torch.Tensor) -> torch.Tensor:

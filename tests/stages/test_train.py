@@ -339,6 +339,20 @@ def test_steps_without_a_pair_that_carries_a_term_are_refused(
     assert len(trained([*foreign, carrying], REWARDED, *overrides)) == 5
 
 
+def test_steps_that_do_not_measure_a_kl_that_is_held_are_refused(trained: Callable[..., list[TrainingPair]]) -> None:
+    """All responses carry it, but it is held by what the policy's own say."""
+    foreign = [pair_of(prompt, chosen_by="reference", rejected_by="reference") for prompt in range(4)]
+    held = "method.kl={coefficient: 0.1, on: all, gradient: pathwise, target: 2.0}"
+    two_steps = ("train.per_device_train_batch_size=2", "train.steps_per_round=2")
+    with pytest.raises(DataError) as caught:
+        trained(foreign, REWARDED, held, *two_steps)
+    (fault,) = caught.value.faults
+    assert fault.where == "method.kl.target" and fault.hint.endswith("or leave it out")
+    assert fault.what.startswith("in 2 of the round's 2 steps no pair has a response of the policy's own")
+    own = pair_of(4, chosen_by="policy", rejected_by="reference")
+    assert len(trained([*foreign, own], REWARDED, held)) == 5
+
+
 def test_a_source_without_pairs_says_where_they_come_from(trained: Callable[..., list[TrainingPair]]) -> None:
     both = "method.sources={dpr: {mixing: 0.5, labeler: hidden}, dmd: {mixing: 0.5}}"
     with pytest.raises(DataError, match=r"source 'dmd' has a share of 0\.5 but no pairs") as caught:
