@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_cli.metrics.preference import Interval, percentile_interval
+from align_cli.metrics.preference import Interval, check_settings, percentile_interval
 
 
 class Agreement(NamedTuple):
@@ -66,8 +66,7 @@ def agreement(
     """
     if len(said) != len(others_said) or not said:
         raise ValueError(f"verdicts are paired by item, but there are {len(said)} and {len(others_said)}")
-    if num_resamples < 1 or not 0.0 < confidence < 1.0:
-        raise ValueError("num_resamples must be at least 1, and confidence above 0 and below 1")
+    check_settings(num_resamples, confidence)
     table_KK = _table(said, others_said)
     shares = table_KK.ravel() / len(said)
     drawn_RKK = np.random.default_rng(seed).multinomial(len(said), shares, size=num_resamples)

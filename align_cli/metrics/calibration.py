@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_cli.metrics.preference import Interval, percentile_interval
+from align_cli.metrics.preference import Interval, check_settings, percentile_interval
 
 
 class Bin(NamedTuple):
@@ -128,12 +128,13 @@ def grouped_interval(
         confidence: the interval's nominal coverage, above 0 and below 1.
 
     Raises:
-        ValueError: if the lists differ in length or are empty.
+        ValueError: if the lists differ in length or are empty, or a setting is out of range.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 8.
     """
     if len(values) != len(groups) or not values:
         raise ValueError(f"there are {len(values)} values and {len(groups)} groups")
+    check_settings(num_resamples, confidence)
     places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
     sums_G, counts_G = np.zeros(len(places)), np.zeros(len(places))
     for value, group in zip(values, groups, strict=True):

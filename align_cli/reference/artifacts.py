@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from align_cli.artifacts import records
 from align_cli.artifacts.records import Record
 from align_cli.recipe.sections.labelers.reward_model import REWARD_MODEL
-from align_cli.reference.cells import table
+from align_cli.report.tables import TextTable, markdown
 from align_cli.run.folder import layout
 from align_cli.stages import base
 from align_cli.study import folder as study
@@ -76,8 +76,8 @@ _ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n        .*)*)", re.MULTILINE)
 
 def artifacts_page() -> str:
     """The page `docs/artifacts.md`."""
-    files = table(["file", "what it holds"], _named(FILES))
-    of_study = table(["file", "what it holds"], _named(STUDY_FILES))
+    files = markdown(TextTable(["file", "what it holds"], _named(FILES)))
+    of_study = markdown(TextTable(["file", "what it holds"], _named(STUDY_FILES)))
     return "\n".join(
         [
             INTRODUCTION,
@@ -104,7 +104,8 @@ def meanings(kind: type) -> dict[str, str]:
 
 def _section(kind: type[Record]) -> str:
     first = inspect.cleandoc(kind.__doc__ or "").splitlines()[0]
-    return f"### {kind.__name__}\n\n{first}\n\n{table(['field', 'type', 'default', 'meaning'], list(_rows(kind)))}\n"
+    fields = TextTable(["field", "type", "default", "meaning"], list(_rows(kind)))
+    return f"### {kind.__name__}\n\n{first}\n\n{markdown(fields)}\n"
 
 
 def _rows(kind: type[Record]) -> Iterator[list[str]]:

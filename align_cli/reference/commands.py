@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from align_cli.errors import ExitCode
-from align_cli.reference.cells import table
+from align_cli.report.tables import TextTable, markdown
 
 INTRODUCTION = """# Every command
 
@@ -23,7 +23,7 @@ What each means for a run that is not finished stands in [reliability.md](reliab
 
 def commands_page() -> str:
     """The page `docs/commands.md`."""
-    codes = table(["code", "a command ended so"], [[str(code.value), code.meaning] for code in ExitCode])
+    codes = markdown(TextTable(["code", "a command ended so"], [[str(code.value), code.meaning] for code in ExitCode]))
     return "\n".join([INTRODUCTION.format(codes=codes), *_sections()])
 
 
@@ -37,7 +37,7 @@ def _sections() -> Iterator[str]:
         arguments = [_argument(one) for one in command.params if one.param_type_name == "argument"]
         rows = [list(found) for one in command.params if (found := _row(one, context)) is not None]
         usage = " ".join([name, "[OPTIONS]", *arguments])
-        said = table(["argument or option", "what it is for"], rows)
+        said = markdown(TextTable(["argument or option", "what it is for"], rows))
         yield f"## `{name}`\n\n{command.help}\n\n```\n{usage}\n```\n\n{said}\n"
 
 

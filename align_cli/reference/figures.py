@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from align_cli.reference.cells import table
+from align_cli.report.tables import TextTable, markdown
 
 INTRODUCTION = """# Every figure
 
@@ -21,7 +21,7 @@ Made from the code by `make docs`. A path leads through the keys of a JSON objec
 Log-probabilities and KL are in nats. What is read off these figures stands in [report.md](report.md), their derivation
 in [method.md](method.md).
 """
-COLUMNS = ("figure", "unit", "range", "what it is")
+COLUMNS = ["figure", "unit", "range", "what it is"]
 _NULL_BELOW = "reward", "preferences"
 """Objects of which each may be null as a whole."""
 
@@ -75,4 +75,4 @@ def _paths(values: Mapping[str, Any], below: str = "") -> Iterator[str]:
 
 def _section(title: str, one: Place) -> str:
     rows = [[f"`{path}`", *said] for path, said in one.figures.items()]
-    return f"## {title}\n\n{one.introduction}\n\n{table(COLUMNS, rows)}\n"
+    return f"## {title}\n\n{one.introduction}\n\n{markdown(TextTable(COLUMNS, rows))}\n"

@@ -152,9 +152,11 @@ def size(num_bytes: int) -> str:
 
 
 def markdown(table: TextTable) -> str:
-    """The table in Markdown."""
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in table.rows])
+    """The table in Markdown; a bar in a cell borders nothing."""
+    heading, *rows = [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (table.columns, *table.rows)
+    ]
+    return "\n".join([heading, "|" + "---|" * len(table.columns), *rows])
 
 
 def _round_row(evaluation: Evaluation, opponents: Sequence[str], controlled: Sequence[str]) -> list[str]:

@@ -24,8 +24,9 @@ from align_cli.metrics.preference import WinRate, win_rate_of
 from align_cli.recipe import Difference, differences, resolved
 from align_cli.run.chosen import open_run
 from align_cli.run.fork import parse_origin
+from align_cli.run.plan import Step
 from align_cli.run.results import Results
-from align_cli.stages.base import SAMPLES, Artifact
+from align_cli.stages.base import SAMPLES, Artifact, asked_labelers, labeler_artifacts
 from align_cli.stages.opinions import higher_wins
 
 OPPONENT = "initial"
@@ -127,11 +128,11 @@ def pair(first: Evaluated, second: Evaluated) -> Paired:
     """
     scorer = _common_scorer(first, second)
     answers, others = _answers(first, first.evaluation.round), _answers(second, second.evaluation.round)
-    keys = [key for key in answers if key in others]
+    keys, where = [key for key in answers if key in others], f"{first.name} and {second.name}"
     if len(keys) < LEAST_PROMPTS:
         raise RunError(
             f"they answered {len(keys) or 'no'} held-out prompts in common; at least {LEAST_PROMPTS} are needed",
-            where=f"{first.name} and {second.name}",
+            where=where,
             hint="compare runs with the same data.eval_prompts, and the same seed, which chooses among them",
         )
     scored = [(answers[key], others[key]) for key in keys]
@@ -139,8 +140,14 @@ def pair(first: Evaluated, second: Evaluated) -> Paired:
     if not both:
         raise RunError(
             f"{scorer} gave the responses no scores of their own, as one that compares pairs does not",
-            where=f"{first.name} and {second.name}",
+            where=where,
             hint="name a scorer that gives scores (evaluate.scorer), or compare the win rates over seeds: align study",
+        )
+    if len(both) < LEAST_PROMPTS:
+        raise RunError(
+            f"{scorer} scored both responses of {len(both)} prompts; at least {LEAST_PROMPTS} are needed",
+            where=where,
+            hint="align samples RUN shows what it gave",
         )
     won = [float(higher_wins(_score(theirs, scorer), _score(ours, scorer)) or 0.0) for ours, theirs in both]
     lengths = [[float(pair[side].num_tokens) for pair in both] for side in (1, 0)]
@@ -168,15 +175,36 @@ def _common_scorer(first: Evaluated, second: Evaluated) -> str:
     if one is None or other is None:
         lacking = first.name if one is None else second.name
         raise RunError("its responses have no scorer", where=lacking, hint="name one: evaluate.scorer")
-    sections = [run.results.recipe.labelers[run.evaluation.scorer or ""] for run in (first, second)]
-    settings = [section.model_dump(exclude={"batch_size"}) for section in sections]
-    if one != other or settings[0] != settings[1]:
-        what = f"they are scored by different scorers: {one} and {other}" if one != other else f"their {one} differ"
-        raise RunError(what, where=where, hint="scores are compared where one scorer gave both: evaluate.scorer")
-    if any(section.is_relative for section in sections):
+    hint = "scores are compared where one scorer gave both: evaluate.scorer"
+    if one != other:
+        raise RunError(f"they are scored by different scorers: {one} and {other}", where=where, hint=hint)
+    ours, theirs = _made_of(first, one), _made_of(second, one)
+    differing = [what for what in ours if ours[what] != theirs[what]]
+    if differing:
+        raise RunError(f"the two scorers named {one} differ in {differing[0]}", where=where, hint=hint)
+    if first.results.recipe.labelers[one].is_relative:
         what = f"the scores of {one} mean something within one evaluation alone: it standardises them"
         raise RunError(what, where=where, hint="score by a labeler that does not, or compare over seeds: align study")
     return one
+
+
+def _made_of(run: Evaluated, scorer: str) -> dict[str, Any]:
+    """What decides a scorer's scores, its own and of those that it asks in its turn, as its run's manifest has it."""
+    manifests, recipe = run.results.folder.manifests, run.results.recipe
+    record = manifests.finished(Step(run.evaluation.round, "evaluate"))
+    assert record is not None
+    inputs, names = record["inputs"], asked_labelers(recipe, [scorer])
+    return {
+        "their keys": {name: inputs["recipe"]["labelers"][name] for name in names},
+        "the files that they are made of": {
+            key: found
+            for key, found in inputs["files"].items()
+            if any(key.startswith(f"labelers.{name}.") for name in names)
+        },
+        "what they were fitted to, each in its own run": [
+            manifests.recorded_checksum(artifact) for artifact in labeler_artifacts(recipe, [scorer])
+        ],
+    }
 
 
 def _answers(run: Evaluated, number: int) -> dict[str, Completion]:

@@ -93,5 +93,7 @@ def test_nonsense_is_refused(margins: list[float], labels: list[float]) -> None:
 def test_there_is_something_to_draw_and_to_put_into_bins() -> None:
     with pytest.raises(ValueError, match="groups"):
         grouped_interval([1.0], [], seed=0)
+    with pytest.raises(ValueError, match="num_resamples"):
+        grouped_interval([1.0], ["a"], seed=0, num_resamples=0)
     with pytest.raises(ValueError, match="bin"):
         calibration([1.0], [1.0], num_bins=0)

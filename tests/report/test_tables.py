@@ -156,6 +156,10 @@ def test_a_table_in_markdown() -> None:
     assert markdown(table) == "| round | KL |\n|---|---|\n| 0 | 0.00 |\n| 1 | 1.50 |"
 
 
+def test_a_bar_in_a_cell_borders_nothing() -> None:
+    assert markdown(TextTable(["a|b"], [["p(y|x)"]])) == "| a\\|b |\n|---|\n| p(y\\|x) |"
+
+
 def test_a_table_without_rows_is_its_head() -> None:
     assert markdown(TextTable(["round"], [])) == "| round |\n|---|"
 

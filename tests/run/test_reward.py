@@ -160,6 +160,11 @@ def test_it_may_judge_as_well(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     stages = json.loads((folder / "run/rounds/000/manifest.json").read_text())["stages"]
     assert "rounds/000/reward_model" in stages["evaluate"]["inputs"]["upstream"]
+    other = align(folder, "train", "seed=1", "output_dir=other")
+    assert other.code == 0, other.err
+    refused = run_align("compare", "run", "other", cwd=folder)
+    assert refused.code == 2
+    assert "the two scorers named mine differ in what they were fitted to, each in its own run" in refused.err
 
 
 def test_a_smoke_run_goes_through_it(copied: Path) -> None:

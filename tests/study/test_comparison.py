@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from align_cli.artifacts.records import Completion
+from align_cli.errors import RunError
+from align_cli.study import comparison
+from align_cli.study.comparison import Evaluated, evaluated_run, pair
 
 Align = Callable[..., Any]
 
@@ -113,3 +119,30 @@ def test_runs_that_share_no_measure_are_refused_with_the_reason(two: Path, align
         assert done.code == 2, name
         assert said in done.err
         assert "rounds" in done.out  # what the recipes differ in is told all the same
+
+
+@pytest.mark.long
+def test_a_scorer_is_not_the_same_when_its_code_was_edited(two: Path, align: Align) -> None:
+    folder = Path(shutil.copytree(two, two.parent / "edited"))
+    words = ("rounds=1", "labelers.second={kind: function, function: 'labeler.py:score'}", "evaluate.scorer=second")
+    assert align("train", "recipe.yaml", *words, "output_dir=before", cwd=folder).code == 0
+    labeler = folder / "labeler.py"
+    labeler.write_text(f"{labeler.read_text()}\n# and something else\n", encoding="utf-8")
+    assert align("train", "recipe.yaml", *words, "method.beta=0.3", "output_dir=after", cwd=folder).code == 0
+    done = align("compare", "before", "after", cwd=folder)
+    assert done.code == 2
+    assert "the two scorers named second differ in the files that they are made of" in done.err
+    assert "method.beta" in done.out
+
+
+def test_few_prompts_with_two_scores_say_nothing(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [evaluated_run(str(two / name)) for name in ("run", "other")]
+    answers = comparison._answers
+
+    def hardly_scored(run: Evaluated, number: int) -> dict[str, Completion]:
+        found = answers(run, number)
+        return {key: one if place < 9 else replace(one, scores=None) for place, (key, one) in enumerate(found.items())}
+
+    monkeypatch.setattr(comparison, "_answers", hardly_scored)
+    with pytest.raises(RunError, match="scored both responses of 9 prompts; at least 10 are needed"):
+        pair(*runs)
