@@ -121,15 +121,11 @@ class Evaluate(Stage):
         responses = prompts * (1 if settings == settings.of_policy() else 2)
         # In the first round the initial policy is the previous one too, and a scorer is asked about it once.
         opponents = 0 if round_number == 0 else len(set(recipe.evaluate.against[: 1 if round_number == 1 else None]))
-        questions: Counter[str] = Counter()
-        for name in recipe.evaluate.all_scorers:
-            scored, compared = prompts * (1 + opponents), prompts * opponents
-            questions.update(questions_for(recipe, name, scored, compared))
         return Amounts(
             responses=responses,
             tokens=responses * recipe.generate.max_new_tokens,
             asked=len(inputs.eval_pairs.preferences),
-            questions=questions,
+            questions=evaluation_questions(recipe, prompts, opponents),
         )
 
     def fork_keys(self, recipe: Recipe) -> ForkKeys:
@@ -215,6 +211,15 @@ def _held_out_responses(context: Context, policy: Policy, settings: SamplingSett
             progress=context.progress,
             journal=journal,
         )
+
+
+def evaluation_questions(recipe: Recipe, num_prompts: int, num_opponents: int) -> dict[str, int]:
+    """How many questions scorers are asked in an evaluation against so many other policies, by name."""
+    questions: Counter[str] = Counter()
+    for name in recipe.evaluate.all_scorers:
+        scored, compared = num_prompts * (1 + num_opponents), num_prompts * num_opponents
+        questions.update(questions_for(recipe, name, scored, compared))
+    return questions
 
 
 def evaluation_draws(

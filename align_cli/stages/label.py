@@ -82,14 +82,11 @@ class Label(Stage):
         return [RowsToRead("data.demonstrations", inputs.demonstration_rows, lambda: inputs.demonstrations.counts)]
 
     def amounts(self, recipe: Recipe, inputs: Inputs, round_number: int) -> Amounts:
-        section, responses = recipe.generate, num_responses(recipe)
-        together = section.num_generations + section.num_reference_generations
-        compared = section.prompts_per_round * comb(together, 2)
-        asked = (questions_for(recipe, name, responses, compared) for name in _reward_labelers(recipe))
+        responses = num_responses(recipe)
         return Amounts(
             responses=responses,
             pairs=sum(num_pairs(recipe, name) for name in recipe.method.sources.in_use()),
-            questions={name: count for questions in asked for name, count in questions.items()},
+            questions=label_questions(recipe, responses),
         )
 
     def carry_out(self, context: Context) -> Done:
@@ -165,6 +162,14 @@ def _scorers_to_compare(recipe: Recipe) -> list[str]:
 def _gives_scores_for_nothing(recipe: Recipe, name: str) -> bool:
     labeler = recipe.labelers[name]
     return labeler.gives == "scores" and not any(recipe.labelers[one].COSTS for one in (name, *labeler.asks()))
+
+
+def label_questions(recipe: Recipe, num_responses: int) -> dict[str, int]:
+    """How many questions labelers are asked of a round's responses, by name."""
+    together = recipe.generate.num_generations + recipe.generate.num_reference_generations
+    compared = num_responses // together * comb(together, 2)
+    asked = (questions_for(recipe, name, num_responses, compared) for name in _reward_labelers(recipe))
+    return {name: count for questions in asked for name, count in questions.items()}
 
 
 def _reward_labelers(recipe: Recipe) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a study's runs took, by stage: time, sampled tokens, responses that labelers were asked about.
+"""What a study's runs took, by stage: time, sampled tokens, questions to labelers.
 
 Read from the runs' ledgers. What runs share, round 0, is counted once, with the run that made it; the time of a process
 that was killed is not in it.
@@ -13,6 +13,8 @@ from align_cli import stages
 from align_cli.recipe import Recipe
 from align_cli.run.folder import RunFolder
 from align_cli.run.plan import Step, plan_steps
+from align_cli.stages.evaluate import evaluation_questions
+from align_cli.stages.label import label_questions
 from align_cli.study.definition import Definition
 from align_cli.study.folder import StudyFolder
 from align_cli.study.results import RunFigures
@@ -21,15 +23,21 @@ SHARED = "round 0, once for each seed"
 
 
 class Cost(NamedTuple):
-    """What a stage took: seconds, tokens that were sampled, responses that labelers or scorers were asked about."""
+    """What a stage took.
+
+    Args:
+        seconds: of wall clock.
+        tokens: that were sampled.
+        questions: to labelers and scorers, of a response or of a pair, as they give scores or verdicts.
+    """
 
     seconds: float = 0.0
     tokens: int = 0
-    responses: int = 0
+    questions: int = 0
 
     def plus(self, other: Cost) -> Cost:
         """Both together."""
-        return Cost(self.seconds + other.seconds, self.tokens + other.tokens, self.responses + other.responses)
+        return Cost(self.seconds + other.seconds, self.tokens + other.tokens, self.questions + other.questions)
 
 
 def costs_of_study(definition: Definition, folder: StudyFolder, runs: Sequence[RunFigures]) -> dict[str, Any]:
@@ -58,13 +66,11 @@ def costs_by_stage(events: Sequence[Mapping[str, Any]], recipe: Recipe) -> tuple
     steps = {step: event for step, event in known.items() if step in planned}
     later: dict[str, Cost] = {}
     initial: dict[str, Cost] = {}
-    responses = {
-        number: _count(event, "completions") for (number, stage), event in steps.items() if stage == "generate"
-    }
+    sampled = {number: _count(event, "completions") for (number, stage), event in steps.items() if stage == "generate"}
     order = [stage.name for stage in stages.STAGES]
     for (number, stage), event in sorted(steps.items(), key=lambda one: order.index(one[0].stage)):
         into = later if number else initial
-        into[stage] = into.get(stage, Cost()).plus(_cost(stage, event, responses.get(number, 0), recipe))
+        into[stage] = into.get(stage, Cost()).plus(_cost(stage, event, sampled.get(number, 0), recipe))
     return later, initial
 
 
@@ -73,17 +79,24 @@ def _cost(stage: str, event: Mapping[str, Any], num_completions: int, recipe: Re
     if stage == "generate":
         return Cost(seconds, tokens=_count(event, "tokens"))
     if stage == "label":
-        return Cost(seconds, responses=num_completions if "dpr" in recipe.method.sources.in_use() else 0)
+        return Cost(seconds, questions=sum(label_questions(recipe, num_completions).values()))
     if stage == "evaluate":
-        num_prompts, length = _count(event, "num_prompts"), _figures(event).get("length")
-        mean = length.get("mean", 0.0) if isinstance(length, dict) else 0.0
-        return Cost(seconds, round(num_prompts * mean), num_prompts * len(recipe.evaluate.all_scorers))
+        num_prompts = _count(event, "num_prompts")
+        mean = _part(event, "length").get("mean", 0.0)
+        opponents = {str(one.get("policy")) for one in _part(event, "against").values() if isinstance(one, dict)}
+        questions = evaluation_questions(recipe, num_prompts, len(opponents))
+        return Cost(seconds, round(num_prompts * mean), sum(questions.values()))
     return Cost(seconds)
 
 
 def _figures(event: Mapping[str, Any]) -> dict[str, Any]:
     """What a ledger's event says of a step's results; people may have edited it."""
     found = event.get("figures")
+    return found if isinstance(found, dict) else {}
+
+
+def _part(event: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = _figures(event).get(name)
     return found if isinstance(found, dict) else {}
 
 

@@ -148,14 +148,17 @@ def combinations_csv(results: Mapping[str, Any]) -> str:
     }
     prefixes = {"figures": "", "differences": "difference_", "at_equal_kl": "at_equal_kl_"}
     columns = ["name", *keys]
-    columns += [f"{prefixes[part]}{name}_{end}" for part, names in frame.items() for name in names for end in ENDS]
+    ends = {"figures": ENDS, "differences": ENDS, "at_equal_kl": (*ENDS, "kl", "num_inside_first_round")}
+    columns += [
+        f"{prefixes[part]}{name}_{end}" for part, names in frame.items() for name in names for end in ends[part]
+    ]
     rows = []
     for one in results["combinations"]:
         row = [one["name"], *(one["settings"][key] for key in keys)]
         for part, names in frame.items():
             for name in names:
                 found = (one.get(part) or {}).get(name) or {}
-                row += [found.get(end) for end in ENDS]
+                row += [found.get(end) for end in ends[part]]
         rows.append(row)
     return _csv(columns, rows)
 
@@ -172,7 +175,7 @@ def evaluations_csv(results: Mapping[str, Any]) -> str:
     return _csv(["combination", "seed", "round", "is_final", *measures], rows)
 
 
-_COSTS = ("seconds", "tokens", "responses")
+_COSTS = ("seconds", "tokens", "questions")
 
 
 def _cost_row(name: str, stage: str, cost: Mapping[str, float]) -> list[str]:

@@ -178,6 +178,8 @@ def test_tables_and_csv_have_what_the_results_have(study: Callable[..., Definiti
     assert [row["method.beta"] for row in rows] == ["0.1", "0.2"]
     assert float(rows[1]["difference_win_rate_mean"]) == pytest.approx(0.2)
     assert rows[0]["difference_win_rate_mean"] == ""
+    at_equal_kl = results["combinations"][1]["at_equal_kl"]["win_rate"]
+    assert float(rows[1]["at_equal_kl_win_rate_kl"]) == pytest.approx(at_equal_kl["kl"])
     evaluations = list(csv.DictReader(io.StringIO(evaluations_csv(results))))
     assert len(evaluations) == 8
     assert [row["is_final"] for row in evaluations[:2]] == ["False", "True"]
@@ -251,12 +253,13 @@ def event(number: int, stage: str, seconds: float, **figures: Any) -> dict[str, 
 def test_costs_are_added_up_by_stage_and_what_is_shared_stands_apart(study: Callable[..., Definition]) -> None:
     definition = study(*BETA)
     recipe = definition.recipes["beta-0.1"]
+    against = {"initial": {"policy": "p0"}, "previous": {"policy": "p0"}, "1": {"policy": "p1"}}
     events = [
         event(0, "sft", 5.0),
         event(1, "generate", 2.0, tokens=100, completions=8),
         event(1, "label", 1.0, pairs=4),
         event(1, "evaluate", 3.0, num_prompts=16, length={"mean": 10.0}),
-        event(1, "evaluate", 4.0, num_prompts=16, length={"mean": 10.0}),  # made again: the last one counts
+        event(1, "evaluate", 4.0, num_prompts=16, length={"mean": 10.0}, against=against),  # made again
         event(2, "generate", 2.5, tokens=50, completions=8),
         event(7, "generate", 100.0, tokens=1, completions=1),  # no round of the recipe's
     ]
@@ -264,8 +267,8 @@ def test_costs_are_added_up_by_stage_and_what_is_shared_stands_apart(study: Call
     assert initial == {"sft": Cost(5.0)}
     assert later == {
         "generate": Cost(4.5, tokens=150),
-        "label": Cost(1.0, responses=8),
-        "evaluate": Cost(4.0, tokens=160, responses=16),
+        "label": Cost(1.0, questions=8),
+        "evaluate": Cost(4.0, tokens=160, questions=3 * 16),  # its own responses, and those of two other policies
     }
 
 
