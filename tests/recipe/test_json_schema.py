@@ -35,6 +35,13 @@ def tree_of(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_a_coefficient_above_0_is_the_published_one_and_says_so(recipe: Path) -> None:
+    sources = resolved(load_recipe(recipe, check_files=False))["method"]["sources"].values()
+    if any(source.get("gradient") for source in sources if source):
+        assert "published coefficient" in recipe.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 def test_every_shipped_recipe_is_one(validator: Draft202012Validator, recipe: Path) -> None:
     assert [error.message for error in validator.iter_errors(tree_of(recipe))] == []
 
