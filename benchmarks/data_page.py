@@ -17,8 +17,9 @@ from align_cli.data.sources import read_rows
 from align_cli.errors import DataError
 from align_cli.recipe.sections.data import DataSection
 from align_cli.report.formats import INTRODUCTION, formats_reference
-from align_cli.report.survey import Survey, read_source, survey_of
-from align_cli.report.survey_tables import counted
+from align_cli.report.survey.figures import Survey, survey_of
+from align_cli.report.survey.source import read_source
+from align_cli.report.survey.tables import counted
 from align_cli.report.tables import NOTHING, TextTable, markdown
 
 PATTERN = "*.gz"

@@ -117,7 +117,10 @@ def with_loss(setting: str, loss: str, *compared: str) -> Study:
 def pairs(setting: str) -> dict[str, tuple[str, ...]]:
     """Arms that are compared with another one than `offline`, the other one first."""
     terms = {name: (f"{name}-c0", name) for name in ("dpr", "ddp", "dpp", "mix", "revkl")}
-    labels = {"labels-k8": (f"more-k8-{setting}", "sail-dpr"), "samples": ("iterative", "sail-dpr")}
+    labels: dict[str, tuple[str, ...]] = {
+        "labels-k8": (f"more-k8-{setting}", "sail-dpr"),
+        "samples": ("iterative", "sail-dpr"),
+    }
     labels["no-weight"] = ("offline-weight-0", "sail-dpr")
     own = ("dpr", "mix", "dpp", "revkl")
     labels |= {"labels-k2": (f"more-k2-{setting}", "sail-dpr-k2", *own[:2])}

@@ -369,8 +369,8 @@ def main() -> None:
     prompts, prompt, response, batch = (256, 512, 128, 256) if on_gpu else (4, 12, 8, 8)
     write(f"\nGeneration, bfloat16 weights: {prompts} prompts of {prompt} tokens, four responses of {response} each,")
     write(f"{batch} sequences at once.\n\n| engine | tokens/s |\n|---|---|")
-    for title, tokens in generation(shape, prompts, prompt, response, batch).items():
-        write(f"| {title} | {tokens:,.0f} |")
+    for title, tokens_per_second in generation(shape, prompts, prompt, response, batch).items():
+        write(f"| {title} | {tokens_per_second:,.0f} |")
 
 
 def write(line: str) -> None:

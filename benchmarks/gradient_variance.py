@@ -4,7 +4,7 @@ The policy is the playground's after a short warm start; the reference is that p
 its weights, so that log-ratios are not all zero. For every setting many batches of fresh responses are drawn; the
 variance of the batch gradient (trace of its covariance) is reported relative to the first row's. Some minutes.
 
-    python benchmarks/gradient_variance.py > benchmarks/results/gradient_variance.md
+    python benchmarks/gradient_variance.py --policy CHECKPOINT > benchmarks/results/gradient_variance.md
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def measure(setting: Setting, studies: int, resamples: int, seed: int) -> Measur
     for study in range(studies):
         differences = generator.normal(setting.longer, 1.0, setting.prompts)
         outcomes = draw(setting, differences, generator)
-        zeros = np.zeros(setting.prompts)
-        found.append(length_controlled_win_rate(outcomes, differences, zeros, seed=study, num_resamples=resamples))
+        columns = outcomes.tolist(), differences.tolist(), [0.0] * setting.prompts
+        found.append(length_controlled_win_rate(*columns, seed=study, num_resamples=resamples))
     held = [one.interval.low <= setting.truth <= one.interval.high for one in found]
     widths = [one.interval.high - one.interval.low for one in found]
     return Measured(float(np.mean(held)), float(np.mean(widths)), float(np.mean([one.win_rate for one in found])))

@@ -79,7 +79,7 @@ class Timing(NamedTuple):
     """
 
     seconds: dict[str, float]
-    files: Counter[str]
+    files: dict[str, float]
     tests: dict[tuple[str, int], list[str]]
 
 
@@ -198,9 +198,9 @@ def without_mutant(room: str, tree: Path) -> Timing:
     if status != 0:
         sys.exit(f"the tests of {room} do not pass without a mutant: {(tree.parent / 'output').read_text()[-3000:]}")
     seconds, lines = json.loads(notes.read_text())
-    files: Counter[str] = Counter()
+    files: defaultdict[str, float] = defaultdict(float)
     for test, taken in seconds.items():
-        files[test.split("::")[0]] += taken  # type: ignore[assignment]
+        files[test.split("::")[0]] += taken
     tests = defaultdict(list)
     for test, found in lines.items():
         for place, line in found:
@@ -217,7 +217,12 @@ def in_fork(tree: Path, tests: list[str], plugins: list[Any]) -> int:
     if child == 0:
         _be_pytest(tree, work, tests, plugins)
     late = threading.Event()
-    timer = threading.Timer(LONGEST_SECONDS, lambda: (late.set(), os.killpg(child, signal.SIGKILL)))
+
+    def give_up() -> None:
+        late.set()
+        os.killpg(child, signal.SIGKILL)
+
+    timer = threading.Timer(LONGEST_SECONDS, give_up)
     timer.start()
     _, status = os.waitpid(child, 0)
     timer.cancel()
@@ -295,7 +300,7 @@ class Notes:
             return (yield)
         finally:
             sys.settrace(None)
-            threading.settrace(None)  # type: ignore[arg-type]
+            threading.settrace(None)
             self._seconds[item.nodeid] = time.monotonic() - started
             self._lines[item.nodeid] = sorted(
                 (Path(file).relative_to(self._tree).as_posix(), line) for file, line in found

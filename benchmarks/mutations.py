@@ -104,9 +104,9 @@ def _changes(node: ast.AST, place: list[str], statement: ast.AST) -> Iterator[Ch
         is_decided = isinstance(node, ast.If | ast.IfExp) and key == "test" and _is_equality(child)
         for changed in () if is_decided else _replacements(child):
             yield ".".join(place) or "module", its_statement, container, key, changed
-        named = isinstance(child, ast.FunctionDef | ast.ClassDef)
+        below = [*place, child.name] if isinstance(child, ast.FunctionDef | ast.ClassDef) else place
         if not isinstance(child, ast.Raise):
-            yield from _changes(child, [*place, child.name] if named else place, its_statement)
+            yield from _changes(child, below, its_statement)
 
 
 def _children(node: ast.AST) -> Iterator[tuple[Any, Any, ast.AST]]:
@@ -307,9 +307,7 @@ def _lines(node: Any) -> range:
     if not hasattr(node, "lineno"):
         return range(0)
     body = getattr(node, "body", None)
-    if isinstance(node, ast.Try):
-        return range(node.lineno, node.end_lineno + 1)
-    if isinstance(body, list):
+    if isinstance(body, list) and not isinstance(node, ast.Try):
         return range(node.lineno, max(body[0].lineno, node.lineno + 1))
     return range(node.lineno, node.end_lineno + 1)
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 ALIGN = [sys.executable, "-c", "from align_cli.cli.main import main; main()"]
@@ -38,6 +39,14 @@ COMMAND = "OMP_NUM_THREADS=1 python benchmarks/plan.py --data FOLDER"
 FIGURES = ("seconds", "disk", "memory")
 
 
+class Repetition(NamedTuple):
+    """Each figure as it was told and as a run took it, and the seconds that telling took."""
+
+    told: Mapping[str, float]
+    took: Mapping[str, float]
+    spent: float
+
+
 def main() -> None:
     """Measure and run, and write a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,15 +57,16 @@ def main() -> None:
         cases = {"quickstart": ["recipes/quickstart.yaml"]}
         if options.data is not None:
             cases["SmolLM2-135M"] = smollm2(options.data, Path(scratch))
-        found: dict[str, list[tuple[Mapping[str, float], Mapping[str, float], float]]] = {name: [] for name in cases}
+        found: dict[str, list[Repetition]] = {name: [] for name in cases}
         for repetition in range(options.repetitions):
             for name, words in cases.items():
                 folder = Path(scratch) / f"{name}-{repetition}"
                 begun = time.monotonic()
                 told = plan(words, folder)
                 spent = time.monotonic() - begun
-                found[name].append((told, run(words, folder), spent))
-                sys.stderr.write(f"{name} {repetition}: told {told}, took {found[name][-1][1]}\n")
+                took = run(words, folder)
+                found[name].append(Repetition(told, took, spent))
+                sys.stderr.write(f"{name} {repetition}: told {told}, took {took}\n")
     sys.stdout.write(table(found))
 
 
@@ -101,7 +111,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
-def table(found: Mapping[str, Sequence[tuple[Mapping[str, float], Mapping[str, float], float]]]) -> str:
+def table(found: Mapping[str, Sequence[Repetition]]) -> str:
     """A row a recipe and figure."""
     lines = [
         f"`{COMMAND}`, a core to itself while the other one was at work.",
@@ -112,12 +122,13 @@ def table(found: Mapping[str, Sequence[tuple[Mapping[str, float], Mapping[str, f
     shown = {"seconds": (1, "s"), "disk": (1e6, "MB"), "memory": (1e6, "MB")}
     for name, repetitions in found.items():
         for figure, (scale, unit) in shown.items():
-            told, took = ([both[side][figure] / scale for both in repetitions] for side in (0, 1))
+            told = [one.told[figure] / scale for one in repetitions]
+            took = [one.took[figure] / scale for one in repetitions]
             ratios = [one / other for one, other in zip(took, told, strict=True)]
             each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
             row = [f"{median(told):.1f} {unit}", f"{median(took):.1f} {unit}", each, f"{median(ratios):.2f}"]
             lines.append(f"| {name} | {figure} | {' | '.join(row)} |")
-    spent = (f"{name} {median(one[2] for one in repetitions):.0f} s" for name, repetitions in found.items())
+    spent = (f"{name} {median(one.spent for one in repetitions):.0f} s" for name, repetitions in found.items())
     return "\n".join([*lines, "", f"To measure took, in the median: {', '.join(spent)}."]) + "\n"
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,7 +32,10 @@ import yaml
 
 from align_cli.stages.base import NoProgress
 
-RECIPE = {
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
+
+RECIPE: dict[str, dict[str, Any]] = {
     "policy": {"model_name_or_path": "model"},
     "data": {"prompts": "playground", "preferences": "playground", "eval_prompts": "playground"},
     "labelers": {"hidden": {"kind": "function", "function": "align_cli.playground:hidden_reward"}},
@@ -71,7 +74,7 @@ class Spent(NamedTuple):
 
     def since(self, before: Spent) -> Spent:
         """From then until now."""
-        return Spent(*(now - then for now, then in zip(self, before, strict=True)))
+        return Spent(self.cpu - before.cpu, self.wall - before.wall, self.syncs - before.syncs)
 
 
 class Syncs:
@@ -81,10 +84,10 @@ class Syncs:
     really = staticmethod(os.fsync)
 
     @classmethod
-    def sync(cls, descriptor: int) -> None:
+    def sync(cls, fd: FileDescriptorLike) -> None:
         """Count one, and do it."""
         cls.count += 1
-        cls.really(descriptor)
+        cls.really(fd)
 
 
 os.fsync = Syncs.sync

@@ -46,12 +46,13 @@ from align_cli.seeds import derive_seed
 from align_cli.stages.base import NoProgress
 from align_cli.stages.inputs import Inputs
 from align_cli.stages.pairing.offline import label_offline_pairs
+from align_cli.stages.pools import OfflinePool
 from align_cli.stages.sft import make_initial_policy
 from align_cli.training.batches import Mixture, TrainingPair
 from align_cli.training.checkpoints import TrainingState
 from align_cli.training.collated import PairCollator
 from align_cli.training.figures import Figures
-from align_cli.training.objective import Objective, carriers, pairs_per_carrier
+from align_cli.training.objective import Objective, carriers, pairs_per_carrier, recipe_objective
 from align_cli.training.pair_losses import pair_losses
 from align_cli.training.pair_values import GlobalLosses, pair_values
 from align_cli.training.trainer import PreferenceTrainer, make_trainer
@@ -69,8 +70,9 @@ SETTINGS = (
     "generate.num_generations=2",
     "label.pairs=all",
     "train.learning_rate=5.0e-4",
+    f"train.steps_per_round={ROUND}",
 )
-"""Two responses a prompt, all of which carry the terms."""
+"""Two responses a prompt, all of which carry the terms; the schedule is that of rounds as long as ours."""
 
 
 class Measured(NamedTuple):
@@ -91,8 +93,9 @@ class Run:
     policy: Policy
     reference: Policy
     trainer: PreferenceTrainer
+    objective: Objective
     state: TrainingState
-    offline: list[TrainingPair]
+    offline: Sequence[TrainingPair]
     seed: int
 
     def train(self, pairs: Sequence[TrainingPair], num_steps: int, done: int = 0) -> None:
@@ -182,18 +185,9 @@ def begin(seed: int, folder: Path, gradient: float, kl: float) -> Run:
     )
     policy, reference = load_policy(folder), load_policy(folder)
     trainer = make_trainer(policy, reference.model, recipe, folder / "trainer", lambda: None)
-    made = label_offline_pairs(
-        world.preferences(recipe.playground.setting, seed),
-        policy.tokenizer,
-        recipe.label,
-        "dataset",
-        policy.eos_token_ids,
-    )
-    offline = [
-        TrainingPair(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids, pair.label, 0, index, index)
-        for index, pair in enumerate(made.preferences)
-    ]
-    return Run(policy, reference, trainer, TrainingState(0, 0, None), offline, seed)
+    rows = world.preferences(recipe.playground.setting, seed)
+    offline = OfflinePool(label_offline_pairs(rows, policy, recipe.label, "dataset").preferences, 0)
+    return Run(policy, reference, trainer, recipe_objective(recipe), TrainingState(0, 0, None), offline, seed)
 
 
 def prompts_of(seed: int, start: int, number: int) -> list[str]:
@@ -213,11 +207,10 @@ def distances(seed: int, folder: Path, num_batches: int) -> dict[tuple[str, int,
         for done, steps in zip((0, *STEPS), STEPS, strict=False):
             run.train(own, steps, done)
             fresh = run.sample(prompts_of(seed, 1024, number), "fresh", steps)
-            truth = gradients(run, fresh, {"none": None})
+            truth = gradients(run, fresh, {"none": None}).batches["none"]
             found = gradients(run, stale, WEIGHTS)
-            for weights, batches in found.batches.items():
-                figures = compared(batches, truth.batches["none"])
-                rows[name, steps, weights] = Measured(found.kl, *figures, found.truncated[weights])
+            for weights in WEIGHTS:
+                rows[name, steps, weights] = compared(found, weights, truth)
     return rows
 
 
@@ -237,7 +230,7 @@ class Gradients(NamedTuple):
 
 def gradients(run: Run, pairs: Sequence[TrainingPair], weights: dict[str, float | None]) -> Gradients:
     """Of the loss as training has it, on batches of these pairs alone."""
-    objective, model = run.trainer.objective, run.policy.model
+    objective, model = run.objective, run.policy.model
     parameters, collate = list(model.parameters()), PairCollator(run.policy.tokenizer.pad_token_id)
     found: dict[str, list[torch.Tensor]] = {name: [] for name in weights}
     figures = {name: Figures() for name in weights}
@@ -262,15 +255,21 @@ def gradients(run: Run, pairs: Sequence[TrainingPair], weights: dict[str, float 
     )
 
 
-def compared(found: torch.Tensor, truth: torch.Tensor) -> tuple[float, ...]:
-    """What stands between `kl` and `truncated` in `Measured`.
+def compared(found: Gradients, weights: str, fresh: torch.Tensor) -> Measured:
+    """What the gradients with one kind of weights say, beside those of fresh pairs.
 
     Means over two halves have independent noise: products across them are of what both have in common.
     """
-    (one, two), (true_one, true_two) = ([half.mean(0) for half in each.chunk(2)] for each in (found, truth))
-    products = ((one - true_one) @ (two - true_two), true_one @ true_two)
-    variances = (batches.var(0).sum() for batches in (found, truth))
-    return tuple(value.item() for value in (*products, *variances))
+    batches = found.batches[weights]
+    (one, two), (fresh_one, fresh_two) = ([half.mean(0) for half in each.chunk(2)] for each in (batches, fresh))
+    return Measured(
+        kl=found.kl,
+        bias=((one - fresh_one) @ (two - fresh_two)).item(),
+        fresh_size=(fresh_one @ fresh_two).item(),
+        variance=batches.var(0).sum().item(),
+        fresh_variance=fresh.var(0).sum().item(),
+        truncated=found.truncated[weights],
+    )
 
 
 NUM_PROMPTS = (8, 32, 128, 512)
@@ -301,13 +300,12 @@ def uses(seed: int, folder: Path) -> dict[int, Used]:
 
 
 def mean_loss(run: Run) -> Callable[[Sequence[TrainingPair]], float]:
-    objective: Objective = run.trainer.objective
     collate = PairCollator(run.policy.tokenizer.pad_token_id)
 
     def of(pairs: Sequence[TrainingPair]) -> float:
         with torch.no_grad():
             parts = [
-                pair_losses(objective, run.policy.model, run.reference.model, collate(pairs[start : start + BATCH]))
+                pair_losses(run.objective, run.policy.model, run.reference.model, collate(pairs[start : start + BATCH]))
                 for start in range(0, len(pairs), BATCH)
             ]
         return torch.cat([part.losses_B for part in parts]).mean().item()

@@ -190,6 +190,8 @@ def step_of_align(row: Row, folder: Path, *, is_known: bool = False, **settings:
     """The trainer of a round."""
     objective = Objective((SourceTerms("offline"),), kl_on_all=True, **settings)
     args = arguments(row, folder, remove_unused_columns=False)
+    policy: Policy
+    reference: Policy
     if row.lora:
         base = folder / "base"
         make_model(row, 0).save_pretrained(base)

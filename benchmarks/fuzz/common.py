@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import atheris
 
@@ -203,7 +204,8 @@ def with_changed_value(data: bytes, words: Sequence[str], chance: random.Random)
         holder = {"": json.loads(start + rest)}
     except (ValueError, RecursionError):
         return data
-    node, key = holder, ""
+    node: Any = holder
+    key: str | int = ""
     while isinstance(node[key], dict | list) and node[key] and (node is holder or chance.random() < 0.8):
         node = node[key]
         key = chance.choice(list(node)) if isinstance(node, dict) else chance.randrange(len(node))

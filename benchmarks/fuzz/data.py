@@ -87,7 +87,7 @@ def read(data: bytes) -> None:
             faults += error.faults
         else:
             assert rows, "a source without rows is no error"
-            json.dumps(rows, ensure_ascii=False, allow_nan=False).encode("utf-8")
+            json.dumps(list(rows), ensure_ascii=False, allow_nan=False).encode("utf-8")
     if faults:
         raise AlignError.of(faults)
 
