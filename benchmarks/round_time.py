@@ -132,6 +132,8 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--of", default="this tree", help="what is measured, for the heading")
     arguments = parser.parse_args()
+    if arguments.fixed < FIRST + 10:
+        parser.error(f"--fixed is at least {FIRST + 10}: without the first {FIRST}, tenths of them are compared")
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
         prepare()
