@@ -5,8 +5,10 @@ It writes nothing and talks to nobody: what goes wrong here is told to the leade
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -14,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from align_cli.artifacts.children import ends_with
 from align_cli.errors import AlignError, ExitCode
@@ -132,8 +134,11 @@ class Hand:
         return self.labelers[name]
 
 
-def follow(world: World, children: Children | None = None) -> None:
-    """Follow until the leader says that the run is over; where anything goes wrong, this process ends with it.
+def follow(world: World, children: Children | None = None) -> NoReturn:
+    """Follow until the leader says that the run is over, and end this process then; so too where anything goes wrong.
+
+    What is to be done at a process's end is done, but it does not end as the interpreter would: gloo's threads may hold
+    tensors yet, which kills it now and then, and whoever looks whether the leader is there finds it gone.
 
     Args:
         world: as this process sees it.
@@ -150,6 +155,13 @@ def follow(world: World, children: Children | None = None) -> None:
         _tell(meeting.causes, world.rank, error)
         os._exit(error.exit_code if isinstance(error, AlignError) else ExitCode.BUG)
     meeting.close()
+    if children is not None:
+        children.end(kindly=True)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it may be gone
+            stream.flush()
+    os._exit(ExitCode.DONE)
 
 
 def _work(meeting: Meeting) -> None:
@@ -194,7 +206,7 @@ def _end_with_the_others(meeting: Meeting, children: Children | None) -> None:
             os._exit(ExitCode.FAULT)
 
 
-def follow_on_this_machine(world: World, number: int) -> None:
+def follow_on_this_machine(world: World, number: int) -> NoReturn:
     """Follow, with all other processes of a machine that does not lead.
 
     Args:
@@ -204,7 +216,7 @@ def follow_on_this_machine(world: World, number: int) -> None:
     children = Children(world, number)
     try:
         follow(world, children)
-    finally:
+    finally:  # where the others could not be met
         children.end(kindly=True)
 
 

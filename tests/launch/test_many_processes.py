@@ -50,6 +50,20 @@ EVERY_SOURCE: dict[str, Any] = {
     },
 }
 TWO = ("launch.num_processes=2",)
+LINGERING = """
+import threading
+import time
+from pathlib import Path
+
+
+def linger():
+    threading.main_thread().join()
+    time.sleep(5)
+
+
+if "launch.machine_rank=1" in Path("/proc/self/cmdline").read_text().split("\\0"):
+    threading.Thread(target=linger).start()
+"""
 STRATEGIES = ("ddp", "fsdp2")
 
 
@@ -313,6 +327,17 @@ def test_two_machines_run_the_same_command_each(begun: Path, alone: Path, port: 
     assert code == 0, said
     assert ended(second)[0] == 0
     assert_ends_as(begun, alone)
+
+
+def test_a_machine_that_follows_has_ended_well_whatever_its_interpreter_would_wait_for(begun: Path, port: int) -> None:
+    """The leader is gone by then, and with it the place where followers look whether something has failed."""
+    (begun / "sitecustomize.py").write_text(LINGERING)
+    words = ("launch.num_machines=2", "launch.main_process_ip=127.0.0.1", f"launch.main_process_port={port}")
+    second = command(begun, *TWO, *words, "train.steps_per_round=1", "launch.machine_rank=1")
+    first = command(begun, *TWO, *words, "train.steps_per_round=1", "launch.machine_rank=0")
+    code, said = ended(first)
+    assert code == 0, said
+    assert ended(second)[0] == 0
 
 
 def test_a_port_that_is_taken_is_named(begun: Path, align: Align) -> None:
