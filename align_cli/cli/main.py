@@ -29,7 +29,7 @@ from align_cli.cli import (
     study,
     train,
 )
-from align_cli.cli.many import follow_if_told
+from align_cli.cli.many import followed
 from align_cli.cli.output import guarded, show_bug, show_end_of_thread, show_ignored
 from align_cli.cli.process import at_work, end_at_sigterm, sparing_garbage
 from align_cli.cli.streams import close_data, prepare_streams
@@ -90,8 +90,8 @@ def main() -> None:
 def _commands() -> None:
     """Everything that there is; what Typer itself writes, such as help, has gone out when it ends."""
     try:
-        follow_if_told(sys.argv[1:])
-        app()
+        if not followed(sys.argv[1:]):
+            app()
     except SystemExit as ended:
         # What comes while Typer still reads the command line, it ends with by itself, as Ctrl-C and without a word.
         interrupt = ended.__context__.__cause__ if ended.__context__ else None

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import typer
+
 from align_cli.cli.output import end_at_once
 from align_cli.errors import RunError
 
@@ -19,18 +21,19 @@ COMMANDS = ("train", "generate", "label", "evaluate", "reward")
 """Those that a launcher may start several times over."""
 
 
-def follow_if_told(arguments: list[str]) -> None:
-    """Follow to the end of this process, if it is one that a launcher has started to."""
+def followed(arguments: list[str]) -> bool:
+    """Follow to the end, if this process is one that a launcher has started to; whether it was."""
     if not os.environ.get("WORLD_SIZE") or not any(command in arguments[:1] for command in COMMANDS):
-        return
+        return False
     from align_cli.launch.world import this_world
 
     world = this_world()
     if world is None or world.rank == 0:
-        return
+        return False
     from align_cli.launch.follower import follow
 
     follow(world)
+    return True
 
 
 def check_alone(what: str) -> None:
@@ -85,6 +88,7 @@ def crew_for(recipe: Recipe, reporter: Reporter, *, isolates: bool = False) -> I
 
         reporter.note(f"machine {recipe.launch.config.machine_rank} follows {own.address}")
         follow_on_this_machine(own, own.number // recipe.launch.config.num_machines)
+        raise typer.Exit
     crew = crew_of(recipe, reporter.note, end_at_once, told)
     if crew is None:
         yield None

@@ -10,13 +10,12 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from align_cli.artifacts.children import ends_with
 from align_cli.errors import AlignError, ExitCode
@@ -134,11 +133,8 @@ class Hand:
         return self.labelers[name]
 
 
-def follow(world: World, children: Children | None = None) -> NoReturn:
-    """Follow until the leader says that the run is over, and end this process then; so too where anything goes wrong.
-
-    What is to be done at a process's end is done, but it does not end as the interpreter would: gloo's threads may hold
-    tensors yet, which kills it now and then, and whoever looks whether the leader is there finds it gone.
+def follow(world: World, children: Children | None = None) -> None:
+    """Follow until the leader says that the run is over; where anything goes wrong, this process ends with it.
 
     Args:
         world: as this process sees it.
@@ -148,15 +144,24 @@ def follow(world: World, children: Children | None = None) -> NoReturn:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the leader ends them
     meeting = meet(world, open_place(world), None)
-    threading.Thread(target=_end_with_the_others, args=(meeting, children), daemon=True).start()
+    is_over = threading.Event()
+    threading.Thread(target=_end_with_the_others, args=(meeting, children, is_over), daemon=True).start()
     try:
         _work(meeting)
     except BaseException as error:
         _tell(meeting.causes, world.rank, error)
         os._exit(error.exit_code if isinstance(error, AlignError) else ExitCode.BUG)
+    is_over.set()
     meeting.close()
-    if children is not None:
-        children.end(kindly=True)
+    atexit.register(_end_at_once)
+
+
+def _end_at_once() -> None:
+    """Leave out the interpreter's own end, which destroys what gloo's threads still hold, and aborts the process.
+
+    What else is registered for the end of a process is done before.
+    """
+    atexit.unregister(_end_at_once)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # whoever read it may be gone
@@ -192,21 +197,20 @@ def _tell(causes: Causes, rank: int, error: BaseException) -> None:
         causes.tell(cause, of_a_peer=not isinstance(error, AlignError) and is_of_a_peer(error))
 
 
-def _end_with_the_others(meeting: Meeting, children: Children | None) -> None:
-    """End this process where any other has failed, or where the leader is gone, whatever it waits for."""
-    while True:
-        time.sleep(LOOK_SECONDS)
+def _end_with_the_others(meeting: Meeting, children: Children | None, is_over: threading.Event) -> None:
+    """End this process where any other has failed, or where the leader is gone before the run is over."""
+    while not is_over.wait(LOOK_SECONDS):
         try:
             if children is not None and (killed := children.dead(by_signal=True)) is not None:
                 meeting.causes.tell(killed)
             has_failed = meeting.causes.first() is not None
         except Exception:  # the meeting place is gone
-            has_failed = True
+            has_failed = not is_over.is_set()
         if has_failed:
             os._exit(ExitCode.FAULT)
 
 
-def follow_on_this_machine(world: World, number: int) -> NoReturn:
+def follow_on_this_machine(world: World, number: int) -> None:
     """Follow, with all other processes of a machine that does not lead.
 
     Args:
@@ -216,7 +220,7 @@ def follow_on_this_machine(world: World, number: int) -> NoReturn:
     children = Children(world, number)
     try:
         follow(world, children)
-    finally:  # where the others could not be met
+    finally:
         children.end(kindly=True)
 
 
