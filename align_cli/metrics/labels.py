@@ -14,7 +14,7 @@ class LengthPreference(NamedTuple):
     num_pairs: int
 
 
-class Agreement(NamedTuple):
+class WinnerAgreement(NamedTuple):
     """How often two labelers name the same winner, and over how many pairs on which both name one."""
 
     agreement: float
@@ -50,7 +50,7 @@ def length_preference(
     return LengthPreference(math.fsum(shares) / len(shares), len(shares)) if shares else None
 
 
-def agreement(labels: Sequence[float | None], others: Sequence[float | None]) -> Agreement | None:
+def winner_agreement(labels: Sequence[float | None], others: Sequence[float | None]) -> WinnerAgreement | None:
     """How often two labelers name the same winner of a pair, where both name one.
 
         agreement = #{(p_i − ½)(q_i − ½) > 0} / #{p_i ≠ ½, q_i ≠ ½}
@@ -73,7 +73,7 @@ def agreement(labels: Sequence[float | None], others: Sequence[float | None]) ->
     ]
     _check_probabilities([value for pair in both for value in pair])
     same = sum((one > 0.5) == (other > 0.5) for one, other in both)
-    return Agreement(same / len(both), len(both)) if both else None
+    return WinnerAgreement(same / len(both), len(both)) if both else None
 
 
 def _check_probabilities(labels: Sequence[float]) -> None:

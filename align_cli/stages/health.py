@@ -8,7 +8,7 @@ from typing import Any
 from align_cli.artifacts.records import Completion, Preference
 from align_cli.labelers import Labeler
 from align_cli.metrics.estimates import estimate
-from align_cli.metrics.labels import agreement, length_preference
+from align_cli.metrics.labels import length_preference, winner_agreement
 from align_cli.stages.opinions import Asking, Pair
 
 TIES = ("ties", "without_verdict")
@@ -74,7 +74,7 @@ def scorers_agreement(
         return None
     # `most` may change under a run: what was kept for another number of pairs is in another journal.
     said = asking.verdicts(scorer, asked, f"agreement.{most}.{scorer.name}").values
-    found = agreement(labels, said)
+    found = winner_agreement(labels, said)
     return found._asdict() if found else None
 
 
@@ -93,7 +93,7 @@ def _agreement_among(pairs: Sequence[Preference]) -> dict[str, dict[str, float]]
     found = {}
     for place, name in enumerate(names):
         for other in names[place + 1 :]:
-            both = agreement([one.get(name) for one in said], [one.get(other) for one in said])
+            both = winner_agreement([one.get(name) for one in said], [one.get(other) for one in said])
             if both is not None:
                 found[f"{name} and {other}"] = both._asdict()
     return found

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_cli.artifacts.records import PairLogps, Preference
 from align_cli.errors import DivergedError, OutOfMemoryError, counted
-from align_cli.metrics.labels import agreement
+from align_cli.metrics.labels import winner_agreement
 from align_cli.models.load import Policy
 from align_cli.models.scoring import implicit_reward_margins
 from align_cli.recipe import Recipe
@@ -233,7 +233,7 @@ def _agreement_with_policy(
             reference = context.loaded.reference_for(context.round)
             margins = [implicit_reward_margins(policy, reference, part, recipe.method.beta) for part in parts]
             prefers = [float(one > 0) if one else 0.5 for part in margins for one in part]
-            found = agreement([pair.label for pair in asked], prefers)
+            found = winner_agreement([pair.label for pair in asked], prefers)
             journal.append([found._asdict() if found else {}])
         return journal.rows[0] or None if journal.rows else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from align_cli.metrics.labels import Agreement, LengthPreference, agreement, length_preference
+from align_cli.metrics.labels import LengthPreference, WinnerAgreement, length_preference, winner_agreement
 
 
 def test_the_longer_response_wins_by_the_label_of_its_side() -> None:
@@ -26,12 +26,12 @@ def test_swapping_the_responses_changes_nothing() -> None:
 
 
 def test_two_labelers_agree_where_they_name_the_same_winner() -> None:
-    assert agreement([1.0, 0.9, 0.0, 0.2], [0.6, 0.1, 0.4, 0.0]) == Agreement(0.75, 4)
+    assert winner_agreement([1.0, 0.9, 0.0, 0.2], [0.6, 0.1, 0.4, 0.0]) == WinnerAgreement(0.75, 4)
 
 
 def test_ties_and_what_one_says_nothing_of_count_for_nobody() -> None:
-    assert agreement([0.5, 1.0, None, 1.0], [1.0, 0.5, 1.0, 1.0]) == Agreement(1.0, 1)
-    assert agreement([0.5], [1.0]) is None
+    assert winner_agreement([0.5, 1.0, None, 1.0], [1.0, 0.5, 1.0, 1.0]) == WinnerAgreement(1.0, 1)
+    assert winner_agreement([0.5], [1.0]) is None
 
 
 @pytest.mark.parametrize("label", [-0.1, 1.1])
@@ -39,11 +39,11 @@ def test_a_label_is_a_probability(label: float) -> None:
     with pytest.raises(ValueError, match="at least 0 and at most 1"):
         length_preference([label], [1], [2])
     with pytest.raises(ValueError, match="at least 0 and at most 1"):
-        agreement([label], [1.0])
+        winner_agreement([label], [1.0])
 
 
 def test_lists_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        agreement([1.0], [])
+        winner_agreement([1.0], [])
     with pytest.raises(ValueError, match="zip"):
         length_preference([1.0], [1.0], [])
