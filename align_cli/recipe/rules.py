@@ -75,6 +75,7 @@ WARNINGS: tuple[Callable[[Recipe], list[str]], ...] = (
     *reward.WARNINGS,
     *sources.WARNINGS,
     *method.WARNINGS,
+    *kl.WARNINGS,
     *rounds_ahead.WARNINGS,
     *label.WARNINGS,
     *train.WARNINGS,

@@ -59,6 +59,7 @@ class Objective:
         kl_control: where the control of that stands.
         kl_on_all: whether all responses carry the KL, or the policy's alone.
         kl_gradient: `pathwise` or `full`.
+        kl_baseline: whether in `full` a pair's two responses are each other's baseline, where both carry the KL.
         optimism_coefficient: weight, in every step, of the mean optimism over the batch's pairs that carry it; 0 leaves
             it out.
         nll_coefficient: weight of the winner's negative log-likelihood per token; 0 leaves it out.
@@ -76,6 +77,7 @@ class Objective:
     kl_control: KlControl | None = None
     kl_on_all: bool = False
     kl_gradient: str = "full"
+    kl_baseline: bool = True
     optimism_coefficient: float = 0.0
     nll_coefficient: float = 0.0
     initial_reference: float = 0.0
@@ -147,6 +149,7 @@ def recipe_objective(recipe: Recipe) -> Objective:
         kl_target=method.kl.target,
         kl_on_all=method.kl.on == "all",
         kl_gradient=method.kl.gradient,
+        kl_baseline=method.kl.baseline,
         optimism_coefficient=method.optimism.coefficient,
         nll_coefficient=method.nll.coefficient,
         initial_reference=method.initial_reference,

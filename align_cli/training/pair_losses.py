@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from align_cli.methods.bilevel import policy_labels
-from align_cli.methods.kl import sequence_kl
+from align_cli.methods.kl import later_kl, sequence_kl
 from align_cli.methods.optimism import optimism_term
 from align_cli.methods.preference import REFERENCE_FREE, expected_preference_loss, preference_margin
 from align_cli.methods.reference import mixed_reference_logps
@@ -218,6 +218,12 @@ def _carrying_sequences(carries_B2: torch.Tensor, num_sequences: int) -> torch.T
 
 
 def _response_kls(objective: Objective, scores: ResponseScores, carries_B2: torch.Tensor) -> torch.Tensor:
+    """(2, B) the KL of the chosen and of the rejected responses; where both carry it, each is the other's baseline."""
     both = slice(0, carries_B2.numel())
-    kls = sequence_kl(scores.kl_BC[both], scores.logps_BC[both], scores.mask_BC[both], objective.kl_gradient)
+    token_kl_BC, logps_BC, mask_BC = scores.kl_BC[both], scores.logps_BC[both], scores.mask_BC[both]
+    baselines_BC: torch.Tensor | float = 0.0
+    if objective.kl_baseline and objective.kl_gradient == "full":
+        others_BC = later_kl(token_kl_BC, mask_BC).roll(len(carries_B2), 0)
+        baselines_BC = others_BC * carries_B2.all(1).repeat(2)[:, None]
+    kls = sequence_kl(token_kl_BC, logps_BC, mask_BC, objective.kl_gradient, baselines_BC)
     return kls.view(2, -1) * carries_B2.T

@@ -13,7 +13,7 @@ from enumerated import DESIGNS, World
 from surrogate import MUTATIONS, OVER_BATCH, OVER_PROMPT, Case, Surrogate, present_parts
 
 from align_cli.methods.bilevel import importance_weights
-from align_cli.methods.kl import sequence_kl
+from align_cli.methods.kl import later_kl, sequence_kl
 from align_cli.methods.optimism import optimism_term
 
 LOSS_TYPES = ("sigmoid", "ipo", "hinge")
@@ -143,6 +143,22 @@ class TestKlAlone:
     def test_the_full_gradient_is_that_of_the_sequence_kl(self, world: World, sampler: str) -> None:
         found = self.found(world, "full", getattr(world, sampler))
         assert relative_error(found, world.gradient(world.kl())) < EXACT
+
+    @pytest.mark.parametrize("sampler", ["theta", "sampler"], ids=["as drawn", "reweighted"])
+    @pytest.mark.parametrize(("whose", "is_exact"), [("the other draw's", True), ("its own", False)])
+    def test_the_other_draw_may_be_the_baseline_and_its_own_may_not(
+        self, world: World, sampler: str, whose: str, is_exact: bool
+    ) -> None:
+        token_kl_RC, logps_RC, mask_RC = world.token_kl(), world.token_logps(world.theta), world.mask_RC
+        first_P, second_P = torch.cartesian_prod(*[torch.arange(len(mask_RC))] * 2).T
+        later_PC = later_kl(token_kl_RC, mask_RC)[second_P if whose == "the other draw's" else first_P]
+        values_P = sequence_kl(token_kl_RC[first_P], logps_RC[first_P], mask_RC[first_P], "full", later_PC)
+        sampled_R = world.logps(getattr(world, sampler)).detach()
+        ratios_R = importance_weights(world.logps(world.theta), sampled_R).weights_B
+        weights_R = sampled_R.exp() * ratios_R
+        found = world.gradient((weights_R[first_P] * weights_R[second_P] * values_P).sum())
+        error = relative_error(found, world.gradient(world.kl()))
+        assert error < EXACT if is_exact else error > NOTICED
 
     @pytest.mark.parametrize("mutation", KL_MUTATIONS)
     @pytest.mark.parametrize("sampler", ["theta", "sampler"], ids=["as drawn", "reweighted"])

@@ -286,6 +286,22 @@ def test_a_response_term_of_many_responses_and_no_kl_is_warned_of(
     assert any("seen to run away" in text for text in warnings) == is_told
 
 
+@pytest.mark.parametrize(
+    ("overrides", "is_told"),
+    [
+        (("method.kl.baseline=false",), True),
+        (("method.kl.baseline=false", "method.kl.gradient=pathwise"), False),
+        (("method.kl.baseline=false", "method.kl.coefficient=0"), False),
+        ((), False),
+    ],
+)
+def test_a_full_gradient_of_the_kl_without_a_baseline_is_warned_of(
+    overrides: tuple[str, ...], is_told: bool, tmp_path: Path
+) -> None:
+    warnings = warnings_for(load(tmp_path, "sail-revkl", *overrides))
+    assert any(text.startswith("method.kl.baseline is false") for text in warnings) == is_told
+
+
 def test_an_unknown_preset_gets_the_nearest_known_one(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="did you mean sail-dpr") as raised:
         load(tmp_path, "sail-dprr")

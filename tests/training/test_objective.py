@@ -379,21 +379,43 @@ class TestKl:
         assert on_all.values.item() == pytest.approx(hand.loss(A, C) + (hand.kl(A) + hand.kl(C)) / 2)
         assert on_policy.values.item() == pytest.approx(hand.loss(A, C))
 
+    @pytest.mark.parametrize("baseline", [True, False])
+    @pytest.mark.parametrize("of_policy", [(True, True), (True, False)])
     def test_the_full_gradient_adds_later_kl_times_the_score(
-        self, evaluate: Evaluate, policy: Table, reference: Table
+        self,
+        evaluate: Evaluate,
+        policy: Table,
+        reference: Table,
+        of_policy: tuple[bool, bool],
+        baseline: bool,
     ) -> None:
+        """Less that of the other response at the same position, where the policy drew that one too."""
         found = {}
         for kind in ("pathwise", "full"):
-            objective = one_source({"kl_gradient": kind, "kl_coefficient": 1.0}, policy_responses=True)
-            found[kind] = gradient_of(evaluate(objective, [pair(D, B)]).values, policy)
+            settings = {"kl_gradient": kind, "kl_coefficient": 1.0, "kl_baseline": baseline}
+            objective = one_source(settings, policy_responses=True)
+            found[kind] = gradient_of(evaluate(objective, [pair(D, B, of_policy=of_policy)]).values, policy)
         logps = policy.logits_VV.log_softmax(-1)
         kl_V = (logps.exp() * (logps - reference.logits_VV.log_softmax(-1).detach())).sum(-1)
-        before = [PROMPT[-1], *D[:-1]]
-        score = sum(
-            (kl_V[before[step + 1 :]].sum().detach() * logps[before[step], D[step]] for step in range(len(D))),
-            start=torch.zeros(()),
-        )
-        torch.testing.assert_close(found["full"] - found["pathwise"], gradient_of(score / 2, policy))
+
+        def later(response: Sequence[int], step: int) -> torch.Tensor:
+            return kl_V[[PROMPT[-1], *response[:-1]][step + 1 :]].sum().detach()
+
+        def score(response: Sequence[int], other: Sequence[int]) -> torch.Tensor:
+            has_baseline = baseline and all(of_policy)
+            before = [PROMPT[-1], *response[:-1]]
+            return sum(
+                (
+                    (later(response, step) - has_baseline * later(other, step)) * logps[before[step], response[step]]
+                    for step in range(len(response))
+                ),
+                start=torch.zeros(()),
+            )
+
+        both = [one for one, is_own in zip((score(D, B), score(B, D)), of_policy, strict=True) if is_own]
+        exact = gradient_of(torch.stack(both).mean(), policy)
+        assert exact.abs().max() > 0.01
+        torch.testing.assert_close(found["full"] - found["pathwise"], exact)
 
     def test_it_costs_nothing_where_there_is_no_gradient(self, policy: Table, reference: Table) -> None:
         """The pass that measures baselines needs losses alone."""

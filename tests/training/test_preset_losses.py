@@ -441,12 +441,19 @@ def revkl_with_gradient(pairs: list[Pair]) -> torch.Tensor:
 
 
 def sequence_kl_with_gradient(pairs: list[Pair]) -> torch.Tensor:
-    """The KL's gradient is E[Σ_t ∇KL_t + Σ_t ∇log πθ(y_t) Σ_{u>t} KL_u]: later tokens hang on earlier ones."""
+    """The KL's gradient is E[Σ_t ∇KL_t + Σ_t ∇log πθ(y_t) (Σ_{u>t} KL_u − b_t)]: later tokens hang on earlier ones.
+
+    b_t is what the pair's other response has behind the same position.
+    """
     kls = []
     for pair in pairs:
         if pair.source == "dpp":
-            for kl_T, logps_T in zip(pair.token_kls, (pair.chosen_T, pair.rejected_T), strict=True):
-                later = [math.fsum(kl_T.tolist()[step + 1 :]) for step in range(len(kl_T))]
+            kl, other_kl = pair.token_kls
+            for kl_T, logps_T, other_T in ((kl, pair.chosen_T, other_kl), (other_kl, pair.rejected_T, kl)):
+                later = [
+                    math.fsum(kl_T.tolist()[step + 1 :]) - math.fsum(other_T.tolist()[step + 1 :])
+                    for step in range(len(kl_T))
+                ]
                 kls.append(kl_T.sum() + (torch.tensor(later, dtype=logps_T.dtype) * logps_T).sum())
     return torch.stack(kls).mean()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from align_cli.recipe.checking.view import Rule, RuleFault, View, rule_fault
 from align_cli.recipe.sections.label import chooses
 from align_cli.recipe.sections.sources import SOURCES, some_step_without
 from align_cli.recipe.written.tree import shown
+
+if TYPE_CHECKING:
+    from align_cli.recipe.recipe import Recipe
 
 
 class KlSection(Section):
@@ -31,6 +34,12 @@ class KlSection(Section):
     )
     gradient: Literal["pathwise", "full"] = Field(
         "full", description="the exact gradient of sequence KL, or its pathwise part alone, which is a regulariser"
+    )
+
+    baseline: bool = Field(
+        True,
+        description="in the full gradient: the KL behind a token less that of the pair's other response, where the "
+        "policy drew both; the mean is the same, and without it policies were seen to run away",
     )
 
     @property
@@ -130,3 +139,16 @@ RULES: tuple[Rule, ...] = (
     _target_has_what_it_is_measured_on,
     _full_gradient_needs_draws,
 )
+
+
+def _no_baseline(recipe: Recipe) -> list[str]:
+    """The full gradient makes every response less likely without one: on 32 pairs nine seeds of ten ran away."""
+    if not recipe.method.kl.is_full or recipe.method.kl.baseline:
+        return []
+    return [
+        "method.kl.baseline is false: the full gradient of the KL was seen to run away so, the more the fewer the "
+        "pairs; leave it out"
+    ]
+
+
+WARNINGS = (_no_baseline,)
