@@ -8,9 +8,10 @@ VLLM := .venv-vllm
 INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
+unexport PYTHONDONTWRITEBYTECODE  # tests start many hundreds of processes, of which each would compile all of align anew
 
-.PHONY: install quickstart smollm2 test test-all browser trackers test-oldest vllm test-servers check docs wheel bench evidence \
-        clean
+.PHONY: install quickstart smollm2 test test-long test-all browser trackers environments test-oldest vllm test-servers check docs \
+        wheel bench evidence clean
 
 install: $(INSTALLED)
 
@@ -30,6 +31,10 @@ smollm2: install
 
 test: install
 	$(BIN)/pytest -m "not long and not servers" -n 2 --dist worksteal
+
+# What `make test` leaves to `make test-all`.
+test-long: install
+	$(BIN)/pytest -m "long and not servers" -n 2 --dist worksteal
 
 test-all: install
 	$(BIN)/pytest -m "not servers" -n 2 --dist worksteal
@@ -67,6 +72,9 @@ $(VLLM)/.installed: tests/servers/vllm_on_cpu.py constraints.txt
 	touch $@
 
 vllm: $(VLLM)/.installed
+
+# What `make test-oldest` and `make test-servers` install before they begin.
+environments: smollm2 vllm $(OLDEST)/.installed $(SERVERS)/.installed
 
 test-servers: smollm2 vllm $(SERVERS)/.installed
 	$(SERVERS)/bin/pytest -m servers tests/servers

@@ -90,9 +90,13 @@ def reason(looked: Looked, model: str, labels: str, method: str) -> str:
 def test_every_combination_gives_a_sound_recipe_or_a_reason(
     looks: dict[tuple[str, str], Looked], tmp_path: Path, method: str
 ) -> None:
-    combinations = list(itertools.product(looks, LABELS, HARDWARE))
-    assert len(combinations) == NUM_PAIRS * len(LABELS) * len(HARDWARE)
-    num_sound = sum(is_sound(*one, method, looks, tmp_path) for one in combinations)
+    combinations = list(itertools.product(enumerate(looks), enumerate(LABELS)))
+    assert len(combinations) == NUM_PAIRS * len(LABELS)
+    num_sound = 0
+    for (of_names, names), (of_labels, labels) in combinations:
+        # Each hardware meets every model and data, every source of labels and every method.
+        hardware = HARDWARE[(of_names + of_labels + preset_names().index(method)) % len(HARDWARE)]
+        num_sound += is_sound(names, labels, hardware, method, looks, tmp_path)
     assert num_sound > len(combinations) / 10
 
 

@@ -9,6 +9,7 @@ import threading
 import pytest  # noqa: F401  (children look at the script that pytest was started with)
 import tqdm
 import transformers.models.llama.modeling_llama  # noqa: F401
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import align_cli.cli.main
 import align_cli.engines.decoding
@@ -17,6 +18,8 @@ import align_cli.run.loop
 import align_cli.run.single
 import align_cli.training.sft
 import align_cli.training.trainer  # noqa: F401
+
+get_checkpoint_conversion_mapping("llama")  # hundreds of patterns, which each child would compile for its first model
 
 gc.collect()
 gc.freeze()  # in no child anything of this is garbage, and none has to look through it

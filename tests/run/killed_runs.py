@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from forked import Finished, Stop, run_align
 
-NUM_PAIRS, NUM_EVAL_PAIRS, NUM_DEMONSTRATIONS = 24, 8, 16
+NUM_PAIRS, NUM_EVAL_PAIRS, NUM_PROMPTS, NUM_DEMONSTRATIONS = 24, 8, 64, 16
 LABELER = """from align_cli.playground import hidden_reward
 
 
@@ -33,7 +33,7 @@ RECIPE: Tree = {
         "sft": {"dataset": "lessons.jsonl", "max_steps": 4, "per_device_train_batch_size": 8, "warmup_steps": 1},
     },
     "data": {
-        "prompts": "playground",
+        "prompts": "prompts.jsonl",
         "preferences": "pairs.jsonl",
         "eval_prompts": "playground",
         "eval_preferences": "eval_pairs.jsonl",
@@ -143,13 +143,15 @@ VARIANTS: dict[str, Tree] = {
 
 def make_run(folder: Path, variant: str, **changes: Any) -> Path:
     """A folder with `recipe.yaml` and what it reads; equal calls make folders whose runs have equal bytes."""
-    from align_cli.playground.world import eval_preferences, preferences, sft_corpus
+    from align_cli.playground.world import eval_preferences, preferences, prompts, sft_corpus
 
     folder.mkdir(parents=True)
+    _write_rows(folder / "prompts.jsonl", prompts(0, NUM_PROMPTS))
     _write_rows(folder / "pairs.jsonl", preferences("few", 0)[:NUM_PAIRS])
     _write_rows(folder / "eval_pairs.jsonl", eval_preferences("few", 0)[:NUM_EVAL_PAIRS])
+    shown = sft_corpus(0)[:NUM_DEMONSTRATIONS]
     for name in ("demonstrations.jsonl", "lessons.jsonl"):
-        _write_rows(folder / name, sft_corpus(0)[:NUM_DEMONSTRATIONS])
+        _write_rows(folder / name, shown)
     (folder / "labeler.py").write_text(LABELER, encoding="utf-8")
     recipe = merged(merged(RECIPE, VARIANTS[variant]), changes)
     if recipe["policy"]["model_name_or_path"] == "base":

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from forked import Finished, run_align
 
-NUM_PAIRS, NUM_EVAL_PAIRS = 40, 12
+NUM_PAIRS, NUM_EVAL_PAIRS, NUM_PROMPTS = 40, 12, 256
 NUM_DEMONSTRATIONS, NUM_SECOND_DEMONSTRATIONS = 24, 8
 LABELER = '''"""The playground's own reward, in a file of the user's."""
 
@@ -100,7 +100,7 @@ def make_folder(write_recipe: Callable[..., Path]) -> MakeFolder:
 
     Two such folders with the same changes hold the same bytes, and so must their runs.
     """
-    from align_cli.playground.world import eval_preferences, preferences, sft_corpus
+    from align_cli.playground.world import eval_preferences, preferences, prompts, sft_corpus
 
     shown = sft_corpus(0)[: NUM_DEMONSTRATIONS + NUM_SECOND_DEMONSTRATIONS]
     for row, first in zip(shown[NUM_DEMONSTRATIONS:], shown[:NUM_SECOND_DEMONSTRATIONS], strict=True):
@@ -108,6 +108,7 @@ def make_folder(write_recipe: Callable[..., Path]) -> MakeFolder:
 
     def make(folder: Path, **changes: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
+        write_rows(folder / "prompts.jsonl", prompts(0, NUM_PROMPTS))
         write_rows(folder / "pairs.jsonl", preferences("few", 0)[:NUM_PAIRS])
         write_rows(folder / "eval_pairs.jsonl", eval_preferences("few", 0)[:NUM_EVAL_PAIRS])
         write_rows(folder / "demonstrations.jsonl", shown)
@@ -116,6 +117,7 @@ def make_folder(write_recipe: Callable[..., Path]) -> MakeFolder:
         defaults = {
             "output_dir": "run",
             "policy__sft__dataset": "lessons.jsonl",
+            "data__prompts": "prompts.jsonl",
             "data__preferences": "pairs.jsonl",
             "data__eval_preferences": "eval_pairs.jsonl",
             "checkpoints__optimizer": "all",
