@@ -131,8 +131,9 @@ def test_a_letter_that_an_encoding_lacks_is_escaped(finished: Path) -> None:
 )
 def test_json_is_the_same_value_in_every_encoding(finished_copy: Path, environment: dict[str, str]) -> None:
     place = finished_copy / "run" / "rounds" / "001" / "completions.jsonl"
-    first, *_ = rows = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
-    first["prompt"] = first["prompt"] + " é日🙂"
+    rows = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["prompt"] += " é日🙂"
     place.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     label = f"align label recipe.yaml method.sources.dpr.labeler=ours -q < {place}"
     done = said(label, finished_copy, **environment)
@@ -141,7 +142,7 @@ def test_json_is_the_same_value_in_every_encoding(finished_copy: Path, environme
     plain = said(label, finished_copy, PYTHONIOENCODING="utf-8")
     pairs = [[json.loads(line) for line in one.splitlines()] for one in (done.stdout, plain.stdout)]
     assert pairs[0] == pairs[1]
-    assert any("é日🙂" in pair["prompt"] for pair in pairs[0])
+    assert pairs[0] and all("é日🙂" in pair["prompt"] for pair in pairs[0])
 
 
 @pytest.mark.parametrize("columns", [1, 20, 0])

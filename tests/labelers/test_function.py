@@ -72,6 +72,20 @@ def test_a_function_of_a_file_scores(labeler: MakeLabeler) -> None:
     assert {type(score) for score in scores} == {float}
 
 
+@pytest.mark.parametrize("function", ["scores.py:score", "pack.scores:score"])
+def test_importing_a_users_code_leaves_nothing_beside_it(
+    function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for name in ("helper.py", "pack/helping.py"):
+        write(name, "")
+    write("scores.py", f"import helper\n{LENGTHS}")
+    write("pack/scores.py", f"from pack import helping\n{LENGTHS}")
+    assert find_function(function, "labelers.mine")(prompts=["p"], completions=["ab"]) == [2]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == ["pack"]
+    assert not sys.dont_write_bytecode
+
+
 def test_a_function_of_a_file_in_another_folder_scores(labeler: MakeLabeler, tmp_path: Path) -> None:
     write("deep/er/judge-2.py", LENGTHS)
     assert labeler("", "deep/er/judge-2.py:score").score(["p"], ["ab"]) == [2.0]
