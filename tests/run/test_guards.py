@@ -485,14 +485,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_nothing_of_the_round_is_kept
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
-    """Let what the `nth` optimizer step of this process makes of a weight be no number."""
+    """Let what the `nth` optimizer step of this process makes of a weight of every token be no number."""
     on_step_end, calls = _BeginAndEnd.on_step_end, 0
 
     def poisoning(callback: Any, *args: Any, **kwargs: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == nth:
-            next(callback.trainer.model.parameters()).data[-1, 0] = math.nan
+            next(callback.trainer.model.parameters()).data[:, 0] = math.nan
         on_step_end(callback, *args, **kwargs)
 
     monkeypatch.setattr(_BeginAndEnd, "on_step_end", poisoning)
