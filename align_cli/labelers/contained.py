@@ -12,6 +12,7 @@ may hold a model on the GPU or a closure; so what it could do to the run is put 
 - A child that it forks and that comes back from it ends there: it is no second run.
 - Files that were open before, and that it has not opened itself in an earlier call, stay open: to `os.close` they are
   not there, `os.dup2` puts no other in their place, and `os.closerange` passes over them.
+- What it imports, then or while it is called, leaves no `__pycache__` beside its files: a check leaves nothing.
 - Each of `SURROUNDINGS` is afterwards what it was before.
 
 Not contained: environment variables and `sys.path`, which its own later imports may need; functions of others that it
@@ -84,7 +85,13 @@ def contained(tell: Callable[[str], None]) -> Iterator[None]:
     process, error = os.getpid(), None
     before = [surrounding.read() for surrounding in SURROUNDINGS]
     talk = _Talk(sys.stderr) if sys.stderr is not None else None
-    with redirect_stdout(talk), redirect_stderr(talk), _without_ways_out(process), _without_files_of_others(process):
+    with (
+        redirect_stdout(talk),
+        redirect_stderr(talk),
+        _without_ways_out(process),
+        _without_files_of_others(process),
+        _without_bytecode(),
+    ):
         try:
             yield
         except BaseException as raised:
@@ -159,6 +166,15 @@ class _Talk(io.TextIOBase):
 
     def writable(self) -> bool:
         return True
+
+
+@contextmanager
+def _without_bytecode() -> Iterator[None]:
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 @contextmanager

@@ -13,8 +13,7 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -172,7 +171,7 @@ def find_function(place: str, where: str, tell: Callable[[str], None] = lambda n
     if "" not in sys.path:
         sys.path.append("")  # a module in the current folder, where an installed command would not look
     try:
-        with contained(tell), _without_bytecode():
+        with contained(tell):
             module = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
             return _function_of(module, name, module_name, where)
     except UserCodeError as raised:
@@ -188,16 +187,6 @@ def find_function(place: str, where: str, tell: Callable[[str], None] = lambda n
     raise LabelerError(
         f"there is no module {module_name!r}", where=where, hint="give package.module:name or path/to/file.py:name"
     )
-
-
-@contextmanager
-def _without_bytecode() -> Iterator[None]:
-    """Imports leave no `__pycache__` beside a user's files, where a check is to leave nothing."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
 
 
 def check_names(target: Callable[..., Any], arguments: Mapping[str, Any], place: str, where: str) -> None:

@@ -77,11 +77,13 @@ def test_importing_a_users_code_leaves_nothing_beside_it(
     function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    for name in ("helper.py", "pack/helping.py"):
+    for name in ("helper.py", "later.py", "pack/helping.py"):
         write(name, "")
-    write("scores.py", f"import helper\n{LENGTHS}")
-    write("pack/scores.py", f"from pack import helping\n{LENGTHS}")
-    assert find_function(function, "labelers.mine")(prompts=["p"], completions=["ab"]) == [2]
+    late = LENGTHS.replace("    return", "    import later\n    return")
+    write("scores.py", f"import helper\n{late}")
+    write("pack/scores.py", f"from pack import helping\n{late}")
+    section = FunctionLabelerSection(kind="function", function=function)
+    assert FunctionLabeler("mine", section).score(["p"], ["ab"]) == [2.0]
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == ["pack"]
     assert not sys.dont_write_bytecode
 
