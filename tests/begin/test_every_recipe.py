@@ -1,4 +1,4 @@
-"""Every combination of answers, hardware in turn, gives a recipe that the loader takes, or a reason that can be told."""
+"""Every combination of answers, hardware in turn, gives a recipe that the loader takes, or is refused for a reason."""
 
 from __future__ import annotations
 
