@@ -17,6 +17,7 @@ from align_cli.artifacts.records import Evaluation
 from align_cli.artifacts.store import read_json
 from align_cli.cli.reporters import RunReporter
 from align_cli.models.load import weights_version
+from align_cli.playground.world import preferences, prompts, sft_corpus
 from align_cli.recipe import Recipe, load_recipe
 from align_cli.recipe.presets import FOLDER, preset_names
 from align_cli.run.loop import align_rounds
@@ -26,8 +27,8 @@ RECIPE = """
 preset: {preset}
 output_dir: {folder}
 rounds: 2
-policy: {{model_name_or_path: playground, sft: {{dataset: playground, max_steps: 12}}}}
-data: {{prompts: playground, preferences: playground, demonstrations: playground, eval_prompts: playground}}
+policy: {{model_name_or_path: playground, sft: {{dataset: shown.jsonl, max_steps: 12}}}}
+data: {{prompts: prompts.jsonl, preferences: pairs.jsonl, demonstrations: shown.jsonl, eval_prompts: playground}}
 labelers:
   reward: {{kind: function, function: "align_cli.playground:hidden_reward"}}
 generate: {{prompts_per_round: 16, max_new_tokens: 16}}
@@ -37,6 +38,7 @@ evaluate: {{num_prompts: 16, scorer: reward}}
 DIGITS = "answer: (\\d)\nlowest: 0\nhighest: 9\n--- user\n{prompt}|{completion}"
 STEPS, BATCH = 2, 8
 NUM_PROMPTS = 16
+NUM_ROWS = 256  # of each file: the playground has thousands, which every run would read
 
 pytestmark = pytest.mark.long
 
@@ -71,6 +73,10 @@ def keys_of(preset: str) -> dict[str, Any]:
 
 
 def run_preset(preset: str, folder: Path) -> Run:
+    rows = {"prompts": prompts(0, NUM_ROWS), "pairs": preferences("plenty", 0), "shown": sft_corpus(0)}
+    for name, those in rows.items():
+        text = "".join(json.dumps(row) + "\n" for row in those[:NUM_ROWS])
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(preset=preset, folder=folder / "run"), encoding="utf-8")
     labels = keys_of(preset)["method"]["sources"].get("dpr")

@@ -20,11 +20,12 @@ import torch
 import yaml
 from finished_runs import FinishedRun
 from in_process_runs import killed_at_step, train
-from run_fixtures import files_below
+from run_fixtures import NUM_PROMPTS, files_below, write_rows
 
 from align_cli.artifacts.store import read_json
 from align_cli.models.scoring import pad_batch, response_logps
 from align_cli.playground.model import policy_tokenizer
+from align_cli.playground.world import prompts
 from align_cli.training.batches import TrainingPair
 from align_cli.training.collated import PairCollator
 
@@ -64,7 +65,7 @@ RECIPE: dict[str, Any] = {
     "output_dir": "run",
     "rounds": 2,
     "policy": {"model_name_or_path": "base"},
-    "data": {"prompts": "playground", "preferences": "playground", "eval_prompts": "playground"},
+    "data": {"prompts": "prompts.jsonl", "preferences": "playground", "eval_prompts": "playground"},
     "playground": {"setting": "few"},
     "labelers": {"hidden": {"kind": "function", "function": "align_cli.playground:hidden_reward"}},
     "method": {"sources": {"dpr": {"labeler": "hidden"}}},
@@ -103,6 +104,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     def make(family: str, trained: str, name: str = "whole") -> Path:
         folder = tmp_path / name
         make_model(folder / "base", family)
+        write_rows(folder / "prompts.jsonl", prompts(0, NUM_PROMPTS))
         recipe = {**RECIPE, "policy": {**RECIPE["policy"], **{**POLICIES, **MORE_POLICIES}[trained]}}
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
         monkeypatch.chdir(folder)

@@ -5,9 +5,8 @@ The kills are real: another process, SIGKILL, at a chosen moment.
 
 from __future__ import annotations
 
-import shutil
 import signal
-from itertools import count
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,9 @@ STEPS = [
     "round 0 evaluate",
     *(f"round {number} {stage}" for number in (1, 2) for stage in ("generate", "label", "train", "evaluate")),
 ]
+FIRST_OF_SECOND = STEPS.index("round 2 generate")
+BOTH = ("manifest", "ledger")
+"""Before and after the manifest takes a step in."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "the reference is the previous policy": {"policy__reference": "previous"},
     "the schedule is a round's own": {"train__schedule": "round"},
@@ -43,15 +45,18 @@ PAIRED_VARIANTS = {
 }  # fmt: skip
 
 
-def kill_everywhere(folder: Path, align: Align, steps: list[str]) -> None:
-    """Kill the run before and after the manifest takes in each step; each time it says where it goes on."""
+def kill_everywhere(folder: Path, align: Align, moments: Mapping[str, Sequence[str]]) -> None:
+    """Kill the run at each step's moments, one after the other; each time it says where it goes on."""
+    steps, num_done = list(moments), 0
     for number, step in enumerate(steps):
-        goes_on = f"run: going on after {steps[number - 1]}, with {step}" if number else f"run: begins with {step}"
-        for moment in ("manifest", "ledger"):
-            killed = align("train", "recipe.yaml", cwd=folder, stop=Stop(moment))
+        for moment in moments[step]:
+            last, following = steps[num_done - 1], steps[num_done]
+            goes_on = f"going on after {last}, with {following}" if num_done else f"begins with {following}"
+            killed = align("train", "recipe.yaml", cwd=folder, stop=Stop(moment, within=step))
             assert killed.code == -signal.SIGKILL, killed.err
             assert killed.out == ""
-            assert goes_on in killed.err.splitlines()
+            assert f"run: {goes_on}" in killed.err.splitlines()
+            num_done = number + (moment == "ledger")
     done = align("train", "recipe.yaml", cwd=folder)
     assert done.code == 0, done.err
     assert "run is finished: 2 rounds; raise rounds= to go on" in done.err.splitlines()
@@ -62,7 +67,7 @@ def test_a_run_killed_before_and_after_every_manifest_says_where_it_goes_on_and_
     make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path)
-    kill_everywhere(folder, align, STEPS)
+    kill_everywhere(folder, align, dict.fromkeys(STEPS, BOTH))
     assert_same_runs(folder, finished)
     events = read_rows(folder / "run" / "ledger.jsonl")
     starts = [f"round {event['round']} {event['stage']}" for event in events if event["event"] == "start"]
@@ -94,9 +99,11 @@ def test_a_run_killed_between_rounds_and_in_the_middle_of_training_ends_in_the_s
 def test_every_variant_killed_before_and_after_every_manifest_ends_in_the_same_bytes(
     changes: dict[str, Any], make_folder: MakeFolder, align: Align, tmp_path: Path
 ) -> None:
+    """After that of a stage in one round, and before it in the other."""
+    moments = {step: [BOTH[(number + (number < FIRST_OF_SECOND)) % 2]] for number, step in enumerate(STEPS)}
     whole, killed = make_folder(tmp_path / "whole", **changes), make_folder(tmp_path / "killed", **changes)
     assert align("train", "recipe.yaml", cwd=whole).code == 0
-    kill_everywhere(killed, align, STEPS)
+    kill_everywhere(killed, align, moments)
     assert_same_runs(killed, whole)
 
 
@@ -113,16 +120,19 @@ def test_a_run_killed_while_it_writes_its_first_file_can_be_run_again(
 def test_a_run_killed_before_any_rename_ends_in_the_same_bytes(
     make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
 ) -> None:
-    num_kills = 0
-    for nth in count(2):  # the first, of run.json, has a test of its own
-        folder = make_folder(tmp_path / "killed")
-        killed = align("train", "recipe.yaml", cwd=folder, stop=Stop("rename", nth))
-        if killed.code == 0:
-            break
-        assert killed.code == -signal.SIGKILL
+    """In each step before its first, then its second, and so on until one has come through to the next step."""
+    folder = make_folder(tmp_path)
+    num_kills, done, nth = 0, 0, 2  # the first, of run.json, has a test of its own
+    while (killed := align("train", "recipe.yaml", cwd=folder, stop=Stop("rename", nth))).code != 0:
+        assert killed.code == -signal.SIGKILL, f"killed before rename {nth} after {done} steps: {killed.err}"
         num_kills += 1
-        done = align("train", "recipe.yaml", cwd=folder)
-        assert done.code == 0, f"killed before rename {nth}: {done.err}"
-        assert_same_runs(folder, finished)
-        shutil.rmtree(folder)
-    assert num_kills >= 2 * len(STEPS)  # every stage renames an artifact and the manifest at least
+        before, done = done, num_finished(folder)
+        nth = nth + 1 if done == before else 1
+        assert nth < 20, "it goes on"
+    assert num_kills >= 3 * len(STEPS)  # every stage renames an artifact and the manifest at least
+    assert_same_runs(folder, finished)
+
+
+def num_finished(folder: Path) -> int:
+    ledger = folder / "run" / "ledger.jsonl"
+    return sum(event["event"] == "finish" for event in read_rows(ledger)) if ledger.exists() else 0
