@@ -25,10 +25,14 @@ from align_cli.stages.rows_of_recipe import demonstrations
 
 RECIPE = """
 preset: {preset}
-output_dir: {folder}
+output_dir: {folder}/run
 rounds: 2
-policy: {{model_name_or_path: playground, sft: {{dataset: shown.jsonl, max_steps: 12}}}}
-data: {{prompts: prompts.jsonl, preferences: pairs.jsonl, demonstrations: shown.jsonl, eval_prompts: playground}}
+policy: {{model_name_or_path: playground, sft: {{dataset: {folder}/shown.jsonl, max_steps: 12}}}}
+data:
+  prompts: {folder}/prompts.jsonl
+  preferences: {folder}/pairs.jsonl
+  demonstrations: {folder}/shown.jsonl
+  eval_prompts: playground
 labelers:
   reward: {{kind: function, function: "align_cli.playground:hidden_reward"}}
 generate: {{prompts_per_round: 16, max_new_tokens: 16}}
@@ -73,12 +77,18 @@ def keys_of(preset: str) -> dict[str, Any]:
 
 
 def run_preset(preset: str, folder: Path) -> Run:
-    rows = {"prompts": prompts(0, NUM_ROWS), "pairs": preferences("plenty", 0), "shown": sft_corpus(0)}
+    shown = list({row["prompt"]: row for row in sft_corpus(0)[:NUM_ROWS]}.values())
+    asked = [row["prompt"] for row in [*shown[: NUM_ROWS // 2], *prompts(0, NUM_ROWS // 2)]]
+    rows = {
+        "prompts": [{"prompt": prompt} for prompt in dict.fromkeys(asked)],
+        "pairs": preferences("plenty", 0, NUM_ROWS),
+        "shown": shown,
+    }
     for name, those in rows.items():
-        text = "".join(json.dumps(row) + "\n" for row in those[:NUM_ROWS])
+        text = "".join(json.dumps(row) + "\n" for row in those)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
     path = folder / "recipe.yaml"
-    path.write_text(RECIPE.format(preset=preset, folder=folder / "run"), encoding="utf-8")
+    path.write_text(RECIPE.format(preset=preset, folder=folder), encoding="utf-8")
     labels = keys_of(preset)["method"]["sources"].get("dpr")
     labeler = ["method.sources.dpr.labeler=reward"] if labels is not None and "labeler" not in labels else []
     judging = policy_that_judges(folder) if preset == "self-rewarding" else []
