@@ -73,8 +73,8 @@ $(VLLM)/.installed: tests/servers/vllm_on_cpu.py constraints.txt
 
 vllm: $(VLLM)/.installed
 
-# What `make test-oldest` and `make test-servers` install before they begin.
-environments: smollm2 vllm $(OLDEST)/.installed $(SERVERS)/.installed
+# What `make test-oldest` and `make test-servers` install before they begin; the models, which other tests look for, come last.
+environments: vllm $(OLDEST)/.installed $(SERVERS)/.installed
 
 test-servers: smollm2 vllm $(SERVERS)/.installed
 	$(SERVERS)/bin/pytest -m servers tests/servers
