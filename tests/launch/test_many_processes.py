@@ -30,7 +30,7 @@ CLOSE = 1e-6
 EVERY_SOURCE: dict[str, Any] = {
     "rounds": 1,
     "checkpoints": {"every_steps": 1, "optimizer": "all"},
-    "data__demonstrations": "demonstrations.jsonl",
+    "data__demonstrations": "playground",
     "method__kl": {"coefficient": 0.02, "target": 0.01},
     "method__sources": {
         "offline": {"mixing": 0.25},
