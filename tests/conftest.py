@@ -5,6 +5,7 @@ Heavy libraries load inside the fixtures that need them, so that a test of a rec
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -44,7 +45,16 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("align", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("align")
 
+gc.disable()  # until all tests are collected
+
 WARM_START_STEPS = 40
+
+
+def pytest_collection_finish() -> None:
+    """Of libraries, modules and tests nothing is garbage: nobody has to look through it, at whatever test."""
+    gc.freeze()
+    gc.enable()
+
 
 WriteRecipe = Callable[..., Path]
 TinyRecipe = Callable[..., "Recipe"]

@@ -16,6 +16,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from align_cli.cli.output import Terminated
+from align_cli.models.memory import importing_libraries
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +46,7 @@ def at_work(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
         gc.enable()
+        importing_libraries()
         atexit.unregister(gc.freeze)
         return command(*args, **kwargs)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from align_cli.artifacts.checksums import checksum
 from align_cli.errors import AlignError, first_line
 from align_cli.models.devices import find_device
+from align_cli.models.memory import loading_a_model
 from align_cli.models.quantized import quantization_config, settle_quantised
 from align_cli.models.refused import (
     WEIGHTS_PATTERN,
@@ -228,6 +229,7 @@ def load_policy(
     import torch
     from transformers import AutoModelForCausalLM
 
+    loading_a_model()
     place = str(name_or_path)
     check_folder(place)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}

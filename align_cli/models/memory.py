@@ -1,4 +1,7 @@
-"""Running out of memory, whichever device it is and whoever says so: one exception for what many say in many ways."""
+"""Running out of memory, whichever device it is and whoever says so: one exception for what many say in many ways.
+
+And how often memory is looked through for garbage: seldom while libraries are imported, as ever once there is a model.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,11 @@ WORDS = (
 )
 """What allocators, libraries and loaders say, in small letters, where it is no error of a kind of its own."""
 
+SELDOM = 1_000_000
+"""Objects between two looks for garbage while libraries are imported: torch, transformers and TRL make half as many."""
+
+AS_EVER = gc.get_threshold()
+
 
 def memory_fault(error: BaseException) -> str | None:
     """What an error says, in a line, if memory has run out, or if that is behind it; None for any other error."""
@@ -36,6 +44,21 @@ def memory_fault(error: BaseException) -> str | None:
     if telling or is_of_a_kind or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return (telling or lines or ["no more is to be had"])[0]
     return None if error.__cause__ is None else memory_fault(error.__cause__)
+
+
+def importing_libraries() -> None:
+    """From here on modules are made, which stay: torch and transformers are there a fifth sooner if none is looked at.
+
+    It holds until `loading_a_model`.
+    """
+    gc.set_threshold(SELDOM, *AS_EVER[1:])
+
+
+def loading_a_model() -> None:
+    """From here on garbage may be large; of what was imported nothing is garbage, and nobody looks through it again."""
+    if gc.get_threshold()[0] == SELDOM:
+        gc.freeze()
+        gc.set_threshold(*AS_EVER)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 
 from align_cli.errors import AlignError
 from align_cli.models.devices import find_device
+from align_cli.models.memory import loading_a_model
 from align_cli.models.refused import check_whole, faults_of_a_model
 from align_cli.models.reward_models import (
     CLASSIFIER,
@@ -100,6 +101,7 @@ def load_base(section: RewardSection, seed: int, device: str) -> RewardBase:
     """
     from transformers import AutoModelForSequenceClassification
 
+    loading_a_model()
     origin, config = origin_of(section), check_base(section)
     reader = RewardReader(load_tokenizer_of(origin), config)
     config.get_text_config().pad_token_id = reader.tokenizer.pad_token_id

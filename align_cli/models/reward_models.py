@@ -21,6 +21,7 @@ from align_cli.artifacts.records import Text
 from align_cli.artifacts.store import write_json
 from align_cli.errors import AlignError
 from align_cli.models.devices import in_float64
+from align_cli.models.memory import loading_a_model
 from align_cli.models.refused import check_folder, check_no_adapter, check_whole, faults_of_a_model
 from align_cli.models.text import plain_text
 
@@ -283,6 +284,7 @@ def load_reward_model(origin: Origin, config: PreTrainedConfig, dtype: str, devi
     from safetensors.torch import load_file
     from transformers import AutoModel, AutoModelForSequenceClassification
 
+    loading_a_model()
     kind = AutoModel if origin.is_pooled else AutoModelForSequenceClassification
     with faults_of_a_model(origin.place):
         model, found = kind.from_pretrained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import psutil
 import pytest
 import torch
 from chat_models import make_chat_model
+from forked import Finished, Stop
 from killed_runs import make_run
+from paused import held
 from run_fixtures import NO_EVALUATION, Align, MakeFolder
 from safetensors.torch import load_file
 
@@ -50,6 +54,8 @@ EVERY_SOURCE: dict[str, Any] = {
     },
 }
 TWO = ("launch.num_processes=2",)
+LOOKING_HERE = "installed_here:look_here"
+"""Prepares a command and those that it starts to find the folder's `sitecustomize.py`."""
 LINGERING = """
 import threading
 import time
@@ -119,9 +125,14 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, said
 
 
-def followers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Those that it has started."""
-    return psutil.Process(process.pid).children(recursive=True)
+def followers(pid: int) -> list[psutil.Process]:
+    """Those that a process has started."""
+    return psutil.Process(pid).children(recursive=True)
+
+
+def step(nth: int) -> Stop:
+    """The moment before so many steps of round 1 are done; the one before it is kept by then."""
+    return Stop("step", nth, within="round 1 train")
 
 
 def steps_done(folder: Path) -> int:
@@ -138,10 +149,10 @@ def steps_done(folder: Path) -> int:
     return max(numbers)
 
 
-def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def until(happened: Callable[[], bool], run: Future[Finished]) -> None:
     end = time.monotonic() + TIMEOUT_SECONDS
     while not happened():
-        assert process.poll() is None, ended(process)
+        assert not run.done(), run.result().err
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -167,15 +178,15 @@ def test_one_command_of_two_processes_ends_as_one(begun: Path, alone: Path, alig
 def test_a_rank_killed_in_a_step_ends_all_and_one_process_goes_on(
     begun: Path, alone: Path, align: Align, strategy: str
 ) -> None:
-    process = command(begun, *TWO, f"launch.strategy={strategy}")
-    until(lambda: steps_done(begun) >= 3, process)
-    (follower,) = followers(process)
-    follower.send_signal(signal.SIGKILL)
-    code, said = ended(process)
-    assert code == 2
-    assert "rank 1 of 2 processes: it was killed by SIGKILL" in said
-    assert "goes on from what is there" in said
-    assert "Traceback" not in said
+    with held("train", "recipe.yaml", *TWO, f"launch.strategy={strategy}", cwd=begun, at=step(4)) as leader:
+        assert steps_done(begun) == 3
+        (follower,) = followers(leader.pid)
+        follower.send_signal(signal.SIGKILL)
+    done = leader.result.result()
+    assert done.code == 2
+    assert "rank 1 of 2 processes: it was killed by SIGKILL" in done.err
+    assert "goes on from what is there" in done.err
+    assert "Traceback" not in done.err
     again = align("train", "recipe.yaml", cwd=begun)
     assert again.code == 0, again.err
     assert "round 1 train: going on after step" in again.err
@@ -212,11 +223,11 @@ def test_a_rank_killed_while_it_writes_its_part_leaves_the_checkpoint_before_to_
         "    Writer.write_data = killed_at_the_third\n"
     )
     asked = (zero3(begun), "checkpoints.sharded=true")
-    code, said = ended(command(begun, *asked))
-    assert code == 2
-    assert "rank 1 of 2 processes: it was killed by SIGKILL" in said
-    assert said.count("ZeRO-3 is carried out by torch's FSDP2") == 1
-    assert "Traceback" not in said
+    done = align("train", "recipe.yaml", *asked, cwd=begun, prepare=LOOKING_HERE)
+    assert done.code == 2
+    assert "rank 1 of 2 processes: it was killed by SIGKILL" in done.err
+    assert done.err.count("ZeRO-3 is carried out by torch's FSDP2") == 1
+    assert "Traceback" not in done.err
     (begun / "sitecustomize.py").unlink()
     copied = Path(shutil.copytree(begun, begun.parent / "copied"))
     for folder, overrides in ((begun, ()), (copied, asked)):
@@ -228,10 +239,7 @@ def test_a_rank_killed_while_it_writes_its_part_leaves_the_checkpoint_before_to_
 
 def test_a_shard_that_is_lost_is_named_with_what_to_do_and_that_helps(begun: Path, alone: Path, align: Align) -> None:
     asked = (*TWO, "launch.strategy=fsdp2", "checkpoints.sharded=true")
-    process = command(begun, *asked)
-    until(lambda: steps_done(begun) >= 4, process)
-    process.kill()
-    ended(process)
+    assert align("train", "recipe.yaml", *asked, cwd=begun, stop=step(5)).code == -signal.SIGKILL
     *_, newest = kept_steps(begun)
     (shard,) = newest.glob("shard-00002-*")
     shard.unlink()
@@ -248,10 +256,7 @@ def test_a_shard_that_is_lost_is_named_with_what_to_do_and_that_helps(begun: Pat
 
 
 def test_a_run_of_one_process_goes_on_with_two(begun: Path, alone: Path, align: Align) -> None:
-    process = command(begun)
-    until(lambda: steps_done(begun) >= 4, process)
-    process.kill()
-    ended(process)
+    assert align("train", "recipe.yaml", cwd=begun, stop=step(5)).code == -signal.SIGKILL
     again = align("train", "recipe.yaml", *TWO, "launch.strategy=fsdp2", cwd=begun)
     assert again.code == 0, again.err
     assert "round 1 train: going on after step" in again.err
@@ -259,29 +264,26 @@ def test_a_run_of_one_process_goes_on_with_two(begun: Path, alone: Path, align: 
 
 
 def test_no_follower_outlives_a_leader_that_is_killed(begun: Path) -> None:
-    process = command(begun, *TWO)
-    until(lambda: steps_done(begun) >= 1, process)
-    left = followers(process)
-    assert left
-    process.kill()
-    ended(process)
+    with held("train", "recipe.yaml", *TWO, cwd=begun, at=step(2)) as leader:
+        left = followers(leader.pid)
+        assert left
+        os.kill(leader.pid, signal.SIGKILL)
     gone, alive = psutil.wait_procs(left, timeout=30)
     assert not alive, gone
 
 
 def test_ctrl_c_ends_all_and_says_how_to_go_on(begun: Path) -> None:
-    process = command(begun, *TWO)
-    until(lambda: steps_done(begun) >= 1, process)
-    left = followers(process)
-    process.send_signal(signal.SIGINT)
-    code, said = ended(process)
-    assert code == 130
-    assert "goes on where it stopped" in said
-    assert "rank" not in said
+    with held("train", "recipe.yaml", *TWO, cwd=begun, at=step(2)) as leader:
+        left = followers(leader.pid)
+        os.kill(leader.pid, signal.SIGINT)
+    done = leader.result.result()
+    assert done.code == 130
+    assert "goes on where it stopped" in done.err
+    assert "rank" not in done.err
     assert not psutil.wait_procs(left, timeout=30)[1]
 
 
-def test_the_first_cause_is_shown_and_not_what_followed_from_it(begun: Path) -> None:
+def test_the_first_cause_is_shown_and_not_what_followed_from_it(begun: Path, align: Align) -> None:
     """The second process has no such model: the first only misses it."""
     (begun / "sitecustomize.py").write_text(
         "import os, sys\n"
@@ -292,12 +294,11 @@ def test_the_first_cause_is_shown_and_not_what_followed_from_it(begun: Path) -> 
         "        raise DataError('the disk of this machine is another one', where='/data', hint='mount it')\n"
         "    of_recipe.load_recipe_policy = lost\n"
     )
-    process = command(begun, *TWO)
-    code, said = ended(process)
-    assert code == 2
-    assert "rank 1 of 2 processes: the disk of this machine is another one" in said
-    assert "hint: mount it" in said
-    assert "Traceback" not in said
+    done = align("train", "recipe.yaml", *TWO, cwd=begun, prepare=LOOKING_HERE)
+    assert done.code == 2
+    assert "rank 1 of 2 processes: the disk of this machine is another one" in done.err
+    assert "hint: mount it" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_torchrun_starts_the_same_recipe(begun: Path, alone: Path, port: int) -> None:
@@ -319,25 +320,18 @@ def test_accelerate_launch_starts_the_same_recipe_and_says_how_it_is_split(begun
     assert_ends_as(begun, alone)
 
 
-def test_two_machines_run_the_same_command_each(begun: Path, alone: Path, port: int) -> None:
-    meeting = ("launch.num_machines=2", "launch.main_process_ip=127.0.0.1", f"launch.main_process_port={port}")
-    second = command(begun, *TWO, *meeting, "launch.machine_rank=1")
-    first = command(begun, *TWO, *meeting, "launch.machine_rank=0")
-    code, said = ended(first)
-    assert code == 0, said
-    assert ended(second)[0] == 0
-    assert_ends_as(begun, alone)
-
-
-def test_a_machine_that_follows_has_ended_well_whatever_its_interpreter_would_wait_for(begun: Path, port: int) -> None:
-    """The leader is gone by then, and with it the place where followers look whether something has failed."""
+def test_two_machines_run_the_same_command_each_and_end_well_whatever_an_interpreter_waits_for(
+    begun: Path, alone: Path, align: Align, port: int
+) -> None:
+    """The second one lingers: the first is gone by then, and with it the place where failures are looked for."""
     (begun / "sitecustomize.py").write_text(LINGERING)
-    words = ("launch.num_machines=2", "launch.main_process_ip=127.0.0.1", f"launch.main_process_port={port}")
-    second = command(begun, *TWO, *words, "train.steps_per_round=1", "launch.machine_rank=1")
-    first = command(begun, *TWO, *words, "train.steps_per_round=1", "launch.machine_rank=0")
-    code, said = ended(first)
+    meeting = (*TWO, "launch.num_machines=2", "launch.main_process_ip=127.0.0.1", f"launch.main_process_port={port}")
+    second = command(begun, *meeting, "launch.machine_rank=1")
+    first = align("train", "recipe.yaml", *meeting, "launch.machine_rank=0", cwd=begun)
+    assert first.code == 0, first.err
+    code, said = ended(second)
     assert code == 0, said
-    assert ended(second)[0] == 0
+    assert_ends_as(begun, alone)
 
 
 def test_a_port_that_is_taken_is_named(begun: Path, align: Align) -> None:
@@ -365,8 +359,7 @@ def test_a_launchers_processes_that_cannot_share_a_step_are_refused(begun: Path,
     assert "a step has 8 pairs, which 3 processes cannot share evenly" in said
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_adapters_train_in_two_processes(make_folder: MakeFolder, align: Align, tmp_path: Path, strategy: str) -> None:
+def test_adapters_train_in_two_processes(make_folder: MakeFolder, align: Align, tmp_path: Path) -> None:
     from align_cli.playground.model import make_policy
 
     changes: dict[str, Any] = {
@@ -377,22 +370,35 @@ def test_adapters_train_in_two_processes(make_folder: MakeFolder, align: Align, 
         "train__steps_per_round": 4,
         **NO_EVALUATION,
     }
-    folders = []
-    for name, overrides in (("one", ()), ("two", (*TWO, f"launch.strategy={strategy}"))):
+    found = {}
+    for name, overrides in {"one": (), **{one: (*TWO, f"launch.strategy={one}") for one in STRATEGIES}}.items():
         folder = make_folder(tmp_path / name, **changes)
         make_policy(folder / "model", 0)
         done = align("train", "recipe.yaml", *overrides, cwd=folder)
         assert done.code == 0, done.err
-        folders.append(load_file(folder / "run" / "rounds" / "002" / "checkpoint" / "adapter_model.safetensors"))
-    one, two = folders
-    assert one.keys() == two.keys()
-    for key, tensor in one.items():
-        torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
+        found[name] = load_file(folder / "run" / "rounds" / "002" / "checkpoint" / "adapter_model.safetensors")
+    for strategy in STRATEGIES:
+        assert found[strategy].keys() == found["one"].keys()
+        for key, tensor in found["one"].items():
+            torch.testing.assert_close(found[strategy][key], tensor, rtol=0, atol=1e-5)
 
 
-def test_isolated_stages_end_in_the_same_bytes(begun: Path, alone: Path, align: Align) -> None:
-    done = align("train", "recipe.yaml", "launch.isolate=true", cwd=begun)
+def test_an_isolated_stage_that_is_killed_ends_the_run_in_words_and_it_goes_on_to_the_same_bytes(
+    begun: Path, alone: Path, align: Align
+) -> None:
+    isolated = ("train", "recipe.yaml", "launch.isolate=true")
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(align, *isolated, cwd=begun)
+        until(lambda: steps_done(begun) >= 2, run)
+        leader = re.search(r"pid (\d+)", (begun / "run" / ".lock").read_text())
+        assert leader is not None
+        (stage,) = followers(int(leader[1]))
+        stage.send_signal(signal.SIGKILL)
+    assert run.result().code == 2
+    assert "the process of round 1 train was killed by SIGKILL" in run.result().err
+    done = align(*isolated, cwd=begun)
     assert done.code == 0, done.err
+    assert "round 1 train: going on after step" in done.err
     ours, theirs = (folder / "run" / "rounds" for folder in (begun, alone))
     names = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
@@ -407,20 +413,13 @@ def test_what_goes_wrong_in_an_isolated_stage_is_said_as_ever(begun: Path, align
     assert done.err.splitlines()[-2:] == here.err.splitlines()[-2:]
 
 
-def test_an_isolated_stage_that_is_killed_ends_the_run_in_words(begun: Path) -> None:
-    process = command(begun, "launch.isolate=true")
-    until(lambda: steps_done(begun) >= 2, process)
-    (stage,) = followers(process)
-    stage.send_signal(signal.SIGKILL)
-    code, said = ended(process)
-    assert code == 2
-    assert "the process of round 1 train was killed by SIGKILL" in said
-
-
-def test_isolated_stages_have_processes_of_their_own(begun: Path, alone: Path, align: Align) -> None:
-    done = align("train", "recipe.yaml", "launch.isolate=true", *TWO, cwd=begun)
+def test_isolated_stages_have_processes_of_their_own(
+    make_folder: MakeFolder, alone: Path, align: Align, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "unmeasured", **EVERY_SOURCE, **NO_EVALUATION)
+    done = align("train", "recipe.yaml", "launch.isolate=true", *TWO, cwd=folder)
     assert done.code == 0, done.err
-    assert_ends_as(begun, alone)
+    assert_ends_as(folder, alone)
 
 
 def test_a_reward_model_scores_in_two_processes_as_in_one(align: Align, tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
-"""How much memory a stretch of work took."""
+"""How much memory a stretch of work took, and how often memory is looked through for garbage."""
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
-from align_cli.models.memory import PeakMemory, give_back_freed
+from align_cli.cli.process import at_work
+from align_cli.models.load import load_policy
+from align_cli.models.memory import AS_EVER, PeakMemory, give_back_freed, importing_libraries, loading_a_model
 
 MUCH, LITTLE = 400_000_000, 50_000_000
 
@@ -42,3 +47,43 @@ def test_what_was_freed_in_small_pieces_is_given_back_to_the_system() -> None:
     before = resident().rss
     give_back_freed()
     assert before - resident().rss > 4000 * 100_000 / 2
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """How often garbage is looked for is no later test's matter."""
+    yield
+    gc.set_threshold(*AS_EVER)
+
+
+def looks_while(made: list[list[object]]) -> int:
+    """How often garbage is looked for while so many objects are made that stay, as modules do."""
+    looks: list[str] = []
+    gc.callbacks.append(lambda phase, _: looks.append(phase))
+    try:
+        made.extend([] for _ in range(100_000))
+    finally:
+        gc.callbacks.pop()
+    return looks.count("start")
+
+
+def test_a_command_at_work_looks_for_garbage_seldom_until_it_loads_a_model(
+    as_before: None, tiny_policy_folder: Path
+) -> None:
+    made: list[list[object]] = []
+    assert looks_while(made) > 100
+    assert at_work(lambda: looks_while(made))() == 0
+    load_policy(tiny_policy_folder)
+    assert looks_while(made) > 100
+
+
+def test_what_was_there_before_the_model_is_not_looked_through_and_what_comes_later_is(as_before: None) -> None:
+    importing_libraries()
+    before: list[object] = []
+    loading_a_model()
+    after: list[object] = []
+    assert not any(one is before for one in gc.get_objects())
+    assert any(one is after for one in gc.get_objects())
+    del before
+    loading_a_model()  # of a second one, when garbage may be there that is large
+    assert any(one is after for one in gc.get_objects())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -21,5 +22,7 @@ def install(folder: Path) -> None:
 
 
 def look_here() -> None:
-    """For the process that calls it."""
-    sys.path.insert(0, str(Path.cwd()))
+    """For the process that calls it, and those that it starts."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
