@@ -18,6 +18,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,7 @@ def write_recipe() -> WriteRecipe:
     def write(folder: Path, **changes: Any) -> Path:
         recipe = small_recipe(folder)
         for key, value in changes.items():
-            set_key(recipe, key.replace("__", "."), value)
+            set_key(recipe, key.replace("__", "."), deepcopy(value))  # a key within a section stays out of the caller's
         path = folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
