@@ -32,6 +32,7 @@ SELDOM = 1_000_000
 """Objects between two looks for garbage while libraries are imported: torch, transformers and TRL make half as many."""
 
 AS_EVER = gc.get_threshold()
+"""Python's own numbers, before anything was changed."""
 
 
 def memory_fault(error: BaseException) -> str | None:

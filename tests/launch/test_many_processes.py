@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -22,7 +21,7 @@ import torch
 from chat_models import make_chat_model
 from forked import Finished, Stop
 from killed_runs import make_run
-from paused import held
+from paused import held, holder
 from run_fixtures import NO_EVALUATION, Align, MakeFolder
 from safetensors.torch import load_file
 
@@ -390,9 +389,9 @@ def test_an_isolated_stage_that_is_killed_ends_the_run_in_words_and_it_goes_on_t
     with ThreadPoolExecutor(1) as threads:
         run = threads.submit(align, *isolated, cwd=begun)
         until(lambda: steps_done(begun) >= 2, run)
-        leader = re.search(r"pid (\d+)", (begun / "run" / ".lock").read_text())
+        leader = holder(begun / "run" / ".lock")
         assert leader is not None
-        (stage,) = followers(int(leader[1]))
+        (stage,) = followers(leader)
         stage.send_signal(signal.SIGKILL)
     assert run.result().code == 2
     assert "the process of round 1 train was killed by SIGKILL" in run.result().err

@@ -53,11 +53,17 @@ def held_process(lock: Path, result: Future[Finished]) -> int:
     """The process that holds a run, as soon as it stands still."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and not result.done():
-        found = re.search(r"pid (\d+)", lock.read_text(encoding="utf-8")) if lock.is_file() else None
-        if found and is_stopped(int(found[1])):
-            return int(found[1])
+        pid = holder(lock)
+        if pid is not None and is_stopped(pid):
+            return pid
         time.sleep(0.02)
     raise TimeoutError(f"the command was not held: {result.result() if result.done() else 'it is at work'}")
+
+
+def holder(lock: Path) -> int | None:
+    """The process that holds a run, by the run's lock; None where there is none yet."""
+    found = re.search(r"pid (\d+)", lock.read_text(encoding="utf-8")) if lock.is_file() else None
+    return int(found[1]) if found else None
 
 
 def is_stopped(pid: int) -> bool:

@@ -149,19 +149,25 @@ def test_no_process_outlives_a_run_that_is_ended_and_it_goes_on_to_the_same_byte
     done = align("train", "recipe.yaml", cwd=whole)
     assert done.code == 0, done.err
     assert all_gone(pids_in(tmp_path / "pids"), 1.0)
-    kept = ended / "run" / "work" / "002-generate" / "policy-samples.jsonl"
     for sign, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
-        before = lines_in(kept)
-        with held("train", "recipe.yaml", cwd=ended, at=Stop("step", 2, within="round 1 train")) as at_work:
-            until(lambda before=before: lines_in(kept) > max(before, 1))  # type: ignore[misc]
-            children = [one.pid for one in psutil.Process(at_work.pid).children()]
-            os.kill(at_work.pid, sign)
-        assert at_work.result.result().code == code
-        assert all_gone([*children, *pids_in(tmp_path / "pids")], 20.0)
-        assert kept.is_file()
+        assert code_of_ended_by(sign, ended, tmp_path / "pids") == code
     done = align("train", "recipe.yaml", cwd=ended)
     assert done.code == 0, done.err
     assert_same_runs(ended, whole)
+
+
+def code_of_ended_by(sign: signal.Signals, folder: Path, pids: Path) -> int:
+    """Of a run that is sent a signal while it trains a round and the next is sampled; nothing that it began is left."""
+    kept = folder / "run" / "work" / "002-generate" / "policy-samples.jsonl"
+    known = max(lines_in(kept), 1)
+    with held("train", "recipe.yaml", cwd=folder, at=Stop("step", 2, within="round 1 train")) as at_work:
+        until(lambda: lines_in(kept) > known)
+        children = [one.pid for one in psutil.Process(at_work.pid).children()]
+        os.kill(at_work.pid, sign)
+    code = at_work.result.result().code
+    assert all_gone([*children, *pids_in(pids)], 20.0)
+    assert kept.is_file()
+    return code
 
 
 def lines_in(path: Path) -> int:
