@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 unexport PYTHONDONTWRITEBYTECODE  # tests start many hundreds of processes, of which each would compile all of align anew
 
-.PHONY: install quickstart smollm2 test test-long test-all browser trackers environments test-oldest vllm test-servers check docs \
+.PHONY: install quickstart smollm2 test test-long test-all test-sweeps browser trackers environments test-oldest vllm test-servers check docs \
         wheel bench evidence clean
 
 install: $(INSTALLED)
@@ -30,14 +30,18 @@ smollm2: install
 	$(BIN)/python recipes/fetch_models.py models
 
 test: install
-	$(BIN)/pytest -m "not long and not servers" -n 2 --dist worksteal
+	$(BIN)/pytest -m "not long and not sweep and not servers" -n 2 --dist worksteal
 
 # What `make test` leaves to `make test-all`.
 test-long: install
-	$(BIN)/pytest -m "long and not servers" -n 2 --dist worksteal
+	$(BIN)/pytest -m "long and not sweep and not servers" -n 2 --dist worksteal
 
 test-all: install
-	$(BIN)/pytest -m "not servers" -n 2 --dist worksteal
+	$(BIN)/pytest -m "not sweep and not servers" -n 2 --dist worksteal
+
+# Every case of the tests of which the others run a few: model families, presets, moments of a kill. Before a release.
+test-sweeps: install
+	$(BIN)/pytest -m "sweep and not servers" -n 2 --dist worksteal
 
 # What drives a browser in the tests of reports, which are skipped where there is no Chromium (Debian: apt-get install chromium).
 browser: install
@@ -55,7 +59,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	touch $@
 
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/pytest -m "not long" -n 2 tests/recipe tests/data tests/models tests/engines tests/labelers tests/training
+	$(OLDEST)/bin/pytest -m "not long and not sweep" -n 2 tests/recipe tests/data tests/models tests/engines tests/labelers tests/training
 
 # Real servers: `transformers serve` with SmolLM2, in an environment of its own, and vLLM.
 $(SERVERS)/.installed: pyproject.toml constraints.txt

@@ -37,6 +37,9 @@ for name, handler in {
 
 sys.path.append(str(Path(__file__).parent))  # for `chat_models` and `small_llama`
 
+# Servers of the tests speak plain HTTP on loopback; every client would read all certificates of the machine for that.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "no_one.pem")
+
 if TYPE_CHECKING:
     from align_cli.artifacts.records import Completion
     from align_cli.models.load import Policy

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from chat_models import make_chat_model
 from finished_runs import FinishedRun
+from sweeps import swept
 
 from align_cli.artifacts.records import Evaluation
 from align_cli.artifacts.store import read_json
@@ -106,18 +107,6 @@ def policy_that_judges(folder: Path) -> list[str]:
         "labelers.self.max_new_tokens=40",
         "labelers.self.max_unparsable=0.9",
     ]
-
-
-@pytest.mark.parametrize("preset", preset_names())
-def test_a_preset_runs_two_rounds_and_moves_the_policy(preset: str, tmp_path: Path) -> None:
-    run = run_preset(preset, tmp_path)
-    assert [evaluation.round for evaluation in run.evaluations] == [0, 1, 2]
-    assert len({evaluation.policy for evaluation in run.evaluations}) == 3
-    assert run.evaluations[2].kl["mean"] > 1e-6
-    assert run.recipe.preset == preset
-    check = CHECKS.get(preset)
-    if check is not None:
-        check(run)
 
 
 def check_spin(run: Run) -> None:
@@ -259,3 +248,15 @@ CHECKS = {
     "iterative-rpo": check_iterative_rpo,
 }
 """What the artifacts of a preset say besides."""
+
+
+@pytest.mark.parametrize("preset", swept(preset_names(), "sail-dpr", *CHECKS))
+def test_a_preset_runs_two_rounds_and_moves_the_policy(preset: str, tmp_path: Path) -> None:
+    run = run_preset(preset, tmp_path)
+    assert [evaluation.round for evaluation in run.evaluations] == [0, 1, 2]
+    assert len({evaluation.policy for evaluation in run.evaluations}) == 3
+    assert run.evaluations[2].kl["mean"] > 1e-6
+    assert run.recipe.preset == preset
+    check = CHECKS.get(preset)
+    if check is not None:
+        check(run)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,17 @@ from loopback import Body, Handler, Loopback
 
 PINNED = ("generation_config", "max_tokens", "model", "prompt", "seed", "temperature", "top_p")
 """What a server takes that takes text alone, as `transformers serve` does."""
+
+
+_SAID: dict[tuple[Any, ...], Any] = {}
+
+
+@cache
+def _loaded(folder: Path, written: int) -> Any:
+    """The model of a folder, which all servers of it share."""
+    from align_cli.models.load import load_policy
+
+    return load_policy(folder)
 
 
 @dataclass
@@ -82,7 +94,7 @@ class TextServer(Loopback):
         from align_cli.models.load import load_policy
 
         if name == self.name and name not in self._policies:
-            self._policies[name] = load_policy(self.folder)
+            self._policies[name] = _loaded(self.folder, (self.folder / "model.safetensors").stat().st_mtime_ns)
         if self.takes == "text" and name not in self._policies and Path(name).is_dir():
             self._policies[name] = load_policy(name)
         return self._policies[name]
@@ -120,7 +132,6 @@ class TextServer(Loopback):
     def answer(self, body: Body) -> tuple[int, Any]:
         """What it samples; status and body."""
         from align_cli.engines.base import Request, SamplingSettings
-        from align_cli.engines.in_process import TransformersEngine
 
         if body["model"] not in self._policies and not (self.takes == "text" and Path(body["model"]).is_dir()):
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
@@ -133,12 +144,20 @@ class TextServer(Loopback):
         asked = {"temperature": body["temperature"], "top_k": max(body.get("top_k", 0), 0), "top_p": body["top_p"]}
         settings = SamplingSettings(**{**asked, **self.sampling}, max_new_tokens=body["max_tokens"])
         requests = [Request(ids, body["seed"] + number) for number in range(body.get("n", 1))]
-        with self._model_lock:  # one at a time: what it says depends on nothing else
-            batches = TransformersEngine(1).generate(policy, requests, settings)
-            samples = [sample for batch in batches for _, sample in batch]
+        with self._model_lock:
+            samples = [self._said(policy, one, settings) for one in requests]
         choices = [self._choice(policy, number, ids, one) for number, one in enumerate(samples)]
         usage = {"prompt_tokens": len(ids), "completion_tokens": sum(len(one.token_ids) for one in samples)}
         return 200, {"object": "text_completion", "model": body["model"], "choices": choices, "usage": usage}
+
+    def _said(self, policy: Any, request: Any, settings: Any) -> Any:
+        """Sampled by itself, what a policy says depends on nothing else: it is sampled once."""
+        from align_cli.engines.in_process import TransformersEngine
+
+        asked = (policy.version, tuple(request.prompt_ids), request.seed, settings)
+        if asked not in _SAID:
+            ((_, _SAID[asked]),) = next(TransformersEngine(1).generate(policy, [request], settings))
+        return _SAID[asked]
 
     def _choice(self, policy: Any, number: int, prompt_ids: list[int], sample: Any) -> Body:
         text = policy.tokenizer.decode([*prompt_ids, *sample.token_ids], skip_special_tokens=True)

@@ -85,7 +85,7 @@ def reason(looked: Looked, model: str, labels: str, method: str) -> str:
     return ""
 
 
-@pytest.mark.long
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", preset_names())
 def test_every_combination_gives_a_sound_recipe_or_a_reason(
     looks: dict[tuple[str, str], Looked], tmp_path: Path, method: str

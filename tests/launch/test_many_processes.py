@@ -24,6 +24,7 @@ from killed_runs import make_run
 from paused import held, holder
 from run_fixtures import NO_EVALUATION, Align, MakeFolder
 from safetensors.torch import load_file
+from sweeps import swept
 
 pytestmark = pytest.mark.long
 
@@ -165,7 +166,7 @@ def port() -> Iterator[int]:
     yield number
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", swept(STRATEGIES, "ddp"))
 def test_one_command_of_two_processes_ends_as_one(begun: Path, alone: Path, align: Align, strategy: str) -> None:
     done = align("train", "recipe.yaml", *TWO, f"launch.strategy={strategy}", cwd=begun)
     assert done.code == 0, done.err
@@ -173,7 +174,7 @@ def test_one_command_of_two_processes_ends_as_one(begun: Path, alone: Path, alig
     assert_ends_as(begun, alone)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", swept(STRATEGIES, "fsdp2"))
 def test_a_rank_killed_in_a_step_ends_all_and_one_process_goes_on(
     begun: Path, alone: Path, align: Align, strategy: str
 ) -> None:

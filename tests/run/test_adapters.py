@@ -18,6 +18,7 @@ from forked import Stop, run_align
 from killed_runs import differing_files, make_run, train
 from run_fixtures import files_below
 from safetensors.torch import load_file
+from sweeps import swept
 
 from align_cli.artifacts.records import Completion
 from align_cli.artifacts.store import read_records
@@ -29,6 +30,7 @@ WARM, ALL = "adapters, warm start", "adapters, all five sources, previous refere
 MERGED_WARM = "adapters merged between rounds, warm start"
 MERGED_ALL = "adapters merged between rounds, all five sources, previous reference, replay"
 ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
+IN_ROUND_2, IN_ROUND_3 = (Stop("step", 2, within=f"round {number} train") for number in (2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -125,18 +127,22 @@ def test_nothing_is_written_into_the_base(whole: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "stop"),
-    [
-        (WARM, Stop("step", 2, within="round 2 train")),
-        pytest.param(WARM, Stop("warm-up step", 3, within="round 0 sft"), marks=pytest.mark.long),
-        pytest.param(ALL, Stop("step", 2, within="round 1 train"), marks=pytest.mark.long),
-        pytest.param(ALL, Stop("sampling", 2, within="round 2 generate"), marks=pytest.mark.long),
-        (ALL, Stop("step", 2, within="round 2 train")),
-        pytest.param(ALL, Stop("manifest", within="round 2 evaluate"), marks=pytest.mark.long),
-        (MERGED_WARM, Stop("step", 2, within="round 2 train")),
-        pytest.param(MERGED_WARM, Stop("manifest", within="round 1 evaluate"), marks=pytest.mark.long),
-        pytest.param(MERGED_ALL, Stop("step", 2, within="round 2 train"), marks=pytest.mark.long),
-        (MERGED_ALL, Stop("step", 2, within="round 3 train")),
-    ],
+    swept(
+        [
+            (WARM, IN_ROUND_2),
+            (WARM, Stop("warm-up step", 3, within="round 0 sft")),
+            (ALL, Stop("step", 2, within="round 1 train")),
+            (ALL, Stop("sampling", 2, within="round 2 generate")),
+            (ALL, IN_ROUND_2),
+            (ALL, Stop("manifest", within="round 2 evaluate")),
+            (MERGED_WARM, IN_ROUND_2),
+            (MERGED_WARM, Stop("manifest", within="round 1 evaluate")),
+            (MERGED_ALL, IN_ROUND_2),
+            (MERGED_ALL, IN_ROUND_3),
+        ],
+        (WARM, IN_ROUND_2),
+        (MERGED_ALL, IN_ROUND_3),
+    ),
     ids=lambda value: f"{value.before} {value.within}" if isinstance(value, Stop) else value,
 )
 def test_killed_anywhere_a_run_ends_in_the_same_bytes(

@@ -21,6 +21,7 @@ import yaml
 from finished_runs import FinishedRun
 from in_process_runs import killed_at_step, train
 from run_fixtures import NUM_PROMPTS, files_below, write_rows
+from sweeps import swept
 
 from align_cli.artifacts.store import read_json
 from align_cli.models.scoring import pad_batch, response_logps
@@ -81,8 +82,8 @@ POLICIES: dict[str, dict[str, Any]] = {ALL_WEIGHTS: {}, ADAPTERS: {"lora": {"ran
 HALF, QUANTISED = "all weights in bfloat16", "adapters on 4 bits"
 MORE_POLICIES = {HALF: {"dtype": "bfloat16"}, QUANTISED: {**POLICIES[ADAPTERS], "quantization": {"bits": 4}}}
 BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-QUICK = [("gemma2", ALL_WEIGHTS), ("gpt2", ADAPTERS), ("qwen2_moe", ADAPTERS)]
-"""What `make test` looks at; `make test-all` at every family, in both ways."""
+SOME = [("llama", ALL_WEIGHTS), ("gemma2", ALL_WEIGHTS), ("gpt2", ADAPTERS), ("qwen2_moe", ADAPTERS)]
+"""What `make test-all` looks at; `make test-sweeps` at every family, in both ways."""
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,7 @@ def plain_model(folder: Path, round_number: int, has_adapter: bool) -> Any:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("family", "trained"),
-    [
-        pytest.param(family, trained, marks=() if (family, trained) in QUICK else pytest.mark.long)
-        for family in FAMILIES
-        for trained in POLICIES
-    ],
-)
+@pytest.mark.parametrize(("family", "trained"), swept(product(FAMILIES, POLICIES), *SOME))
 def test_a_family_goes_through_two_rounds(
     family: str, trained: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,8 +186,7 @@ def test_a_family_goes_through_two_rounds(
 @pytest.mark.parametrize(
     ("family", "trained"),
     [
-        *product(["llama", "mixtral", "mistral"], POLICIES),
-        ("llama", HALF),
+        *swept([*product(["llama", "mixtral", "mistral"], POLICIES), ("llama", HALF)], ("mixtral", ADAPTERS)),
         pytest.param("phi3", QUANTISED, marks=BITSANDBYTES),
     ],
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from forked import Finished, Stop
 from killed_runs import RECIPE, VARIANTS, differing_files, make_run, train, work_done
+from sweeps import swept
 
 FIRST = next(iter(VARIANTS))
 ONE_ROUND: dict[str, Any] = {"rounds": 1}
@@ -24,6 +24,16 @@ NUM_STEPS = RECIPE["train"]["steps_per_round"]
 
 MORE_OF_A_CHECKPOINT = ("optimizer.safetensors", "training_state.json")
 
+SOME = [
+    "all five sources, replay, accumulation, keep 1",
+    "spin",
+    "adapters merged between rounds, all five sources, previous reference, replay",
+    "rolled back every round",
+]
+"""The variants that are killed within every stage in `make test-all`."""
+WRITES = [("replace", 1), ("after replace", 1), ("fsync", 5), ("unlink", 2)]
+TIMES = {"spread": (0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1), "in training": (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6)}
+"""Seconds after which one process after the other is killed."""
 WITHIN_STAGES = [
     Stop("warm-up step", 3, within="round 0 sft"),
     Stop("append", 2, within="round 1 generate"),
@@ -165,7 +175,7 @@ def test_killed_when_its_last_step_is_finished_a_run_leaves_no_work_behind(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", swept(VARIANTS, *SOME))
 def test_a_run_killed_within_every_stage_ends_in_the_same_bytes_and_does_little_again(
     variant: str, tmp_path: Path
 ) -> None:
@@ -197,7 +207,7 @@ def test_a_checkpoint_is_let_go_of_when_no_killed_process_can_need_it_again(tmp_
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("moment", "stride"), [("replace", 1), ("after replace", 1), ("fsync", 5), ("unlink", 2)])
+@pytest.mark.parametrize(("moment", "stride"), swept(WRITES, ("replace", 1)))
 def test_a_run_killed_at_one_write_after_the_other_ends_in_the_same_bytes(
     moment: str, stride: int, tmp_path: Path
 ) -> None:
@@ -221,12 +231,10 @@ def last_kill(folder: Path, moment: str, stride: int) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seconds", [(0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1), (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6)])
-def test_a_run_killed_after_some_time_ends_in_the_same_bytes(
-    seconds: Sequence[float], whole: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("times", swept(TIMES, "spread"))
+def test_a_run_killed_after_some_time_ends_in_the_same_bytes(times: str, whole: Path, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", FIRST, **ONE_ROUND)
-    for after in seconds:
+    for after in TIMES[times]:
         ended = train(folder, Stop("time", seconds=after))
         assert ended.code in (0, -signal.SIGKILL), ended.err
         assert "Traceback" not in ended.err

@@ -17,6 +17,7 @@ import pytest
 from forked import Finished, Stop, run_align
 from killed_runs import differing_files, make_run, train, work_done
 from run_fixtures import read_rows
+from sweeps import swept
 
 from align_cli.run.plan import Step
 from align_cli.run.tidy import superfluous
@@ -215,11 +216,16 @@ def test_a_run_that_is_over_sooner_than_was_planned_says_that_its_last_round_has
 
 @pytest.mark.parametrize(
     ("variant", "within"),
-    [
+    swept(
+        [
+            (VARIANT, "round 4 train"),
+            (VARIANT, "round 4 generate"),
+            (VARIANT, "round 5 evaluate"),
+            (MERGED, "round 5 train"),
+        ],
         (VARIANT, "round 4 train"),
-        *(pytest.param(VARIANT, step, marks=pytest.mark.long) for step in ("round 4 generate", "round 5 evaluate")),
         (MERGED, "round 5 train"),
-    ],
+    ),
 )
 @pytest.mark.long
 def test_a_round_that_was_rolled_back_between_checkpoints_is_followed_by_the_same_bytes(
@@ -244,7 +250,7 @@ def test_a_round_that_was_rolled_back_between_checkpoints_is_followed_by_the_sam
     assert differing_files(killed, whole) == []
 
 
-@pytest.mark.parametrize("rounds", [7, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [7, 4])
 @pytest.mark.long
 def test_rounds_may_be_raised_or_lowered_between_checkpoints(rounds: int, tmp_path: Path) -> None:
     """What is trained again follows the learning rates that it had, which a schedule over the whole run has changed."""

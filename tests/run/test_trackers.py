@@ -18,6 +18,7 @@ from forked import Stop
 from in_process_runs import train
 from read_trackers import Kept, kept
 from run_fixtures import Align, MakeFolder, files_below, read_rows
+from sweeps import swept
 from text_server import TextServer
 
 from align_cli.errors import RecipeError, RunError
@@ -34,7 +35,6 @@ SMALL: dict[str, Any] = {
     "generate": None,
 }
 VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "MLFLOW_TRACKING_URI", "TRACKIO_DIR", "TRACKIO_SPACE_ID", "WANDB_PROJECT")
-EACH = pytest.mark.parametrize("name", TRACKERS)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def expected_kl(run: Path, rounds: int = 2) -> list[tuple[int, float]]:
 
 
 @pytest.mark.long
-@EACH
+@pytest.mark.parametrize("name", swept(TRACKERS, "wandb"))
 def test_all_rounds_are_one_run_with_evaluations_samples_and_the_recipe(folder: Path, align: Align, name: str) -> None:
     need(name)
     done = align("train", "recipe.yaml", f"train.report_to={name}", cwd=folder)
@@ -83,7 +83,7 @@ def test_all_rounds_are_one_run_with_evaluations_samples_and_the_recipe(folder: 
 
 
 @pytest.mark.long
-@EACH
+@pytest.mark.parametrize("name", TRACKERS)
 def test_a_run_that_was_killed_goes_on_as_the_same_run_without_a_step_twice(
     folder: Path, align: Align, name: str
 ) -> None:
@@ -98,6 +98,7 @@ def test_a_run_that_was_killed_goes_on_as_the_same_run_without_a_step_twice(
     assert found.steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert found.kl == expected_kl(folder / "run", 3)
     assert found.samples == 4
+    assert found.config == "3"
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from small_training import (
     sampled_nearby,
     weights,
 )
+from sweeps import swept
 from test_all_terms import OBJECTIVE, one_step
 
 from align_cli.training.batches import TrainingPair
@@ -30,6 +32,11 @@ from align_cli.training.trainer import PreferenceTrainer
 
 BATCH, NUM_STEPS = 16, 10
 KINDS: dict[str, Sharding | None] = {"ddp": None, "fsdp2": Sharding(), "zero2": Sharding(reshards=False)}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "tokens per pass": {"tokens_per_pass": 90},
+    "without KL": {"objective": replace(OBJECTIVE, kl_coefficient=0.0)},
+}
 
 
 class Trained(NamedTuple):
@@ -98,13 +105,14 @@ def trained(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "settings", [{}, {"tokens_per_pass": 90}, {"objective": replace(OBJECTIVE, kl_coefficient=0.0)}]
+    ("kind", "name"),
+    swept(product(KINDS, SETTINGS), ("ddp", "as it is"), ("fsdp2", "tokens per pass"), ("zero2", "without KL")),
 )
 def test_two_processes_end_in_the_weights_of_one(
-    model_folders: list[Path], tmp_path: Path, kind: str, settings: dict[str, Any]
+    model_folders: list[Path], tmp_path: Path, kind: str, name: str
 ) -> None:
+    settings = SETTINGS[name]
     alone = trained(model_folders, tmp_path, **settings)
     both = in_processes(
         2, lambda ranks: trained(model_folders, tmp_path, ranks, KINDS[kind], **settings), tmp_path / "meet"
@@ -121,7 +129,7 @@ def test_two_processes_end_in_the_weights_of_one(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", swept(KINDS, "fsdp2"))
 def test_trls_own_loss_is_shared_likewise(model_folders: list[Path], tmp_path: Path, kind: str) -> None:
     alone = trained(model_folders, tmp_path, objective=None)
     both = in_processes(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from several import in_processes
 from small_training import START, Models, assert_same_records
+from sweeps import swept
 from test_all_terms import OBJECTIVE
 from test_several_processes import offline_steps, one_of_several, ten_steps
 
@@ -27,6 +28,15 @@ from align_cli.training.ranks import ALONE, Ranks
 from align_cli.training.sharded import Sharding
 
 pytestmark = pytest.mark.long
+CASES: dict[str, tuple[Sharding, dict[str, Any]]] = {
+    "fsdp2": (Sharding(), {}),
+    "zero2, merged": (Sharding(reshards=False), {"between_rounds": "merge"}),
+    "dora, embeddings": (Sharding(), {"use_dora": True, "modules_to_save": ["embed_tokens"]}),
+    "head, checkpointing": (
+        Sharding(),
+        {"target_modules": ["q_proj", "lm_head"], "arguments": {"gradient_checkpointing": True}},
+    ),
+}
 
 NUM_STEPS = 6
 KEEP_AT = 3
@@ -94,19 +104,9 @@ def assert_same(found: Trained, expected: Trained) -> None:
     assert all(torch.equal(found.base[name], tensor) for name, tensor in expected.base.items())
 
 
-@pytest.mark.parametrize(
-    ("sharding", "settings"),
-    [
-        (Sharding(), {}),
-        (Sharding(reshards=False), {"between_rounds": "merge"}),
-        (Sharding(), {"use_dora": True, "modules_to_save": ["embed_tokens"]}),
-        (Sharding(), {"target_modules": ["q_proj", "lm_head"], "arguments": {"gradient_checkpointing": True}}),
-    ],
-    ids=["fsdp2", "zero2, merged", "dora, embeddings", "head, checkpointing"],
-)
-def test_two_processes_end_in_the_adapter_of_one(
-    model_folders: list[Path], tmp_path: Path, sharding: Sharding, settings: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("name", swept(CASES, "zero2, merged", "dora, embeddings"))
+def test_two_processes_end_in_the_adapter_of_one(model_folders: list[Path], tmp_path: Path, name: str) -> None:
+    sharding, settings = CASES[name]
     alone = trained(model_folders, tmp_path, **settings)
     both = in_processes(
         2, lambda ranks: trained(model_folders, tmp_path, ranks, sharding, **settings), tmp_path / "meet"
