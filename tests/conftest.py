@@ -35,7 +35,7 @@ for name, handler in {
     if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
 
-sys.path.append(str(Path(__file__).parent))  # for `chat_models` and `small_llama`
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "run")]  # for `chat_models`, `forked` and others
 
 # Servers of the tests speak plain HTTP on loopback; every client would read all certificates of the machine for that.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "no_one.pem")

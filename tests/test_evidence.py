@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from forked import run_align
 from typer.main import get_command
 
 from align_cli.cli.main import app
@@ -93,15 +92,13 @@ def test_a_run_that_another_study_has_finished_is_copied_and_found_again(
     other = evidence.Study(
         "other", (str(recipe), "method.beta=0.3", "--over", "train.learning_rate=5e-4,1e-3", "--seeds", "1")
     )
-    program = [sys.executable, "-c", "from align_cli.cli.main import main; main()", "study"]
 
     def carried_out(study: Any) -> str:
         evidence.copy_finished(study, evidence.RUNS / study.folder)
-        words = [*program, *study.words, "-o", str(evidence.RUNS / study.folder), "--no-pictures"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        return done.stderr
+        folder = evidence.RUNS / study.folder
+        done = run_align("study", *study.words, "-o", folder, "--no-pictures", cwd=tmp_path)
+        assert done.code == 0, done.err
+        return done.err
 
     assert "2 settings under 1 seed: 2 runs; " in carried_out(one)
     assert "2 settings under 1 seed: 2 runs, of which 1 is finished" in carried_out(other)

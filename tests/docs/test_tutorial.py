@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 from pages import ROOT, Block, blocks
+from warm_shell import with_align
 
 PAGE = ROOT / "docs" / "tutorial.md"
 MODEL = ROOT / "models" / "smollm2-135m-instruct"
 OF_SETUP = ("make ", "source ")
 """Lines that make what a test has already."""
-ALIGN = f'#!/bin/sh\nexec {sys.executable} -P -c "from align_cli.cli.main import main; main()" "$@"\n'
 SHORTER = "policy.sft.max_steps=20 train.steps_per_round=4 evaluate.num_prompts=64"
 
 
@@ -38,10 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (tmp_path / found[1]).write_text(block.text, encoding="utf-8")
     programs = tmp_path / "bin"
     programs.mkdir()
-    (programs / "align").write_text(ALIGN)
-    (programs / "align").chmod(0o755)
     (programs / "python").symlink_to(sys.executable)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{with_align(os.environ)['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
 

@@ -406,10 +406,14 @@ def test_an_isolated_stage_that_is_killed_ends_the_run_in_words_and_it_goes_on_t
 
 
 def test_what_goes_wrong_in_an_isolated_stage_is_said_as_ever(begun: Path, align: Align) -> None:
-    (begun / "labeler.py").write_text("def score(prompts, completions):\n    return [0.0] * 3\n")
-    done = align("train", "recipe.yaml", "launch.isolate=true", cwd=begun)
-    here = align("train", "recipe.yaml", cwd=begun)
+    sound_when_tried = "[0.0] * min(len(completions), 3)"  # by two responses, before the run
+    (begun / "labeler.py").write_text(f"def score(prompts, completions):\n    return {sound_when_tried}\n")
+    sooner = ("policy.sft=null", "evaluate.num_prompts=8")
+    done = align("train", "recipe.yaml", "launch.isolate=true", *sooner, cwd=begun, forks=False)
+    here = align("train", "recipe.yaml", *sooner, cwd=begun)
     assert done.code == here.code == 2
+    assert "round 1 generate" in done.err
+    assert "the function returned 3 scores for" in done.err
     assert done.err.splitlines()[-2:] == here.err.splitlines()[-2:]
 
 

@@ -71,6 +71,7 @@ def run_align(
     worked: Path | None = None,
     moments: Path | None = None,
     prepare: str | None = None,
+    forks: bool = True,
 ) -> Finished:
     """Run `align ARGUMENTS` to its end.
 
@@ -83,12 +84,13 @@ def run_align(
         worked: a file for what the process does, one line a batch or step of the optimizer: `round 1 train: step`.
         moments: a file for how often each moment came where a process can be stopped, as one JSON object.
         prepare: `module:name` of a function that the process calls first.
+        forks: whether it forks what it starts of align (`warm_children`); never where there is something to prepare.
     """
     _start_server()
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
         streams[0].write_text(stdin, encoding="utf-8")
-        told = (stop, collated, worked, moments, prepare)
+        told = (stop, collated, worked, moments, prepare, forks)
         process = _CONTEXT.Process(target=_align, args=([str(part) for part in arguments], cwd, streams, *told))
         process.start()
         if stop is not None and stop.before == "time":
@@ -135,7 +137,10 @@ def _align(
     worked: Path | None,
     moments: Path | None,
     prepare: str | None,
+    forks: bool,
 ) -> None:
+    from warm_children import fork_them
+
     from align_cli.cli.main import main
 
     os.chdir(cwd)
@@ -148,6 +153,8 @@ def _align(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if prepare is not None:
         resolve_name(prepare)()
+    elif forks:
+        fork_them()
     course = _Course()
     if stop is not None and stop.before != "time":
         _arrange(stop, course)
@@ -329,4 +336,10 @@ def _record_pairs(place: Path) -> None:
 
 
 def _replace_method(owner: Any, name: str, method: Callable[..., Any]) -> None:
-    setattr(owner, name, method)
+    """In this process alone, and in none that it forks."""
+    as_it_was, here = getattr(owner, name), os.getpid()
+
+    def of_process(*args: Any, **kwargs: Any) -> Any:
+        return (method if os.getpid() == here else as_it_was)(*args, **kwargs)
+
+    setattr(owner, name, of_process)

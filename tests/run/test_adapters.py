@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from killed_runs import differing_files, make_run, train
 from run_fixtures import files_below
 from safetensors.torch import load_file
 from sweeps import swept
+from warm_shell import with_align
 
 from align_cli.artifacts.records import Completion
 from align_cli.artifacts.store import read_records
@@ -166,10 +166,7 @@ def test_a_chain_of_commands_makes_what_the_first_round_makes(whole: Path, tmp_p
     chain = (
         "align generate recipe.yaml | align label recipe.yaml -i - | align train recipe.yaml --preferences - -o next/"
     )
-    path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-    done = subprocess.run(
-        ["sh", "-c", chain], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["sh", "-c", chain], cwd=folder, env=with_align(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     ours, theirs = files_below(folder / "next"), files_below(first / "checkpoint")
     assert [name for name in ADAPTER if ours[name] != theirs[name]] == []
@@ -186,10 +183,7 @@ def test_a_chain_of_commands_makes_what_a_later_round_of_merged_updates_makes(me
         f"align generate recipe.yaml {policy} | align label recipe.yaml {policy} -i - | "
         f"align train recipe.yaml {policy} --preferences - -o next/"
     )
-    path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-    done = subprocess.run(
-        ["sh", "-c", chain], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["sh", "-c", chain], cwd=folder, env=with_align(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     ours, theirs = files_below(folder / "next"), files_below(second / "checkpoint")
     assert [name for name in theirs if ours[name] != theirs[name]] == []

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from forked import Finished, run_align
 from sweeps import swept
 
 Align = Callable[..., Any]
@@ -50,10 +51,8 @@ def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def study(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    process = begin(folder, *arguments)
-    out, err = process.communicate(timeout=SECONDS)
-    return process.returncode, out, err
+def study(folder: Path, *arguments: str) -> Finished:
+    return run_align("study", "recipe.yaml", *arguments, cwd=folder)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
