@@ -6,6 +6,11 @@ OLDEST := .venv-oldest
 SERVERS := .venv-servers
 VLLM := .venv-vllm
 INSTALLED := $(VENV)/.installed
+# `make install UV=uv` takes a tenth of the time; uv reads no configuration of pip's, and where it does not succeed, pip does.
+UV ?=
+export UV
+install_into = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python $(2) || )$(1)/bin/pip install --quiet \
+    --disable-pip-version-check $(2)
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 unexport PYTHONDONTWRITEBYTECODE  # tests start many hundreds of processes, of which each would compile all of align anew
@@ -18,8 +23,8 @@ install: $(INSTALLED)
 # torch comes first and pinned: any other order lets a resolver pick gigabytes of GPU packages.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(call install_into,$(VENV),-c constraints.txt torch)
+	$(call install_into,$(VENV),-c constraints.txt -e ".[dev]")
 	touch $@
 
 quickstart: install
@@ -45,17 +50,17 @@ test-sweeps: install
 
 # What drives a browser in the tests of reports, which are skipped where there is no Chromium (Debian: apt-get install chromium).
 browser: install
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
+	$(call install_into,$(VENV),-c constraints.txt -e ".[browser]")
 
 # What `train.report_to` names: W&B, TensorBoard, trackio and MLflow, whose tests are skipped where they are not installed.
 trackers: install
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tracking]"
+	$(call install_into,$(VENV),-c constraints.txt -e ".[tracking]")
 
 # The lowest versions that pyproject.toml admits, in an environment of their own, where libraries meet the code.
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt torch
-	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e . pytest pytest-xdist hypothesis jsonschema
+	$(call install_into,$(OLDEST),-c constraints-oldest.txt torch)
+	$(call install_into,$(OLDEST),-c constraints-oldest.txt -e . pytest pytest-xdist hypothesis jsonschema)
 	touch $@
 
 test-oldest: $(OLDEST)/.installed
@@ -64,14 +69,14 @@ test-oldest: $(OLDEST)/.installed
 # Real servers: `transformers serve` with SmolLM2, in an environment of its own, and vLLM.
 $(SERVERS)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(SERVERS)
-	$(SERVERS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(SERVERS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . "transformers[serving]" pytest hypothesis
+	$(call install_into,$(SERVERS),-c constraints.txt torch)
+	$(call install_into,$(SERVERS),-c constraints.txt -e . "transformers[serving]" pytest hypothesis)
 	touch $@
 
 # vLLM on the CPU (x86-64), in an environment of its own: 3.4 GB, a few minutes.
 $(VLLM)/.installed: tests/servers/vllm_on_cpu.py constraints.txt
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(call install_into,$(VLLM),-c constraints.txt torch)
 	$(VLLM)/bin/python tests/servers/vllm_on_cpu.py
 	touch $@
 

@@ -6,6 +6,7 @@ A process that has never computed has no threads of its own, so its children may
 import gc
 import threading
 
+import openai.resources.chat  # noqa: F401  (which children import that ask a server)
 import pytest  # noqa: F401  (children look at the script that pytest was started with)
 import tqdm
 import transformers.models.llama.modeling_llama  # noqa: F401

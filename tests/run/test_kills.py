@@ -119,7 +119,7 @@ def test_a_run_killed_while_it_writes_its_first_file_can_be_run_again(
     assert again.code == -signal.SIGKILL, again.err
 
 
-@pytest.mark.long
+@pytest.mark.sweep  # which `test_crashes` does in a run of one round, with all that a stage may write
 def test_a_run_killed_before_any_rename_ends_in_the_same_bytes(
     make_folder: MakeFolder, align: Align, finished: Path, tmp_path: Path
 ) -> None:

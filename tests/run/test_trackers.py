@@ -98,7 +98,7 @@ def test_a_run_that_was_killed_goes_on_as_the_same_run_without_a_step_twice(
     assert found.steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert found.kl == expected_kl(folder / "run", 3)
     assert found.samples == 4
-    assert found.config == "3"
+    assert found.config == ("3" if name in ("wandb", "trackio") else "2")  # the others are told a recipe once
 
 
 @pytest.mark.long

