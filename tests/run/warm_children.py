@@ -28,7 +28,7 @@ def fork_them() -> None:
     subprocess.Popen = _Popen  # type: ignore[misc]
 
 
-class _Popen(subprocess.Popen):  # type: ignore[type-arg]
+class _Popen(subprocess.Popen):
     """Forks where a command is one of align's own."""
 
     def _execute_child(
