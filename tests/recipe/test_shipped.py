@@ -46,7 +46,7 @@ def test_the_versions_tested_are_known() -> None:
 def test_a_wheel_holds_recipes_and_versions_tested_and_finds_them(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     source = tmp_path / "source"
-    ignored = ("--exclude=.git", "--exclude=models", "--exclude=runs", "--exclude=data", "--exclude=.venv")
+    ignored = [f"--exclude={name}" for name in (".git", "models", "runs", "data", ".venv*", ".uv")]
     source.mkdir()
     packed = subprocess.run(["tar", "-C", str(ROOT), *ignored, "-cf", "-", "."], check=True, capture_output=True)
     subprocess.run(["tar", "-C", str(source), "-xf", "-"], input=packed.stdout, check=True)
