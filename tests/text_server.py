@@ -28,7 +28,8 @@ PINNED = ("generation_config", "max_tokens", "model", "prompt", "seed", "tempera
 """What a server takes that takes text alone, as `transformers serve` does."""
 
 
-_SAID: dict[tuple[Any, ...], Any] = {}
+_SAMPLING = threading.Lock()
+"""Servers share models, and each is asked by one at a time."""
 
 
 @cache
@@ -74,7 +75,6 @@ class TextServer(Loopback):
         super().__post_init__()
         self.told: list[tuple[str, Body]] = []
         self.num_listed = 0
-        self._model_lock = threading.Lock()
         self._policies: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -144,7 +144,7 @@ class TextServer(Loopback):
         asked = {"temperature": body["temperature"], "top_k": max(body.get("top_k", 0), 0), "top_p": body["top_p"]}
         settings = SamplingSettings(**{**asked, **self.sampling}, max_new_tokens=body["max_tokens"])
         requests = [Request(ids, body["seed"] + number) for number in range(body.get("n", 1))]
-        with self._model_lock:
+        with _SAMPLING:
             samples = [self._said(policy, one, settings) for one in requests]
         choices = [self._choice(policy, number, ids, one) for number, one in enumerate(samples)]
         usage = {"prompt_tokens": len(ids), "completion_tokens": sum(len(one.token_ids) for one in samples)}
@@ -154,10 +154,11 @@ class TextServer(Loopback):
         """Sampled by itself, what a policy says depends on nothing else: it is sampled once."""
         from align_cli.engines.in_process import TransformersEngine
 
-        asked = (policy.version, tuple(request.prompt_ids), request.seed, settings)
-        if asked not in _SAID:
-            ((_, _SAID[asked]),) = next(TransformersEngine(1).generate(policy, [request], settings))
-        return _SAID[asked]
+        said = vars(policy).setdefault("said", {})
+        asked = (tuple(request.prompt_ids), request.seed, settings)
+        if asked not in said:
+            ((_, said[asked]),) = next(TransformersEngine(1).generate(policy, [request], settings))
+        return said[asked]
 
     def _choice(self, policy: Any, number: int, prompt_ids: list[int], sample: Any) -> Body:
         text = policy.tokenizer.decode([*prompt_ids, *sample.token_ids], skip_special_tokens=True)

@@ -83,7 +83,7 @@ HALF, QUANTISED = "all weights in bfloat16", "adapters on 4 bits"
 MORE_POLICIES = {HALF: {"dtype": "bfloat16"}, QUANTISED: {**POLICIES[ADAPTERS], "quantization": {"bits": 4}}}
 BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 SOME = [("llama", ALL_WEIGHTS), ("gemma2", ALL_WEIGHTS), ("gpt2", ADAPTERS), ("qwen2_moe", ADAPTERS)]
-"""What `make test-all` looks at; `make test-sweeps` at every family, in both ways."""
+"""What `make test-all` looks at; `make test-sweeps` at all others, in both ways."""
 
 
 @dataclass(frozen=True)

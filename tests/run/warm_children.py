@@ -13,14 +13,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-ALIGN = [sys.executable, "-P"]
-OF_OTHERS = ("PYTHONPATH", "PYTHONHASHSEED")
-"""Variables that Python reads when it starts: where one of them is another, the process is started anew."""
+MAIN = "from align_cli.cli.main import main; main()"
+OF_OTHERS = ("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS")
+"""Variables that are read at the start alone: where one of them is another, the process is started anew."""
+AS_EVER = (True, None, None, None, -1, False, -1)
+"""What `subprocess` is asked about signals, users, groups and sessions by those that ask nothing."""
 
 
 def fork_them() -> None:
@@ -42,7 +46,7 @@ class _Popen(subprocess.Popen):
         env: Mapping[str, str] | None,
         *rest: Any,
     ) -> None:
-        if not _is_align(args, env) or any((executable, preexec_fn, cwd)):
+        if not _is_align(args, env) or any((executable, preexec_fn, cwd)) or rest[9:] != AS_EVER:
             super()._execute_child(  # type: ignore[misc]
                 args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest
             )
@@ -59,7 +63,9 @@ class _Popen(subprocess.Popen):
 
 def _is_align(args: Any, env: Mapping[str, str] | None) -> bool:
     """Whether this is a command of align's, in an environment that Python would not start differently in."""
-    if isinstance(args, (str, bytes, os.PathLike)) or list(args[:2]) != ALIGN or args[2] not in ("-m", "-c"):
+    if isinstance(args, (str, bytes, os.PathLike)) or len(args) < 4 or list(args[:2]) != [sys.executable, "-P"]:
+        return False
+    if args[2:4] != ["-c", MAIN] and not (args[2] == "-m" and args[3].startswith("align_cli.")):
         return False
     return env is None or all(env.get(name) == os.environ.get(name) for name in OF_OTHERS)
 
@@ -74,18 +80,32 @@ def be(words: Sequence[str], env: Mapping[str, str] | None, pipes: Sequence[int]
     """
     code = 1
     try:
+        _forget()
         if env is not None:
             variables = dict(env)
             os.environ.clear()
             os.environ.update(variables)
         _take(pipes)
-        _forget()
         code = _ended(lambda: _run(words))
     finally:
-        atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+                stream.flush()
+        if code < 0:
+            signal.signal(-code, signal.SIG_DFL)
+            os.kill(os.getpid(), -code)
         os._exit(code)
+
+
+def _forget() -> None:
+    """What the parent has arranged for itself alone."""
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    tempfile.tempdir = None
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _take(pipes: Sequence[int]) -> None:
@@ -97,17 +117,8 @@ def _take(pipes: Sequence[int]) -> None:
         if other != -1:
             os.dup2(nowhere, other)  # its number stays taken: an object of the parent's closes it once more
     sys.stdin = os.fdopen(0, "r", encoding="utf-8", closefd=False)
-    sys.stdout = os.fdopen(1, "w", 1, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", 1 if os.isatty(1) else -1, encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", closefd=False)
-
-
-def _forget() -> None:
-    """What the parent has arranged for itself alone."""
-    atexit._clear()
-    tempfile.tempdir = None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run(words: Sequence[str]) -> None:
@@ -116,21 +127,24 @@ def _run(words: Sequence[str]) -> None:
     if kind == "-c":
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # that it is imported already
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+    runpy.run_module(what, run_name="__main__", alter_sys=True)
 
 
 def _ended(run: Callable[[], None]) -> int:
-    """The exit code of a process that does this."""
+    """The exit code of a process that does this, below 0 for a signal, with all that Python does at its end."""
+    code = 0
     try:
-        run()
+        try:
+            run()
+        finally:
+            threading._shutdown()  # type: ignore[attr-defined]
     except SystemExit as ended:
-        if ended.code is None or isinstance(ended.code, int):
-            return ended.code or 0
-        sys.stderr.write(f"{ended.code}\n")
-        return 1
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+        if not isinstance(ended.code, int | None):
+            sys.stderr.write(f"{ended.code}\n")
+        code = ended.code or 0 if isinstance(ended.code, int | None) else 1
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    atexit._run_exitfuncs()
+    return code

@@ -8,10 +8,12 @@ process does that the server forks; when the program is killed, so is that proce
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -22,19 +24,26 @@ from pathlib import Path
 from typing import Any
 
 import forked
-from warm_children import be, fork_them
+from warm_children import MAIN, be, fork_them
 
-MAIN = "from align_cli.cli.main import main; main()"
 PROGRAM = f"""#!{sys.executable} -IS
 import json, os, signal, socket, sys
 
+signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+ignored = [number for number in signals if signal.getsignal(number) == signal.SIG_IGN]
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 with socket.socket(socket.AF_UNIX) as server:
     server.connect(ADDRESS)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: server.send(bytes([number])))
-    asked = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+    asked = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), ignored]).encode()
     socket.send_fds(server, [len(asked).to_bytes(4, "big")], [0, 1, 2])
     server.sendall(asked)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    for number in signals:
+        if number not in ignored:
+            signal.signal(number, lambda number, _: server.send(bytes([number])))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     code = int(server.recv(8) or b"-9")
 if code < 0:
     signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
@@ -53,6 +62,7 @@ def programs() -> Path:
     """A folder with the program alone, whose server lives as long as this process."""
     forked._start_server()
     folder = Path(tempfile.mkdtemp(prefix="align-programs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = str(folder / "socket")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
@@ -66,7 +76,9 @@ def programs() -> Path:
 
 def _serve(listening: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
-    while True:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while parent.sentinel not in select.select([listening, parent.sentinel], [], [])[0]:  # it ends with the tests
         program, _ = listening.accept()
         if os.fork() == 0:
             listening.close()
@@ -79,10 +91,12 @@ def _serve_one(program: socket.socket) -> None:
     """Fork what a program asks for, and wait for its end beside it."""
     length, streams, *_ = socket.recv_fds(program, 4, 3)
     with program.makefile("rb") as stream:
-        arguments, folder, variables = json.loads(stream.read(int.from_bytes(length, "big")))
+        arguments, folder, variables, ignored = json.loads(stream.read(int.from_bytes(length, "big")))
     pid = os.fork()
     if pid == 0:
         program.close()
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
         _be_align(arguments, folder, variables, streams)
     for descriptor in streams:
         os.close(descriptor)

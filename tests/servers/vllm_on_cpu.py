@@ -24,8 +24,8 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
 def install(*arguments: str) -> None:
-    """Into this environment, by uv where the variable `UV` names it, and by pip where that does not succeed."""
-    uv = os.environ.get("UV")
+    """Into this environment, by uv where the variable `WITH_UV` names it, and by pip where that does not succeed."""
+    uv = os.environ.get("WITH_UV")
     if uv:
         by_uv = [uv, "pip", "install", "--quiet", "--python", sys.executable, *arguments]
         if subprocess.run(by_uv, check=False).returncode == 0:

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import yaml
 from forked import Finished, run_align
-from sweeps import swept
 
 Align = Callable[..., Any]
 MakeFolder = Callable[..., Path]
@@ -90,7 +89,7 @@ def test_a_study_makes_a_warm_start_once_for_each_seed_and_the_runs_are_as_those
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("by", swept([signal.SIGKILL, signal.SIGTERM], signal.SIGKILL))
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
 def test_a_study_that_was_ended_in_the_middle_goes_on_to_the_same_results(
     whole: Path, small: Callable[[Path], Path], tmp_path: Path, by: signal.Signals
 ) -> None:
