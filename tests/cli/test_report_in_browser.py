@@ -278,6 +278,7 @@ def large_facts(folder: Path, write_recipe: Callable[..., Path]) -> RunFacts:
     )  # fmt: skip
 
 
+@pytest.mark.sweep
 def test_a_report_of_200_rounds_and_5000_samples_opens_in_two_seconds(
     large_report: Path, open_page: Callable[[Path], Page]
 ) -> None:
