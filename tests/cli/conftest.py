@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parent.parent / "run")]
+sys.path.append(str(Path(__file__).parent))
 
 from run_fixtures import align, finished, finished_copy, make_folder
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from warm_children import MAIN
+
 PATIENCE_SECONDS = 120
 SECONDS_TO_REACT = 0.5
 """A signal that comes within microseconds of a prompt is seen by `input` with the next key alone."""
@@ -109,8 +111,7 @@ class Terminal:
 @contextmanager
 def terminal(*arguments: str | Path, cwd: Path, columns: int = 80) -> Iterator[Terminal]:
     """`align ARGUMENTS` on a terminal of this width."""
-    main = "from align_cli.cli.main import main; main()"
-    with program_on_terminal(["-c", main, *map(str, arguments)], cwd=cwd, columns=columns) as shown:
+    with program_on_terminal(["-c", MAIN, *map(str, arguments)], cwd=cwd, columns=columns) as shown:
         yield shown
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 from run_fixtures import LABELER, Align, MakeFolder, assert_same_runs
 from stream_faults import all_are_closed, stderr_has_no_reader, stderr_is_closed, stderr_is_full
+from warm_children import MAIN
 
-ALIGN = [sys.executable, "-c", "from align_cli.cli.main import main; main()"]
-SHELL = f'align() {{ {sys.executable} -c "from align_cli.cli.main import main; main()" "$@"; }}; '
+ALIGN = [sys.executable, "-c", MAIN]
+SHELL = f'align() {{ {sys.executable} -c "{MAIN}" "$@"; }}; '
 NOISY = "import os\nfrom contextlib import suppress\n" + LABELER.replace(
     "    return", '    with suppress(OSError):\n        os.write(2, b"from a library")\n    return'
 )

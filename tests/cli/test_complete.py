@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from run_fixtures import MakeFolder
+from warm_children import MAIN
 
-MAIN = "import sys; sys.argv[0] = 'align'; from align_cli.cli.main import main; main()"
+NAMED = f"import sys; sys.argv[0] = 'align'; {MAIN}"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def offered(folder: Path, *words: str, shell: str = "bash") -> list[str]:
     else:
         variables |= {"_TYPER_COMPLETE_ARGS": " ".join(["align", *words]), "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     done = subprocess.run(
-        [sys.executable, "-c", MAIN], cwd=folder, env={**os.environ, **variables}, capture_output=True, text=True
+        [sys.executable, "-c", NAMED], cwd=folder, env={**os.environ, **variables}, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()

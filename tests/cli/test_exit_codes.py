@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from run_fixtures import LABELER, NO_EVALUATION, Align, MakeFolder
+from warm_children import MAIN
 
 from align_cli.errors import AlignError, DiskError, DivergedError, ExitCode, GuardError, OutOfMemoryError, RunError
 
@@ -26,7 +27,7 @@ STOPPING = "guards={kl: {above: 1.0e-9, action: stop}}"
 
 def ended(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A shell's command, in which `align` is this code's."""
-    script = f'align() {{ {sys.executable} -c "from align_cli.cli.main import main; main()" "$@"; }}; {command}'
+    script = f'align() {{ {sys.executable} -c "{MAIN}" "$@"; }}; {command}'
     return subprocess.run(["bash", "-c", script], cwd=cwd, env=os.environ, capture_output=True, text=True, check=False)
 
 

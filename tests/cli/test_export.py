@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hub_server import TOKEN, Hub, hub_server
 from run_fixtures import files_below
+from warm_children import MAIN
 
-MAIN = "from align_cli.cli.main import main; main()"
 NO_PROXY = {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
 
 

@@ -1,10 +1,5 @@
 """What the tests of many processes share with those of runs."""
 
-import sys
-from pathlib import Path
-
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parent.parent / "run")]
-
 from run_fixtures import align, make_folder
 
 __all__ = ["align", "make_folder"]

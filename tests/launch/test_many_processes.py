@@ -25,6 +25,7 @@ from paused import held, holder
 from run_fixtures import NO_EVALUATION, Align, MakeFolder
 from safetensors.torch import load_file
 from sweeps import swept
+from warm_children import MAIN
 
 pytestmark = pytest.mark.long
 
@@ -458,7 +459,7 @@ def test_single_commands_share_their_work_too(begun: Path, alone: Path, align: A
 def test_what_is_for_one_process_is_refused_under_a_launcher(begun: Path) -> None:
     launched = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", "from align_cli.cli.main import main; main()", "train", "recipe.yaml", "--smoke"],
+        [sys.executable, "-c", MAIN, "train", "recipe.yaml", "--smoke"],
         cwd=begun,
         env={**os.environ, **launched, "PYTHONPATH": str(ROOT)},
         capture_output=True,

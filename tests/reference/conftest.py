@@ -1,10 +1,5 @@
 """What the tests of the reference share with those of runs."""
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parent.parent / "run"))
-
 from run_fixtures import align, finished, make_folder
 
 __all__ = ["align", "finished", "make_folder"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from forked import Stop
 from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_refused, files_below
+from warm_children import MAIN
 
 LABELER = """
     from pathlib import Path
@@ -199,7 +200,7 @@ def modes_of(folder: Path) -> list[int]:
     return [stat.S_IMODE((folder / "run" / name).stat().st_mode) for name in made]
 
 
-COMMAND = [sys.executable, "-c", "from align_cli.cli.main import main; main()"]
+COMMAND = [sys.executable, "-c", MAIN]
 LABEL = ["label", "recipe.yaml", "-i", "run/rounds/001/completions.jsonl"]
 
 

@@ -16,6 +16,7 @@ import pytest
 from forked import Stop
 from judge_server import TEMPLATE, JudgeServer, longer_wins
 from run_fixtures import NO_EVALUATION, Align, MakeFolder, assert_refused, assert_same_runs, read_rows
+from warm_children import MAIN
 
 JUDGED: dict[str, Any] = {
     **NO_EVALUATION,
@@ -148,7 +149,7 @@ def test_an_interrupt_ends_it_at_once_though_an_answer_is_still_to_come(
     with JudgeServer(longer_wins, on_request=never_answer) as server:
         folder = make_judged(make_folder, tmp_path, server)
         (folder / "completions.jsonl").write_text(align("generate", "recipe.yaml", cwd=folder).out, encoding="utf-8")
-        command = [sys.executable, "-c", "from align_cli.cli.main import main; main()", "label", "recipe.yaml"]
+        command = [sys.executable, "-c", MAIN, "label", "recipe.yaml"]
         labelling.append(
             subprocess.Popen([*command, "-i", "completions.jsonl"], cwd=folder, stderr=subprocess.PIPE, text=True)
         )

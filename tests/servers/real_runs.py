@@ -13,10 +13,11 @@ from typing import Any
 
 import psutil
 import yaml
+from warm_children import MAIN
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = ROOT / "models" / "smollm2-135m-instruct"
-ALIGN = [sys.executable, "-c", "from align_cli.cli.main import main; main()"]
+ALIGN = [sys.executable, "-c", MAIN]
 NUM_GENERATIONS = 2
 SECONDS_TO_RUN = 420
 PROMPTS = [

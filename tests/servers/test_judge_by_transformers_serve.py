@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import yaml
 from judge_server import IN_PLACE, JudgeServer, forwarding
+from warm_children import MAIN
 
 from align_cli.artifacts.answers import Answers
 
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.servers
 
 MODEL = Path(__file__).parent.parent.parent / "models" / "smollm2-135m-instruct"
 SECONDS_TO_START, SECONDS_TO_LABEL = 180, 300
-ALIGN = [sys.executable, "-c", "from align_cli.cli.main import main; main()"]
+ALIGN = [sys.executable, "-c", MAIN]
 PROMPTS = [
     "Name three primary colours.",
     "Why is the sky blue?",

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 from forked import Finished, run_align
+from warm_children import MAIN
 
 Align = Callable[..., Any]
 MakeFolder = Callable[..., Path]
 
-PROGRAM = [sys.executable, "-P", "-c", "from align_cli.cli.main import main; main()"]
+PROGRAM = [sys.executable, "-P", "-c", MAIN]
 OVER = ("--over", "method.beta=0.1,0.3")
 SAME = ("results.json", "table.csv", "runs.csv", "study.yaml", "frontier.svg", "differences.svg", "frontier.png")
 SECONDS = 240.0
