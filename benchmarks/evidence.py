@@ -123,6 +123,7 @@ def pairs(setting: str) -> dict[str, tuple[str, ...]]:
     }
     labels["no-weight"] = ("offline-weight-0", "sail-dpr")
     labels |= {"kl-baseline": ("revkl", "revkl-b"), "revkl-b": ("offline", "revkl", "revkl-b")}
+    labels["revkl-tuned"] = ("offline", "revkl-tuned")
     own = ("dpr", "mix", "dpp", "revkl")
     labels |= {"labels-k2": (f"more-k2-{setting}", "sail-dpr-k2", *own[:2])}
     labels |= {"samples-k2": ("iterative-k2", "sail-dpr-k2", *own)}
