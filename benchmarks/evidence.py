@@ -130,6 +130,7 @@ def pairs(setting: str) -> dict[str, tuple[str, ...]]:
     labels |= {
         "against-offline": ("offline", "sail-dpr-k2", "ddp", "dpp"),
         "against-offline-02": ("offline-02", *own[:2], "revkl"),
+        "against-02": ("offline-02", "sail-dpr"),
     }
     return {"costs": ("offline", "sail-dpr", "iterative"), "sail-dpr": ("sail-dpr", "sail-dpr-c"), **terms, **labels}
 
