@@ -63,7 +63,7 @@ _TOKEN = re.compile(
     r"|(?<=hooks\.slack\.com/)(?:services|workflows|triggers)/[A-Za-z0-9/_-]{16,}"
     r"|(?<=discord\.com/api/webhooks/)[0-9]+/[A-Za-z0-9_-]{16,}"
     r"|(?<=webhook\.office\.com/)webhookb2/[A-Za-z0-9@/_-]{16,}"
-    r")|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:(?!-----END).)*+(?:-----END [A-Z ]*PRIVATE KEY-----)?",
+    r")|-----BEGIN [A-Z ]*PRIVATE KEY-----(?>(?:(?!-----END).)*)(?:-----END [A-Z ]*PRIVATE KEY-----)?",
     re.DOTALL,
 )
 _BEHIND_A_NAME = re.compile(

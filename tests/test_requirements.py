@@ -1,4 +1,4 @@
-"""The lowest versions that are tried are those that the package asks for."""
+"""The lowest versions that are tried are those that the package asks for, and Python's first ones are heeded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TRIED_BY_HAND = {"torch"}
+POSSESSIVE_GROUP = re.compile(r"(?<!\\)\)(?:[*+?]|\{[0-9,]+\})\+")
 
 
 def asked_for() -> dict[str, str]:
@@ -32,3 +33,9 @@ def test_every_requirement_is_among_the_oldest() -> None:
 def test_the_oldest_version_is_the_lower_bound(name: str) -> None:
     bound, version = (text.split(".") for text in (asked_for()[name], pinned()[name]))
     assert version == bound + ["0"] * (len(version) - len(bound))
+
+
+def test_no_pattern_repeats_a_group_possessively() -> None:
+    """Python before 3.11.5, which Debian 12 has, then matches too much; an atomic group says the same and is sound."""
+    files = sorted((ROOT / "align_cli").rglob("*.py"))
+    assert [path.name for path in files if POSSESSIVE_GROUP.search(path.read_text(encoding="utf-8"))] == []
